@@ -1,0 +1,51 @@
+"""Where the app's model cache is, by huggingface_hub's own rules and without importing it."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+_HUB_ENTRY = re.compile(r"(models|datasets|spaces|kernels)--.")
+_VARIABLE = re.compile(r"\$(\w+|\{[^}]*\})")
+
+
+def hub_cache(environment: Mapping[str, str], folder: Path) -> Path:
+    """Return the hub cache that a process with this environment and current folder uses.
+
+    The rule is `huggingface_hub.constants`: HF_HUB_CACHE > HUGGINGFACE_HUB_CACHE > HF_HOME/hub >
+    XDG_CACHE_HOME/huggingface/hub > ~/.cache/huggingface/hub.
+    """
+    home = environment.get("HOME") or os.path.expanduser("~")
+    base = environment.get("XDG_CACHE_HOME", os.path.join(home, ".cache"))
+    hf_home = environment.get("HF_HOME", os.path.join(base, "huggingface"))
+    default = os.path.join(_expanded(hf_home, environment, home), "hub")
+    chosen = environment.get("HF_HUB_CACHE", environment.get("HUGGINGFACE_HUB_CACHE", default))
+    return Path(os.path.normpath(folder / _expanded(chosen, environment, home)))
+
+
+def roots(environment: Mapping[str, str], app_dir: Path) -> tuple[Path, ...]:
+    """Return the hub cache first, then the caches in the app's own folder that hold anything in hub layout."""
+    conventional = (
+        app_dir / "cache_hub",
+        app_dir / "cache_hub" / "hub",
+        app_dir / "checkpoints" / "hf_cache",
+    )
+    found = [hub_cache(environment, app_dir), *(path for path in conventional if _holds_entries(path))]
+    return tuple({os.path.realpath(path): path for path in reversed(found)}.values())[::-1]
+
+
+def _expanded(value: str, environment: Mapping[str, str], home: str) -> str:
+    def variable(match: re.Match[str]) -> str:
+        return environment.get(match[1].strip("{}"), match[0])
+
+    value = _VARIABLE.sub(variable, value)
+    return home + value[1:] if value == "~" or value.startswith("~/") else os.path.expanduser(value)
+
+
+def _holds_entries(folder: Path) -> bool:
+    try:
+        return any(_HUB_ENTRY.match(name) for name in os.listdir(folder))
+    except OSError:
+        return False

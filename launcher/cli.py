@@ -1,0 +1,287 @@
+"""The edge: the only reader of argv and the environment, and the only catcher of errors.
+
+Commands return values; this module shows them as text or as one JSON object.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+import traceback
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, TextIO
+
+from . import requirements, settings
+from .console import Console
+from .errors import ExitStatus, LauncherError
+from .options import LAUNCH, Arguments, help_text, parse, version_text
+
+if TYPE_CHECKING:
+    from .launch import LaunchPlan
+
+DEMO_FOLDER = "start_app_demo"
+
+
+def main(argv: Sequence[str] | None = None, launcher_file: str | None = None) -> int:
+    """Run one command and return its exit status; a launch does not return, it becomes the app.
+
+    `launcher_file` is the `start_app.py` that was called, as it was called.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    console = _console(words)
+    try:
+        status = _run(words, console, _folders(launcher_file))
+        console.flush()
+        return status
+    except LauncherError as error:
+        console.error(error)
+        return _flushed(console, error.status)
+    except KeyboardInterrupt:
+        console.warn("interrupted")
+        return _flushed(console, ExitStatus.INTERRUPTED)
+    except BrokenPipeError:
+        _abandon_stdout()  # the reader of stdout has had enough
+        return ExitStatus.IO
+    except ImportError as error:
+        console.error(requirements.missing(requirements.REQUIREMENTS.values(), f"not usable ({error})"))
+        return _flushed(console, ExitStatus.CONFIG)
+    except OSError as error:
+        console.error(LauncherError(_reason(error), _space_hint(error), ExitStatus.IO))
+        return _flushed(console, ExitStatus.IO)
+    except Exception:
+        console.warn("this is a bug in start_app.py; nothing below is your fault, please report it:")
+        for line in traceback.format_exc().splitlines():
+            console.warn(line)
+        return _flushed(console, ExitStatus.BUG)
+
+
+def _run(words: list[str], console: Console, folders: tuple[Path, ...]) -> int:
+    if sys.platform == "win32":
+        raise LauncherError("start_app.py runs on Linux and macOS", "on Windows, run it inside WSL")
+    arguments = parse(words)
+    if arguments.help:
+        console.text(help_text())
+        return ExitStatus.DONE
+    if arguments.version:
+        console.text(version_text())
+        return ExitStatus.DONE
+    requirements.check()
+    environ: Mapping[str, str] = dict(os.environ)
+    if arguments.demo:
+        environ = _enter_demo(arguments, environ, console)
+    found = settings.load(
+        _flags(arguments),
+        environ,
+        cwd=Path.cwd(),
+        launcher_folders=() if arguments.demo else folders,
+        env_file_flag=arguments.env_file,
+        app_args=arguments.app_args,
+    )
+    for warning in found.warnings:
+        console.warn(warning)
+    if arguments.command == LAUNCH:
+        return _launch(arguments, found, environ, console)
+    if arguments.command == "status":
+        return _status(found, environ, console)
+    if arguments.command == "stop":
+        return _stop(arguments, found, console)
+    return _wait(arguments, found, console)
+
+
+def _launch(arguments: Arguments, found: settings.Settings, environ: Mapping[str, str], console: Console) -> int:
+    from . import launch
+    from .handoff.command import execute
+
+    if arguments.dry_run:
+        plan = launch.plan(found, environ, sys.executable, arguments.take_port)
+        return _show_plan(plan, console)
+    if arguments.no_launch:
+        stopped = launch.stop_only(
+            found,
+            take_port=arguments.take_port,
+            stop_timeout=arguments.stop_timeout,
+            say=console.say,
+            detail=console.detail,
+        )
+        if console.as_json:
+            console.json({"stopped": [launch.stopped_document(one) for one in stopped], "launched": False})
+        console.say(f"not launched: port {found.port} is free")
+        return ExitStatus.DONE
+    if console.verbose:
+        for line in launch.origins(found):
+            console.detail(line)
+    command, stopped = launch.prepare(
+        found,
+        environ,
+        sys.executable,
+        take_port=arguments.take_port,
+        stop_timeout=arguments.stop_timeout,
+        say=console.say,
+        detail=console.detail,
+    )
+    if console.as_json:
+        console.json(launch.handoff_document(command, stopped))
+    console.say(f"exec: {launch.shown(command)}")
+    console.flush()
+    execute(command)
+
+
+def _show_plan(plan: LaunchPlan, console: Console) -> int:
+    if console.as_json:
+        refused = plan.refused
+        problem = (
+            {"error": refused.message, "hint": refused.hint, "exit_status": int(refused.status)} if refused else {}
+        )
+        console.json({**plan.document(), "error": None, "hint": None, "exit_status": 0, **problem})
+    else:
+        for line in (*plan.lines(), *(plan.details() if console.verbose else ())):
+            console.out(line)
+    if plan.refused is None:
+        return ExitStatus.DONE
+    console.tell_error(plan.refused)
+    return plan.refused.status
+
+
+def _status(found: settings.Settings, environ: Mapping[str, str], console: Console) -> int:
+    from .status import status
+
+    result = status(found, environ)
+    if console.as_json:
+        console.json(result.document())
+    else:
+        console.facts(result.facts())
+    return ExitStatus.DONE
+
+
+def _stop(arguments: Arguments, found: settings.Settings, console: Console) -> int:
+    from . import launch, running
+
+    if arguments.dry_run:
+        return _show_stop(found, console)
+    stopped = running.stop_instance(found, arguments.stop_timeout, console.say)
+    if not stopped:
+        console.say(f"not running: no instance of {found.script} on port {found.port}")
+    if console.as_json:
+        console.json({"stopped": [launch.stopped_document(one) for one in stopped]})
+    return ExitStatus.DONE
+
+
+def _show_stop(found: settings.Settings, console: Console) -> int:
+    from . import launch, running
+    from .instances.discovery import describe
+
+    observed = running.observe(found)
+    refused = observed.instance_refusal()
+    if refused:
+        raise refused
+    if console.as_json:
+        console.json({"terminate": [launch.process_document(i.process) for i in observed.survey.stale]})
+        return ExitStatus.DONE
+    for instance in observed.survey.stale:
+        console.out(f"would terminate {describe(instance.process)}")
+    if not observed.survey.stale:
+        console.out(f"not running: no instance of {found.script} on port {found.port}")
+    return ExitStatus.DONE
+
+
+def _wait(arguments: Arguments, found: settings.Settings, console: Console) -> int:
+    from . import launch, running
+
+    ready = running.wait(found, arguments.timeout)
+    console.say(f"ready: pid {ready.instance.pid} answers at {ready.page.url} ({ready.seconds:.1f} s)")
+    if console.as_json:
+        console.json(
+            {
+                "instance": launch.process_document(ready.instance.process),
+                "url": ready.page.url,
+                "status": ready.page.status,
+                "seconds": round(ready.seconds, 3),
+            }
+        )
+    return ExitStatus.DONE
+
+
+def _enter_demo(arguments: Arguments, environ: Mapping[str, str], console: Console) -> Mapping[str, str]:
+    """Make the playground where a launch needs it, and leave out what the shell says of the user's own app."""
+    from . import demo
+
+    folder = Path(arguments.app_dir or DEMO_FOLDER).absolute()
+    arguments.app_dir = str(folder)
+    if arguments.command == LAUNCH and not arguments.dry_run:
+        if importlib.util.find_spec("gradio") is None:
+            raise requirements.missing(["gradio>=5"], "not installed, and the demo is a Gradio page,")
+        made = demo.make_playground(folder)
+        console.say(f"demo: {'made' if made else 'using'} {folder}")
+    elif not folder.is_dir():
+        raise LauncherError(f"there is no playground in {folder}", "start_app.py --demo makes and launches it")
+    return {name: value for name, value in environ.items() if not name.startswith(("HF_", "HUGGINGFACE_", "APP_"))}
+
+
+def _flags(arguments: Arguments) -> Mapping[str, str]:
+    given = {
+        "APP_DIR": arguments.app_dir,
+        "APP_PYTHON": arguments.python,
+        "GRADIO_SERVER_PORT": arguments.port,
+        "GRADIO_SERVER_NAME": arguments.host,
+    }
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def _folders(launcher_file: str | None) -> tuple[Path, ...]:
+    if launcher_file is None:
+        return ()
+    called, real = os.path.abspath(launcher_file), os.path.realpath(launcher_file)
+    return tuple(dict.fromkeys(Path(path).parent for path in (called, real)))
+
+
+def _console(words: list[str]) -> Console:
+    # Errors of the command line itself must obey these already.
+    ours = words[: words.index("--")] if "--" in words else words
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:
+            _make_safe(stream)
+    colour = sys.stderr is not None and sys.stderr.isatty() and not os.environ.get("NO_COLOR")
+    return Console(
+        stdout=sys.stdout,
+        stderr=sys.stderr,
+        quiet="-q" in ours or "--quiet" in ours,
+        verbose="-v" in ours or "--verbose" in ours,
+        as_json="--json" in ours,
+        colour=colour and os.environ.get("TERM") != "dumb",
+    )
+
+
+def _make_safe(stream: TextIO) -> None:
+    # A path may hold letters that the terminal's encoding lacks.
+    reconfigure = getattr(stream, "reconfigure", None)
+    if reconfigure:
+        reconfigure(errors="backslashreplace")
+
+
+def _flushed(console: Console, status: ExitStatus) -> ExitStatus:
+    try:
+        console.flush()
+    except OSError:
+        _abandon_stdout()
+    return status
+
+
+def _abandon_stdout() -> None:
+    # Python flushes stdout once more at exit, and would complain about the same broken pipe.
+    try:
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, sys.stdout.fileno())
+        os.close(null)
+    except (OSError, ValueError, AttributeError):
+        pass  # there is no stdout to give up
+
+
+def _reason(error: OSError) -> str:
+    where = f" {error.filename}" if error.filename else ""
+    return f"cannot read or write{where}: {(error.strerror or str(error)).lower()}"
+
+
+def _space_hint(error: OSError) -> str:
+    return f"df -h {error.filename or '.'}; ls -ld {error.filename or '.'}"

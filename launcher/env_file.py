@@ -1,0 +1,98 @@
+"""A `.env` means what python-dotenv says it means, with the process environment winning inside `${…}` as well.
+
+`dotenv_values()` lets the file win there and `load_dotenv()` writes to `os.environ`; merging either by hand can name
+another cache than the one the app uses. So dotenv's own parser reads the lines, and the values are resolved here.
+"""
+
+from __future__ import annotations
+
+import io
+import itertools
+import os
+import stat
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from .errors import ExitStatus, LauncherError
+
+MAX_BYTES = 1 << 20
+# What Python itself may touch before the app sees it: a variable name must survive execve.
+_FORBIDDEN_IN_NAMES = "=\0"
+
+
+@dataclass(frozen=True, slots=True)
+class EnvFile:
+    """Hold what one `.env` says: values with their line, and the lines nobody could parse."""
+
+    path: Path
+    values: Mapping[str, str]
+    lines: Mapping[str, int]
+    unparsable: tuple[int, ...]
+
+
+def read(path: Path, environ: Mapping[str, str], *, bad: ExitStatus = ExitStatus.CONFIG) -> EnvFile:
+    """Read the `.env` at `path` as UTF-8 (a byte order mark is allowed).
+
+    Raises LauncherError with status `bad` when there is nothing readable there. A FIFO is read as a file: password
+    managers serve a `.env` that way.
+    """
+    return parse(path, _text(path, bad), environ)
+
+
+def parse(path: Path, text: str, environ: Mapping[str, str]) -> EnvFile:
+    """Resolve the lines of a `.env`, expanding `${NAME}` and `${NAME:-default}` from `environ` first, then from above.
+
+    A blank in `environ` is unset. Raises LauncherError for a value that no process environment can hold.
+    """
+    from dotenv.parser import parse_stream
+    from dotenv.variables import parse_variables
+
+    present = {name: value for name, value in environ.items() if value.strip()}
+    values: dict[str, str] = {}
+    lines: dict[str, int] = {}
+    unparsable: list[int] = []
+    for binding in parse_stream(io.StringIO(text)):
+        line = binding.original.line + _leading_blank_lines(binding.original.string)
+        name = binding.key
+        if binding.error or (name is not None and (not name or any(c in name for c in _FORBIDDEN_IN_NAMES))):
+            unparsable.append(line)
+        elif name is not None and binding.value is not None:
+            known = {**values, **present}
+            value = "".join(atom.resolve(known) for atom in parse_variables(binding.value))
+            if "\0" in value:
+                raise LauncherError(
+                    f"{name} holds a NUL byte ({path} line {line})",
+                    f"write the file again as plain text: $EDITOR {path}",
+                )
+            values[name], lines[name] = value, line
+    return EnvFile(path, values, lines, tuple(unparsable))
+
+
+def _leading_blank_lines(original: str) -> int:
+    # dotenv counts the blank lines before a binding as its own.
+    return sum(1 for _ in itertools.takewhile(lambda line: not line.strip(), original.splitlines()))
+
+
+def _text(path: Path, bad: ExitStatus) -> str:
+    try:
+        # Not blocking on a FIFO that nobody serves would need a deadline; a FIFO is only there by its owner's wish.
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise LauncherError(f"cannot read {path}: {error.strerror}", f"ls -l {path}", bad) from error
+    with os.fdopen(descriptor, "rb") as file:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise LauncherError(f"cannot read {path}: it is a folder", f"ls -ld {path}", bad)
+        try:
+            data = file.read(MAX_BYTES + 1)
+        except OSError as error:
+            raise LauncherError(f"cannot read {path}: {error.strerror}", f"ls -l {path}", bad) from error
+    if len(data) > MAX_BYTES:
+        raise LauncherError(f"cannot read {path}: more than {MAX_BYTES} bytes is no .env", f"ls -l {path}", bad)
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data[: error.start].count(b"\n") + 1
+        raise LauncherError(
+            f"cannot read {path}: line {line} is not UTF-8 text", f"file {path} (save it as UTF-8)", bad
+        ) from error

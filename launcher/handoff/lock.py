@@ -1,0 +1,268 @@
+"""One `flock` per app and port says that an instance lives; no pid file, no clean-up.
+
+The instance lock's descriptor is inherited across exec: the lock is held exactly as long as the app lives, is seen
+while the app still loads and has no port yet, and falls with SIGKILL. The launch lock is held by a launcher at work and
+closes at its exec. Both lie in a folder of the app's own, so that shell, cron and a unit with `PrivateTmp=` agree.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import pwd
+import stat
+import time
+import urllib.parse
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from ..errors import ExitStatus, LauncherError
+
+STATE_FOLDER = ".start_app"
+POLL_SECONDS = 0.02
+# The folder cannot be written or locked there: the next place is tried.
+_ELSEWHERE = (
+    errno.EROFS,
+    errno.EACCES,
+    errno.EPERM,
+    errno.ENOENT,
+    errno.ENOTDIR,
+    errno.ELOOP,
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.ENOLCK,
+    errno.EOPNOTSUPP,
+)
+_READ_BYTES = 1 << 16
+_MAX_NAME = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """Hold what a lock file tells about its holder.
+
+    `start` is the process's start in clock ticks since `boot_id` (proc_pid_stat(5) field 22), which, with the pid and
+    its namespace, names one process for ever; `started_at` is UTC in ISO 8601, for people.
+    """
+
+    pid: int
+    start: float
+    boot_id: str
+    pid_namespace: str
+    user: str
+    port: int
+    argv: tuple[str, ...]
+    app_dir: str
+    started_at: str
+    machine: str
+    launcher_version: str
+
+
+class Lock:
+    """Hold the open lock file; closing it, or dying, gives the lock up."""
+
+    def __init__(self, path: Path, descriptor: int) -> None:
+        self.path = path
+        self._descriptor = descriptor
+
+    def try_acquire(self) -> bool:
+        """Take the lock if nobody holds it."""
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+    def acquire(self, timeout: float) -> bool:
+        """Take the lock, waiting up to `timeout` seconds for it."""
+        deadline = time.monotonic() + timeout
+        while not self.try_acquire():
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(POLL_SECONDS)
+        return True
+
+    def write(self, record: Record) -> None:
+        """Write the record as one line; what a crash leaves behind it is cut off by the reader.
+
+        Raises OSError, for instance on a full disk; the lock itself does not depend on it.
+        """
+        data = (json.dumps(asdict(record)) + "\n").encode()
+        os.pwrite(self._descriptor, data, 0)
+        os.ftruncate(self._descriptor, len(data))
+
+    def keep_across_exec(self) -> None:
+        """Let the app inherit the descriptor, and with it the lock."""
+        os.set_inheritable(self._descriptor, True)
+
+    def close(self) -> None:
+        """Give the lock up."""
+        os.close(self._descriptor)
+
+
+def instance_name(port: int) -> str:
+    """Return the name of the lock that an app on `port` holds."""
+    return f"instance-{port}.lock"
+
+
+def launch_name(port: int) -> str:
+    """Return the name of the lock that a launcher for `port` holds while it works."""
+    return f"launch-{port}.lock"
+
+
+def open_lock(app_dir: Path, name: str) -> Lock:
+    """Open the lock file `name`, making it and its folder where needed.
+
+    The first place that can be written is the one: the app's folder, then the user's state folder by the password
+    database (not `HOME`, which cron, sudo and units set differently). Raises LauncherError when neither can.
+    """
+    failures = []
+    for folder in state_folders(app_dir):
+        try:
+            return Lock(folder / name, _open(folder, name, app_dir))
+        except OSError as error:
+            if error.errno not in _ELSEWHERE:
+                raise LauncherError(
+                    f"cannot lock {folder / name}: {error.strerror}", f"ls -l {folder}", ExitStatus.IO
+                ) from error
+            failures.append(f"{folder / name}: {error.strerror}")
+    raise LauncherError(f"no place for a lock file: {'; '.join(failures)}", f"df -h {app_dir}", ExitStatus.IO)
+
+
+def state_folders(app_dir: Path) -> tuple[Path, ...]:
+    """Return where an app's state may lie, best first."""
+    name = urllib.parse.quote(os.path.realpath(app_dir), safe="", errors="surrogateescape")
+    if len(name) > _MAX_NAME:
+        import hashlib
+
+        name = hashlib.sha256(name.encode()).hexdigest()
+    places = [Path(os.path.realpath(app_dir), STATE_FOLDER)]
+    try:
+        places.append(Path(pwd.getpwuid(os.geteuid()).pw_dir, ".local", "state", "start_app", name))
+    except KeyError:
+        pass  # a container's user without a name has no home either
+    places.append(Path("/var/tmp", f"start_app-{os.geteuid()}", name))
+    return tuple(places)
+
+
+def find_held(app_dir: Path, name: str) -> Path | None:
+    """Return the lock file of this name that somebody holds, wherever it lies; nothing is made or changed."""
+    return next((folder / name for folder in state_folders(app_dir) if _is_held(folder / name)), None)
+
+
+def read(path: Path) -> Record | None:
+    """Return the record in a lock file, or None where there is none that makes sense."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        line = os.read(descriptor, _READ_BYTES).split(b"\n", 1)[0]
+    finally:
+        os.close(descriptor)
+    try:
+        return _record(json.loads(line))
+    except (ValueError, TypeError, KeyError):
+        return None
+
+
+def holds(pid: int, path: Path) -> bool:
+    """Tell whether the process holds the lock on this very file through a descriptor of its own.
+
+    proc_pid_fdinfo(5) names the locks of a descriptor; it is inherited by fork and exec only, so this proves descent.
+    """
+    try:
+        identity = os.stat(path)
+        descriptors = os.listdir(f"/proc/{pid}/fd")
+    except OSError:
+        return False
+    return any(_locks(pid, number, identity) for number in descriptors)
+
+
+def holders(path: Path) -> tuple[int, ...]:
+    """Return the visible processes that hold the lock on this file; looking into foreign processes finds nothing."""
+    if not os.path.isdir("/proc/self/fdinfo"):
+        return ()
+    return tuple(int(name) for name in os.listdir("/proc") if name.isdigit() and holds(int(name), path))
+
+
+def own_namespace() -> tuple[str, str]:
+    """Return the boot and the pid namespace in which this process's pid and start mean something."""
+    if not os.path.exists("/proc/self/ns/pid"):
+        return "", ""  # macOS has one of each
+    boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    return boot_id, os.readlink("/proc/self/ns/pid")
+
+
+def _locks(pid: int, number: str, identity: os.stat_result) -> bool:
+    try:
+        if not os.path.samestat(os.stat(f"/proc/{pid}/fd/{number}"), identity):
+            return False
+        with open(f"/proc/{pid}/fdinfo/{number}", "rb") as file:
+            return b"FLOCK" in file.read()
+    except OSError:
+        return False
+
+
+def _is_held(path: Path) -> bool:
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def _open(folder: Path, name: str, app_dir: Path) -> int:
+    owner = os.stat(app_dir)
+    _make(folder, owner)
+    parent = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        trusted = os.fstat(parent)
+        if trusted.st_uid not in (os.geteuid(), 0, owner.st_uid):
+            raise PermissionError(errno.EACCES, f"{folder} belongs to another user")
+        flags = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        descriptor = os.open(name, flags | os.O_CREAT, 0o644, dir_fd=parent)
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode) or found.st_nlink != 1:
+            os.close(descriptor)
+            raise OSError(errno.EINVAL, "it is not a plain file of its own")
+        if os.geteuid() == 0 and found.st_uid == 0 and trusted.st_uid != 0:
+            os.fchown(descriptor, trusted.st_uid, trusted.st_gid)  # or its owner could never launch here again
+        return descriptor
+    finally:
+        os.close(parent)
+
+
+def _make(folder: Path, owner: os.stat_result) -> None:
+    if folder.name != STATE_FOLDER:
+        os.makedirs(folder, mode=0o700, exist_ok=True)
+        return
+    try:
+        os.mkdir(folder, 0o755)
+    except FileExistsError:
+        return
+    ignore = folder / ".gitignore"
+    ignore.write_text("*\n")
+    if os.geteuid() == 0:
+        for path in (folder, ignore):
+            os.chown(path, owner.st_uid, owner.st_gid, follow_symlinks=False)
+
+
+def _record(document: Any) -> Record:
+    if not isinstance(document, dict):
+        raise TypeError("a record is an object")
+    values = {field.name: document[field.name] for field in fields(Record)}
+    if type(values["pid"]) is not int or type(values["port"]) is not int:
+        raise TypeError("pid and port are numbers")
+    return Record(**{**values, "argv": tuple(str(argument) for argument in values["argv"])})

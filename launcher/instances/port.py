@@ -1,0 +1,121 @@
+"""A port is free only when binding it works: a holder that we may not see is still a holder."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Literal
+
+from .. import requirements
+from ..errors import ExitStatus, LauncherError
+
+
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """Hold one listening socket: its address, its owner's uid, and the process where that can be seen."""
+
+    address: str
+    uid: int | None
+    pid: int | None
+
+
+def probe(host: str | None, port: int) -> Literal["free", "taken"]:
+    """Bind the very address that the app will bind, without listening, and let go of it.
+
+    An unknown host means every IPv4 interface, which conflicts with a listener on any of them (ip(7)). SO_REUSEADDR as
+    Gradio sets it, or a connection in TIME_WAIT would look like a holder. Raises LauncherError when the address is not
+    this machine's or the port needs a right that we lack.
+    """
+    address = host or "0.0.0.0"
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probing:
+        probing.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            probing.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        try:
+            probing.bind((address, port))
+        except (socket.gaierror, UnicodeError) as error:
+            raise LauncherError(f"host {address} cannot be resolved", "start_app.py --host 127.0.0.1") from error
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                return "taken"
+            if error.errno == errno.EADDRNOTAVAIL:
+                raise LauncherError(
+                    f"host {address} is no address of this machine", "start_app.py --host 0.0.0.0, or 127.0.0.1"
+                ) from error
+            if error.errno in (errno.EACCES, errno.EPERM):
+                raise LauncherError(
+                    f"port {port} may not be bound by user {os.geteuid()}: {os.strerror(error.errno).lower()}",
+                    "start_app.py --port 7860, or put a reverse proxy in front for a port below 1024",
+                    ExitStatus.DENIED,
+                ) from error
+            raise LauncherError(f"cannot bind {address} port {port}: {error.strerror}", "ip address") from error
+    return "free"
+
+
+def listeners(host: str | None, port: int) -> tuple[Listener, ...]:
+    """Return who listens in our network namespace so that an app on (host, port) cannot."""
+    psutil = _psutil()
+    uids = _uids(port)
+    try:
+        connections = psutil.net_connections("tcp")
+    except psutil.AccessDenied:  # macOS tells root only
+        return ()
+    return tuple(
+        Listener(c.laddr.ip, uids.get(c.laddr.ip), c.pid)
+        for c in connections
+        if c.status == psutil.CONN_LISTEN and c.laddr and c.laddr.port == port and _conflict(host, c.laddr.ip)
+    )
+
+
+def listening(pids: tuple[int, ...]) -> frozenset[int]:
+    """Return the TCP ports on which any of these processes listens; one that is gone or hidden has none."""
+    psutil = _psutil()
+    ports: set[int] = set()
+    for pid in pids:
+        try:
+            connections = psutil.Process(pid).net_connections("tcp")
+        except (psutil.Error, OSError):
+            continue
+        ports.update(c.laddr.port for c in connections if c.status == psutil.CONN_LISTEN and c.laddr)
+    return frozenset(ports)
+
+
+def _psutil() -> ModuleType:
+    import psutil
+
+    if psutil.version_info < (6,):  # net_connections() was connections() before
+        raise requirements.missing([requirements.REQUIREMENTS["psutil"]], f"version {psutil.__version__} is too old")
+    return psutil
+
+
+def _conflict(host: str | None, address: str) -> bool:
+    # A ::1 listener leaves the IPv4 side free; a name may resolve to anything, so it conflicts with everything.
+    if address in ("0.0.0.0", "::") or host == "::":
+        return True
+    if host is None or host == "0.0.0.0":
+        return ":" not in address or address.startswith("::ffff:")
+    is_literal = ":" in host or host.replace(".", "").isdigit()
+    return not is_literal or address in (host, f"::ffff:{host}")
+
+
+def _uids(port: int) -> dict[str, int]:
+    # proc_net(5) names each socket's owner even where the process is hidden from us.
+    uids: dict[str, int] = {}
+    for name, family in (("tcp", socket.AF_INET), ("tcp6", socket.AF_INET6)):
+        try:
+            lines = Path(f"/proc/net/{name}").read_text().splitlines()[1:]
+        except OSError:
+            continue
+        for line in lines:
+            fields = line.split()
+            address, _, hexadecimal = fields[1].partition(":")
+            if fields[3] == "0A" and int(hexadecimal, 16) == port:
+                words = [int(address[i : i + 8], 16).to_bytes(4, sys.byteorder) for i in range(0, len(address), 8)]
+                uids[socket.inet_ntop(family, b"".join(words))] = int(fields[7])
+    return uids

@@ -1,0 +1,109 @@
+"""When to leave everything as it is: a refusal names who is in the way, and the command that would help."""
+
+from __future__ import annotations
+
+import os
+
+from .. import text
+from ..errors import ExitStatus, LauncherError
+from .discovery import Holder, Instance, Survey, describe
+from .processes import Process
+
+
+def of_instances(survey: Survey) -> LauncherError | None:
+    """Return why this app's instances on the port may not be stopped, or None when they may."""
+    if survey.inside:
+        return LauncherError(
+            f"the launcher was started from inside the instance on port {survey.port}: "
+            f"{describe(survey.inside.process)}",
+            "run it from another terminal, not from the app's own",
+            ExitStatus.TAKEN,
+        )
+    for instance in survey.stale:
+        if instance.supervisor:
+            return _supervised(instance)
+    for instance in survey.others:
+        if instance.on(survey.port):
+            return LauncherError(
+                f"port {survey.port} belongs to this app's instance of another user: {describe(instance.process)}",
+                f"ask {text.user(instance.process.uid)}, or start_app.py --port {survey.port + 1}",
+                ExitStatus.TAKEN,
+            )
+    return None
+
+
+def of_holders(survey: Survey, *, take_port: bool) -> LauncherError | None:
+    """Return why the port cannot be had from who else holds it, or None.
+
+    With `take_port` a holder that is not ours may be stopped, if it is the same user's.
+    """
+    found = (_held(survey.port, holder, take_port) for holder in survey.holders)
+    return next((error for error in found if error), None)
+
+
+def targets(survey: Survey, *, take_port: bool = False) -> tuple[Process, ...]:
+    """Return the processes whose trees are to be stopped, once nothing above speaks against it."""
+    taken = [h.process for h in survey.holders if h.process] if take_port else []
+    return tuple({p.pid: p for p in (*(i.process for i in survey.stale), *taken)}.values())
+
+
+def unseen_lock(path: str, known: str) -> LauncherError:
+    """Return the refusal for an instance lock whose holder cannot be seen from here."""
+    return LauncherError(
+        f"an instance holds {path}, but its process cannot be seen from here{known}",
+        "stop it where it was started: in its container, or as its own user",
+        ExitStatus.TAKEN,
+    )
+
+
+def _supervised(instance: Instance) -> LauncherError:
+    keeper = instance.supervisor
+    assert keeper
+    restart = ""
+    if keeper.name.endswith(".service"):
+        restart = f"{keeper.stop_command.replace(' stop ', ' restart ')} restarts it there; "
+    return LauncherError(
+        f"{describe(instance.process)} runs inside {keeper.name}, which may start it again",
+        f"{restart}{keeper.stop_command} stops it for good",
+        ExitStatus.TAKEN,
+    )
+
+
+def _held(port: int, holder: Holder, take_port: bool) -> LauncherError | None:
+    process = holder.process
+    if process is None:
+        owner = f", user {text.user(holder.uid)}" if holder.uid is not None else ""
+        return LauncherError(
+            f"port {port} is held on {holder.address} by a process that cannot be seen from here{owner}",
+            f"sudo ss -ltnp 'sport = :{port}' names it; start_app.py --port {port + 1} uses another port",
+            ExitStatus.TAKEN,
+        )
+    what = f"port {port} is held on {holder.address} by {describe(process)}, which is not this app's instance"
+    if process.name == "docker-proxy":
+        return LauncherError(what, f"docker ps --filter publish={port}", ExitStatus.TAKEN)
+    if holder.supervisor:
+        return LauncherError(
+            f"{what}, inside {holder.supervisor.name}",
+            f"{holder.supervisor.stop_command}, or --port {port + 1}",
+            ExitStatus.TAKEN,
+        )
+    if process.uid != os.geteuid():
+        user = text.user(process.uid)
+        if take_port:
+            return LauncherError(
+                f"{what}; another user's process is never stopped",
+                f"ask {user}, or --port {port + 1}",
+                ExitStatus.DENIED,
+            )
+        return LauncherError(what, f"ask {user}, or start_app.py --port {port + 1}", ExitStatus.TAKEN)
+    if holder.above:
+        return LauncherError(
+            f"{what}, but the launcher runs below it", f"start_app.py --port {port + 1}", ExitStatus.TAKEN
+        )
+    if take_port:
+        return None
+    return LauncherError(
+        what,
+        f"start_app.py --take-port stops it first; start_app.py --port {port + 1} leaves it alone",
+        ExitStatus.TAKEN,
+    )

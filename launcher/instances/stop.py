@@ -1,0 +1,171 @@
+"""Stopping ends a whole instance, only that instance, and is over when its last process is.
+
+Waits end with the event: a process that dies at once costs no time, one that ignores SIGTERM costs the time-out.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from .. import text
+from ..errors import ExitStatus, LauncherError
+from .discovery import describe
+from .handle import Handle, wait_for_any
+from .processes import Process, descendants, look, ticks_now
+
+KILL_SECONDS = 5.0
+_FREEZE_ROUNDS = 20
+_MAX_PIDFDS = 256  # leaves descriptors to work with under the usual limit of 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Stopped:
+    """Hold what became of one instance: how many processes below it went with it, and whether SIGKILL was needed."""
+
+    process: Process
+    others: int
+    seconds: float
+    killed: bool
+
+
+def stop(
+    roots: Iterable[Process], timeout: float, spare: frozenset[int], say: Callable[[str], None]
+) -> tuple[Stopped, ...]:
+    """Terminate these processes and all below them, kill what is left after `timeout` seconds, and tell each.
+
+    `spare` are pids never to be touched: the launcher and its ancestors. Another user's process below an instance is
+    left and named. Raises LauncherError when a process may not be signalled, or does not even die of SIGKILL.
+    """
+    tree = _Tree(tuple(roots), spare, say)
+    try:
+        tree.send(signal.SIGTERM)
+        killed: frozenset[int] = frozenset()
+        if not tree.wait(timeout):
+            killed = tree.kill()
+            if not tree.wait(KILL_SECONDS):
+                raise _undying(tree.living())
+        return tree.result(killed)
+    finally:
+        tree.close()
+
+
+def _undying(processes: list[Process]) -> LauncherError:
+    one = processes[0]
+    now = look(one.pid)
+    state = f" (state {now.state})" if now else ""
+    return LauncherError(
+        f"{describe(one)} does not die of SIGKILL{state}; a driver or a file system may hold it",
+        f"try again; ps -o pid,stat,wchan,cmd -p {one.pid} shows what it waits for",
+        ExitStatus.RETRY,
+    )
+
+
+class _Tree:
+    """Hold the processes of the instances to be stopped, growing while they fork."""
+
+    def __init__(self, roots: tuple[Process, ...], spare: frozenset[int], say: Callable[[str], None]) -> None:
+        self._roots = roots
+        self._spare = spare
+        self._say = say
+        self._since = ticks_now()
+        self._begun = time.monotonic()
+        self._ended: dict[int, float] = {}
+        self._left: set[int] = set()
+        self._owner: dict[int, int] = {}
+        self._handles: dict[int, Handle] = {}
+        self._signal = signal.SIGTERM
+        for root in roots:
+            self._add(root, root.pid)
+        self._grow()
+
+    def send(self, number: signal.Signals) -> None:
+        self._signal = number
+        for handle in tuple(self._handles.values()):
+            self._send(handle)
+
+    def wait(self, timeout: float) -> bool:
+        """Wait until all have ended and nothing new has come; return whether that was within `timeout` seconds."""
+        deadline = time.monotonic() + timeout
+        while True:
+            while self.living():
+                remaining = deadline - time.monotonic()
+                if remaining <= 0:
+                    return False
+                wait_for_any(self._living(), remaining)
+            new = self._grow()
+            if not new:
+                return True
+            for handle in new:
+                self._send(handle)
+
+    def kill(self) -> frozenset[int]:
+        """Freeze what is left and all that it has forked, then kill it; return the pids that needed it."""
+        for _ in range(_FREEZE_ROUNDS):
+            for handle in self._living():
+                handle.send(signal.SIGSTOP)
+            if not self._grow():
+                break
+        killed = frozenset(process.pid for process in self.living())
+        self.send(signal.SIGKILL)
+        return killed
+
+    def living(self) -> list[Process]:
+        return [handle.process for handle in self._living()]
+
+    def result(self, killed: frozenset[int]) -> tuple[Stopped, ...]:
+        stopped = []
+        for root in self._roots:
+            pids = [pid for pid, owner in self._owner.items() if owner == root.pid]
+            ended = max((self._ended.get(pid, self._begun) for pid in pids), default=self._begun)
+            stopped.append(Stopped(root, len(pids) - 1, ended - self._begun, not killed.isdisjoint(pids)))
+        return tuple(stopped)
+
+    def close(self) -> None:
+        for handle in self._handles.values():
+            handle.close()
+
+    def _living(self) -> list[Handle]:
+        living = []
+        for pid, handle in self._handles.items():
+            if handle.ended():
+                self._ended.setdefault(pid, time.monotonic())
+            else:
+                living.append(handle)
+        return living
+
+    def _send(self, handle: Handle) -> None:
+        handle.send(self._signal)
+        # A suspended process (Ctrl-Z) acts on SIGTERM only once it goes on.
+        seen = look(handle.process.pid) if not handle.ended() else None
+        if self._signal == signal.SIGTERM and seen and seen.state in ("T", "stopped"):
+            handle.send(signal.SIGCONT)
+
+    def _add(self, process: Process, owner: int) -> Handle | None:
+        if process.pid in self._handles or process.pid in self._spare or process.pid <= 1:
+            return None
+        if process.uid != os.geteuid():
+            if process.pid not in self._left:
+                self._left.add(process.pid)
+                self._say(f"left: {describe(process)}: user {text.user(process.uid)}'s, below pid {owner}")
+            return None
+        self._owner[process.pid] = owner
+        self._handles[process.pid] = Handle(process, pidfd=len(self._handles) < _MAX_PIDFDS)
+        return self._handles[process.pid]
+
+    def _grow(self) -> list[Handle]:
+        """Take in what has been forked since the last look."""
+        new = []
+        for root in self._roots:
+            pids = frozenset(
+                pid for pid, owner in self._owner.items() if owner == root.pid and not self._handles[pid].reused()
+            )
+            for pid in descendants(pids, self._since):
+                process = look(pid)
+                handle = self._add(process, root.pid) if process and not process.gone else None
+                if handle:
+                    new.append(handle)
+        return new

@@ -1,0 +1,212 @@
+"""The order of a launch: everything that can fail is asked before anything is stopped.
+
+settings → preflight → launch lock → stop stale → port free → record → exec. The plan is a value: `--dry-run` and
+`--json` show the one that the launch applies.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from . import __version__, cache, redact, running, text
+from .errors import LauncherError
+from .handoff import lock as locks
+from .handoff.command import Command, build
+from .instances import refusal
+from .instances.discovery import Instance, describe
+from .instances.processes import Process
+from .instances.stop import Stopped
+from .running import Observed, Say
+from .settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class LaunchPlan:
+    """Hold what a launch is about to do, and why it would refuse."""
+
+    settings: Settings
+    command: Command
+    observed: Observed
+    refused: LauncherError | None
+    take_port: bool
+
+    def lines(self) -> tuple[str, ...]:
+        """Return the plan as a dry run tells it."""
+        lines = [f"app: {self.settings.script}"]
+        lines += facts(self.settings, self.command)
+        if self.observed.launcher:
+            lines.append(f"would wait: another launcher is at work on port {self.settings.port}")
+        if self.refused is None:
+            victims = refusal.targets(self.observed.survey, take_port=self.take_port)
+            lines += [f"would terminate {describe(process)}" for process in victims]
+        lines += left_alone(self.observed)
+        if self.refused is None:
+            lines.append(f"would exec: {shown(self.command)}")
+        return tuple(lines)
+
+    def details(self) -> tuple[str, ...]:
+        """Return what `-v` adds: the origin of every setting, and who only looks like an instance."""
+        interpreter = f"interpreter: {self.command.interpreter} ({self.command.origin})"
+        return (*origins(self.settings), interpreter, *no_instances(self.observed))
+
+    def document(self) -> Mapping[str, Any]:
+        """Return the plan for `--json`."""
+        survey = self.observed.survey
+        return {
+            "app_dir": str(self.settings.app_dir),
+            "script": str(self.settings.script),
+            "port": self.settings.port,
+            "host": self.settings.host,
+            "interpreter": self.command.interpreter,
+            "argv": list(redact.arguments(self.command.argv)),
+            "settings": {
+                name: {"value": redact.value(name, s.value), "origin": s.origin}
+                for name, s in (*self.settings.origins.items(), *self.settings.variables.items())
+            },
+            "terminate": [process_document(p) for p in refusal.targets(survey, take_port=self.take_port)]
+            if self.refused is None
+            else [],
+            "siblings": [instance_document(instance) for instance in survey.siblings],
+            "waits_for_launcher": self.observed.launcher is not None,
+        }
+
+
+def plan(settings: Settings, environ: Mapping[str, str], running_interpreter: str, take_port: bool) -> LaunchPlan:
+    """Check all that can be checked without changing anything, and return what a launch would do."""
+    command = build(settings, environ, running_interpreter)
+    observed = running.observe(settings)
+    return LaunchPlan(settings, command, observed, observed.launch_refusal(take_port), take_port)
+
+
+def prepare(
+    settings: Settings,
+    environ: Mapping[str, str],
+    running_interpreter: str,
+    *,
+    take_port: bool,
+    stop_timeout: float,
+    say: Say,
+    detail: Say,
+) -> tuple[Command, tuple[Stopped, ...]]:
+    """Do everything up to the exec: nothing of ours runs on the port any more, and the instance lock is ours.
+
+    The launch lock stays open and closes by itself at the exec or exit. Raises LauncherError; what it refuses, it
+    refuses before anything was stopped.
+    """
+    command = build(settings, environ, running_interpreter)
+    for line in facts(settings, command):
+        say(line)
+    running.take_launch_lock(settings, stop_timeout, say)
+    lock = locks.open_lock(settings.app_dir, locks.instance_name(settings.port))
+    stopped = running.clear_port(
+        settings, take_port=take_port, timeout=stop_timeout, say=say, tell=_teller(say, detail), lock=lock
+    )
+    running.write_record(lock, settings, command.argv, __version__, say)
+    lock.keep_across_exec()
+    return command, stopped
+
+
+def stop_only(
+    settings: Settings, *, take_port: bool, stop_timeout: float, say: Say, detail: Say
+) -> tuple[Stopped, ...]:
+    """Do what a launch does before its exec, and leave the port free."""
+    launch_lock = running.take_launch_lock(settings, stop_timeout, say)
+    try:
+        return running.clear_port(
+            settings, take_port=take_port, timeout=stop_timeout, say=say, tell=_teller(say, detail)
+        )
+    finally:
+        launch_lock.close()
+
+
+def origins(settings: Settings) -> tuple[str, ...]:
+    """Return every setting with its origin: the launcher's own, then what the app's environment gets."""
+    return tuple(
+        f"{kind}: {name}={redact.value(name, setting.value)} ({setting.origin})"
+        for kind, found in (("setting", settings.origins), ("environment", settings.variables))
+        for name, setting in found.items()
+    )
+
+
+def shown(command: Command) -> str:
+    """Return the command as a person would type it in the app's folder, secrets masked."""
+    return text.command_line(command.shown)
+
+
+def handoff_document(command: Command, stopped: tuple[Stopped, ...]) -> Mapping[str, Any]:
+    """Return for `--json` what was done just before the exec."""
+    return {
+        "launched": True,
+        "pid": os.getpid(),
+        "argv": list(redact.arguments(command.argv)),
+        "stopped": [stopped_document(one) for one in stopped],
+    }
+
+
+def stopped_document(stopped: Stopped) -> Mapping[str, Any]:
+    """Return a stopped instance for `--json`."""
+    return {
+        **process_document(stopped.process),
+        "others": stopped.others,
+        "seconds": round(stopped.seconds, 3),
+        "killed": stopped.killed,
+    }
+
+
+def facts(settings: Settings, command: Command) -> tuple[str, ...]:
+    """Return what the app will use, the two things that decide which model runs above all."""
+    endpoint = settings.variables.get("HF_ENDPOINT")
+    shown = f"{endpoint.value} ({endpoint.origin})" if endpoint else "https://huggingface.co (default)"
+    cache_origin = next(
+        (
+            settings.variables[n].origin
+            for n in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_HOME")
+            if n in settings.variables
+        ),
+        "default",
+    )
+    return (
+        f"endpoint: {shown}",
+        f"cache: {cache.hub_cache(command.environment, settings.app_dir)} ({cache_origin})",
+    )
+
+
+def left_alone(observed: Observed) -> tuple[str, ...]:
+    """Return which instances of this app are not touched: those on other ports and those of other users."""
+    survey = observed.survey
+    lines = [f"left: {describe(i.process)}: this app's instance on port {i.port}" for i in survey.siblings]
+    lines += [f"left: {describe(i.process)}: this app's instance of another user" for i in survey.others]
+    return tuple(lines)
+
+
+def no_instances(observed: Observed) -> tuple[str, ...]:
+    """Return which processes mention the script without being an instance, each with the reason."""
+    return tuple(f"no instance: {describe(process)}: {reason}" for process, reason in observed.survey.left)
+
+
+def _teller(say: Say, detail: Say) -> Callable[[Observed], None]:
+    def tell(observed: Observed) -> None:
+        for line in left_alone(observed):
+            say(line)
+        for line in no_instances(observed):
+            detail(line)
+
+    return tell
+
+
+def process_document(process: Process) -> Mapping[str, Any]:
+    """Return a process for `--json`."""
+    return {
+        "pid": process.pid,
+        "user": text.user(process.uid),
+        "command": list(redact.arguments(process.argv)),
+        "uptime_seconds": round(process.age, 1),
+    }
+
+
+def instance_document(instance: Instance) -> Mapping[str, Any]:
+    """Return an instance for `--json`."""
+    return {**process_document(instance.process), "port": instance.port}

@@ -1,0 +1,202 @@
+"""The command line: one table of options, each with the commands it goes with.
+
+Options stand before or after the command. Everything after `--` is the app's and is never looked at here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from . import __version__
+from .errors import ExitStatus, LauncherError
+
+LAUNCH = "launch"
+COMMANDS = {
+    LAUNCH: "restart the app (no command does this)",
+    "status": "tell what runs on the port",
+    "stop": "stop this app's instance",
+    "wait": "return when the instance's page answers",
+}
+EVERY = frozenset(COMMANDS)
+_LAUNCH = frozenset((LAUNCH,))
+
+EXAMPLES = """\
+examples:
+  start_app.py                          restart the app of this folder on port 7860
+  start_app.py --port 7861              the same on another port; an instance on 7860 stays
+  start_app.py -n -v                    show what would happen, and where each setting comes from
+  start_app.py -- --fp16                everything after -- goes to the app
+  start_app.py status                   what runs, and which cache and endpoint it uses
+  start_app.py wait --timeout 600       until the page answers
+  start_app.py --demo                   try it all on a playground of its own
+"""
+EXIT_STATUSES = """\
+exit status: 0 done; 2 usage; 69 the port or the instance is somebody else's; 74 cannot read or write;
+75 try again; 77 not permitted; 78 configuration; 130 interrupted; after exec, the app's own.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """Hold one option: its names, the commands it goes with, and what argparse needs."""
+
+    names: tuple[str, ...]
+    commands: frozenset[str]
+    keywords: dict[str, Any]
+
+
+class Arguments(argparse.Namespace):
+    """Hold the parsed command line, typed."""
+
+    command: str = LAUNCH
+    app_args: tuple[str, ...] = ()
+    app_dir: str | None
+    env_file: str | None
+    python: str | None
+    host: str | None
+    port: str | None
+    take_port: bool
+    stop_timeout: float
+    timeout: float
+    no_launch: bool
+    dry_run: bool
+    json: bool
+    quiet: bool
+    verbose: bool
+    demo: bool
+    help: bool
+    version: bool
+
+
+def _seconds(value: str) -> float:
+    seconds = float(value)
+    if not math.isfinite(seconds) or not 0 <= seconds <= 86400:
+        raise ValueError(value)
+    return seconds
+
+
+_seconds.__name__ = "number of seconds"  # argparse shows it: invalid number of seconds value: 'x'
+
+
+def _option(*names: str, commands: frozenset[str] = EVERY, **keywords: Any) -> Option:
+    return Option(names, commands, keywords)
+
+
+OPTIONS = (
+    _option("--app-dir", metavar="DIR", help="the app's folder (APP_DIR; default: where start_app.py lies, or here)"),
+    _option("--env-file", metavar="FILE", help="the .env to read (default: the one in the app's folder)"),
+    _option("--python", metavar="PATH", commands=_LAUNCH, help="the app's interpreter or its environment (APP_PYTHON)"),
+    _option("--host", help="the address the app listens on (GRADIO_SERVER_NAME)"),
+    _option("-p", "--port", help="the app's port (GRADIO_SERVER_PORT; default: 7860)"),
+    _option("--take-port", commands=_LAUNCH, action="store_true", help="stop whoever of this user holds the port"),
+    _option(
+        "--stop-timeout",
+        commands=frozenset((LAUNCH, "stop")),
+        metavar="SECONDS",
+        type=_seconds,
+        default=10.0,
+        help="how long SIGTERM may take before SIGKILL (default: 10)",
+    ),
+    _option(
+        "--timeout",
+        commands=frozenset(("wait",)),
+        metavar="SECONDS",
+        type=_seconds,
+        default=600.0,
+        help="how long to wait at the most (default: 600)",
+    ),
+    _option("--no-launch", commands=_LAUNCH, action="store_true", help="do all but start the app"),
+    _option(
+        "-n", "--dry-run", commands=frozenset((LAUNCH, "stop")), action="store_true", help="show it, change nothing"
+    ),
+    _option("--demo", action="store_true", help="work on a playground, made in ./start_app_demo unless --app-dir says"),
+    _option("--json", action="store_true", help="one JSON object on stdout"),
+    _option("-q", "--quiet", action="store_true", help="errors and warnings only"),
+    _option("-v", "--verbose", action="store_true", help="where settings come from, and who was left alone and why"),
+    _option("--version", action="store_true", help="show the version"),
+    _option("-h", "--help", action="store_true", help="show this help"),
+)
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise LauncherError(message, "start_app.py --help", ExitStatus.USAGE)
+
+
+def parse(argv: Sequence[str]) -> Arguments:
+    """Read a command line.
+
+    Raises LauncherError with status USAGE; an option that is not ours is named, with the way to hand it to the app.
+    """
+    split = list(argv).index("--") if "--" in argv else len(argv)
+    ours, theirs = list(argv[:split]), tuple(argv[split + 1 :])
+    arguments, rest = _parser().parse_known_args(ours, Arguments())
+    _refuse_unknown(rest)
+    if len(rest) > 1:
+        raise LauncherError(
+            f"one command at a time: {' '.join(rest)}", "the app's own arguments go after --", ExitStatus.USAGE
+        )
+    arguments.command = rest[0] if rest else LAUNCH
+    arguments.app_args = theirs
+    _refuse_misplaced(arguments, ours)
+    if theirs and arguments.command != LAUNCH:
+        raise LauncherError(
+            f"{arguments.command} takes no arguments for the app", "start_app.py -- ARGUMENTS", ExitStatus.USAGE
+        )
+    if arguments.quiet and arguments.verbose:
+        raise LauncherError("-q and -v exclude each other", "start_app.py --help", ExitStatus.USAGE)
+    return arguments
+
+
+def help_text() -> str:
+    """Return the help: examples first, then commands, options and exit statuses."""
+    commands = "\n".join(f"  {name:<22}{what}" for name, what in COMMANDS.items())
+    options = _parser().format_help().partition("options:\n")[2]
+    head = "usage: start_app.py [COMMAND] [OPTIONS] [-- APP ARGUMENTS]"
+    return f"{head}\n\n{EXAMPLES}\ncommands:\n{commands}\n\noptions:\n{options}\n{EXIT_STATUSES}"
+
+
+def version_text() -> str:
+    """Return the version line."""
+    return f"start_app.py {__version__}"
+
+
+def _parser() -> _Parser:
+    parser = _Parser(prog="start_app.py", add_help=False, allow_abbrev=False)
+    for option in OPTIONS:
+        parser.add_argument(*option.names, **option.keywords)
+    return parser
+
+
+def _refuse_unknown(rest: list[str]) -> None:
+    for position, word in enumerate(rest):
+        if word.startswith("-") and word != "-":
+            after = rest[position + 1 : position + 2]
+            value = [w for w in after if not w.startswith("-") and w not in COMMANDS]
+            shown = " ".join(("start_app.py --", word, *value))
+            raise LauncherError(
+                f"unknown option {word}", f"if it is the app's own, put it after --: {shown}", ExitStatus.USAGE
+            )
+        if word not in COMMANDS:
+            raise LauncherError(
+                f"unknown command {word!r}",
+                f"commands: {', '.join(COMMANDS)}; the app's own arguments go after --: start_app.py -- {word}",
+                ExitStatus.USAGE,
+            )
+
+
+def _refuse_misplaced(arguments: Arguments, ours: list[str]) -> None:
+    given = {word.partition("=")[0] for word in ours}
+    for option in OPTIONS:
+        name = next((name for name in option.names if name in given), None)
+        if name and arguments.command not in option.commands:
+            places = " or ".join(sorted(option.commands))
+            raise LauncherError(
+                f"{name} does not go with {arguments.command}, only with {places}",
+                f"start_app.py {arguments.command} --help",
+                ExitStatus.USAGE,
+            )

@@ -1,0 +1,63 @@
+"""A secret is never shown: not in a message, a plan, a lock file or `--json`.
+
+Names give most secrets away (`HF_TOKEN`, `--auth`); the rest is known by its form (`hf_…`, `user:password@` in a URL).
+When in doubt, the value is masked: a masked port is a nuisance, a printed token is a leak.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+
+MASK = "***"
+
+_SECRET_NAME = re.compile(
+    r"token|secret|passw|passphrase|pwd$|api[-_]?key|access[-_]?key|private[-_]?key|credential|cookie|webhook"
+    r"|notify[-_]?url|(^|[-_])auth($|[-_])",
+    re.IGNORECASE,
+)
+_LOCATION_NAME = re.compile(r"[-_](path|file|dir)$", re.IGNORECASE)
+_SECRET_TEXT = re.compile(
+    r"(?<![A-Za-z0-9])(?:hf|api_org|gh[pousr]|github_pat|glpat|xox[abprs])[_-][A-Za-z0-9_-]{16,}"
+    r"|(?<![A-Za-z0-9])sk-[A-Za-z0-9_-]{16,}"
+    r"|(?<![A-Za-z0-9])AKIA[0-9A-Z]{16}"
+    r"|(?<=[Bb]earer )[^\s\"']+"
+)
+_URL_CREDENTIALS = re.compile(r"(?<=://)[^/@\s]+@")
+_URL_QUERY = re.compile(r"([?&][^=&\s]*(?:token|secret|key|sign|passw)[^=&\s]*=)[^&\s]+", re.IGNORECASE)
+
+
+def is_secret_name(name: str) -> bool:
+    """Tell whether a variable or option of this name is likely to hold a secret."""
+    return bool(_SECRET_NAME.search(name)) and not _LOCATION_NAME.search(name)
+
+
+def value(name: str, text: str) -> str:
+    """Return `text` as it may be shown beside `name`."""
+    return MASK if text and is_secret_name(name) else scrub(text)
+
+
+def scrub(text: str) -> str:
+    """Mask whatever has the form of a secret within any text."""
+    text = _URL_CREDENTIALS.sub(MASK + "@", text)
+    text = _URL_QUERY.sub(r"\1" + MASK, text)
+    return _SECRET_TEXT.sub(MASK, text)
+
+
+def arguments(argv: Iterable[str]) -> tuple[str, ...]:
+    """Return a command line as it may be shown: `--auth user:pw` and `--hf-token=…` lose their values."""
+    return tuple(_arguments(argv))
+
+
+def _arguments(argv: Iterable[str]) -> Iterator[str]:
+    masked_next = False
+    for argument in argv:
+        option, equals, _ = argument.partition("=")
+        is_option = option.startswith("-")
+        if masked_next and not is_option:
+            yield MASK
+        elif is_secret_name(option.lstrip("-")) and equals:
+            yield f"{option}={MASK}"
+        else:
+            yield scrub(argument)
+        masked_next = is_option and not equals and is_secret_name(option.lstrip("-"))

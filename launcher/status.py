@@ -1,0 +1,166 @@
+"""What runs, as far as it can be proved from outside: nothing is guessed from what should be."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from . import cache, readiness, running, text
+from .instances import processes
+from .instances.discovery import Instance, describe
+from .launch import instance_document, process_document
+from .readiness import Page
+from .running import Observed
+from .settings import Settings
+
+NVIDIA_SMI_SECONDS = 5.0
+
+State = Literal["running", "loading", "launching", "not running"]
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """Hold what is known of the app on its port; sizes are bytes, `gpu_memory` None where there is no GPU to ask."""
+
+    settings: Settings
+    observed: Observed
+    state: State
+    instance: Instance | None
+    page: Page | None
+    interpreter: str | None
+    endpoint: str | None
+    cache_roots: tuple[Path, ...]
+    memory: int | None
+    gpu_memory: int | None
+
+    def facts(self) -> tuple[tuple[str, str], ...]:
+        """Return the status as `name: value` rows for a person."""
+        rows = [("state", self.state), ("app", str(self.settings.script))]
+        if self.instance:
+            process = self.instance.process
+            rows += [
+                ("pid", str(process.pid)),
+                ("user", text.user(process.uid)),
+                ("uptime", text.duration(process.age)),
+                ("command", text.command_line(process.argv)),
+                ("interpreter", self.interpreter or "unknown"),
+            ]
+            if self.instance.supervisor:
+                rows.append(("supervisor", self.instance.supervisor.name))
+        rows.append(("port", str(self.settings.port)))
+        rows.append(("page", f"{self.page.url} answers {self.page.status}" if self.page else "does not answer"))
+        rows.append(("endpoint", self.endpoint or "https://huggingface.co (default)"))
+        rows += [("cache", f"{root}{'' if root.is_dir() else ' (not there)'}") for root in self.cache_roots]
+        if self.memory is not None:
+            rows.append(("memory", text.size(self.memory)))
+        if self.gpu_memory is not None:
+            rows.append(("gpu memory", text.size(self.gpu_memory)))
+        survey = self.observed.survey
+        rows += [("sibling", f"{describe(i.process)}, port {i.port}") for i in survey.siblings]
+        rows += [("another user's", f"{describe(i.process)}, port {i.port}") for i in survey.others]
+        for holder in survey.holders:
+            who = describe(holder.process) if holder.process else f"a hidden process of user {text.user(holder.uid)}"
+            rows.append(("port held by", f"{who}, on {holder.address}"))
+        return tuple(rows)
+
+    def document(self) -> Mapping[str, Any]:
+        """Return the status for `--json`."""
+        survey = self.observed.survey
+        return {
+            "state": self.state,
+            "app_dir": str(self.settings.app_dir),
+            "script": str(self.settings.script),
+            "port": self.settings.port,
+            "instance": process_document(self.instance.process) if self.instance else None,
+            "supervisor": self.instance.supervisor.name if self.instance and self.instance.supervisor else None,
+            "interpreter": self.interpreter,
+            "answers": self.page is not None and self.page.ready,
+            "page": {"url": self.page.url, "status": self.page.status} if self.page else None,
+            "endpoint": self.endpoint,
+            "cache_roots": [str(root) for root in self.cache_roots],
+            "memory_bytes": self.memory,
+            "gpu_memory_bytes": self.gpu_memory,
+            "siblings": [instance_document(instance) for instance in survey.siblings],
+            "others": [instance_document(instance) for instance in survey.others],
+            "port_held_by": [
+                {
+                    "address": holder.address,
+                    "user": text.user(holder.uid),
+                    **(process_document(holder.process) if holder.process else {"pid": None}),
+                }
+                for holder in survey.holders
+            ],
+        }
+
+
+def status(settings: Settings, environ: Mapping[str, str]) -> Status:
+    """Look at the instance on the port, its page and its resources; where none runs, at what a launch would use."""
+    observed = running.observe(settings)
+    instance = observed.instance
+    page: Page | None = None
+    tree: tuple[int, ...] = ()
+    if instance:
+        tree = running.tree(instance)
+        if settings.port in instance.listening:
+            page = readiness.page(settings.host, settings.port)
+        environment = processes.environment(instance.pid)
+    else:
+        environment = {name: value for name, value in environ.items() if value.strip()}
+        environment.update((name, setting.value) for name, setting in settings.variables.items())
+    return Status(
+        settings=settings,
+        observed=observed,
+        state=_state(observed, page),
+        instance=instance,
+        page=page,
+        interpreter=_interpreter(instance),
+        endpoint=environment.get("HF_ENDPOINT") or None,
+        cache_roots=cache.roots(environment, settings.app_dir),
+        memory=_memory(tree) if instance else None,
+        gpu_memory=_gpu_memory(tree) if instance else None,
+    )
+
+
+def _state(observed: Observed, page: Page | None) -> State:
+    if observed.instance:
+        return "running" if page else "loading"
+    return "launching" if observed.launcher else "not running"
+
+
+def _interpreter(instance: Instance | None) -> str | None:
+    # argv[0] names the environment; the executable behind it is the base installation of them all.
+    if instance is None:
+        return None
+    named = instance.process.argv[0] if instance.process.argv else ""
+    return named if os.path.isabs(named) else instance.process.exe
+
+
+def _memory(pids: tuple[int, ...]) -> int:
+    import psutil
+
+    total = 0
+    for pid in pids:
+        try:
+            total += psutil.Process(pid).memory_info().rss
+        except psutil.Error:
+            continue  # gone since, or hidden
+    return total
+
+
+def _gpu_memory(pids: tuple[int, ...]) -> int | None:
+    """Return the bytes that these processes use on NVIDIA GPUs, or None where `nvidia-smi` cannot tell."""
+    command = ("nvidia-smi", "--query-compute-apps=pid,used_memory", "--format=csv,noheader,nounits")
+    try:
+        result = subprocess.run(command, capture_output=True, text=True, timeout=NVIDIA_SMI_SECONDS, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    total = 0
+    for line in result.stdout.splitlines():
+        pid, _, used = (part.strip() for part in line.partition(","))
+        if pid.isdigit() and int(pid) in pids and used.isdigit():
+            total += int(used) * 1024 * 1024
+    return total

@@ -1,0 +1,24 @@
+#!/usr/bin/env python3
+"""Restart a Gradio web UI safely: `python start_app.py --help` shows how.
+
+This file must run on any Python far enough to say which one is needed, so it keeps to the oldest syntax.
+"""
+
+import os
+import sys
+
+if sys.version_info < (3, 10):
+    sys.stderr.write(
+        "start_app.py needs Python 3.10 or newer, and %s is Python %d.%d\n"
+        "hint: run it with the app's own interpreter: .venv/bin/python start_app.py\n"
+        % (sys.executable, sys.version_info[0], sys.version_info[1])
+    )
+    sys.exit(78)
+
+# `python -I` and PYTHONSAFEPATH leave the script's folder out; through a link, launcher/ lies beside the real file.
+sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))
+
+from launcher.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main(launcher_file=__file__))
