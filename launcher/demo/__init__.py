@@ -1,0 +1,339 @@
+"""A playground is made whole or not at all, and never over anything that is not ours.
+
+It is a folder with a real Gradio app, its `.env` and a model cache in the layout of the Hugging Face hub, written
+offline, so that every command of the launcher can be tried on something that nobody would miss. The same bytes come
+out each time. A playground that is there already belongs to its user: a model removed from it does not come back.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import ExitStatus, LauncherError
+
+MARKER = ".start_app_demo"
+HUB_CACHE = "cache_hub/hub"
+_MARKER_LINE = b"playground of start_app.py --demo\n"
+_MARKER_TEXT = _MARKER_LINE + b"# This file says so: without it the launcher takes the folder for somebody's own.\n"
+_BUILDING = ".start_app_demo-building-"
+# Another launcher fills its playground in milliseconds; whoever keeps the lock longer is not one.
+_LOCK_PATIENCE_S = 5.0
+_LOCK_POLL_S = 0.01
+
+# Each line stays within what systemd's EnvironmentFile= and python-dotenv both read in the same way.
+_ENV = b"""\
+# The settings of this app: start_app.py hands every line to it.
+# The models of the playground, and nothing of the cache in your home folder.
+HF_HOME=./cache_hub
+# The mirror that `models check` compares with the official Hub.
+HF_ENDPOINT=https://hf-mirror.com
+# The models are made up, no hub has them: load what is on the disk.
+HF_HUB_OFFLINE=1
+# Gradio reports each start to its makers unless told not to.
+GRADIO_ANALYTICS_ENABLED=False
+# Gradio asks its own page once at the start, which must not go through a proxy.
+NO_PROXY=localhost,127.0.0.1,::1
+"""
+
+# https://bford.info/cachedir/, in the words of huggingface_hub 1.9 and later.
+_CACHEDIR_TAG = b"""\
+Signature: 8a477f597d28d172789f06886806bc55
+# This file is a cache directory tag created by huggingface_hub.
+# For information about cache directory tags, see:
+#\thttps://bford.info/cachedir/
+"""
+
+_EMOTIONS = ("happy", "angry", "sad", "afraid", "disgusted", "melancholic", "surprised", "calm")
+
+
+@dataclass(frozen=True, slots=True)
+class _DemoModel:
+    repo: str
+    version: str
+    hidden: int
+    emotions: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Contents:
+    """Hold a whole playground: relative path to bytes, and relative path to what its symlink says."""
+
+    files: Mapping[str, bytes]
+    links: Mapping[str, str]
+
+
+_MODELS = (
+    _DemoModel("koge/index-tts-v22", "2.2", 64),
+    _DemoModel("koge/index-tts-v23", "2.3", 80, _EMOTIONS),
+)
+
+
+def make_playground(folder: Path) -> bool:
+    """Make the playground at `folder` and return True, or leave the one that is there as it is and return False.
+
+    It is built beside `folder` and renamed into place: killed at any instant, it is there whole or not at all, and
+    the next call removes what the killed one left. An empty folder may be replaced, other than the current one: the
+    rename would pull it from under the user's shell.
+
+    Raises LauncherError (78) when something else is there, or when it cannot be written.
+    """
+    target = Path(os.path.realpath(folder))
+    try:
+        if _is_playground(target):
+            return False
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with _lock(target.parent) as locked:
+            if _is_playground(target):
+                return False
+            if locked:
+                _remove_leftovers(target.parent)
+            _build(target)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise LauncherError(
+            f"cannot make the playground {folder}: {reason} ({error.filename or target})",
+            "start_app.py --demo --app-dir DIR, with a DIR that you may write",
+            ExitStatus.CONFIG,
+        ) from error
+    return True
+
+
+def _is_playground(target: Path) -> bool:
+    """Say whether `target` is a playground (True) or free to become one (False); raise LauncherError for all else."""
+    if not os.path.lexists(target):
+        return False
+    if not target.is_dir():
+        raise _refused(f"{target} is not a folder")
+    if _is_marked(target):
+        return True
+    with os.scandir(target) as entries:
+        if next(entries, None) is not None:
+            raise _refused(f"{target} holds something else than a playground")
+    if target.samefile(os.curdir):
+        raise _refused(f"{target} is the current folder, and the playground would replace it")
+    return False
+
+
+def _refused(message: str) -> LauncherError:
+    return LauncherError(message, "start_app.py --demo --app-dir DIR, with a DIR that is not there yet")
+
+
+def _is_marked(folder: Path, *, begun: bool = False) -> bool:
+    """Say whether our marker is in `folder`; `begun` accepts the part of it that a killed build wrote, even none."""
+    try:
+        with (folder / MARKER).open("rb") as file:
+            line = file.read(len(_MARKER_LINE))
+    except (FileNotFoundError, IsADirectoryError):
+        return False
+    return line == _MARKER_LINE or (begun and _MARKER_LINE.startswith(line))
+
+
+@contextmanager
+def _lock(parent: Path) -> Iterator[bool]:
+    """Hold the flock of `parent` while a playground is built in it; yield whether it could be had.
+
+    It is proof that no other launcher builds there, and it goes with its holder, kill -9 included. The folder itself
+    is locked: no file stays behind. Without it (Windows, NFS, a stranger who holds it) the rename alone decides.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        yield False
+        return
+    try:
+        descriptor = os.open(parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except PermissionError:
+        yield False
+        return
+    try:
+        deadline = time.monotonic() + _LOCK_PATIENCE_S
+        locked = False
+        while not locked:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                locked = True
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    break
+                time.sleep(_LOCK_POLL_S)
+            except OSError:
+                break
+        yield locked
+    finally:
+        os.close(descriptor)
+
+
+def _remove_leftovers(parent: Path) -> None:
+    """Remove what killed launchers left half-built in `parent`, under its lock.
+
+    Ours on proof only: our name, a real folder of this user, and our marker, the first file that a build writes; or
+    empty. What cannot be removed does no harm and stays.
+    """
+    for path in parent.glob(f"{_BUILDING}*"):
+        try:
+            if path.is_symlink() or not path.is_dir() or path.stat().st_uid != os.geteuid():
+                continue
+            if _is_marked(path, begun=True):
+                _remove_tree(path)
+            else:
+                path.rmdir()
+        except OSError:
+            continue
+
+
+def _remove_tree(path: Path) -> None:
+    import shutil
+
+    shutil.rmtree(path, ignore_errors=True)
+
+
+def _build(target: Path) -> None:
+    import secrets
+    import shutil
+
+    contents = _contents()
+    building = target.parent / f"{_BUILDING}{secrets.token_hex(4)}"
+    building.mkdir()
+    try:
+        # The marker comes first: from here on, what a kill leaves is provably ours.
+        (building / MARKER).write_bytes(_MARKER_TEXT)
+        _write(building, contents)
+        if target.exists():
+            shutil.copymode(target, building)
+            if os.name == "nt":
+                target.rmdir()
+        building.rename(target)
+    except BaseException:
+        _remove_tree(building)
+        raise
+
+
+def _write(root: Path, contents: _Contents) -> None:
+    for name, data in contents.files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    for name, destination in contents.links.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            path.symlink_to(destination)
+        except OSError:
+            # No symlinks here (Windows, vfat): huggingface_hub then keeps the file itself in the snapshot.
+            (path.parent / destination).rename(path)
+
+
+def _contents() -> _Contents:
+    files = {
+        ".env": _ENV,
+        # A playground made inside a checkout is not part of it.
+        ".gitignore": b"*\n",
+        "webui.py": Path(__file__).with_name("webui.py").read_bytes(),
+        f"{HUB_CACHE}/CACHEDIR.TAG": _CACHEDIR_TAG,
+    }
+    links: dict[str, str] = {}
+    for model in _MODELS:
+        _add_model(model, files, links)
+    return _Contents(files, links)
+
+
+def _add_model(model: _DemoModel, files: dict[str, bytes], links: dict[str, str]) -> None:
+    """Add `model` in the hub's layout: blobs named by their hash, a ref to a commit, a snapshot that links to blobs.
+
+    https://huggingface.co/docs/huggingface_hub/guides/manage-cache
+    """
+    import hashlib
+
+    folder = f"{HUB_CACHE}/models--{model.repo.replace('/', '--')}"
+    weights = _weights(model)
+    named = {
+        "README.md": _readme(model),
+        "config.json": _config(model),
+        "model.safetensors": weights,
+    }
+    # As on the Hub: git's own blob hash for a file in git, sha256 for one in LFS.
+    blobs = {
+        name: hashlib.sha256(data).hexdigest() if data is weights else _sha1(b"blob %d\0" % len(data) + data)
+        for name, data in named.items()
+    }
+    commit = _sha1("\n".join([model.repo, *blobs.values()]).encode())
+    files[f"{folder}/refs/main"] = commit.encode()
+    for name, data in named.items():
+        files[f"{folder}/blobs/{blobs[name]}"] = data
+        links[f"{folder}/snapshots/{commit}/{name}"] = f"../../blobs/{blobs[name]}"
+
+
+def _sha1(data: bytes) -> str:
+    import hashlib
+
+    # A name, not a safeguard: builds of Python under FIPS refuse it otherwise.
+    return hashlib.sha1(data, usedforsecurity=False).hexdigest()
+
+
+def _config(model: _DemoModel) -> bytes:
+    import json
+
+    config: dict[str, object] = {
+        "architectures": ["IndexTTS"],
+        "hidden_size": model.hidden,
+        "model_type": "index-tts",
+        "sampling_rate": 22050,
+        "torch_dtype": "float32",
+        "version": model.version,
+    }
+    if model.emotions:
+        config["emotion"] = {"dimensions": list(model.emotions), "max_strength": 1.0}
+    return json.dumps(config, indent=2).encode() + b"\n"
+
+
+def _readme(model: _DemoModel) -> bytes:
+    emotion = "Emotion control: " + (", ".join(model.emotions) if model.emotions else "none") + "."
+    return f"""\
+---
+library_name: index-tts
+pipeline_tag: text-to-speech
+tags:
+- demo
+---
+
+# {model.repo}
+
+A stand-in made by `start_app.py --demo`: the files of a text-to-speech model, with made-up weights.
+
+{emotion}
+""".encode()
+
+
+def _weights(model: _DemoModel) -> bytes:
+    """Return a valid safetensors file: header length (u64 LE), JSON header padded to 8 bytes, tensors.
+
+    https://github.com/huggingface/safetensors#format
+    """
+    import hashlib
+    import json
+    import struct
+
+    shapes = {
+        "text_embedding.weight": [128, model.hidden],
+        "decoder.layers.0.weight": [model.hidden, model.hidden],
+        "decoder.layers.0.bias": [model.hidden],
+    }
+    if model.emotions:
+        shapes["emotion_embedding.weight"] = [len(model.emotions), model.hidden]
+    header: dict[str, object] = {"__metadata__": {"format": "pt", "version": model.version}}
+    count = 0
+    for name, shape in shapes.items():
+        start, count = count, count + math.prod(shape)
+        header[name] = {"dtype": "F32", "shape": shape, "data_offsets": [start * 4, count * 4]}
+    head = json.dumps(header, separators=(",", ":")).encode()
+    head += b" " * (-len(head) % 8)
+    # A hash as the source of noise: the same on every Python.
+    noise = hashlib.shake_256(model.repo.encode()).digest(count)
+    values = [(byte - 127.5) / 1275 for byte in noise]
+    return struct.pack("<Q", len(head)) + head + struct.pack(f"<{count}f", *values)

@@ -1,0 +1,381 @@
+"""A small text-to-speech app's page: which model runs in this process, and what lies in the model cache.
+
+It stands for the reader's own web UI, so it does as they do: it reads the model through huggingface_hub before the
+port opens, rejects options it does not know, and knows nothing of the launcher that may have started it.
+
+    python webui.py --port 7860
+"""
+
+from __future__ import annotations
+
+import argparse
+import html
+import json
+import math
+import os
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import gradio as gr
+
+NEWEST_FIRST = ("koge/index-tts-v23", "koge/index-tts-v22")
+DEFAULT_PORT = 7860
+COLUMNS = ["repo", "refs", "commit", "size"]
+RUNNING, IDLE = "running here", "not loaded"
+# The page keeps to the reader's own fonts: nothing is fetched from outside.
+FONT = ("system-ui", "Segoe UI", "Noto Sans", "Liberation Sans", "sans-serif")
+FONT_MONO = ("ui-monospace", "SFMono-Regular", "Menlo", "DejaVu Sans Mono", "monospace")
+
+CSS = """
+.gradio-container { max-width: 1000px !important; width: 100% !important; margin: 0 auto !important; }
+.gradio-container > main { max-width: none !important; width: 100% !important; }
+.gradio-container { --tts-good: #15803d; --tts-odd: #b45309; --tts-quiet: #64748b; }
+.dark .gradio-container, .gradio-container.dark { --tts-good: #4ade80; --tts-odd: #fbbf24; --tts-quiet: #94a3b8; }
+.gradio-container .prose :is(h1, p, dl, dd, ol) { margin: 0; padding: 0; }
+.gradio-container .html-container { padding: 0 !important; }
+#refresh { flex: 0 0 auto; align-self: center; }
+.tts-head { display: flex; flex-wrap: wrap; align-items: baseline; gap: 0 .75rem; }
+.tts-head h1 { font-size: 1.5rem; font-weight: 700; letter-spacing: -.01em; color: var(--body-text-color); }
+.tts-head span { color: var(--tts-quiet); }
+.tts-card { border: 1px solid var(--border-color-primary); border-radius: 8px; padding: 1rem 1.25rem;
+  background: var(--block-background-fill); color: var(--body-text-color); }
+.tts-card h2 { margin: 0 0 .5rem; font-size: .95rem; font-weight: 600; color: var(--body-text-color); }
+.tts-card code { color: var(--body-text-color); background: var(--background-fill-secondary); padding: .1rem .35rem;
+  border: 1px solid var(--border-color-primary); border-radius: 4px; font-size: .85em; overflow-wrap: anywhere; }
+.tts-card.good { --tts-tone: var(--tts-good); border-left: 6px solid var(--tts-tone); }
+.tts-card.odd { --tts-tone: var(--tts-odd); border-left: 6px solid var(--tts-tone); }
+.tts-card .version { font-size: 1.3rem; font-weight: 650; color: var(--body-text-color); overflow-wrap: anywhere; }
+.tts-card .version .dot { color: var(--tts-tone); margin-right: .45rem; }
+.tts-card .note { margin-top: .3rem; color: var(--tts-quiet); }
+.tts-chips { display: flex; flex-wrap: wrap; gap: .4rem; margin-top: .65rem; }
+.tts-chips:empty { display: none; }
+.tts-chips span { border: 1px solid var(--border-color-primary); border-radius: 999px; padding: .1rem .7rem;
+  font-size: .85rem; color: var(--tts-quiet); }
+.tts-chips span.on { border-color: var(--tts-good); color: var(--tts-good); }
+.tts-facts { display: grid; grid-template-columns: repeat(auto-fit, minmax(290px, 1fr)); gap: 0 2.5rem; }
+.tts-facts div { display: flex; gap: .75rem; padding: .2rem 0; font-size: .875rem; }
+.tts-facts dt { flex: 0 0 8rem; color: var(--tts-quiet); }
+.tts-facts dd { overflow-wrap: anywhere; font-family: var(--font-mono); color: var(--body-text-color); }
+.tts-steps { list-style: none; }
+.tts-steps li { display: grid; gap: .1rem; padding: .35rem 0; font-size: .9rem; color: var(--tts-quiet); }
+.tts-steps code { justify-self: start; }
+"""
+
+
+class DamagedModelError(Exception):
+    """Tell which file of which model cannot be loaded, and why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """Hold what the app loaded: where it came from and what it can do."""
+
+    repo: str
+    commit: str
+    version: str
+    emotions: tuple[str, ...]
+    tensors: int
+    parameters: int
+
+    @property
+    def name(self) -> str:
+        """Name the model as every message does: repo @ seven digits of its commit."""
+        return f"{self.repo} @ {self.commit[:7]}"
+
+
+@dataclass(frozen=True, slots=True)
+class CachedRevision:
+    """Hold one revision of one repo in the cache; `size` in bytes."""
+
+    repo: str
+    refs: tuple[str, ...]
+    commit: str
+    size: int
+
+
+def load_newest_model() -> Model | None:
+    """Load the newest of our models that is in the cache; None when there is none.
+
+    Raises DamagedModelError when its files cannot be what they should: an app that goes on would play the old voice.
+    """
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    for repo in NEWEST_FIRST:
+        try:
+            snapshot = Path(snapshot_download(repo, local_files_only=True))
+        except LocalEntryNotFoundError as error:
+            # huggingface_hub 1.22 and later know when a part is missing; that is not "not in the cache".
+            if getattr(error, "snapshot_path", None) is not None:
+                raise DamagedModelError(f"{repo}: {error}") from error
+            continue
+        return _load(repo, snapshot)
+    return None
+
+
+def _load(repo: str, snapshot: Path) -> Model:
+    path = snapshot / "config.json"
+    try:
+        config = json.loads(path.read_bytes())
+        path = snapshot / "model.safetensors"
+        shapes = _tensor_shapes(path)
+        return Model(
+            repo=repo,
+            commit=snapshot.name,
+            version=str(config["version"]),
+            emotions=tuple(config.get("emotion", {}).get("dimensions", ())),
+            tensors=len(shapes),
+            parameters=sum(math.prod(shape) for shape in shapes),
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DamagedModelError(f"{repo} @ {snapshot.name[:7]}: cannot load {path.name}: {error}") from error
+
+
+def _tensor_shapes(path: Path) -> list[list[int]]:
+    """Read a safetensors header and check that the file is as long as it says.
+
+    https://github.com/huggingface/safetensors#format
+    """
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        head_size = int.from_bytes(file.read(8), "little")
+        if head_size > size - 8:
+            raise ValueError(f"the header ends at byte {head_size + 8}, the file at {size}")
+        header = json.loads(file.read(head_size))
+    tensors = [tensor for name, tensor in header.items() if name != "__metadata__"]
+    expected = 8 + head_size + max((tensor["data_offsets"][1] for tensor in tensors), default=0)
+    if size != expected:
+        raise ValueError(f"{size} bytes where the header says {expected}")
+    return [tensor["shape"] for tensor in tensors]
+
+
+def scan_cache() -> tuple[tuple[CachedRevision, ...], tuple[str, ...]]:
+    """List the models in the cache, and what in there huggingface_hub cannot read."""
+    from huggingface_hub import scan_cache_dir
+    from huggingface_hub.errors import CacheNotFound
+
+    try:
+        report = scan_cache_dir()
+    except CacheNotFound:
+        return (), ()
+    except OSError as error:
+        # A repo was removed while it was read; the next refresh sees the result.
+        return (), (f"the cache is changing: {error}",)
+    revisions = [
+        CachedRevision(
+            repo=repo.repo_id,
+            refs=tuple(sorted(revision.refs)),
+            commit=revision.commit_hash,
+            size=revision.size_on_disk,
+        )
+        for repo in report.repos
+        for revision in repo.revisions
+    ]
+    # Before 1.9 huggingface_hub takes the CACHEDIR.TAG of later ones for a broken repo.
+    warnings = [str(warning) for warning in report.warnings if "CACHEDIR.TAG" not in str(warning)]
+    return tuple(sorted(revisions, key=lambda each: (each.repo, each.commit))), tuple(warnings)
+
+
+def fresh_playground(port: int) -> str:
+    """Return the command that makes and launches another playground, beside the app on `port`."""
+    return f"python start_app.py --demo --app-dir new-playground --port {port + 1}"
+
+
+def version_card(model: Model | None, port: int, cached: Sequence[CachedRevision], warnings: Sequence[str] = ()) -> str:
+    """Say in HTML which model this process runs, and whether a restart would run the same one."""
+    chips: list[tuple[str, bool]] = []
+    if model is None:
+        version, note = (
+            "no model",
+            f"the cache holds none: <code>{fresh_playground(port)}</code> brings a fresh playground",
+        )
+    else:
+        version, note = f"running {model.name}", _restart_note(model, cached)
+        if model.emotions:
+            chips.append((f"emotion control: {', '.join(model.emotions)}", True))
+        else:
+            chips.append(("emotion control not available", False))
+        chips.append((f"{model.parameters:,} parameters in {model.tensors} tensors", False))
+    good = model is not None and not note and not warnings
+    notes = "".join(f'<p class="note">{each}</p>' for each in [note, *map(html.escape, warnings)] if each)
+    marks = "".join(f'<span class="{"on" if on else ""}">{html.escape(text)}</span>' for text, on in chips)
+    return (
+        f'<div class="tts-card {"good" if good else "odd"}">'
+        f'<p class="version"><span class="dot">●</span>{html.escape(version)}</p>{notes}'
+        f'<div class="tts-chips">{marks}</div></div>'
+    )
+
+
+def _restart_note(model: Model, cached: Sequence[CachedRevision]) -> str:
+    """Return what is worth knowing before a restart, in HTML; blank when it would run the same model."""
+    mine = [each for each in cached if each.repo == model.repo]
+    if any(each.commit == model.commit and "main" in each.refs for each in mine):
+        return ""
+    if mine:
+        return "the cache has another <code>main</code> of it by now: a restart runs that one"
+    return "only this process still has it, the cache does not: a restart runs another model"
+
+
+def table_rows(cached: Sequence[CachedRevision]) -> list[list[str]]:
+    """Return the rows of the table, under COLUMNS."""
+    return [
+        [each.repo, ", ".join(each.refs) or "none", each.commit[:7], f"{each.size / 1000:,.1f} kB"] for each in cached
+    ]
+
+
+def chart_data(model: Model | None, cached: Sequence[CachedRevision]) -> Any:
+    """Return what the bar chart draws, as a pandas table: a repo, its size in kB, and whether this process runs it."""
+    import pandas
+
+    running = None if model is None else (model.repo, model.commit)
+    return pandas.DataFrame(
+        {
+            "repo": [each.repo for each in cached],
+            "kB": [each.size / 1000 for each in cached],
+            "state": [RUNNING if (each.repo, each.commit) == running else IDLE for each in cached],
+        }
+    ).astype({"repo": "str", "kB": "float", "state": "str"})
+
+
+def process_facts() -> str:
+    """Return, in HTML, what this process is and which settings it really uses."""
+    import gradio
+    import huggingface_hub
+    from huggingface_hub import constants
+
+    facts = {
+        "pid": str(os.getpid()),
+        "HF_ENDPOINT": constants.ENDPOINT,
+        "python": f"{sys.version.split()[0]}, gradio {gradio.__version__}",
+        "HF_HOME": constants.HF_HOME,
+        "huggingface_hub": f"{huggingface_hub.__version__}, {'offline' if constants.HF_HUB_OFFLINE else 'online'}",
+        "hub cache": constants.HF_HUB_CACHE,
+    }
+    rows = "".join(f"<div><dt>{html.escape(k)}</dt><dd>{html.escape(v)}</dd></div>" for k, v in facts.items())
+    return f'<div class="tts-card"><h2>this process</h2><dl class="tts-facts">{rows}</dl></div>'
+
+
+def things_to_try(port: int) -> str:
+    """Return, in HTML, the commands which show what the launcher does with this page's process."""
+    app = f"python start_app.py --demo --app-dir {shlex.quote(os.getcwd())}"
+    if port != DEFAULT_PORT:
+        app += f" --port {port}"
+    steps = {
+        f"{app} status": "what runs here, since when, with which cache and endpoint",
+        f"{app} -n -v": "what a restart would do, and where each setting comes from",
+        app: "a restart: this page again, from a new process",
+        f"{app} stop": "an end to exactly this process",
+    }
+    rows = "".join(f"<li><code>{html.escape(k)}</code>{html.escape(v)}</li>" for k, v in steps.items())
+    return f'<div class="tts-card"><h2>try in a terminal</h2><ol class="tts-steps">{rows}</ol></div>'
+
+
+def make_page(model: Model | None, port: int, look: dict[str, Any]) -> gr.Blocks:
+    """Lay out the page; what it shows of the cache is read anew on each load and each refresh."""
+    import gradio as gr
+
+    def refresh() -> tuple[str, list[list[str]], Any, str]:
+        cached, warnings = scan_cache()
+        return (
+            version_card(model, port, cached, warnings),
+            table_rows(cached),
+            chart_data(model, cached),
+            process_facts(),
+        )
+
+    card, rows, bars, facts = refresh()
+    page = gr.Blocks(title="index-tts demo", analytics_enabled=False, **look)
+    with page:
+        with gr.Row():
+            gr.HTML(
+                '<div class="tts-head"><h1>index-tts</h1><span>the demo app of start_app.py</span></div>', padding=False
+            )
+            button = gr.Button("refresh", variant="secondary", size="sm", min_width=120, elem_id="refresh")
+        version = gr.HTML(card, padding=False, elem_id="version")
+        with gr.Row():
+            table = gr.Dataframe(
+                rows,
+                headers=COLUMNS,
+                label="models in the cache",
+                show_label=True,
+                column_widths=["46%", "14%", "19%", "21%"],
+                interactive=False,
+                elem_id="cache-table",
+                scale=3,
+                min_width=320,
+            )
+            chart = gr.BarPlot(
+                bars,
+                x="repo",
+                y="kB",
+                color="state",
+                color_map={RUNNING: "#10b981", IDLE: "#94a3b8"},
+                title="size on disk, kB",
+                # A blank makes Gradio show the name of the column.
+                x_title=" ",
+                y_title=" ",
+                color_title=" ",
+                y_lim=[0, None],
+                height=240,
+                elem_id="cache-chart",
+                scale=2,
+                min_width=320,
+            )
+        process = gr.HTML(facts, padding=False, elem_id="process")
+        gr.HTML(things_to_try(port), padding=False, elem_id="try")
+        gr.on(
+            [page.load, button.click],
+            refresh,
+            outputs=[version, table, chart, process],
+            show_progress="hidden",
+            api_name="refresh",
+        )
+    return page
+
+
+def serve(model: Model | None, host: str, port: int) -> None:
+    """Serve the page until SIGINT."""
+    import gradio as gr
+
+    theme = gr.themes.Soft(primary_hue="emerald", neutral_hue="slate", font=FONT, font_mono=FONT_MONO)
+    look: dict[str, Any] = {"theme": theme, "css": CSS}
+    # Gradio 6 moved the look of a page from Blocks() to launch().
+    late = int(gr.__version__.split(".")[0]) >= 6
+    page = make_page(model, port, {} if late else look)
+    page.launch(server_name=host, server_port=port, share=False, ssr_mode=False, **(look if late else {}))
+
+
+def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
+    """Parse the options; the environment gives the defaults, as it does for Gradio itself."""
+    parser = argparse.ArgumentParser(prog="webui.py", description="A small text-to-speech web UI.")
+    parser.add_argument("--port", type=int, default=os.environ.get("GRADIO_SERVER_PORT") or DEFAULT_PORT)
+    parser.add_argument("--host", default=os.environ.get("GRADIO_SERVER_NAME") or "127.0.0.1")
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Load the model, say which one on stdout, open the port; return the exit status."""
+    options = parse_arguments(argv)
+    os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+    try:
+        model = load_newest_model()
+        if model is None:
+            print(f"model: none in the cache ({fresh_playground(options.port)})", flush=True)
+        else:
+            print(f"model: {model.name}", flush=True)
+        serve(model, options.host, options.port)
+    except (DamagedModelError, OSError) as error:
+        print(f"webui.py: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
