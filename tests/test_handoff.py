@@ -1,0 +1,320 @@
+"""From the launcher to the app: the lock that says it runs, and an exec that leaves nothing of the launcher behind."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from launcher.handoff import lock as locks
+from tests.support import START_APP, AppFolder, Processes, alive, clean_environment, eventually, get, launcher
+
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root to mount or to act as another user")
+
+
+def test_the_app_has_the_launchers_pid_streams_and_nothing_more(app: AppFolder, processes: Processes) -> None:
+    read_end, write_end = os.pipe()
+    os.write(write_end, b"for the app")
+    os.close(write_end)
+    app.script.write_text("import sys\nprint('stdin', sys.stdin.read(), flush=True)\n" + app.script.read_text())
+    running = processes.launch(*app.arguments, stdin=read_end)
+    hello = running.hello()
+    assert hello["pid"] == running.pid
+    assert hello["cwd"] == str(app.path)
+    assert hello["env"]["PWD"] == str(app.path)
+    assert "stdin for the app" in running.out
+    files = {int(fd): link for fd, link in hello["fds"].items() if int(fd) > 2 and not link.startswith("/proc/")}
+    assert list(files.values()) == [str(app.path / ".start_app" / f"instance-{app.port}.lock")]
+    os.close(read_end)
+
+
+def test_descriptors_that_the_caller_passed_reach_the_app(app: AppFolder, processes: Processes) -> None:
+    read_end, write_end = os.pipe()
+    running = processes.launch(*app.arguments, pass_fds=(read_end,))
+    assert running.hello()["fds"][str(read_end)].startswith("pipe:")
+    os.close(read_end)
+    os.close(write_end)
+
+
+@pytest.mark.parametrize("status", [0, 1, 3, 69, 137])
+def test_the_exit_status_is_the_apps(status: int, app: AppFolder) -> None:
+    assert launcher(*app.arguments, "--", "--exit", str(status)).status == status
+
+
+def test_a_signal_reaches_the_app_and_kills_it_as_itself(app: AppFolder, processes: Processes) -> None:
+    for number, status in ((signal.SIGTERM, -signal.SIGTERM), (signal.SIGINT, 0), (signal.SIGHUP, -signal.SIGHUP)):
+        running = processes.launch(*app.arguments)
+        eventually(lambda: get(app.port), what=running.err)
+        running.process.send_signal(number)
+        assert running.wait(5) == status
+
+
+def test_signals_are_left_as_the_caller_had_them(app: AppFolder, processes: Processes) -> None:
+    app.script.write_text("print(open('/proc/self/status').read())")
+    shell = processes.start(
+        ("bash", "-c", f"trap '' HUP; exec {sys.executable} {START_APP} {' '.join(app.arguments)}"), cwd=app.path
+    )
+    assert shell.wait() == 0
+    ignored = int(next(line for line in shell.out.splitlines() if line.startswith("SigIgn")).split()[1], 16)
+    assert ignored & 1 << (signal.SIGHUP - 1)
+    plain = processes.launch(*app.arguments)
+    assert plain.wait() == 0
+    ignored = int(next(line for line in plain.out.splitlines() if line.startswith("SigIgn")).split()[1], 16)
+    assert not ignored & 1 << (signal.SIGHUP - 1)
+
+
+def test_a_broken_pipe_kills_what_the_app_starts_as_under_a_shell(app: AppFolder, processes: Processes) -> None:
+    # Python ignores SIGPIPE for itself; had the launcher passed that on, `yes | head` in the app would never end.
+    app.script.write_text("import os; os.execvp('grep', ['grep', 'SigIgn', '/proc/self/status'])")
+    running = processes.launch(*app.arguments)
+    assert running.wait() == 0
+    # the app is a Python too, and ignores SIGPIPE and SIGXFSZ by itself: nothing else may be ignored
+    ignored = int(running.out.split()[1], 16)
+    assert ignored & ~(1 << (signal.SIGPIPE - 1) | 1 << (signal.SIGXFSZ - 1)) == 0
+
+
+def test_the_lock_is_held_exactly_as_long_as_the_app_lives(app: AppFolder, processes: Processes) -> None:
+    running = processes.launch(*app.arguments, "--", "--load", "600")
+    running.hello()
+    path = app.path / ".start_app" / f"instance-{app.port}.lock"
+    assert locks.find_held(app.path, path.name) == path
+    assert locks.holds(running.pid, path)
+    assert locks.holders(path) == (running.pid,)
+    running.process.kill()
+    running.wait(5)
+    assert locks.find_held(app.path, path.name) is None
+
+
+def test_a_child_of_the_app_does_not_keep_the_lock(app: AppFolder, processes: Processes) -> None:
+    app.script.write_text(
+        "import subprocess, time\n"
+        "child = subprocess.Popen(['sleep', '600'])\nprint(child.pid, flush=True)\ntime.sleep(600)"
+    )
+    running = processes.launch(*app.arguments)
+    child = processes.end_also(int(eventually(lambda: running.out, what="child")))
+    running.process.kill()
+    running.wait(5)
+    assert alive(child)
+    assert locks.find_held(app.path, locks.instance_name(app.port)) is None
+
+
+def test_a_left_over_child_that_keeps_the_lock_is_stopped_with_the_instance(
+    app: AppFolder, processes: Processes
+) -> None:
+    app.script.write_text(
+        "import subprocess, time\n"
+        "child = subprocess.Popen(['sleep', '600'], close_fds=False)\nprint(child.pid, flush=True)\ntime.sleep(600)"
+    )
+    running = processes.launch(*app.arguments)
+    child = processes.end_also(int(eventually(lambda: running.out, what="child")))
+    running.process.kill()
+    running.wait(5)
+    assert locks.holders(app.path / ".start_app" / locks.instance_name(app.port)) == (child,)
+    done = launcher("--no-launch", *app.arguments)
+    assert done.status == 0
+    assert f"stale: pid {child}, sleep 600" in done.err
+    assert not alive(child)
+
+
+def test_the_record_names_the_instance_without_secrets(app: AppFolder, processes: Processes) -> None:
+    token = "hf_" + "b" * 34
+    app.script.write_text("import time; time.sleep(600)")
+    env = clean_environment(HF_TOKEN=token)
+    running = processes.launch(*app.arguments, "--", "--auth", "me:secret", f"--hf-token={token}", env=env)
+    path = app.path / ".start_app" / f"instance-{app.port}.lock"
+    record = eventually(lambda: locks.read(path), what="record")
+    assert record is not None
+    eventually(lambda: psutil.Process(running.pid).cmdline()[1:2] == ["webui.py"], what="exec")
+    assert record.pid == running.pid
+    assert record.port == app.port
+    assert record.app_dir == str(app.path)
+    text = path.read_text()
+    assert token not in text
+    assert "secret" not in text
+    assert token not in running.err
+    assert "me:secret" not in running.err
+    assert list(record.argv[-3:]) == ["--auth", "***", "--hf-token=***"]
+
+
+def test_the_state_folder_ignores_itself_in_git(app: AppFolder, processes: Processes) -> None:
+    subprocess.run(("git", "init", "-q", app.path), check=True)
+    processes.launch(*app.arguments).hello()
+    listed = subprocess.run(
+        ("git", "-C", app.path, "status", "--porcelain"), check=True, capture_output=True, text=True
+    ).stdout
+    assert ".start_app" not in listed
+
+
+def test_two_launchers_at_once_leave_one_app(app: AppFolder, processes: Processes) -> None:
+    first = processes.launch(*app.arguments)
+    second = processes.launch(*app.arguments)
+    eventually(lambda: any(r.process.poll() is not None for r in (first, second)), what="one of them to be replaced")
+    survivor = first if second.process.poll() is not None else second
+    replaced = second if survivor is first else first
+    eventually(lambda: get(app.port) == f"pid {survivor.pid}", what="page")
+    assert replaced.wait() == -signal.SIGTERM
+    assert f"terminated pid {replaced.pid}" in survivor.err
+
+
+def test_many_launchers_at_once_leave_one_app_and_never_two(app: AppFolder, processes: Processes) -> None:
+    log = app.path / "log"
+    app.script.write_text(
+        "import fcntl, os\n"
+        "mark = open('mark', 'w')\n"
+        "try:\n    fcntl.flock(mark, fcntl.LOCK_EX | fcntl.LOCK_NB)\n"
+        f"except BlockingIOError:\n    open({str(log)!r}, 'a').write('two at once\\n')\n" + app.script.read_text()
+    )
+    started = [processes.launch(*app.arguments) for _ in range(8)]
+    eventually(lambda: sum(r.process.poll() is None for r in started) == 1, timeout=60, what="one left")
+    (survivor,) = (r for r in started if r.process.poll() is None)
+    eventually(lambda: get(app.port) == f"pid {survivor.pid}", what="page")
+    assert not log.exists()
+    assert {r.wait() for r in started if r is not survivor} == {-signal.SIGTERM}
+
+
+def test_a_launcher_that_finds_another_at_work_gives_up_after_a_bound(app: AppFolder) -> None:
+    lock = locks.open_lock(app.path, locks.launch_name(app.port))
+    assert lock.try_acquire()
+    begun = time.monotonic()
+    done = launcher(*app.arguments, "--stop-timeout", "0", env=clean_environment(), timeout=60)
+    lock.close()
+    assert done.status == 75
+    assert 19 < time.monotonic() - begun < 40
+    assert f"another launcher is at work on port {app.port}" in done.err
+    assert "hint: " in done.err
+
+
+def test_a_launcher_waits_for_another_one_and_goes_on(app: AppFolder, processes: Processes) -> None:
+    lock = locks.open_lock(app.path, locks.launch_name(app.port))
+    assert lock.try_acquire()
+    running = processes.launch(*app.arguments)
+    eventually(lambda: "waiting: another launcher" in running.err, what="waiting")
+    lock.close()
+    eventually(lambda: get(app.port) == f"pid {running.pid}", what="page")
+
+
+def test_a_launcher_killed_at_any_instant_leaves_nothing_that_stops_the_next(
+    app: AppFolder, processes: Processes
+) -> None:
+    for step in range(25):
+        running = processes.launch(*app.arguments)
+        threading.Event().wait(step * 0.008)  # a different instant each time; which one does not matter
+        running.process.kill()
+        running.wait(5)
+    survivor = processes.launch(*app.arguments)
+    eventually(lambda: get(app.port) == f"pid {survivor.pid}", what=survivor.err)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]\n", b'{"pid": "x"}\n', b"\xff\xfe\n", b"null\n" + b"x" * 70000])
+def test_a_record_cut_short_or_edited_is_no_record(content: bytes, app: AppFolder, processes: Processes) -> None:
+    state = app.path / ".start_app"
+    state.mkdir()
+    path = state / f"instance-{app.port}.lock"
+    path.write_bytes(content)
+    assert locks.read(path) is None
+    with path.open("rb") as holder:  # held by this very test, whose pid no record tells
+        fcntl.flock(holder, fcntl.LOCK_EX)
+        done = launcher("--dry-run", *app.arguments)
+        assert done.status == 69
+        assert f"started from inside the instance on port {app.port}: pid {os.getpid()}, " in done.err
+    running = processes.launch(*app.arguments)
+    running.hello()
+    assert app.lock_holder() == running.pid
+
+
+@pytest.mark.parametrize("kind", ["link to a file", "link to a folder", "fifo", "folder", "hard link"])
+def test_a_hostile_lock_file_is_never_written_through(kind: str, app: AppFolder, tmp_path: Path) -> None:
+    precious = tmp_path / "precious"
+    precious.write_text("keep me")
+    state = app.path / ".start_app"
+    lock = state / f"launch-{app.port}.lock"
+    if kind == "link to a folder":
+        (tmp_path / "elsewhere").mkdir()
+        state.symlink_to(tmp_path / "elsewhere")
+    else:
+        state.mkdir()
+        {
+            "link to a file": lambda: lock.symlink_to(precious),
+            "fifo": lambda: os.mkfifo(lock),
+            "folder": lock.mkdir,
+            "hard link": lambda: os.link(precious, lock),
+        }[kind]()
+    done = launcher(*app.arguments, "--", "--exit", "0", timeout=20)
+    assert "Traceback" not in done.err
+    assert done.status in (0, 74)
+    assert precious.read_text() == "keep me"
+    assert not list(tmp_path.glob("elsewhere/*"))
+
+
+def mounted(script: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    command = ("unshare", "--mount", "bash", "-ec", script, "bash", *map(str, arguments))
+    if subprocess.run(("unshare", "--mount", "true"), check=False).returncode:
+        pytest.skip("mount namespaces cannot be made here")
+    return subprocess.run(command, check=False, capture_output=True, text=True, env=clean_environment(), timeout=60)
+
+
+@as_root
+def test_a_read_only_app_folder_has_its_lock_in_the_users_state_folder(app: AppFolder) -> None:
+    home = Path(os.path.expanduser("~root"))
+    script = f"""
+        mount --bind {app.path} {app.path}; mount -o remount,ro,bind {app.path}
+        {sys.executable} {START_APP} {" ".join(app.arguments)} -- --exit 0
+    """
+    state = home / ".local" / "state" / "start_app"
+    before = set(state.iterdir()) if state.is_dir() else set()
+    done = mounted(script)
+    assert done.returncode == 0, done.stderr
+    fds = json.loads(next(line for line in done.stdout.splitlines() if line.startswith("{")))["fds"]
+    (lock,) = [link for link in fds.values() if link.endswith(".lock")]
+    assert lock.startswith(str(state))
+    assert not (app.path / ".start_app").exists()
+    for folder in set(state.iterdir()) - before:
+        shutil.rmtree(folder)
+
+
+@as_root
+def test_a_full_disk_is_told_and_does_not_stop_a_launch(app: AppFolder, tmp_path: Path) -> None:
+    small = tmp_path / "small"
+    small.mkdir()
+    script = f"""
+        mount -t tmpfs -o size=64k none {small}
+        cp {app.script} {small}/webui.py; mkdir {small}/.start_app
+        touch {small}/.start_app/instance-{app.port}.lock {small}/.start_app/launch-{app.port}.lock
+        dd if=/dev/zero of={small}/fill bs=1k 2>/dev/null || true
+        {sys.executable} {START_APP} --app-dir {small} --port {app.port} -- --exit 0
+    """
+    done = mounted(script)
+    assert done.returncode == 0, done.stderr
+    assert "cannot write the record" in done.stderr
+    assert "No space left on device" in done.stderr
+
+
+@as_root
+def test_files_that_root_makes_belong_to_the_folders_owner(app: AppFolder) -> None:
+    os.chown(app.path, 65534, 65534)
+    assert launcher(*app.arguments, "--", "--exit", "0").status == 0
+    for path in (app.path / ".start_app", *(app.path / ".start_app").iterdir()):
+        assert path.stat().st_uid == 65534
+        assert stat.S_IMODE(path.stat().st_mode) & 0o022 == 0
+
+
+def test_a_replaced_interpreter_that_the_kernel_refuses_is_told(app: AppFolder, tmp_path: Path) -> None:
+    # It passes every look, and only the kernel finds out: its own interpreter line is a folder.
+    fake = tmp_path / "python3"
+    fake.write_text("#!/etc\n")
+    fake.chmod(0o755)
+    done = launcher(*app.arguments, "--python", fake)
+    assert done.status == 78
+    assert f"cannot start {fake} in {app.path}" in done.err
+    assert "hint:" in done.err
