@@ -156,6 +156,26 @@ def test_the_state_folder_ignores_itself_in_git(app: AppFolder, processes: Proce
     assert ".start_app" not in listed
 
 
+@pytest.mark.parametrize(
+    "environment",
+    [{}, {"HOME": "/nonexistent", "TMPDIR": "/nonexistent", "XDG_STATE_HOME": "/nonexistent", "XDG_RUNTIME_DIR": "/x"}],
+)
+def test_shell_cron_and_a_unit_with_private_folders_agree_on_the_place(
+    environment: dict[str, str], app: AppFolder, processes: Processes
+) -> None:
+    # Cron and systemd give next to no environment, and a unit may have a /var/tmp of its own.
+    command: tuple[str | Path, ...] = (sys.executable, START_APP, *app.arguments)
+    if os.geteuid() == 0 and not subprocess.run(("unshare", "--mount", "true"), check=False).returncode:
+        words = " ".join(map(str, command))
+        command = ("/usr/bin/unshare", "--mount", "/bin/bash", "-c", f"mount -t tmpfs none /var/tmp; exec {words}")
+    running = processes.start(command, env=environment, cwd=Path("/"))
+    running.hello()
+    assert app.lock_holder() == running.pid
+    done = launcher("--no-launch", *app.arguments)
+    assert done.status == 0, done.err
+    assert f"terminated pid {running.pid}" in done.err
+
+
 def test_two_launchers_at_once_leave_one_app(app: AppFolder, processes: Processes) -> None:
     first = processes.launch(*app.arguments)
     second = processes.launch(*app.arguments)
