@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from . import __version__, cache, redact, running, text
 from .errors import LauncherError
@@ -18,9 +18,11 @@ from .handoff.command import Command, build
 from .instances import refusal
 from .instances.discovery import Instance, describe
 from .instances.processes import Process
-from .instances.stop import Stopped
 from .running import Observed, Say
 from .settings import Settings
+
+if TYPE_CHECKING:
+    from .instances.stop import Stopped
 
 
 @dataclass(frozen=True, slots=True)

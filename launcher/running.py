@@ -10,23 +10,21 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from . import readiness, redact, text
+from . import redact, text
 from .errors import ExitStatus, LauncherError
 from .handoff import lock as locks
 from .instances import discovery, port, processes, refusal
 from .instances.discovery import App, Claim, Instance, Survey
-from .instances.handle import Handle, wait_for_any
-from .instances.stop import Stopped, stop
-from .readiness import Page
+from .instances.family import Family, lineage
 from .settings import Settings
+
+if TYPE_CHECKING:
+    from .instances.stop import Stopped
 
 LAUNCH_LOCK_SECONDS = 20.0
 PORT_SECONDS = 2.0
-APPEAR_SECONDS = 5.0
-# Behind a proxy that does not know localhost, Gradio answers for about 0.5 s before it gives up (measured with 6.31).
-SETTLE_SECONDS = 1.5
-YOUNG_SECONDS = 10.0
 _POLL_SECONDS = 0.1
 _ROUNDS = 5
 
@@ -65,15 +63,6 @@ class Observed:
     def launch_refusal(self, take_port: bool) -> LauncherError | None:
         """Return why the port may not be cleared, or None."""
         return self.instance_refusal() or refusal.of_holders(self.survey, take_port=take_port)
-
-
-@dataclass(frozen=True, slots=True)
-class Ready:
-    """Hold the instance whose page answers."""
-
-    instance: Instance
-    page: Page
-    seconds: float
 
 
 def observe(settings: Settings, *, lock_is_ours: bool = False) -> Observed:
@@ -197,49 +186,15 @@ def stop_instance(settings: Settings, timeout: float, say: Say) -> tuple[Stopped
         launch_lock.close()
 
 
-def wait(settings: Settings, timeout: float) -> Ready:
-    """Wait until our instance's own page answers and goes on answering.
-
-    A launcher at work is waited for, so that the page of the instance it replaces does not count. Raises LauncherError
-    (75) at once when the instance dies, when there is none, and after `timeout` seconds.
-    """
-    begun = time.monotonic()
-    deadline = begun + timeout
-    instance = _await_instance(settings, begun, deadline)
-    handle = Handle(instance.process)
-    try:
-        answered: float | None = None
-        young = instance.process.age < YOUNG_SECONDS
-        while not handle.ended():
-            now = time.monotonic()
-            page = readiness.page(
-                settings.host, settings.port, max(0.1, min(readiness.REQUEST_SECONDS, deadline - now))
-            )
-            if page and page.ready and _serves(instance, settings.port):
-                answered = now if answered is None else answered
-                if not young or now - answered >= SETTLE_SECONDS:
-                    return Ready(instance, page, time.monotonic() - begun)
-            else:
-                answered, young = None, True
-            if time.monotonic() >= deadline:
-                raise _not_ready(instance, settings.port, timeout)
-            wait_for_any([handle], min(_POLL_SECONDS, max(0.0, deadline - time.monotonic())))
-        raise LauncherError(
-            f"the instance has ended before its page answered: {discovery.describe(instance.process)}",
-            "read what it printed last; start_app.py starts it again",
-            ExitStatus.RETRY,
-        )
-    finally:
-        handle.close()
-
-
 def tree(instance: Instance) -> tuple[int, ...]:
     """Return every pid of an instance, its own first."""
-    return tuple(dict.fromkeys((instance.pid, *instance.members, *processes.descendants(frozenset((instance.pid,))))))
+    return tuple(dict.fromkeys((instance.pid, *instance.members, *Family().below(frozenset((instance.pid,))))))
 
 
 def _stop(seen: Observed, victims: tuple[processes.Process, ...], timeout: float, say: Say) -> tuple[Stopped, ...]:
-    spare = frozenset((*processes.lineage(os.getpid()), 1))
+    from .instances.stop import stop  # most launches have nothing to stop
+
+    spare = frozenset((*lineage(os.getpid()), 1))
     strangers = {holder.process.pid for holder in seen.survey.holders if holder.process}
     for process in victims:
         what = "taking the port from" if process.pid in strangers else "stale"
@@ -259,36 +214,3 @@ def _await_free_port(settings: Settings) -> None:
         if port.listeners(settings.host, settings.port):
             return
         time.sleep(locks.POLL_SECONDS)
-
-
-def _await_instance(settings: Settings, begun: float, deadline: float) -> Instance:
-    while True:
-        seen = observe(settings)
-        instance = seen.instance
-        if instance and seen.launcher is None:
-            return instance
-        now = time.monotonic()
-        if seen.launcher is None and now >= min(deadline, begun + APPEAR_SECONDS):
-            raise LauncherError(
-                f"no instance of {settings.script} runs on port {settings.port}", "start_app.py", ExitStatus.RETRY
-            )
-        if now >= deadline:
-            raise LauncherError(
-                f"a launcher is still at work on port {settings.port}",
-                "start_app.py wait --timeout 600",
-                ExitStatus.RETRY,
-            )
-        time.sleep(_POLL_SECONDS)
-
-
-def _serves(instance: Instance, number: int) -> bool:
-    return number in port.listening(tree(instance))
-
-
-def _not_ready(instance: Instance, number: int, timeout: float) -> LauncherError:
-    state = "its page does not answer" if _serves(instance, number) else "it has not opened the port yet"
-    return LauncherError(
-        f"not ready after {timeout:g} s, {state}: {discovery.describe(instance.process)}",
-        "it may still be loading its models: start_app.py wait --timeout 600",
-        ExitStatus.RETRY,
-    )

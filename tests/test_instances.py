@@ -507,8 +507,8 @@ def test_an_ordinary_user_is_told_whose_hidden_process_holds_the_port(
     assert alive(root_owned.pid)
 
 
-def namespaced(app: AppFolder, processes: Processes, setup: str) -> Running:
-    script = f"set -e\n{setup}\ncd {app.path}\nexec {sys.executable} webui.py --port {app.port}"
+def namespaced(app: AppFolder, processes: Processes, setup: str, script_argument: object = "webui.py") -> Running:
+    script = f"set -e\n{setup}\ncd {app.path}\nexec {sys.executable} {script_argument} --port {app.port}"
     command = ("unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "bash", "-c", script)
     if subprocess.run(("unshare", "--mount", "--pid", "--fork", "true"), check=False).returncode:
         pytest.skip("namespaces cannot be made here")
@@ -533,10 +533,9 @@ def test_a_container_with_the_same_paths_and_another_file_is_not_ours(
         # The kernel would follow this absolute link in *our* root, and find our file.
         real = app.path.rename(tmp_path / "real")
         app.path.symlink_to(real)
-        setup = f"mount --bind {other.path} {real}"
+        running = namespaced(inside, processes, f"mount --bind {other.path} {real}", app.script)
     else:
-        setup = f"mount --bind {other.path} {app.path}"
-    running = namespaced(inside, processes, setup)
+        running = namespaced(inside, processes, f"mount --bind {other.path} {app.path}")
     pid = below(running)
     done = launcher("stop", *app.arguments)
     assert done.status == 0

@@ -105,6 +105,42 @@ signal.signal(signal.SIGTERM, forking)
     assert get(app.port) is None
 
 
+@pytest.mark.parametrize("leads", ["its session", "its process group"])
+def test_a_stranger_that_a_dying_leader_starts_last_is_swept(
+    leads: str, app: AppFolder, processes: Processes
+) -> None:
+    # Its parent is dead and its command line says nothing: only the session or group that it inherited gives it away.
+    last_words = """
+import os, signal, subprocess
+def starting(number, frame):
+    child = subprocess.Popen(["sleep", "600"])
+    open("child", "w").write(str(child.pid))
+    os._exit(0)
+signal.signal(signal.SIGTERM, starting)
+"""
+    app.script.write_text(last_words + app.script.read_text())
+    keywords = {"start_new_session": True} if leads == "its session" else {"preexec_fn": os.setpgrp}
+    running = processes.start((sys.executable, "webui.py", "--port", str(app.port)), cwd=app.path, **keywords)
+    eventually(lambda: get(app.port), what=running.err)
+    done = launcher("stop", *app.arguments)
+    assert done.status == 0
+    child = processes.end_also(int((app.path / "child").read_text()))
+    assert not alive(child)
+
+
+def test_the_other_side_of_a_pipe_is_left(app: AppFolder, processes: Processes) -> None:
+    # An interactive shell gives a pipeline one process group, which its first process leads.
+    running = processes.start(
+        (sys.executable, "webui.py", "--port", str(app.port)), cwd=app.path, preexec_fn=os.setpgrp
+    )
+    eventually(lambda: get(app.port), what=running.err)
+    other_side = processes.start(("sleep", "600"), preexec_fn=lambda: os.setpgid(0, running.pid))
+    done = launcher("stop", *app.arguments)
+    assert done.status == 0
+    assert running.wait(1) == -signal.SIGTERM
+    assert alive(other_side.pid)
+
+
 def test_a_worker_that_keeps_the_port_after_its_parents_death_is_stopped(app: AppFolder, processes: Processes) -> None:
     running = start(app, processes, "--worker")
     (worker,) = eventually(lambda: psutil.Process(running.pid).children(), what="worker")

@@ -12,6 +12,7 @@ from typing import Literal
 
 from .. import text
 from . import port as ports
+from .family import Family, lineage
 from .identity import (
     ScriptArgument,
     Supervisor,
@@ -27,10 +28,8 @@ from .processes import (
     cgroup,
     command_lines,
     contradicted,
-    descendants,
     environment,
     files_run,
-    lineage,
     look,
 )
 
@@ -56,11 +55,15 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class Instance:
-    """Hold one instance: the process that it hangs on, the further processes of the app below it, and its ports."""
+    """Hold one instance: the process that it hangs on, and its ports.
+
+    `members` are the processes below it that run the app too, `tree` is every process from it downwards.
+    """
 
     process: Process
     role: Role
     members: tuple[int, ...]
+    tree: tuple[int, ...]
     declared: int | None
     listening: frozenset[int]
     supervisor: Supervisor | None
@@ -122,17 +125,21 @@ def survey(app: App, host: str | None, port: int, claims: Sequence[Claim] = ()) 
     own = lineage(os.getpid())
     own_cgroup = cgroup(os.getpid())
     claimed = {claim.pid: claim.port for claim in claims}
-    instances = [_instance(app, group, claimed, own_cgroup, own) for group in _groups(found)]
+    family = Family() if found or taken else None
+    instances = [_instance(app, group, claimed, family, own_cgroup, own) for group in _groups(found)] if family else []
     ours = [i for i in instances if i.process.uid == os.geteuid()]
     inside = next((i for i in ours if i.on(port) and not set(own).isdisjoint((i.pid, *i.members))), None)
     stale = tuple(i for i in ours if i.on(port) and set(own).isdisjoint((i.pid, *i.members)))
+    here = (*stale, *((inside,) if inside else ()))
+    known = tuple(pid for i in here for pid in i.tree)
+    served = any(port in i.listening for i in here)
     return Survey(
         port=port,
         taken=taken,
         stale=stale,
         siblings=tuple(i for i in ours if not i.on(port)),
         others=tuple(i for i in instances if i.process.uid != os.geteuid()),
-        holders=_holders(host, port, stale, inside, own_cgroup) if taken else (),
+        holders=_holders(host, port, known, served, own_cgroup, own) if taken else (),
         inside=inside,
         left=tuple(left),
     )
@@ -202,6 +209,7 @@ def _instance(
     app: App,
     group: tuple[tuple[Process, Role], tuple[int, ...]],
     claimed: Mapping[int, int],
+    family: Family,
     own_cgroup: str,
     own: Sequence[int],
 ) -> Instance:
@@ -213,11 +221,12 @@ def _instance(
         declared = declared_port(seen.argv, environment(pid), app.port_flags) if seen else None
         if declared is not None:
             break
-    tree = tuple(dict.fromkeys((*pids, *descendants(frozenset((process.pid,))))))
+    tree = tuple(dict.fromkeys((*pids, *family.below(frozenset(pids)))))
     return Instance(
         process=process,
         role=role,
         members=members,
+        tree=tree,
         declared=declared,
         listening=ports.listening(tuple(pid for pid in tree if pid not in own)),
         supervisor=_supervisor(process, own_cgroup, own),
@@ -232,21 +241,19 @@ def _supervisor(process: Process, own_cgroup: str, own: Sequence[int]) -> Superv
 
 
 def _holders(
-    host: str | None, port: int, stale: Sequence[Instance], inside: Instance | None, own_cgroup: str
+    host: str | None, port: int, known: Sequence[int], served: bool, own_cgroup: str, own: Sequence[int]
 ) -> tuple[Holder, ...]:
-    roots = frozenset(i.pid for i in (*stale, *((inside,) if inside else ())))
-    known = roots.union(*(i.members for i in stale), descendants(roots) if roots else ())
-    own = lineage(os.getpid())
+    """Return who else listens on the port; `served` says that an instance of ours does, which is why it is taken."""
     found: dict[int | str, Holder] = {}
-    for listener in ports.listeners(host, port):
-        if listener.pid in known:
-            continue
+    for listener in ports.listeners(host, port, known):
         process = look(listener.pid) if listener.pid is not None else None
-        owner = listener.uid if process is None or process.uid is None else process.uid
-        keeper = _supervisor(process, own_cgroup, own) if process else None
         found[process.pid if process else listener.address] = Holder(
-            listener.address, owner, process, keeper, bool(process and (process.pid == 1 or process.pid in own))
+            address=listener.address,
+            uid=listener.uid if process is None or process.uid is None else process.uid,
+            process=process,
+            supervisor=_supervisor(process, own_cgroup, own) if process else None,
+            above=bool(process and (process.pid == 1 or process.pid in own)),
         )
-    if not found and not any(port in i.listening for i in (*stale, *((inside,) if inside else ()))):
-        return (Holder(host or "0.0.0.0", None, None, None, False),)
+    if not found and not served:
+        return (Holder(host or "0.0.0.0", None, None, None, above=False),)
     return tuple(found.values())

@@ -6,10 +6,11 @@ import errno
 import os
 import socket
 import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from .. import requirements
 from ..errors import ExitStatus, LauncherError
@@ -22,6 +23,12 @@ class Listener:
     address: str
     uid: int | None
     pid: int | None
+
+
+class _Socket(NamedTuple):
+    address: str
+    uid: int
+    inode: str
 
 
 def probe(host: str | None, port: int) -> Literal["free", "taken"]:
@@ -58,10 +65,19 @@ def probe(host: str | None, port: int) -> Literal["free", "taken"]:
     return "free"
 
 
-def listeners(host: str | None, port: int) -> tuple[Listener, ...]:
-    """Return who listens in our network namespace so that an app on (host, port) cannot."""
+def listeners(host: str | None, port: int, known: Sequence[int] = ()) -> tuple[Listener, ...]:
+    """Return who listens in our network namespace so that an app on (host, port) cannot; `known` processes left out.
+
+    Whose a socket is shows only in the descriptors of every process. That is looked for only when a socket is there
+    that no known process explains.
+    """
+    sockets = _sockets(host, port)
+    if sockets is not None:
+        explained = frozenset(inode for pid in known for inode in _inodes(pid))
+        if all(one.inode in explained for one in sockets):
+            return ()
     psutil = _psutil()
-    uids = _uids(port)
+    uids = {one.address: one.uid for one in sockets or ()}
     try:
         connections = psutil.net_connections("tcp")
     except psutil.AccessDenied:  # macOS tells root only
@@ -69,7 +85,11 @@ def listeners(host: str | None, port: int) -> tuple[Listener, ...]:
     return tuple(
         Listener(c.laddr.ip, uids.get(c.laddr.ip), c.pid)
         for c in connections
-        if c.status == psutil.CONN_LISTEN and c.laddr and c.laddr.port == port and _conflict(host, c.laddr.ip)
+        if c.status == psutil.CONN_LISTEN
+        and c.laddr
+        and c.laddr.port == port
+        and c.pid not in known
+        and _conflict(host, c.laddr.ip)
     )
 
 
@@ -104,18 +124,38 @@ def _conflict(host: str | None, address: str) -> bool:
     return not is_literal or address in (host, f"::ffff:{host}")
 
 
-def _uids(port: int) -> dict[str, int]:
-    # proc_net(5) names each socket's owner even where the process is hidden from us.
-    uids: dict[str, int] = {}
+def _sockets(host: str | None, port: int) -> list[_Socket] | None:
+    """Return the listening sockets that stand in the way, by proc_net(5); None where there is no /proc."""
+    found = []
     for name, family in (("tcp", socket.AF_INET), ("tcp6", socket.AF_INET6)):
         try:
             lines = Path(f"/proc/net/{name}").read_text().splitlines()[1:]
         except OSError:
-            continue
+            if family == socket.AF_INET:
+                return None
+            continue  # a kernel without IPv6
         for line in lines:
             fields = line.split()
-            address, _, hexadecimal = fields[1].partition(":")
-            if fields[3] == "0A" and int(hexadecimal, 16) == port:
-                words = [int(address[i : i + 8], 16).to_bytes(4, sys.byteorder) for i in range(0, len(address), 8)]
-                uids[socket.inet_ntop(family, b"".join(words))] = int(fields[7])
-    return uids
+            hexadecimal, _, number = fields[1].partition(":")
+            if fields[3] != "0A" or int(number, 16) != port:
+                continue
+            words = (int(hexadecimal[i : i + 8], 16).to_bytes(4, sys.byteorder) for i in range(0, len(hexadecimal), 8))
+            address = socket.inet_ntop(family, b"".join(words))
+            if _conflict(host, address):
+                found.append(_Socket(address, int(fields[7]), fields[9]))
+    return found
+
+
+def _inodes(pid: int) -> Iterator[str]:
+    folder = f"/proc/{pid}/fd"
+    try:
+        descriptors = os.listdir(folder)
+    except OSError:
+        return
+    for descriptor in descriptors:
+        try:
+            target = os.readlink(f"{folder}/{descriptor}")
+        except OSError:
+            continue
+        if target.startswith("socket:["):
+            yield target[8:-1]

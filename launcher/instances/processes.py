@@ -58,15 +58,6 @@ class FileIdentity:
     folder: tuple[int, int]
 
 
-@dataclass(frozen=True, slots=True)
-class _Kin:
-    ppid: int
-    group: int
-    session: int
-    start: float
-    gone: bool
-
-
 def look(pid: int) -> Process | None:
     """Return the process as it is now, or None when it is gone or cannot be seen at all."""
     return _look_linux(pid) if LINUX else _look_psutil(pid)
@@ -107,53 +98,6 @@ def command_lines() -> Iterator[tuple[int, bytes]]:
             line = b"\0".join(os.fsencode(word) for word in process.argv) if process else b""
         if line:
             yield pid, line
-
-
-def lineage(pid: int) -> tuple[int, ...]:
-    """Return a pid and all its ancestors, nearest first."""
-    line: list[int] = []
-    while pid > 0 and pid not in line:
-        line.append(pid)
-        process = look(pid)
-        if process is None:
-            break
-        pid = process.ppid
-    return tuple(line)
-
-
-def descendants(roots: frozenset[int], since: float | None = None) -> tuple[int, ...]:
-    """Return every living descendant of these pids, and what a dead one of them left behind.
-
-    A session number is inherited and is not given anew while a member lives (setsid(2)), so whoever is in a session
-    that a root leads descends from it. A process group may hold the other side of a pipe as well: there only those
-    count that started after `since` (clock ticks since boot).
-    """
-    children: dict[int, list[int]] = {}
-    found: list[int] = []
-    for pid in pids():
-        kin = _kin(pid)
-        if kin is None or kin.gone:
-            continue
-        children.setdefault(kin.ppid, []).append(pid)
-        led = kin.session in roots or (kin.group in roots and since is not None and kin.start >= since)
-        if led and pid not in roots:
-            found.append(pid)
-    pending = [*roots, *found]
-    seen = set(pending)
-    while pending:
-        for child in children.get(pending.pop(), ()):
-            if child not in seen:
-                seen.add(child)
-                pending.append(child)
-                found.append(child)
-    return tuple(found)
-
-
-def ticks_now() -> float:
-    """Return this instant in the unit of `Process.start`."""
-    if LINUX:
-        return time.clock_gettime(time.CLOCK_BOOTTIME) * os.sysconf("SC_CLK_TCK") // 1
-    return time.time()
 
 
 def environment(pid: int) -> Mapping[str, str]:
@@ -240,9 +184,9 @@ def same_mount_namespace(pid: int) -> bool:
 
 def _look_linux(pid: int) -> Process | None:
     try:
-        stat_line = _read(f"/proc/{pid}/stat")
-        status = _read(f"/proc/{pid}/status")
-        argv = _read(f"/proc/{pid}/cmdline")
+        stat_line = read(f"/proc/{pid}/stat")
+        status = read(f"/proc/{pid}/status")
+        argv = read(f"/proc/{pid}/cmdline")
     except OSError:
         return None
     name = stat_line[stat_line.index(b"(") + 1 : stat_line.rindex(b")")]
@@ -287,7 +231,8 @@ def _look_psutil(pid: int) -> Process | None:
         return None
 
 
-def _read(path: str) -> bytes:
+def read(path: str) -> bytes:
+    """Return the whole of a file in /proc, whose size is not known beforehand."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         blocks = []
@@ -298,23 +243,6 @@ def _read(path: str) -> bytes:
         return b"".join(blocks)
     finally:
         os.close(descriptor)
-
-
-def _kin(pid: int) -> _Kin | None:
-    if not LINUX:
-        process = _look_psutil(pid)
-        if process is None:
-            return None
-        try:
-            return _Kin(process.ppid, os.getpgid(pid), os.getsid(pid), process.start, process.gone)
-        except OSError:
-            return None
-    try:
-        line = _read(f"/proc/{pid}/stat")
-    except OSError:
-        return None
-    after = line[line.rindex(b")") + 2 :].split()
-    return _Kin(int(after[1]), int(after[2]), int(after[3]), float(after[19]), after[0] in (b"Z", b"X"))
 
 
 def _look_up(pid: int, path: str) -> FileIdentity | None:

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from .. import text
 from ..errors import ExitStatus, LauncherError
 from .discovery import describe
+from .family import Family, ticks_now
 from .handle import Handle, wait_for_any
-from .processes import Process, descendants, look, ticks_now
+from .processes import Process, look
 
 KILL_SECONDS = 5.0
 _FREEZE_ROUNDS = 20
@@ -159,11 +160,12 @@ class _Tree:
     def _grow(self) -> list[Handle]:
         """Take in what has been forked since the last look."""
         new = []
+        family = Family()
         for root in self._roots:
             pids = frozenset(
                 pid for pid, owner in self._owner.items() if owner == root.pid and not self._handles[pid].reused()
             )
-            for pid in descendants(pids, self._since):
+            for pid in family.below(pids, self._since):
                 process = look(pid)
                 handle = self._add(process, root.pid) if process and not process.gone else None
                 if handle:

@@ -1,0 +1,98 @@
+"""Waiting ends when our own instance's page answers and goes on answering, or at once when the instance dies."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+from . import readiness, running
+from .errors import ExitStatus, LauncherError
+from .instances import port
+from .instances.discovery import Instance, describe
+from .instances.handle import Handle, wait_for_any
+from .readiness import Page
+from .settings import Settings
+
+APPEAR_SECONDS = 5.0
+# Behind a proxy that does not know localhost, Gradio answers for about 0.5 s before it gives up (measured with 6.31).
+SETTLE_SECONDS = 1.5
+YOUNG_SECONDS = 10.0
+_POLL_SECONDS = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """Hold the instance whose page answers."""
+
+    instance: Instance
+    page: Page
+    seconds: float
+
+
+def wait(settings: Settings, timeout: float) -> Ready:
+    """Wait until our instance's own page answers and goes on answering.
+
+    A launcher at work is waited for, so that the page of the instance it replaces does not count. Raises LauncherError
+    (75) at once when the instance dies, when there is none, and after `timeout` seconds.
+    """
+    begun = time.monotonic()
+    deadline = begun + timeout
+    instance = _await_instance(settings, begun, deadline)
+    handle = Handle(instance.process)
+    try:
+        answered: float | None = None
+        young = instance.process.age < YOUNG_SECONDS
+        while not handle.ended():
+            now = time.monotonic()
+            page = readiness.page(
+                settings.host, settings.port, max(0.1, min(readiness.REQUEST_SECONDS, deadline - now))
+            )
+            if page and page.ready and _serves(instance, settings.port):
+                answered = now if answered is None else answered
+                if not young or now - answered >= SETTLE_SECONDS:
+                    return Ready(instance, page, time.monotonic() - begun)
+            else:
+                answered, young = None, True
+            if time.monotonic() >= deadline:
+                raise _not_ready(instance, settings.port, timeout)
+            wait_for_any([handle], min(_POLL_SECONDS, max(0.0, deadline - time.monotonic())))
+        raise LauncherError(
+            f"the instance has ended before its page answered: {describe(instance.process)}",
+            "read what it printed last; start_app.py starts it again",
+            ExitStatus.RETRY,
+        )
+    finally:
+        handle.close()
+
+
+def _await_instance(settings: Settings, begun: float, deadline: float) -> Instance:
+    while True:
+        seen = running.observe(settings)
+        instance = seen.instance
+        if instance and seen.launcher is None:
+            return instance
+        now = time.monotonic()
+        if seen.launcher is None and now >= min(deadline, begun + APPEAR_SECONDS):
+            raise LauncherError(
+                f"no instance of {settings.script} runs on port {settings.port}", "start_app.py", ExitStatus.RETRY
+            )
+        if now >= deadline:
+            raise LauncherError(
+                f"a launcher is still at work on port {settings.port}",
+                "start_app.py wait --timeout 600",
+                ExitStatus.RETRY,
+            )
+        time.sleep(_POLL_SECONDS)
+
+
+def _serves(instance: Instance, number: int) -> bool:
+    return number in port.listening(running.tree(instance))
+
+
+def _not_ready(instance: Instance, number: int, timeout: float) -> LauncherError:
+    state = "its page does not answer" if _serves(instance, number) else "it has not opened the port yet"
+    return LauncherError(
+        f"not ready after {timeout:g} s, {state}: {describe(instance.process)}",
+        "it may still be loading its models: start_app.py wait --timeout 600",
+        ExitStatus.RETRY,
+    )
