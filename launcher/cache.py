@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import pwd
 import re
 from collections.abc import Mapping
 from pathlib import Path
 
 _HUB_ENTRY = re.compile(r"(models|datasets|spaces|kernels)--.")
-_VARIABLE = re.compile(r"\$(\w+|\{[^}]*\})")
+_VARIABLE = re.compile(r"\$(\w+|\{[^}]*\})", re.ASCII)
 
 
 def hub_cache(environment: Mapping[str, str], folder: Path) -> Path:
@@ -17,7 +18,7 @@ def hub_cache(environment: Mapping[str, str], folder: Path) -> Path:
     The rule is `huggingface_hub.constants`: HF_HUB_CACHE > HUGGINGFACE_HUB_CACHE > HF_HOME/hub >
     XDG_CACHE_HOME/huggingface/hub > ~/.cache/huggingface/hub.
     """
-    home = environment.get("HOME") or os.path.expanduser("~")
+    home = environment.get("HOME") or _home_of_user()
     base = environment.get("XDG_CACHE_HOME", os.path.join(home, ".cache"))
     hf_home = environment.get("HF_HOME", os.path.join(base, "huggingface"))
     default = os.path.join(_expanded(hf_home, environment, home), "hub")
@@ -40,8 +41,18 @@ def _expanded(value: str, environment: Mapping[str, str], home: str) -> str:
     def variable(match: re.Match[str]) -> str:
         return environment.get(match[1].strip("{}"), match[0])
 
-    value = _VARIABLE.sub(variable, value)
-    return home + value[1:] if value == "~" or value.startswith("~/") else os.path.expanduser(value)
+    if value != "~" and not value.startswith("~/"):
+        return _VARIABLE.sub(variable, os.path.expanduser(value))
+    # HOME=/ is what a container's nameless user has.
+    return _VARIABLE.sub(variable, (home.rstrip("/") + value[1:]) or "/")
+
+
+def _home_of_user() -> str:
+    # Our own HOME says nothing of an instance that runs without one.
+    try:
+        return pwd.getpwuid(os.getuid()).pw_dir
+    except KeyError:
+        return "~"
 
 
 def _holds_entries(folder: Path) -> bool:

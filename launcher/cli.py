@@ -8,7 +8,6 @@ from __future__ import annotations
 import importlib.util
 import os
 import sys
-import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
@@ -51,6 +50,8 @@ def main(argv: Sequence[str] | None = None, launcher_file: str | None = None) ->
         console.error(LauncherError(_reason(error), _space_hint(error), ExitStatus.IO))
         return _flushed(console, ExitStatus.IO)
     except Exception:
+        import traceback
+
         console.warn("this is a bug in start_app.py; nothing below is your fault, please report it:")
         for line in traceback.format_exc().splitlines():
             console.warn(line)
@@ -91,6 +92,9 @@ def _run(words: list[str], console: Console, folders: tuple[Path, ...]) -> int:
 
 
 def _launch(arguments: Arguments, found: settings.Settings, environ: Mapping[str, str], console: Console) -> int:
+    import gc
+
+    gc.disable()  # until the exec there is little to collect, and looking for it among the imports takes milliseconds
     from . import launch
     from .handoff.command import execute
 
@@ -124,7 +128,10 @@ def _launch(arguments: Arguments, found: settings.Settings, environ: Mapping[str
     if console.as_json:
         console.json(launch.handoff_document(command, stopped))
     console.say(f"exec: {launch.shown(command)}")
-    console.flush()
+    try:
+        console.flush()
+    except OSError:
+        pass  # the old instance is stopped already: a reader who has gone must not leave the user without an app
     execute(command)
 
 
@@ -187,9 +194,9 @@ def _show_stop(found: settings.Settings, console: Console) -> int:
 
 
 def _wait(arguments: Arguments, found: settings.Settings, console: Console) -> int:
-    from . import launch, running
+    from . import launch, wait
 
-    ready = running.wait(found, arguments.timeout)
+    ready = wait.wait(found, arguments.timeout)
     console.say(f"ready: pid {ready.instance.pid} answers at {ready.page.url} ({ready.seconds:.1f} s)")
     if console.as_json:
         console.json(

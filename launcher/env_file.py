@@ -7,9 +7,8 @@ another cache than the one the app uses. So dotenv's own parser reads the lines,
 from __future__ import annotations
 
 import io
-import itertools
 import os
-import stat
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,7 +48,7 @@ def parse(path: Path, text: str, environ: Mapping[str, str]) -> EnvFile:
     from dotenv.variables import parse_variables
 
     present = {name: value for name, value in environ.items() if value.strip()}
-    values: dict[str, str] = {}
+    values: dict[str, str | None] = {}
     lines: dict[str, int] = {}
     unparsable: list[int] = []
     for binding in parse_stream(io.StringIO(text)):
@@ -57,36 +56,38 @@ def parse(path: Path, text: str, environ: Mapping[str, str]) -> EnvFile:
         name = binding.key
         if binding.error or (name is not None and (not name or any(c in name for c in _FORBIDDEN_IN_NAMES))):
             unparsable.append(line)
+        elif name is not None and binding.value is None:
+            values[name] = None  # `NAME` without a `=` takes an earlier value back
         elif name is not None and binding.value is not None:
             known = {**values, **present}
-            value = "".join(atom.resolve(known) for atom in parse_variables(binding.value))
+            # The environment holds bytes; under a locale that is not UTF-8, Python's text for them differs from ours.
+            literal = os.fsdecode(binding.value.encode())
+            value = "".join(atom.resolve(known) for atom in parse_variables(literal))
             if "\0" in value:
                 raise LauncherError(
                     f"{name} holds a NUL byte ({path} line {line})",
                     f"write the file again as plain text: $EDITOR {path}",
                 )
             values[name], lines[name] = value, line
-    return EnvFile(path, values, lines, tuple(unparsable))
+    given = {name: value for name, value in values.items() if value is not None}
+    return EnvFile(path, given, lines, tuple(unparsable))
 
 
 def _leading_blank_lines(original: str) -> int:
     # dotenv counts the blank lines before a binding as its own.
-    return sum(1 for _ in itertools.takewhile(lambda line: not line.strip(), original.splitlines()))
+    blank = original[: len(original) - len(original.lstrip())]
+    return len(re.findall(r"\r\n|\n|\r", blank))
 
 
 def _text(path: Path, bad: ExitStatus) -> str:
     try:
         # Not blocking on a FIFO that nobody serves would need a deadline; a FIFO is only there by its owner's wish.
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        with open(path, "rb") as file:
+            data = file.read(MAX_BYTES + 1)
+    except IsADirectoryError as error:
+        raise LauncherError(f"cannot read {path}: it is a folder", f"ls -ld {path}", bad) from error
     except OSError as error:
         raise LauncherError(f"cannot read {path}: {error.strerror}", f"ls -l {path}", bad) from error
-    with os.fdopen(descriptor, "rb") as file:
-        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
-            raise LauncherError(f"cannot read {path}: it is a folder", f"ls -ld {path}", bad)
-        try:
-            data = file.read(MAX_BYTES + 1)
-        except OSError as error:
-            raise LauncherError(f"cannot read {path}: {error.strerror}", f"ls -l {path}", bad) from error
     if len(data) > MAX_BYTES:
         raise LauncherError(f"cannot read {path}: more than {MAX_BYTES} bytes is no .env", f"ls -l {path}", bad)
     try:

@@ -1,6 +1,6 @@
 """A secret is never shown: not in a message, a plan, a lock file or `--json`.
 
-Names give most secrets away (`HF_TOKEN`, `--auth`); the rest is known by its form (`hf_…`, `user:password@` in a URL).
+Names give most secrets away (`HF_TOKEN`, `--auth`); the rest is known by its form (`hf_…`, `user:password@host`).
 When in doubt, the value is masked: a masked port is a nuisance, a printed token is a leak.
 """
 
@@ -12,8 +12,8 @@ from collections.abc import Iterable, Iterator
 MASK = "***"
 
 _SECRET_NAME = re.compile(
-    r"token|secret|passw|passphrase|pwd$|api[-_]?key|access[-_]?key|private[-_]?key|credential|cookie|webhook"
-    r"|notify[-_]?url|(^|[-_])auth($|[-_])",
+    r"token(?!s|i[sz])|secret|passw|passphrase|pwd$|api[-_]?key|access[-_]?key|private[-_]?key|credential|cookie|webhook"
+    r"|notify[-_]?url|(^|[-_])auth($|[-_])|(^|[-_])(key|pass)$",
     re.IGNORECASE,
 )
 _LOCATION_NAME = re.compile(r"[-_](path|file|dir)$", re.IGNORECASE)
@@ -23,8 +23,10 @@ _SECRET_TEXT = re.compile(
     r"|(?<![A-Za-z0-9])AKIA[0-9A-Z]{16}"
     r"|(?<=[Bb]earer )[^\s\"']+"
 )
-_URL_CREDENTIALS = re.compile(r"(?<=://)[^/@\s]+@")
+# A password may hold an unescaped `/` or `@`, and a proxy may be written without its scheme.
+_URL_CREDENTIALS = re.compile(r"(?<=://)(?:[^/\s:@]*:\S*|[^/\s]+)@|(?<![^\s='\"])[^\s/:@='\"]+:[^\s/]*@(?=[\w\[])")
 _URL_QUERY = re.compile(r"([?&][^=&\s]*(?:token|secret|key|sign|passw)[^=&\s]*=)[^&\s]+", re.IGNORECASE)
+_OPTION = re.compile(r"""(?<![^\s'"])(--?[A-Za-z][\w-]*)(=|\s+(?!-))((?:'[^']*'|"[^"]*"|\\.|\S)+)""")
 
 
 def is_secret_name(name: str) -> bool:
@@ -41,6 +43,7 @@ def scrub(text: str) -> str:
     """Mask whatever has the form of a secret within any text."""
     text = _URL_CREDENTIALS.sub(MASK + "@", text)
     text = _URL_QUERY.sub(r"\1" + MASK, text)
+    text = _OPTION.sub(lambda found: found[1] + found[2] + MASK if is_secret_name(found[1]) else found[0], text)
     return _SECRET_TEXT.sub(MASK, text)
 
 

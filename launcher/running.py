@@ -65,9 +65,12 @@ class Observed:
         return self.instance_refusal() or refusal.of_holders(self.survey, take_port=take_port)
 
 
-def observe(settings: Settings, *, lock_is_ours: bool = False) -> Observed:
-    """Look for this app's instances once, and at the locks of its port."""
-    lock = None if lock_is_ours else locks.find_held(settings.app_dir, locks.instance_name(settings.port))
+def observe(settings: Settings) -> Observed:
+    """Look for this app's instances once, and at the port and its locks.
+
+    Raises LauncherError when the address cannot be bound, whoever runs.
+    """
+    lock = locks.find_held(settings.app_dir, locks.instance_name(settings.port))
     launcher = locks.find_held(settings.app_dir, locks.launch_name(settings.port))
     record = locks.read(lock) if lock else None
     holders: tuple[int, ...] = ()
@@ -79,7 +82,9 @@ def observe(settings: Settings, *, lock_is_ours: bool = False) -> Observed:
     flags = dict.fromkeys((*((settings.port_flag,) if settings.port_flag else ()), "--port"))
     app = App(os.path.realpath(settings.script), identity, tuple(flags))
     claims = tuple(Claim(pid, settings.port) for pid in holders if pid != os.getpid())
-    survey = discovery.survey(app, settings.host, settings.port, claims)
+    host = settings.origins.get("GRADIO_SERVER_NAME")
+    taken = port.probe(settings.host, settings.port, host.bad if host else ExitStatus.CONFIG) == "taken"
+    survey = discovery.survey(app, settings.host, settings.port, taken, claims)
     seen = bool(claims or survey.stale or survey.inside)
     return Observed(survey, lock, record, launcher, unseen=lock is not None and not seen)
 

@@ -105,8 +105,10 @@ class Sources:
         return Setting(value, FLAGS[name], "flag") if value.strip() else None
 
     def _environment(self, name: str) -> Setting | None:
-        value = self.environ.get(name, "")
-        return Setting(value, "environment", "environment") if value.strip() or blank_counts(name, value) else None
+        value = self.environ.get(name)
+        if value is None or not (value.strip() or blank_counts(name, value)):
+            return None
+        return Setting(value, "environment", "environment")
 
     def _file(self, name: str) -> Setting | None:
         value = self.file.values.get(name, "") if self.file else ""
@@ -128,7 +130,7 @@ class Sources:
         value = _VARIABLE.sub(variable, value)
         home = self.environ.get("HOME", "")
         if home.strip() and (value == "~" or value.startswith("~/")):
-            return home + value[1:]
+            return (home.rstrip("/") + value[1:]) or "/"
         return os.path.expanduser(value)
 
 
@@ -242,10 +244,11 @@ def _anchored(sources: Sources, setting: Setting, file_folder: Path, otherwise: 
 
 def _python_path(sources: Sources, setting: Setting, app_dir: Path, file_folder: Path, cwd: Path) -> str:
     value = sources.expand(setting.value)
-    if os.sep not in value:
-        return value  # a name, to be found on PATH
     folders: dict[Level, Path] = {"flag": cwd, "environment": app_dir, "file": file_folder, "default": app_dir}
-    return os.path.normpath(folders[setting.level] / value)
+    path = os.path.normpath(folders[setting.level] / value)
+    if os.sep not in value and not os.path.isdir(path):
+        return value  # a name, to be found on PATH
+    return path
 
 
 def _check_app_dir(app_dir: Path, setting: Setting) -> None:
@@ -285,7 +288,7 @@ def _script(app_dir: Path, setting: Setting, launcher_folders: tuple[Path, ...])
 
 def _port(setting: Setting) -> int:
     text = setting.value.strip()
-    if text.isascii() and text.isdigit() and 0 < int(text) < 65536:
+    if re.fullmatch("0*[0-9]{1,5}", text) and 0 < int(text) < 65536:
         return int(text)
     raise LauncherError(
         f"{redact.scrub(text)!r} is no port (GRADIO_SERVER_PORT, {setting.origin}): a port is a number from 1 to 65535",

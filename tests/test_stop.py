@@ -106,9 +106,7 @@ signal.signal(signal.SIGTERM, forking)
 
 
 @pytest.mark.parametrize("leads", ["its session", "its process group"])
-def test_a_stranger_that_a_dying_leader_starts_last_is_swept(
-    leads: str, app: AppFolder, processes: Processes
-) -> None:
+def test_a_stranger_that_a_dying_leader_starts_last_is_swept(leads: str, app: AppFolder, processes: Processes) -> None:
     # Its parent is dead and its command line says nothing: only the session or group that it inherited gives it away.
     last_words = """
 import os, signal, subprocess
@@ -232,17 +230,31 @@ def test_take_port_never_stops_what_the_launcher_runs_below(app: AppFolder, proc
     assert alive(holder.pid)
 
 
-def test_something_that_takes_the_port_again_and_again_ends_in_75(
-    app: AppFolder, processes: Processes, tmp_path: Path
-) -> None:
-    respawn = f"while :; do {sys.executable} webui.py --port {app.port} --load 600; done"
-    shell = processes.start(("bash", "-c", respawn), cwd=app.path)
-    eventually(lambda: psutil.Process(shell.pid).children(), what="first")
+def test_something_that_starts_again_and_again_ends_in_75(app: AppFolder, processes: Processes) -> None:
+    # A phoenix: before it dies of SIGTERM, it leaves a fork of itself in a session of its own.
+    phoenix = """
+import os, signal, time
+def rise(number, frame):
+    pid = os.fork()
+    if pid:
+        with open("children", "a") as file:
+            file.write(f"{pid}\\n")
+        os._exit(0)
+    os.setsid()
+signal.signal(signal.SIGTERM, rise)
+print("{}", flush=True)
+while True:
+    time.sleep(600)
+"""
+    app.script.write_text(phoenix)
+    running = processes.start((sys.executable, "webui.py", "--port", str(app.port)), cwd=app.path)
+    running.hello()
     done = launcher("--no-launch", *app.arguments)
+    for line in (app.path / "children").read_text().split():
+        processes.end_also(int(line))
     assert done.status == 75
     assert "as fast as they are stopped" in done.err
     assert "hint:" in done.err
-    assert alive(shell.pid)
 
 
 def test_another_users_process_below_an_instance_is_left_and_named(app: AppFolder, processes: Processes) -> None:

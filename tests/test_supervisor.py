@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from launcher.instances.identity import supervisor
+from launcher.instances.supervisor import supervisor
 from tests.support import START_APP, AppFolder, Processes, alive, eventually, get, launcher
 
 CONTAINER = "4f5e6d7c8b9a" * 5 + "abcd"

@@ -93,13 +93,16 @@ def _environments(app_dir: Path, environ: Mapping[str, str]) -> Iterator[Setting
         (environ.get("VIRTUAL_ENV", ""), "VIRTUAL_ENV"),
         (environ.get("CONDA_PREFIX", ""), "CONDA_PREFIX"),
     ):
-        path = os.path.join(folder, "bin", "python")
+        path = os.path.join(app_dir, folder, "bin", "python")
         if str(folder).strip() and os.path.lexists(path):
             yield Setting(path, origin, "default" if origin.startswith("the app's") else "environment")
 
 
 def _checked(setting: Setting, running: str) -> str:
-    path = setting.value if os.sep in setting.value else shutil.which(setting.value) or setting.value
+    path = setting.value
+    if os.sep not in path:
+        found = shutil.which(path)
+        path = os.path.abspath(found) if found else path
     if os.path.isdir(path):
         path = os.path.join(path, "bin", "python")
     reason = _why_no_interpreter(path, running)

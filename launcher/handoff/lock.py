@@ -239,7 +239,12 @@ def _open(folder: Path, name: str, app_dir: Path) -> int:
             raise OSError(errno.EINVAL, "it is not a plain file of its own")
         if os.geteuid() == 0 and found.st_uid == 0 and trusted.st_uid != 0:
             os.fchown(descriptor, trusted.st_uid, trusted.st_gid)  # or its owner could never launch here again
-        return descriptor
+        if descriptor > 2:
+            return descriptor
+        # A closed standard stream: the app would inherit the lock file in its place, and print into it.
+        above = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 3)
+        os.close(descriptor)
+        return above
     finally:
         os.close(parent)
 

@@ -8,18 +8,16 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from .. import text
 from . import port as ports
 from .family import Family, lineage
 from .identity import (
     ScriptArgument,
-    Supervisor,
     declared_port,
     is_python,
     script_argument,
-    supervisor,
     wrapped_arguments,
 )
 from .processes import (
@@ -32,6 +30,9 @@ from .processes import (
     files_run,
     look,
 )
+
+if TYPE_CHECKING:
+    from .supervisor import Supervisor
 
 Role = Literal["app", "wrapper", "lock holder"]
 
@@ -115,12 +116,8 @@ class Survey:
     left: tuple[tuple[Process, str], ...]
 
 
-def survey(app: App, host: str | None, port: int, claims: Sequence[Claim] = ()) -> Survey:
-    """Look at every visible process and at the port.
-
-    Raises LauncherError when the address cannot be bound whoever runs.
-    """
-    taken = ports.probe(host, port) == "taken"
+def survey(app: App, host: str | None, port: int, taken: bool, claims: Sequence[Claim] = ()) -> Survey:
+    """Look at every visible process, and where the port is `taken`, at who listens there."""
     found, left = _matches(app, claims)
     own = lineage(os.getpid())
     own_cgroup = cgroup(os.getpid())
@@ -234,6 +231,8 @@ def _instance(
 
 
 def _supervisor(process: Process, own_cgroup: str, own: Sequence[int]) -> Supervisor | None:
+    from .supervisor import supervisor  # needed only where something runs already
+
     # A supervisor that is our own ancestor started us in its place, or will do so: it is not in our way.
     parent = look(process.ppid)
     parent_name = parent.name if parent and parent.pid not in own else ""

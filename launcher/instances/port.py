@@ -31,12 +31,12 @@ class _Socket(NamedTuple):
     inode: str
 
 
-def probe(host: str | None, port: int) -> Literal["free", "taken"]:
+def probe(host: str | None, port: int, bad_host: ExitStatus = ExitStatus.CONFIG) -> Literal["free", "taken"]:
     """Bind the very address that the app will bind, without listening, and let go of it.
 
     An unknown host means every IPv4 interface, which conflicts with a listener on any of them (ip(7)). SO_REUSEADDR as
     Gradio sets it, or a connection in TIME_WAIT would look like a holder. Raises LauncherError when the address is not
-    this machine's or the port needs a right that we lack.
+    this machine's (with status `bad_host`) or the port needs a right that we lack.
     """
     address = host or "0.0.0.0"
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
@@ -47,13 +47,17 @@ def probe(host: str | None, port: int) -> Literal["free", "taken"]:
         try:
             probing.bind((address, port))
         except (socket.gaierror, UnicodeError) as error:
-            raise LauncherError(f"host {address} cannot be resolved", "start_app.py --host 127.0.0.1") from error
+            raise LauncherError(
+                f"host {address} cannot be resolved", "start_app.py --host 127.0.0.1", bad_host
+            ) from error
         except OSError as error:
             if error.errno == errno.EADDRINUSE:
                 return "taken"
             if error.errno == errno.EADDRNOTAVAIL:
                 raise LauncherError(
-                    f"host {address} is no address of this machine", "start_app.py --host 0.0.0.0, or 127.0.0.1"
+                    f"host {address} is no address of this machine",
+                    "start_app.py --host 0.0.0.0, or 127.0.0.1",
+                    bad_host,
                 ) from error
             if error.errno in (errno.EACCES, errno.EPERM):
                 raise LauncherError(
