@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import os
-import pwd
-import re
 from collections.abc import Mapping
 from pathlib import Path
 
-_HUB_ENTRY = re.compile(r"(models|datasets|spaces|kernels)--.")
-_VARIABLE = re.compile(r"\$(\w+|\{[^}]*\})", re.ASCII)
+from .paths import HUB_ENTRY, expand, home_of_user
 
 
 def hub_cache(environment: Mapping[str, str], folder: Path) -> Path:
@@ -18,12 +15,12 @@ def hub_cache(environment: Mapping[str, str], folder: Path) -> Path:
     The rule is `huggingface_hub.constants`: HF_HUB_CACHE > HUGGINGFACE_HUB_CACHE > HF_HOME/hub >
     XDG_CACHE_HOME/huggingface/hub > ~/.cache/huggingface/hub.
     """
-    home = environment.get("HOME") or _home_of_user()
+    home = environment.get("HOME") or home_of_user()
     base = environment.get("XDG_CACHE_HOME", os.path.join(home, ".cache"))
     hf_home = environment.get("HF_HOME", os.path.join(base, "huggingface"))
-    default = os.path.join(_expanded(hf_home, environment, home), "hub")
+    default = os.path.join(expand(hf_home, environment.get, home), "hub")
     chosen = environment.get("HF_HUB_CACHE", environment.get("HUGGINGFACE_HUB_CACHE", default))
-    return Path(os.path.normpath(folder / _expanded(chosen, environment, home)))
+    return Path(os.path.normpath(folder / expand(chosen, environment.get, home)))
 
 
 def roots(environment: Mapping[str, str], app_dir: Path) -> tuple[Path, ...]:
@@ -37,26 +34,8 @@ def roots(environment: Mapping[str, str], app_dir: Path) -> tuple[Path, ...]:
     return tuple({os.path.realpath(path): path for path in reversed(found)}.values())[::-1]
 
 
-def _expanded(value: str, environment: Mapping[str, str], home: str) -> str:
-    def variable(match: re.Match[str]) -> str:
-        return environment.get(match[1].strip("{}"), match[0])
-
-    if value != "~" and not value.startswith("~/"):
-        return _VARIABLE.sub(variable, os.path.expanduser(value))
-    # HOME=/ is what a container's nameless user has.
-    return _VARIABLE.sub(variable, (home.rstrip("/") + value[1:]) or "/")
-
-
-def _home_of_user() -> str:
-    # Our own HOME says nothing of an instance that runs without one.
-    try:
-        return pwd.getpwuid(os.getuid()).pw_dir
-    except KeyError:
-        return "~"
-
-
 def _holds_entries(folder: Path) -> bool:
     try:
-        return any(_HUB_ENTRY.match(name) for name in os.listdir(folder))
+        return any(HUB_ENTRY.match(name) for name in os.listdir(folder))
     except OSError:
         return False

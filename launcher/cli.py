@@ -62,6 +62,7 @@ def _run(words: list[str], console: Console, folders: tuple[Path, ...]) -> int:
     if sys.platform == "win32":
         raise LauncherError("start_app.py runs on Linux and macOS", "on Windows, run it inside WSL")
     arguments = parse(words)
+    console = console._replace(quiet=arguments.quiet, verbose=arguments.verbose, as_json=arguments.json)
     if arguments.help:
         console.text(help_text())
         return ExitStatus.DONE
@@ -75,7 +76,7 @@ def _run(words: list[str], console: Console, folders: tuple[Path, ...]) -> int:
     found = settings.load(
         _flags(arguments),
         environ,
-        cwd=Path.cwd(),
+        cwd=_current_folder(),
         launcher_folders=() if arguments.demo else folders,
         env_file_flag=arguments.env_file,
         app_args=arguments.app_args,
@@ -214,7 +215,7 @@ def _enter_demo(arguments: Arguments, environ: Mapping[str, str], console: Conso
     """Make the playground where a launch needs it, and leave out what the shell says of the user's own app."""
     from . import demo
 
-    folder = Path(arguments.app_dir or DEMO_FOLDER).absolute()
+    folder = _current_folder() / (arguments.app_dir or DEMO_FOLDER)
     arguments.app_dir = str(folder)
     if arguments.command == LAUNCH and not arguments.dry_run:
         if importlib.util.find_spec("gradio") is None:
@@ -224,6 +225,13 @@ def _enter_demo(arguments: Arguments, environ: Mapping[str, str], console: Conso
     elif not folder.is_dir():
         raise LauncherError(f"there is no playground in {folder}", "start_app.py --demo makes and launches it")
     return {name: value for name, value in environ.items() if not name.startswith(("HF_", "HUGGINGFACE_", "APP_"))}
+
+
+def _current_folder() -> Path:
+    try:
+        return Path.cwd()
+    except OSError as error:
+        raise LauncherError("the current folder is no longer there", "cd to a folder that is, and try again") from error
 
 
 def _flags(arguments: Arguments) -> Mapping[str, str]:

@@ -10,8 +10,8 @@ import io
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from .errors import ExitStatus, LauncherError
 
@@ -20,8 +20,7 @@ MAX_BYTES = 1 << 20
 _FORBIDDEN_IN_NAMES = "=\0"
 
 
-@dataclass(frozen=True, slots=True)
-class EnvFile:
+class EnvFile(NamedTuple):
     """Hold what one `.env` says: values with their line, and the lines nobody could parse."""
 
     path: Path

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from . import __version__, cache, redact, running, text
+from . import cache, redact, running, text
 from .errors import LauncherError
 from .handoff import lock as locks
 from .handoff.command import Command, build
@@ -25,8 +24,7 @@ if TYPE_CHECKING:
     from .instances.stop import Stopped
 
 
-@dataclass(frozen=True, slots=True)
-class LaunchPlan:
+class LaunchPlan(NamedTuple):
     """Hold what a launch is about to do, and why it would refuse."""
 
     settings: Settings
@@ -106,7 +104,7 @@ def prepare(
     stopped = running.clear_port(
         settings, take_port=take_port, timeout=stop_timeout, say=say, tell=_teller(say, detail), lock=lock
     )
-    running.write_record(lock, settings, command.argv, __version__, say)
+    running.write_record(lock, settings, command.argv, say)
     lock.keep_across_exec()
     return command, stopped
 

@@ -8,8 +8,7 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from . import __version__
 from .errors import ExitStatus, LauncherError
@@ -40,8 +39,7 @@ exit status: 0 done; 2 usage; 69 the port or the instance is somebody else's; 74
 """
 
 
-@dataclass(frozen=True, slots=True)
-class Option:
+class Option(NamedTuple):
     """Hold one option: its names, the commands it goes with, and what argparse needs."""
 
     names: tuple[str, ...]
@@ -192,8 +190,14 @@ def _refuse_unknown(rest: list[str]) -> None:
 def _refuse_misplaced(arguments: Arguments, ours: list[str]) -> None:
     given = {word.partition("=")[0] for word in ours}
     for option in OPTIONS:
-        name = next((name for name in option.names if name in given), None)
-        if name and arguments.command not in option.commands:
+        name = option.names[-1]
+        # Of short options in one word, `-vn`, only the parsed value tells.
+        changed = getattr(arguments, name.lstrip("-").replace("-", "_")) not in (
+            None,
+            False,
+            option.keywords.get("default"),
+        )
+        if (changed or not given.isdisjoint(option.names)) and arguments.command not in option.commands:
             places = " or ".join(sorted(option.commands))
             raise LauncherError(
                 f"{name} does not go with {arguments.command}, only with {places}",

@@ -6,13 +6,12 @@ The page is asked directly, never through a proxy: what counts is what this mach
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass
+from typing import NamedTuple
 
 REQUEST_SECONDS = 5.0
 
 
-@dataclass(frozen=True, slots=True)
-class Page:
+class Page(NamedTuple):
     """Hold how a page answered."""
 
     url: str
@@ -41,7 +40,7 @@ def page(host: str | None, port: int, timeout: float = REQUEST_SECONDS) -> Page 
     import socket
 
     address = address_of(host)
-    if not _listens(address, port, timeout) and host is None:
+    if host is None and not _listens(address, port, timeout):
         address = "::1"
     for scheme in ("http", "https"):
         connection = _connection(scheme, address, port, timeout)
@@ -68,10 +67,11 @@ def _listens(address: str, port: int, timeout: float) -> bool:
 
 def _connection(scheme: str, address: str, port: int, timeout: float):  # type: ignore[no-untyped-def]
     import http.client
-    import ssl
 
     if scheme == "http":
         return http.client.HTTPConnection(address, port, timeout=timeout)
+    import ssl
+
     context = ssl.create_default_context()
     context.check_hostname = False  # a self-signed certificate of the app's own is usual, and nothing is sent to it
     context.verify_mode = ssl.CERT_NONE

@@ -13,7 +13,7 @@ MASK = "***"
 
 _SECRET_NAME = re.compile(
     r"token(?!s|i[sz])|secret|passw|passphrase|pwd$|api[-_]?key|access[-_]?key|private[-_]?key|credential|cookie|webhook"
-    r"|notify[-_]?url|(^|[-_])auth($|[-_])|(^|[-_])(key|pass)$",
+    r"|notify[-_]?url|(^|[-_])auth($|[-_])|(^|[-_])(key|pass|pw)$",
     re.IGNORECASE,
 )
 _LOCATION_NAME = re.compile(r"[-_](path|file|dir)$", re.IGNORECASE)
@@ -26,6 +26,8 @@ _SECRET_TEXT = re.compile(
 # A password may hold an unescaped `/` or `@`, and a proxy may be written without its scheme.
 _URL_CREDENTIALS = re.compile(r"(?<=://)(?:[^/\s:@]*:\S*|[^/\s]+)@|(?<![^\s='\"])[^\s/:@='\"]+:[^\s/]*@(?=[\w\[])")
 _URL_QUERY = re.compile(r"([?&][^=&\s]*(?:token|secret|key|sign|passw)[^=&\s]*=)[^&\s]+", re.IGNORECASE)
+_ASSIGNMENT = re.compile(r"""(?<![\w-])([A-Za-z_]\w*)=((?:'[^']*'|"[^"]*"|\\.|[^\s;&|])+)""")
+_AUTHORIZATION = re.compile(r"(authorization:\s*(?:\w+\s+)?)[^\s'\"]+", re.IGNORECASE)
 _OPTION = re.compile(r"""(?<![^\s'"])(--?[A-Za-z][\w-]*)(=|\s+(?!-))((?:'[^']*'|"[^"]*"|\\.|\S)+)""")
 
 
@@ -43,6 +45,8 @@ def scrub(text: str) -> str:
     """Mask whatever has the form of a secret within any text."""
     text = _URL_CREDENTIALS.sub(MASK + "@", text)
     text = _URL_QUERY.sub(r"\1" + MASK, text)
+    text = _ASSIGNMENT.sub(lambda found: f"{found[1]}={MASK}" if is_secret_name(found[1]) else found[0], text)
+    text = _AUTHORIZATION.sub(r"\1" + MASK, text)
     text = _OPTION.sub(lambda found: found[1] + found[2] + MASK if is_secret_name(found[1]) else found[0], text)
     return _SECRET_TEXT.sub(MASK, text)
 

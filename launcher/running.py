@@ -8,16 +8,16 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
-from . import redact, text
+from . import __version__, redact, text
 from .errors import ExitStatus, LauncherError
 from .handoff import lock as locks
-from .instances import discovery, port, processes, refusal
+from .instances import discovery, port, refusal
 from .instances.discovery import App, Claim, Instance, Survey
-from .instances.family import Family, lineage
+from .instances.family import Family, lineage, start_of
+from .instances.processes import Process, look, own_file
 from .settings import Settings
 
 if TYPE_CHECKING:
@@ -25,18 +25,19 @@ if TYPE_CHECKING:
 
 LAUNCH_LOCK_SECONDS = 20.0
 PORT_SECONDS = 2.0
-_POLL_SECONDS = 0.1
+# A probe of the lock by another command holds it for microseconds; only what holds it longer is worth a word.
+_PROBE_SECONDS = 0.1
 _ROUNDS = 5
 
 Say = Callable[[str], None]
 
 
-@dataclass(frozen=True, slots=True)
-class Observed:
+class Observed(NamedTuple):
     """Hold a survey together with what the locks say.
 
-    `lock` is the instance lock somebody holds, `launcher` the launch lock of a launcher at work; `unseen` means that
-    the instance lock is held by a process that cannot be seen.
+    `lock` is the instance lock that somebody holds, `launcher` the launch lock of a launcher at work. `unseen` means
+    that the instance that holds the lock cannot be seen, `orphaned` that it is dead, and something it started still
+    holds its lock. `unbindable` is why nothing could listen on the address at all.
     """
 
     survey: Survey
@@ -44,6 +45,8 @@ class Observed:
     record: locks.Record | None
     launcher: Path | None
     unseen: bool
+    orphaned: bool
+    unbindable: LauncherError | None
 
     @property
     def instance(self) -> Instance | None:
@@ -62,60 +65,72 @@ class Observed:
 
     def launch_refusal(self, take_port: bool) -> LauncherError | None:
         """Return why the port may not be cleared, or None."""
-        return self.instance_refusal() or refusal.of_holders(self.survey, take_port=take_port)
+        return self.unbindable or self.instance_refusal() or refusal.of_holders(self.survey, take_port=take_port)
 
 
 def observe(settings: Settings) -> Observed:
-    """Look for this app's instances once, and at the port and its locks.
-
-    Raises LauncherError when the address cannot be bound, whoever runs.
-    """
+    """Look once for this app's instances, at the port and at its locks."""
+    identity = own_file(str(settings.script))
+    if identity is None:
+        raise LauncherError(f"no {settings.script_argument} in {settings.app_dir}", "start_app.py --app-dir DIR")
     lock = locks.find_held(settings.app_dir, locks.instance_name(settings.port))
     launcher = locks.find_held(settings.app_dir, locks.launch_name(settings.port))
     record = locks.read(lock) if lock else None
-    holders: tuple[int, ...] = ()
-    if lock:
-        holders = (record.pid,) if record and locks.holds(record.pid, lock) else locks.holders(lock)
-    identity = processes.own_file(str(settings.script))
-    if identity is None:
-        raise LauncherError(f"no {settings.script_argument} in {settings.app_dir}", "start_app.py --app-dir DIR")
+    holder = _holder(record) if record else "unknown"
+    claim = None
+    if lock and record and holder == "alive" and locks.holds(record.pid, lock):
+        claim = Claim(record.pid, record.start, settings.port)
+    taken, unbindable = _probe(settings)
     flags = dict.fromkeys((*((settings.port_flag,) if settings.port_flag else ()), "--port"))
     app = App(os.path.realpath(settings.script), identity, tuple(flags))
-    claims = tuple(Claim(pid, settings.port) for pid in holders if pid != os.getpid())
-    host = settings.origins.get("GRADIO_SERVER_NAME")
-    taken = port.probe(settings.host, settings.port, host.bad if host else ExitStatus.CONFIG) == "taken"
-    survey = discovery.survey(app, settings.host, settings.port, taken, claims)
-    seen = bool(claims or survey.stale or survey.inside)
-    return Observed(survey, lock, record, launcher, unseen=lock is not None and not seen)
+    survey = discovery.survey(app, settings.host, settings.port, taken, claim)
+    orphaned = lock is not None and holder == "dead"
+    unseen = lock is not None and not (orphaned or survey.stale or survey.inside)
+    return Observed(survey, lock, record, launcher, unseen, orphaned, unbindable)
 
 
 def take_launch_lock(settings: Settings, stop_timeout: float, say: Say) -> locks.Lock:
     """Wait until no other launcher works on this port, and keep others out until exec or exit.
 
-    Raises LauncherError (75) when another one is still at it after its own time-out's worth of seconds.
+    Launchers that have their locks in different folders, because one of them may not write in the app's, meet here
+    too: the one in the less preferred folder lets the other go first. Raises LauncherError (75) when another one is
+    still at it after its own time-out's worth of seconds.
     """
-    lock = locks.open_lock(settings.app_dir, locks.launch_name(settings.port))
-    if lock.try_acquire():
-        return lock
+    name = locks.launch_name(settings.port)
+    lock = locks.open_lock(settings.app_dir, name)
     bound = stop_timeout + LAUNCH_LOCK_SECONDS
-    record = locks.read(lock.path)
-    who = f", pid {record.pid} of user {record.user}" if record else ""
-    say(f"waiting: another launcher is at work on port {settings.port}{who}; giving up after {bound:.0f} s")
-    if not lock.acquire(bound):
-        raise LauncherError(
-            f"another launcher{who} has been at work on port {settings.port} for over {bound:.0f} s",
-            f"try again, or see what it does: start_app.py status --port {settings.port}",
-            ExitStatus.RETRY,
-        )
-    return lock
+    deadline = time.monotonic() + bound
+    waiting = False
+    while True:
+        held = lock.path
+        if lock.acquire(_PROBE_SECONDS):
+            elsewhere = locks.find_held(settings.app_dir, name, besides=lock.path)
+            if elsewhere is None:
+                write_record(lock, settings, (), say)
+                return lock
+            if locks.preferred(settings.app_dir, elsewhere, lock.path):
+                lock.release()
+            held = elsewhere
+        record = locks.read(held)
+        who = f", pid {record.pid} of user {record.user}" if record else ""
+        if time.monotonic() >= deadline:
+            raise LauncherError(
+                f"another launcher{who} has been at work on port {settings.port} for over {bound:.0f} s",
+                f"try again, or see what it does: start_app.py status --port {settings.port}",
+                ExitStatus.RETRY,
+            )
+        if not waiting:
+            say(f"waiting: another launcher{who} is at work on port {settings.port}; giving up after {bound:.0f} s")
+            waiting = True
+        time.sleep(locks.POLL_SECONDS)
 
 
-def write_record(lock: locks.Lock, settings: Settings, argv: tuple[str, ...], version: str, say: Say) -> None:
+def write_record(lock: locks.Lock, settings: Settings, argv: tuple[str, ...], say: Say) -> None:
     """Write who holds the lock into it; a disk too full for that is told and does not stop a launch."""
     boot_id, namespace = locks.own_namespace()
     record = locks.Record(
         pid=os.getpid(),
-        start=processes.start_of(os.getpid()) or 0.0,
+        start=start_of(os.getpid()) or 0.0,
         boot_id=boot_id,
         pid_namespace=namespace,
         user=text.user(os.geteuid()),
@@ -124,7 +139,7 @@ def write_record(lock: locks.Lock, settings: Settings, argv: tuple[str, ...], ve
         app_dir=str(settings.app_dir),
         started_at=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         machine=os.uname().nodename,
-        launcher_version=version,
+        launcher_version=__version__,
     )
     try:
         lock.write(record)
@@ -160,13 +175,12 @@ def clear_port(
         if victims:
             stopped += _stop(seen, victims, timeout, say)
             _await_free_port(settings)
-        elif lock is None or lock.acquire(_POLL_SECONDS):
+        elif lock is None or lock.acquire(_PROBE_SECONDS):
             return tuple(stopped)
-    raise LauncherError(
-        f"port {settings.port} is taken again and again: something starts new instances as fast as they are stopped",
-        f"start_app.py status --port {settings.port}; stop what restarts them",
-        ExitStatus.RETRY,
-    )
+        elif seen.orphaned:
+            _leave_orphans(lock, say)
+            return tuple(stopped)
+    raise _reborn(settings)
 
 
 def stop_instance(settings: Settings, timeout: float, say: Say) -> tuple[Stopped, ...]:
@@ -182,24 +196,42 @@ def stop_instance(settings: Settings, timeout: float, say: Say) -> tuple[Stopped
             if refused:
                 raise refused
             stopped += _stop(seen, refusal.targets(seen.survey), timeout, say)
-        raise LauncherError(
-            f"new instances come up on port {settings.port} as fast as they are stopped",
-            f"start_app.py status --port {settings.port}; stop what restarts them",
-            ExitStatus.RETRY,
-        )
+        raise _reborn(settings)
     finally:
         launch_lock.close()
 
 
 def tree(instance: Instance) -> tuple[int, ...]:
-    """Return every pid of an instance, its own first."""
-    return tuple(dict.fromkeys((instance.pid, *instance.members, *Family().below(frozenset((instance.pid,))))))
+    """Return every pid of an instance as it is now, its own first."""
+    below = (pid for pid, _ in Family().below((instance.pid, *instance.members)))
+    return tuple(dict.fromkeys((instance.pid, *instance.members, *below)))
 
 
-def _stop(seen: Observed, victims: tuple[processes.Process, ...], timeout: float, say: Say) -> tuple[Stopped, ...]:
+def _holder(record: locks.Record) -> str:
+    """Tell whether the process of a record is "alive", "dead", or of another boot or namespace and so "unknown"."""
+    boot_id, namespace = locks.own_namespace()
+    if not namespace or (record.boot_id, record.pid_namespace) != (boot_id, namespace):
+        return "unknown"
+    process = look(record.pid)
+    if process is not None:
+        return "alive" if process.start == record.start and not process.gone else "dead"
+    from .instances.handle import exists
+
+    return "unknown" if exists(record.pid) else "dead"
+
+
+def _probe(settings: Settings) -> tuple[bool, LauncherError | None]:
+    host = settings.origins.get("GRADIO_SERVER_NAME")
+    try:
+        return port.probe(settings.host, settings.port, host.bad if host else ExitStatus.CONFIG) == "taken", None
+    except LauncherError as error:
+        return True, error  # a running instance can be told of and stopped even so
+
+
+def _stop(seen: Observed, victims: tuple[Process, ...], timeout: float, say: Say) -> tuple[Stopped, ...]:
     from .instances.stop import stop  # most launches have nothing to stop
 
-    spare = frozenset((*lineage(os.getpid()), 1))
+    spare = seen.survey.spare.union(lineage(os.getpid()), (1,))
     strangers = {holder.process.pid for holder in seen.survey.holders if holder.process}
     for process in victims:
         what = "taking the port from" if process.pid in strangers else "stale"
@@ -212,10 +244,27 @@ def _stop(seen: Observed, victims: tuple[processes.Process, ...], timeout: float
     return done
 
 
+def _leave_orphans(lock: locks.Lock, say: Say) -> None:
+    # What the app started through a shell inherits its lock and may outlive it; that makes it no instance.
+    for pid in locks.holders(lock.path):
+        process = look(pid)
+        if process:
+            say(f"left: {discovery.describe(process)}: started by an instance that has ended, and still has its lock")
+    lock.replace()
+
+
 def _await_free_port(settings: Settings) -> None:
     # The kernel closes a dead process's sockets before its parent hears of it; a short grace is for what it forked.
     deadline = time.monotonic() + PORT_SECONDS
-    while port.probe(settings.host, settings.port) == "taken" and time.monotonic() < deadline:
+    while _probe(settings)[0] and time.monotonic() < deadline:
         if port.listeners(settings.host, settings.port):
             return
         time.sleep(locks.POLL_SECONDS)
+
+
+def _reborn(settings: Settings) -> LauncherError:
+    return LauncherError(
+        f"new instances come up on port {settings.port} as fast as they are stopped",
+        f"start_app.py status --port {settings.port}; stop what restarts them",
+        ExitStatus.RETRY,
+    )

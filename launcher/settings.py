@@ -9,13 +9,14 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import stat
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from . import env_file, redact
 from .errors import ExitStatus, LauncherError
+from .paths import HUB_ENTRY, expand
 
 DEFAULT_SCRIPT = "webui.py"
 DEFAULT_PORT = "7860"  # Gradio's own
@@ -45,18 +46,15 @@ PATH_NAMES = (
 )
 _FOLDER_NAMES = (*HUB_CACHE_NAMES, "XDG_CACHE_HOME")
 _OTHER_SCRIPTS = ("app.py", "main.py", "gradio_app.py", "launch.py", "demo.py", "run.py")
-_HUB_ENTRY = re.compile(r"(models|datasets|spaces|kernels)--")
 _ENDPOINT = re.compile(
     r"https?://([^/@\s#?]+@)?(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?)(:[0-9]{1,5})?(/[^\s#?]*)?"
 )
 _HOST = re.compile(r"[A-Za-z0-9._:%\[\]-]+")
-_VARIABLE = re.compile(r"\$(?:\{(\w+)\}|(\w+))")
 
 Level = Literal["flag", "environment", "file", "default"]
 
 
-@dataclass(frozen=True, slots=True)
-class Setting:
+class Setting(NamedTuple):
     """Hold a value and where it came from."""
 
     value: str
@@ -69,8 +67,7 @@ class Setting:
         return ExitStatus.USAGE if self.level == "flag" else ExitStatus.CONFIG
 
 
-@dataclass(frozen=True, slots=True)
-class Settings:
+class Settings(NamedTuple):
     """Hold everything a command needs to know about the app, checked and with origins."""
 
     app_dir: Path
@@ -88,8 +85,7 @@ class Settings:
     warnings: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Sources:
+class Sources(NamedTuple):
     """Hold the levels that a setting can come from, highest first."""
 
     flags: Mapping[str, str]
@@ -122,16 +118,11 @@ class Sources:
 
     def expand(self, value: str) -> str:
         """Expand `~` and `$NAME` as huggingface_hub would, from these sources and not from our own environment."""
+        return expand(value, self._value, self.environ.get("HOME", "").strip())
 
-        def variable(match: re.Match[str]) -> str:
-            found = self.find(match[1] or match[2])
-            return found.value if found else match[0]
-
-        value = _VARIABLE.sub(variable, value)
-        home = self.environ.get("HOME", "")
-        if home.strip() and (value == "~" or value.startswith("~/")):
-            return (home.rstrip("/") + value[1:]) or "/"
-        return os.path.expanduser(value)
+    def _value(self, name: str) -> str | None:
+        found = self.find(name)
+        return found.value if found else None
 
 
 def blank_counts(name: str, value: str | None) -> bool:
@@ -221,7 +212,7 @@ def _home(flags: Mapping[str, str], environ: Mapping[str, str], cwd: Path, folde
         return Path(os.path.normpath(cwd / Sources(flags, environ, None).expand(named)))
     script = environ.get("APP_SCRIPT", "").strip() or DEFAULT_SCRIPT
     for folder in (*folders, cwd):
-        if (folder / ".env").exists() or (folder / script).exists():
+        if os.path.exists(folder / ".env") or os.path.exists(folder / script):
             return folder
     return folders[0] if folders else cwd
 
@@ -252,8 +243,13 @@ def _python_path(sources: Sources, setting: Setting, app_dir: Path, file_folder:
 
 
 def _check_app_dir(app_dir: Path, setting: Setting) -> None:
-    if not app_dir.is_dir():
-        what = "is not a folder" if app_dir.exists() else "does not exist"
+    try:
+        what = "" if stat.S_ISDIR(os.stat(app_dir).st_mode) else "is not a folder"
+    except PermissionError:
+        what = "may not be entered"
+    except OSError:
+        what = "does not exist"
+    if what:
         raise LauncherError(
             f"the app's folder {app_dir} {what} (APP_DIR, {setting.origin})",
             "start_app.py --app-dir DIR",
@@ -267,19 +263,19 @@ def _script(app_dir: Path, setting: Setting, launcher_folders: tuple[Path, ...])
         raise LauncherError(
             f"{path} is the launcher itself (APP_SCRIPT, {setting.origin})", f"APP_SCRIPT={DEFAULT_SCRIPT}", setting.bad
         )
-    if path.is_file() and os.access(path, os.R_OK):
+    if os.path.isfile(path) and os.access(path, os.R_OK):
         return path
-    if path.is_dir():
+    if os.path.isdir(path):
         what = f"{path} is a folder, not a script (APP_SCRIPT, {setting.origin})"
-    elif path.is_file():
+    elif os.path.isfile(path):
         what = f"{path} is not readable"
-    elif os.path.lexists(path) and not path.exists():
+    elif os.path.islink(path) and not os.path.exists(path):
         what = f"{path} is a dangling link"
-    elif path.exists():
+    elif os.path.exists(path):
         what = f"{path} is not a regular file"
     else:
         what = f"no {setting.value} in {app_dir}"
-    present = next((name for name in _OTHER_SCRIPTS if (app_dir / name).is_file()), None)
+    present = next((name for name in _OTHER_SCRIPTS if os.path.isfile(app_dir / name)), None)
     hint = "start_app.py --app-dir DIR names the app's folder; APP_SCRIPT=app.py in its .env names another script"
     if present:
         hint = f"{present} is there: set APP_SCRIPT={present} in {app_dir / '.env'}, or start_app.py --app-dir DIR"
@@ -334,6 +330,15 @@ def option_value(argv: Sequence[str], flag: str) -> str | None:
     return value
 
 
+def _told_port(argv: Sequence[str], flag: str) -> str | None:
+    # argparse takes any beginning of a long option for it: --por 9999 is --port 9999.
+    for length in range(len(flag), 2, -1):
+        value = option_value(argv, flag[:length])
+        if value is not None and (length == len(flag) or value.isdecimal()):
+            return value
+    return None
+
+
 def _refuse_other_port(
     port: int, flag: str | None, args: Setting | None, split: tuple[str, ...], rest: tuple[str, ...]
 ) -> None:
@@ -342,10 +347,10 @@ def _refuse_other_port(
         (rest, "after --", ExitStatus.USAGE),
         (split, f"APP_ARGS, {args.origin}" if args else "", args.bad if args else ExitStatus.CONFIG),
     ):
-        value = option_value(arguments, flag) if flag else None
+        value = _told_port(arguments, flag) if flag else None
         if value is not None and value != str(port):
             raise LauncherError(
-                f"the app would be told {flag} {value} ({where}), but the launcher's port is {port}",
+                f"the app would be told {flag} {redact.scrub(value)} ({where}), but the launcher's port is {port}",
                 f"start_app.py --port {value}, or GRADIO_SERVER_PORT={value} in .env",
                 status,
             )
@@ -364,14 +369,15 @@ def _check_endpoint(name: str, setting: Setting) -> None:
     match = _ENDPOINT.fullmatch(setting.value)
     if match and (match[4] is None or 0 < int(match[4][1:]) < 65536):
         return
+    # Whatever stands before an @ may be a password, however the rest is mistyped.
+    before, at, after = setting.value.rpartition("@")
+    shown = f"{redact.MASK}@{after}" if at else before + after
     hint = f"{name}=https://hf-mirror.com"
     if re.search(r"\s|#", setting.value):
         hint += " with nothing after it on the line"
         if setting.level == "environment":
             hint += "; systemd's EnvironmentFile= keeps comments: let start_app.py read the file itself with --env-file"
-    raise LauncherError(
-        f"{redact.scrub(setting.value)!r} is no http(s) address ({name}, {setting.origin})", hint, setting.bad
-    )
+    raise LauncherError(f"{redact.scrub(shown)!r} is no http(s) address ({name}, {setting.origin})", hint, setting.bad)
 
 
 def _check_folder(name: str, setting: Setting) -> None:
@@ -412,7 +418,7 @@ def _conventional_cache(folder: Path) -> Mapping[str, Setting]:
         entries = os.listdir(folder)
     except OSError:
         return {}
-    flat = "hub" not in entries and any(_HUB_ENTRY.match(entry) for entry in entries)
+    flat = "hub" not in entries and any(HUB_ENTRY.match(entry) for entry in entries)
     name = "HF_HUB_CACHE" if flat else "HF_HOME"
     return {name: Setting(str(folder), "default: cache_hub in the app's folder", "default")}
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from . import cache, readiness, running, text
 from .instances import processes
@@ -19,11 +18,10 @@ from .settings import Settings
 
 NVIDIA_SMI_SECONDS = 5.0
 
-State = Literal["running", "loading", "launching", "not running"]
+State = Literal["running", "loading", "launching", "unseen", "not running"]
 
 
-@dataclass(frozen=True, slots=True)
-class Status:
+class Status(NamedTuple):
     """Hold what is known of the app on its port; sizes are bytes, `gpu_memory` None where there is no GPU to ask."""
 
     settings: Settings
@@ -54,12 +52,14 @@ class Status:
         rows.append(("port", str(self.settings.port)))
         rows.append(("page", f"{self.page.url} answers {self.page.status}" if self.page else "does not answer"))
         rows.append(("endpoint", self.endpoint or "https://huggingface.co (default)"))
-        rows += [("cache", f"{root}{'' if root.is_dir() else ' (not there)'}") for root in self.cache_roots]
+        rows += [("cache", f"{root}{'' if os.path.isdir(root) else ' (not there)'}") for root in self.cache_roots]
         if self.memory is not None:
             rows.append(("memory", text.size(self.memory)))
         if self.gpu_memory is not None:
             rows.append(("gpu memory", text.size(self.gpu_memory)))
         survey = self.observed.survey
+        if self.observed.unseen:
+            rows.append(("lock", f"{self.observed.lock} is held by an instance that cannot be seen from here"))
         rows += [("sibling", f"{describe(i.process)}, port {i.port}") for i in survey.siblings]
         rows += [("another user's", f"{describe(i.process)}, port {i.port}") for i in survey.others]
         for holder in survey.holders:
@@ -78,6 +78,7 @@ class Status:
             "instance": process_document(self.instance.process) if self.instance else None,
             "supervisor": self.instance.supervisor.name if self.instance and self.instance.supervisor else None,
             "interpreter": self.interpreter,
+            "lock": str(self.observed.lock) if self.observed.lock else None,
             "answers": self.page is not None and self.page.ready,
             "page": {"url": self.page.url, "status": self.page.status} if self.page else None,
             "endpoint": self.endpoint,
@@ -128,7 +129,9 @@ def status(settings: Settings, environ: Mapping[str, str]) -> Status:
 def _state(observed: Observed, page: Page | None) -> State:
     if observed.instance:
         return "running" if page else "loading"
-    return "launching" if observed.launcher else "not running"
+    if observed.launcher:
+        return "launching"
+    return "unseen" if observed.unseen else "not running"
 
 
 def _interpreter(instance: Instance | None) -> str | None:

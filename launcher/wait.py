@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from . import readiness, running
 from .errors import ExitStatus, LauncherError
@@ -20,8 +20,7 @@ YOUNG_SECONDS = 10.0
 _POLL_SECONDS = 0.1
 
 
-@dataclass(frozen=True, slots=True)
-class Ready:
+class Ready(NamedTuple):
     """Hold the instance whose page answers."""
 
     instance: Instance
@@ -32,35 +31,45 @@ class Ready:
 def wait(settings: Settings, timeout: float) -> Ready:
     """Wait until our instance's own page answers and goes on answering.
 
-    A launcher at work is waited for, so that the page of the instance it replaces does not count. Raises LauncherError
-    (75) at once when the instance dies, when there is none, and after `timeout` seconds.
+    A launcher at work is waited for, and an instance that it replaces is let go, so that the old page does not count.
+    Raises LauncherError (75): at once when the instance dies, soon when there is none, else after `timeout` seconds.
     """
     begun = time.monotonic()
     deadline = begun + timeout
-    instance = _await_instance(settings, begun, deadline)
+    while True:
+        instance = _await_instance(settings, begun, deadline)
+        page = _await_page(settings, instance, deadline, timeout)
+        if page:
+            return Ready(instance, page, time.monotonic() - begun)
+        seen = running.observe(settings)
+        if seen.launcher is None and (seen.instance is None or seen.instance.process == instance.process):
+            raise LauncherError(
+                f"the instance has ended before its page answered: {describe(instance.process)}",
+                "read what it printed last; start_app.py starts it again",
+                ExitStatus.RETRY,
+            )
+
+
+def _await_page(settings: Settings, instance: Instance, deadline: float, timeout: float) -> Page | None:
+    """Return the page once it has kept answering, or None when the instance ends first."""
     handle = Handle(instance.process)
     try:
         answered: float | None = None
         young = instance.process.age < YOUNG_SECONDS
         while not handle.ended():
             now = time.monotonic()
-            page = readiness.page(
-                settings.host, settings.port, max(0.1, min(readiness.REQUEST_SECONDS, deadline - now))
-            )
+            patience = max(0.1, min(readiness.REQUEST_SECONDS, deadline - now))
+            page = readiness.page(settings.host, settings.port, patience)
             if page and page.ready and _serves(instance, settings.port):
                 answered = now if answered is None else answered
                 if not young or now - answered >= SETTLE_SECONDS:
-                    return Ready(instance, page, time.monotonic() - begun)
+                    return page
             else:
                 answered, young = None, True
             if time.monotonic() >= deadline:
                 raise _not_ready(instance, settings.port, timeout)
             wait_for_any([handle], min(_POLL_SECONDS, max(0.0, deadline - time.monotonic())))
-        raise LauncherError(
-            f"the instance has ended before its page answered: {describe(instance.process)}",
-            "read what it printed last; start_app.py starts it again",
-            ExitStatus.RETRY,
-        )
+        return None
     finally:
         handle.close()
 

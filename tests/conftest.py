@@ -1,11 +1,25 @@
 from __future__ import annotations
 
+import shutil
+import urllib.parse
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from launcher.handoff.lock import state_folders
 from tests.support import AppFolder, Processes, make_app
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_state_left_behind(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Remove the locks that tests with a read-only or hostile app folder leave in the user's own state folder."""
+    yield
+    ours = urllib.parse.quote(str(tmp_path_factory.getbasetemp()), safe="")
+    for folder in state_folders(tmp_path_factory.getbasetemp())[1:]:
+        for path in folder.parent.glob("*"):
+            if path.name.startswith(ours):
+                shutil.rmtree(path)
 
 
 @pytest.fixture

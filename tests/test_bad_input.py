@@ -68,6 +68,8 @@ BAD_FLAGS = [
     (("status", "--", "--fp16"), 2, "status takes no arguments for the app"),
     (("-q", "-v"), 2, "-q and -v exclude each other"),
     (("--", "--port", "1"), 2, "the app would be told --port 1 (after --)"),
+    (("--", "--por=1"), 2, "the app would be told --port 1 (after --)"),
+    (("status", "-vn"), 2, "--dry-run does not go with status"),
 ]
 
 

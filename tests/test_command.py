@@ -305,6 +305,21 @@ def test_the_environment_of_the_interpreter_is_activated(app: AppFolder, tmp_pat
     assert "PYTHONHOME" not in environment
 
 
+def test_another_environment_that_was_active_is_left_first(app: AppFolder, tmp_path: Path) -> None:
+    # Its ninja and python would run for the wrong packages, and pip would install into it.
+    other = make_environment(tmp_path / "other")
+    given = {"VIRTUAL_ENV": str(other), "PATH": f"{other}/bin:/usr/bin"}
+    base = os.path.realpath(sys.executable)
+    environment = build(app, {"APP_PYTHON": base}, given).environment
+    assert "VIRTUAL_ENV" not in environment
+    assert environment["PATH"].split(":")[-1] == "/usr/bin"
+    assert f"{other}/bin" not in environment["PATH"].split(":")
+    home = make_environment(app.path / ".venv")
+    environment = build(app, {}, given).environment
+    assert environment["VIRTUAL_ENV"] == str(home)
+    assert environment["PATH"] == f"{home}/bin:/usr/bin"
+
+
 def test_a_path_that_is_active_already_is_left_as_it_is(app: AppFolder) -> None:
     home = make_environment(app.path / ".venv")
     path = f"{home}/bin:/usr/bin"

@@ -111,22 +111,35 @@ def test_a_child_of_the_app_does_not_keep_the_lock(app: AppFolder, processes: Pr
     assert locks.find_held(app.path, locks.instance_name(app.port)) is None
 
 
-def test_a_left_over_child_that_keeps_the_lock_is_stopped_with_the_instance(
+def test_what_the_app_started_through_a_shell_keeps_the_lock_and_is_no_instance(
     app: AppFolder, processes: Processes
 ) -> None:
-    app.script.write_text(
-        "import subprocess, time\n"
-        "child = subprocess.Popen(['sleep', '600'], close_fds=False)\nprint(child.pid, flush=True)\ntime.sleep(600)"
-    )
+    # C's system() closes nothing: a daemon that the app started has its lock and outlives it.
+    app.script.write_text("import os\nos.system('setsid sleep 600 & echo $!')\n" + app.script.read_text())
     running = processes.launch(*app.arguments)
-    child = processes.end_also(int(eventually(lambda: running.out, what="child")))
-    running.process.kill()
-    running.wait(5)
-    assert locks.holders(app.path / ".start_app" / locks.instance_name(app.port)) == (child,)
-    done = launcher("--no-launch", *app.arguments)
-    assert done.status == 0
-    assert f"stale: pid {child}, sleep 600" in done.err
-    assert not alive(child)
+    eventually(lambda: get(app.port), what=running.err)
+    daemon = processes.end_also(int(running.out.split()[0]))
+    path = app.path / ".start_app" / locks.instance_name(app.port)
+    assert locks.holds(daemon, path)
+
+    replaced = processes.launch(*app.arguments)
+    eventually(lambda: get(app.port) == f"pid {replaced.pid}", what=replaced.err)
+    assert running.wait() == -signal.SIGTERM
+    assert f"left: pid {daemon}, sleep 600" in replaced.err
+    assert alive(daemon)
+    assert app.lock_holder() == replaced.pid
+    processes.end_also(int(replaced.out.split()[0]))
+
+    replaced.process.kill()
+    replaced.wait(5)
+    document = launcher("status", "--json", *app.arguments).json
+    assert document["state"] == "not running"
+    assert "not running" in launcher("stop", *app.arguments).err
+    assert launcher("wait", "--timeout", "0.2", *app.arguments).status == 75
+    last = processes.launch(*app.arguments, "--", "--exit", "0")
+    assert last.wait() == 0
+    processes.end_also(int(last.out.split()[0]))
+    assert alive(daemon)
 
 
 def test_the_record_names_the_instance_without_secrets(app: AppFolder, processes: Processes) -> None:
@@ -217,6 +230,69 @@ def test_a_launcher_that_finds_another_at_work_gives_up_after_a_bound(app: AppFo
     assert "hint: " in done.err
 
 
+@as_root
+def test_launchers_with_locks_in_different_folders_meet(app: AppFolder, processes: Processes) -> None:
+    # One of them sees the app's folder read-only, as in a unit with ProtectSystem=strict.
+    if subprocess.run(("unshare", "--mount", "true"), check=False).returncode:
+        pytest.skip("mount namespaces cannot be made here")
+    words = f"{sys.executable} {START_APP} {' '.join(app.arguments)}"
+    confined = f"mount --bind {app.path} {app.path}; mount -o remount,ro,bind {app.path}; exec {words}"
+    slow = "import signal, sys, time; signal.signal(signal.SIGTERM, lambda *_: (time.sleep(0.5), sys.exit(0)))\n"
+    app.script.write_text(slow + app.script.read_text())
+    for _ in range(3):
+        old = processes.launch(*app.arguments)
+        eventually(lambda: get(app.port) == f"pid {old.pid}", what=old.err)  # noqa: B023
+        both = [
+            processes.start(("unshare", "--mount", "bash", "-c", confined)),
+            processes.launch(*app.arguments),
+        ]
+        eventually(lambda: sum(r.process.poll() is None for r in both) == 1, timeout=30, what="one left")  # noqa: B023
+        (survivor,) = (r for r in both if r.process.poll() is None)
+        eventually(lambda: get(app.port) == f"pid {survivor.pid}", what=survivor.err)  # noqa: B023
+        assert launcher("stop", *app.arguments).status == 0
+
+
+def test_a_probe_of_the_lock_is_not_taken_for_a_launcher(app: AppFolder) -> None:
+    lock = locks.open_lock(app.path, locks.launch_name(app.port))
+    assert lock.try_acquire()
+    timer = threading.Timer(0.05, lock.close)
+    timer.start()
+    done = launcher("stop", *app.arguments)
+    timer.join()
+    assert done.status == 0
+    assert "waiting" not in done.err
+
+
+@as_root
+def test_a_lock_that_another_user_made_in_a_folder_for_everybody_counts_for_nothing(app: AppFolder) -> None:
+    folder = locks.state_folders(app.path)[-1]
+    assert folder.parts[:3] == ("/", "var", "tmp")
+    if folder.parent.exists():
+        pytest.skip(f"{folder.parent} is in use")
+    try:
+        folder.mkdir(parents=True)
+        lock = folder / locks.instance_name(app.port)
+        lock.touch()
+        for path in (folder.parent, folder, lock):
+            os.chown(path, 65534, 65534)
+        with lock.open("rb") as holder:
+            fcntl.flock(holder, fcntl.LOCK_EX)
+            assert launcher(*app.arguments, "--", "--exit", "0").status == 0
+    finally:
+        shutil.rmtree(folder.parent)
+
+
+@as_root
+def test_a_unit_that_sees_nothing_of_proc_but_processes_can_restart(app: AppFolder, processes: Processes) -> None:
+    old = processes.start((sys.executable, "webui.py", "--load", "600", "--port", str(app.port)), cwd=app.path)
+    old.hello()
+    done = mounted(
+        f"mount -t proc -o subset=pid proc /proc; {sys.executable} {START_APP} {' '.join(app.arguments)} -- --exit 0"
+    )
+    assert done.returncode == 0, done.stderr
+    assert f"terminated pid {old.pid}" in done.stderr
+
+
 def test_a_launcher_waits_for_another_one_and_goes_on(app: AppFolder, processes: Processes) -> None:
     lock = locks.open_lock(app.path, locks.launch_name(app.port))
     assert lock.try_acquire()
@@ -245,11 +321,13 @@ def test_a_record_cut_short_or_edited_is_no_record(content: bytes, app: AppFolde
     path = state / f"instance-{app.port}.lock"
     path.write_bytes(content)
     assert locks.read(path) is None
-    with path.open("rb") as holder:  # held by this very test, whose pid no record tells
+    with path.open("rb") as holder:  # held by this very test: whose the lock is, no record tells
         fcntl.flock(holder, fcntl.LOCK_EX)
-        done = launcher("--dry-run", *app.arguments)
-        assert done.status == 69
-        assert f"started from inside the instance on port {app.port}: pid {os.getpid()}, " in done.err
+        for command in ((), ("--dry-run",), ("stop",)):
+            done = launcher(*command, *app.arguments)
+            assert done.status == 69
+            assert f"an instance holds {path}, but its process cannot be seen from here" in done.err
+        assert launcher("status", "--json", *app.arguments).json["state"] == "unseen"
     running = processes.launch(*app.arguments)
     running.hello()
     assert app.lock_holder() == running.pid

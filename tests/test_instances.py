@@ -16,6 +16,7 @@ from typing import Any
 import psutil
 import pytest
 
+from launcher.instances.identity import wrapped_argument
 from tests.support import (
     START_APP,
     WEBUI,
@@ -297,6 +298,45 @@ def test_uv_run_goes_with_its_app(app: AppFolder, processes: Processes) -> None:
     assert f"terminated pid {running.pid} and {len(below)} below it" in done.err
     running.wait(5)
     assert not any(alive(process.pid) for process in below)
+
+
+NOT_WRAPPED = (
+    "uv run -n vim webui.py",
+    "uv run vim webui.py",
+    "uv run --some-new-option x webui.py",
+    "uv pip install webui.py",
+    "uv add --script webui.py x",
+    "conda run -n tts vim webui.py",
+    "poetry run grep x webui.py",
+    "python bin/gradio sketch webui.py",
+    "python bin/gradio deploy --app-file webui.py",
+    "python bin/torchrun train.py --page webui.py",
+    "python bin/accelerate launch train.py webui.py",
+    "python bin/accelerate config --file webui.py",
+    "python -m torch.distributed.run train.py webui.py",
+    "python bin/other webui.py",
+)
+WRAPPED = (
+    "uv run webui.py --port 7860",
+    "uv run -n --with x --python=3.11 webui.py",
+    "uv run --no-sync python -u webui.py",
+    "uv run -- webui.py",
+    "conda run -n tts --no-capture-output python webui.py",
+    "poetry run python webui.py",
+    "pixi run -e gpu python webui.py",
+    "python bin/accelerate launch --num_processes 1 --config_file x.yaml webui.py --port 7860",
+    "python -m accelerate.commands.launch webui.py",
+    "python bin/torchrun --nproc_per_node=1 --rdzv_id x webui.py train.py",
+    "python -m torch.distributed.run webui.py",
+    "python bin/gradio webui.py --watch-dirs x",
+)
+
+
+@pytest.mark.parametrize(("line", "wrapped"), [*((w, True) for w in WRAPPED), *((w, False) for w in NOT_WRAPPED)])
+def test_a_wrapper_is_one_only_if_what_it_was_told_to_run_is_the_script(line: str, wrapped: bool) -> None:
+    argv = line.split()
+    found = wrapped_argument(argv, python=argv[0] == "python")
+    assert (found is not None and found.text == "webui.py") is wrapped
 
 
 def test_an_editor_under_uv_run_is_left(app: AppFolder, processes: Processes) -> None:

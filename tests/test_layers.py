@@ -22,7 +22,7 @@ LAYERS = (
     {"instances", "handoff", "readiness", "cache"},
     {"settings"},
     {"env_file", "console", "options"},
-    {"text", "requirements"},
+    {"text", "requirements", "paths"},
     {"errors", "redact", "__init__"},
 )
 DOMAINS = frozenset(("instances", "handoff", "readiness", "cache"))

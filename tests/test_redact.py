@@ -18,7 +18,7 @@ SECRET = "hf_AbCdEfGhIjKlMnOpQrSt"
         "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_TOKEN_FOR_MIRROR", "OPENAI_API_KEY", "AWS_SECRET_ACCESS_KEY",
         "DB_PASSWORD", "PGPASSWD", "GRADIO_AUTH", "--auth", "--gradio-auth", "--hf-token", "--hf_token", "--api-key",
         "SMTP_PASS", "APP_NOTIFY_URL", "SLACK_WEBHOOK", "SSH_PRIVATE_KEY", "LICENSE_KEY", "SESSION_COOKIE",
-        "GOOGLE_CREDENTIALS",
+        "GOOGLE_CREDENTIALS", "--pw",
     ],
 )  # fmt: skip
 def test_the_name_of_a_secret_is_known(name: str) -> None:
@@ -28,7 +28,8 @@ def test_the_name_of_a_secret_is_known(name: str) -> None:
 @pytest.mark.parametrize(
     "name",
     ["HF_HOME", "HF_ENDPOINT", "GRADIO_SERVER_PORT", "HF_TOKEN_PATH", "--auth-path", "AUTHOR", "KEYBOARD",
-     "MONKEY", "BYPASS", "--model_dir", "COMPASS", "PASSAGE"],
+     "MONKEY", "BYPASS", "--model_dir", "COMPASS", "PASSAGE",
+     "--max_new_tokens", "TOKENIZERS_PARALLELISM", "--tokenizer"],
 )  # fmt: skip
 def test_a_harmless_name_keeps_its_value(name: str) -> None:
     assert redact.value(name, "/some/value") == "/some/value"
@@ -55,6 +56,10 @@ def test_a_harmless_name_keeps_its_value(name: str) -> None:
         ("--auth 'user:unclosed", "--auth ***"),
         ("--auth --share", "--auth --share"),
         ("unknown option --auth=user:pw", "unknown option --auth=***"),
+        ("bash -c 'A=1 DB_PASSWORD=hunter2 python webui.py'", "bash -c 'A=1 DB_PASSWORD=*** python webui.py'"),
+        ("export A=1; export DB_PASSWORD=hunter2; x", "export A=1; export DB_PASSWORD=***; x"),
+        ("DB_PASSWORD='two words' x", "DB_PASSWORD=*** x"),
+        ("curl -H 'Authorization: Basic dXNlcg==' x", "curl -H 'Authorization: Basic ***' x"),
     ],
 )
 def test_the_form_of_a_secret_is_masked_within_any_text(shown: str, expected: str) -> None:
@@ -171,6 +176,10 @@ def test_an_option_in_the_wrong_place_is_named_without_its_secret(app: AppFolder
         {"HF_ENDPOINT": "https://me:pw-of-url@mirror.example # note"},
         {"HF_ENDPOINT": "me:pw-of-url@mirror.example"},
         {"HF_ENDPOINT": "https://me:pw-of-url/@mirror.example"},
+        {"HF_ENDPOINT": "https//me:pw-of-url@mirror.example"},
+        {"HF_ENDPOINT": "https:/me:pw-of-url@mirror.example"},
+        {"HF_ENDPOINT": "https://me:my pw-of-url@mirror.example"},
+        {"HF_ENDPOINT": "me:pw-of-url@"},
         {"GRADIO_SERVER_PORT": SECRET},
         {"GRADIO_SERVER_NAME": f"{SECRET} x"},
         {"APP_ARGS": "--auth 'me:pw-of-auth"},

@@ -200,6 +200,31 @@ def test_wait_waits_for_the_new_instance_while_a_launcher_replaces_the_old(
     assert old.wait() == -signal.SIGKILL
 
 
+def test_wait_beside_a_launcher_that_has_not_begun_follows_the_new_instance(
+    app: AppFolder, processes: Processes
+) -> None:
+    old = processes.launch(*app.arguments)
+    eventually(lambda: get(app.port) == f"pid {old.pid}", what="old page")
+    waiting = processes.start((sys.executable, START_APP, "wait", "--timeout", "60", "--json", *app.arguments))
+    eventually(lambda: "psutil" in Path(f"/proc/{waiting.pid}/maps").read_text(), what="wait at work")
+    new = processes.launch(*app.arguments)
+    assert waiting.wait(30) == 0, waiting.err
+    assert f'"pid": {new.pid}' in waiting.out
+
+
+def test_a_running_instance_is_told_of_and_stopped_on_an_address_that_has_gone(
+    app: AppFolder, processes: Processes
+) -> None:
+    running = processes.start((sys.executable, "webui.py", "--port", str(app.port)), cwd=app.path)
+    eventually(lambda: get(app.port), what="page")
+    env = clean_environment(GRADIO_SERVER_NAME="192.0.2.1")
+    assert launcher("status", "--json", *app.arguments, env=env).json["instance"]["pid"] == running.pid
+    assert launcher(*app.arguments, env=env).status == 78
+    assert alive(running.pid)
+    assert launcher("stop", *app.arguments, env=env).status == 0
+    assert running.wait(1) == -signal.SIGTERM
+
+
 def test_wait_asks_the_page_directly_whatever_proxy_is_set(app: AppFolder, processes: Processes) -> None:
     proxy = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "ALL_PROXY"), "http://127.0.0.1:9")
     env = clean_environment(**proxy)

@@ -14,7 +14,18 @@ import pytest
 from launcher.instances import processes as looks
 from launcher.instances.handle import Handle
 from launcher.instances.stop import stop
-from tests.support import START_APP, AppFolder, Processes, Running, alive, clean_environment, eventually, get, launcher
+from tests.support import (
+    START_APP,
+    AppFolder,
+    Processes,
+    Running,
+    alive,
+    clean_environment,
+    eventually,
+    free_port,
+    get,
+    launcher,
+)
 
 # A child that is neither Python nor in the app's command line, as Gradio's node is.
 TREE = """
@@ -105,9 +116,8 @@ signal.signal(signal.SIGTERM, forking)
     assert get(app.port) is None
 
 
-@pytest.mark.parametrize("leads", ["its session", "its process group"])
-def test_a_stranger_that_a_dying_leader_starts_last_is_swept(leads: str, app: AppFolder, processes: Processes) -> None:
-    # Its parent is dead and its command line says nothing: only the session or group that it inherited gives it away.
+def test_a_stranger_that_a_dying_session_leader_starts_last_is_swept(app: AppFolder, processes: Processes) -> None:
+    # Its parent is dead and its command line says nothing: only the session that it inherited gives it away.
     last_words = """
 import os, signal, subprocess
 def starting(number, frame):
@@ -117,8 +127,8 @@ def starting(number, frame):
 signal.signal(signal.SIGTERM, starting)
 """
     app.script.write_text(last_words + app.script.read_text())
-    keywords = {"start_new_session": True} if leads == "its session" else {"preexec_fn": os.setpgrp}
-    running = processes.start((sys.executable, "webui.py", "--port", str(app.port)), cwd=app.path, **keywords)
+    command = (sys.executable, "webui.py", "--port", str(app.port))
+    running = processes.start(command, cwd=app.path, start_new_session=True)
     eventually(lambda: get(app.port), what=running.err)
     done = launcher("stop", *app.arguments)
     assert done.status == 0
@@ -127,16 +137,22 @@ signal.signal(signal.SIGTERM, starting)
 
 
 def test_the_other_side_of_a_pipe_is_left(app: AppFolder, processes: Processes) -> None:
-    # An interactive shell gives a pipeline one process group, which its first process leads.
-    running = processes.start(
-        (sys.executable, "webui.py", "--port", str(app.port)), cwd=app.path, preexec_fn=os.setpgrp
-    )
+    # An interactive shell gives a pipeline one process group, which its first process leads; what the other side does
+    # when the pipe closes comes after the stop has begun.
+    slow = "import signal, sys, time; signal.signal(signal.SIGTERM, lambda *_: (time.sleep(0.5), sys.exit(0)))\n"
+    app.script.write_text(slow + app.script.read_text())
+    command = (sys.executable, "webui.py", "--port", str(app.port))
+    running = processes.start(command, cwd=app.path, preexec_fn=os.setpgrp)
     eventually(lambda: get(app.port), what=running.err)
-    other_side = processes.start(("sleep", "600"), preexec_fn=lambda: os.setpgid(0, running.pid))
+    loop = "trap 'exit 3' TERM; for i in $(seq 600); do sleep 0.1 || exit 4; echo $i; done"
+    other_side = processes.start(("bash", "-c", loop), preexec_fn=lambda: os.setpgid(0, running.pid))
+    eventually(lambda: other_side.out, what="loop")
     done = launcher("stop", *app.arguments)
     assert done.status == 0
-    assert running.wait(1) == -signal.SIGTERM
-    assert alive(other_side.pid)
+    assert running.wait(1) == 0
+    before = other_side.out
+    eventually(lambda: other_side.out != before, what="the loop to go on")
+    assert "below it" not in done.err
 
 
 def test_a_worker_that_keeps_the_port_after_its_parents_death_is_stopped(app: AppFolder, processes: Processes) -> None:
@@ -270,11 +286,58 @@ def test_another_users_process_below_an_instance_is_left_and_named(app: AppFolde
     assert alive(child.pid)
 
 
+def test_an_instance_below_another_one_on_another_port_is_another_instance(
+    app: AppFolder, processes: Processes
+) -> None:
+    # One app that starts the same app on a second port: each goes without the other.
+    second = free_port()
+    child = f"""
+import subprocess, sys
+if '{second}' not in sys.argv:
+    child = subprocess.Popen([sys.executable, 'webui.py', '--port', '{second}'])
+"""
+    app.script.write_text(child + app.script.read_text())
+    for stop_first in (second, app.port):
+        running = processes.start((sys.executable, "webui.py", "--port", str(app.port)), cwd=app.path)
+        eventually(lambda: get(app.port) and get(second), what=running.err)
+        (below,) = psutil.Process(running.pid).children()
+        processes.end_also(below.pid)
+        done = launcher("stop", "--app-dir", app.path, "--port", str(stop_first))
+        assert done.status == 0
+        assert f"terminated pid {below.pid if stop_first == second else running.pid} (" in done.err
+        assert bool(get(app.port)) is (stop_first == second)
+        assert bool(get(second)) is (stop_first != second)
+        launcher("stop", *app.arguments)
+        launcher("stop", "--app-dir", app.path, "--port", str(second))
+
+
+def test_an_interrupt_while_killing_leaves_nothing_frozen(app: AppFolder, processes: Processes) -> None:
+    # Enough processes that the freezing takes a while; the interrupt comes at the first one that is frozen.
+    many = """
+import os, signal, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+for _ in range(250):
+    if os.fork() == 0:
+        time.sleep(600)
+"""
+    running = start(app, processes, prefix=many)
+    stopping = processes.start((sys.executable, START_APP, "stop", "--stop-timeout", "0.2", *app.arguments))
+    tree = [running.pid, *(child.pid for child in psutil.Process(running.pid).children())]
+
+    def states() -> list[str]:
+        return [seen.state for pid in tree if (seen := looks.look(pid))]
+
+    eventually(lambda: "T" in states() or stopping.process.poll() is not None, what="a frozen process")
+    stopping.process.send_signal(signal.SIGINT)
+    assert stopping.wait(20) in (130, 0)
+    assert "T" not in states()
+
+
 @pytest.mark.parametrize("pidfd", [True, False])
 def test_a_signal_never_reaches_a_process_that_only_has_the_pid(pidfd: bool, processes: Processes) -> None:
     stranger = processes.start(("sleep", "600"))
     seen = eventually(lambda: looks.look(stranger.pid), what="look")
-    earlier = type(seen)(**{name: getattr(seen, name) for name in seen.__slots__} | {"start": seen.start - 1})
+    earlier = seen._replace(start=seen.start - 1)
     handle = Handle(earlier, pidfd=pidfd)
     handle.send(signal.SIGKILL)
     assert handle.ended()

@@ -50,10 +50,10 @@ CONTAINER = "4f5e6d7c8b9a" * 5 + "abcd"
     ],
 )
 def test_a_unit_or_container_of_its_own_is_a_supervisor(cgroup: str, name: str, command: str) -> None:
-    found = supervisor(cgroup, "0::/user.slice/user-0.slice/session-3.scope", "bash")
+    found = supervisor(cgroup, "0::/user.slice/user-0.slice/session-3.scope", ["bash"])
     assert found is not None
     assert (found.name, found.stop_command) == (name, command)
-    assert supervisor(cgroup, cgroup, "bash") is None  # our own unit is no stranger
+    assert supervisor(cgroup, cgroup, ["bash"]) is None  # our own unit is no stranger
 
 
 @pytest.mark.parametrize(
@@ -75,14 +75,14 @@ def test_a_unit_or_container_of_its_own_is_a_supervisor(cgroup: str, name: str, 
     ],
 )
 def test_a_login_a_job_and_a_scope_supervise_nothing(cgroup: str) -> None:
-    assert supervisor(cgroup, "0::/system.slice/other.service", "bash") is None
+    assert supervisor(cgroup, "0::/system.slice/other.service", ["bash"]) is None
 
 
 @pytest.mark.parametrize(
     ("parent", "command"), [("supervisord", "supervisorctl"), ("runsv", "sv down"), ("PM2 v5.3.0: God Daemon", "pm2")]
 )
 def test_a_supervisor_without_cgroups_is_known_by_its_name(parent: str, command: str) -> None:
-    found = supervisor("0::/", "0::/", parent)
+    found = supervisor("0::/", "0::/", ["bash", parent, "systemd"])
     assert found is not None
     assert command in found.stop_command
 
@@ -136,7 +136,7 @@ def test_an_instance_under_supervisord_is_refused(app: AppFolder, processes: Pro
     script = app.path.parent / "supervisord"
     script.write_text(
         f"#!{sys.executable}\nimport subprocess\n"
-        f"subprocess.call([{sys.executable!r}, 'webui.py', '--port', '{app.port}'], cwd={str(app.path)!r})\n"
+        f"subprocess.call(['bash', '-c', '{sys.executable} webui.py --port {app.port}; true'], cwd={str(app.path)!r})\n"
     )
     script.chmod(0o755)
     parent = processes.start((script,))

@@ -12,9 +12,8 @@ import re
 import shutil
 import signal
 from collections.abc import Iterator, Mapping, MutableMapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 from ..errors import LauncherError
 from ..settings import Setting, Settings, blank_counts
@@ -27,8 +26,7 @@ _PYTHON_SYMBOLS = (b"Py_BytesMain", b"Py_RunMain", b"Py_Main", b"pypy_main")
 _EXECUTABLE_MAGIC = (b"\x7fELF", b"\xcf\xfa\xed\xfe", b"\xca\xfe\xba\xbe")
 
 
-@dataclass(frozen=True, slots=True)
-class Command:
+class Command(NamedTuple):
     """Hold what exec needs: the interpreter (and why that one), the argument list, the environment and the folder."""
 
     interpreter: str
@@ -116,7 +114,11 @@ def _checked(setting: Setting, running: str) -> str:
 
 
 def _why_no_interpreter(path: str, running: str) -> str | None:
-    if not os.path.exists(path):
+    try:
+        os.stat(path)
+    except PermissionError:
+        return "it may not be looked at"
+    except OSError:
         dangling = os.path.islink(path)
         return f"a dangling link to {os.readlink(path)}" if dangling else "there is no such file"
     if not os.path.isfile(path):
@@ -171,20 +173,24 @@ def _environment(settings: Settings, environ: Mapping[str, str], interpreter: st
 
 
 def _activate(environment: MutableMapping[str, str], interpreter: str) -> None:
-    """Do what sourcing `bin/activate` does, so that tools of the environment (ninja, ffmpeg) are on PATH."""
+    """Do what sourcing `bin/activate` does, so that tools of the environment (ninja, ffmpeg) are on PATH.
+
+    Another environment that was active is left first, as its `deactivate` would: its tools would run the wrong Python.
+    """
     bin_folder = os.path.dirname(interpreter)
     prefix = os.path.dirname(bin_folder)
-    if os.path.isfile(os.path.join(prefix, "pyvenv.cfg")):
-        environment["VIRTUAL_ENV"] = prefix
+    path = environment.get("PATH", os.defpath).split(os.pathsep)
+    active = environment.get("VIRTUAL_ENV")
+    if active and os.path.realpath(active) != os.path.realpath(prefix):
+        del environment["VIRTUAL_ENV"]
+        path = [folder for folder in path if folder != os.path.join(active, "bin")]
+    is_venv = os.path.isfile(os.path.join(prefix, "pyvenv.cfg"))
+    is_conda = os.path.isdir(os.path.join(prefix, "conda-meta"))
+    if is_venv or is_conda:
+        environment["VIRTUAL_ENV" if is_venv else "CONDA_PREFIX"] = prefix
         environment.pop("PYTHONHOME", None)
-    elif os.path.isdir(os.path.join(prefix, "conda-meta")):
-        environment["CONDA_PREFIX"] = prefix
-        environment.pop("PYTHONHOME", None)
-    else:
-        return
-    path = environment.get("PATH", os.defpath)
-    if path.split(os.pathsep)[0] != bin_folder:
-        environment["PATH"] = bin_folder + os.pathsep + path
+        path = [bin_folder, *(folder for folder in path if folder != bin_folder)]
+    environment["PATH"] = os.pathsep.join(path)
 
 
 def _spare_loopback_the_proxy(environment: MutableMapping[str, str]) -> None:

@@ -15,9 +15,8 @@ import pwd
 import stat
 import time
 import urllib.parse
-from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..errors import ExitStatus, LauncherError
 
@@ -40,8 +39,7 @@ _READ_BYTES = 1 << 16
 _MAX_NAME = 200
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(NamedTuple):
     """Hold what a lock file tells about its holder.
 
     `start` is the process's start in clock ticks since `boot_id` (proc_pid_stat(5) field 22), which, with the pid and
@@ -88,11 +86,41 @@ class Lock:
     def write(self, record: Record) -> None:
         """Write the record as one line; what a crash leaves behind it is cut off by the reader.
 
-        Raises OSError, for instance on a full disk; the lock itself does not depend on it.
+        Raises OSError, for instance on a full disk; then there is no record, rather than one of an earlier holder.
         """
-        data = (json.dumps(asdict(record)) + "\n").encode()
-        os.pwrite(self._descriptor, data, 0)
+        data = (json.dumps(record._asdict()) + "\n").encode()
+        try:
+            written = os.pwrite(self._descriptor, data, 0)
+            if written != len(data):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError:
+            os.ftruncate(self._descriptor, 0)
+            raise
         os.ftruncate(self._descriptor, len(data))
+
+    def replace(self) -> None:
+        """Put a new lock file, locked by us, in the place of one that only left-over processes still hold.
+
+        To be called under the launch lock and with proof that the holder of record is dead.
+        """
+        new = self.path.with_name(f"{self.path.name}.{os.getpid()}")
+        descriptor = os.open(new, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.geteuid() == 0:
+                earlier = os.fstat(self._descriptor)
+                os.fchown(descriptor, earlier.st_uid, earlier.st_gid)
+            new.rename(self.path)
+        except BaseException:
+            new.unlink(missing_ok=True)
+            os.close(descriptor)
+            raise
+        os.close(self._descriptor)
+        self._descriptor = descriptor
+
+    def release(self) -> None:
+        """Give the lock up and keep the file open, to try again."""
+        fcntl.flock(self._descriptor, fcntl.LOCK_UN)
 
     def keep_across_exec(self) -> None:
         """Let the app inherit the descriptor, and with it the lock."""
@@ -148,9 +176,16 @@ def state_folders(app_dir: Path) -> tuple[Path, ...]:
     return tuple(places)
 
 
-def find_held(app_dir: Path, name: str) -> Path | None:
+def find_held(app_dir: Path, name: str, *, besides: Path | None = None) -> Path | None:
     """Return the lock file of this name that somebody holds, wherever it lies; nothing is made or changed."""
-    return next((folder / name for folder in state_folders(app_dir) if _is_held(folder / name)), None)
+    paths = [folder / name for folder in state_folders(app_dir) if _is_trusted(folder, app_dir)]
+    return next((path for path in paths if path != besides and _is_held(path)), None)
+
+
+def preferred(app_dir: Path, one: Path, other: Path) -> bool:
+    """Tell whether the folder of the lock file `one` comes before that of `other`."""
+    folders = state_folders(app_dir)
+    return folders.index(one.parent) < folders.index(other.parent)
 
 
 def read(path: Path) -> Record | None:
@@ -172,7 +207,8 @@ def read(path: Path) -> Record | None:
 def holds(pid: int, path: Path) -> bool:
     """Tell whether the process holds the lock on this very file through a descriptor of its own.
 
-    proc_pid_fdinfo(5) names the locks of a descriptor; it is inherited by fork and exec only, so this proves descent.
+    proc_pid_fdinfo(5) names the locks of a descriptor. Whatever the app starts through a shell inherits it too: this
+    alone makes no instance.
     """
     try:
         identity = os.stat(path)
@@ -191,10 +227,10 @@ def holders(path: Path) -> tuple[int, ...]:
 
 def own_namespace() -> tuple[str, str]:
     """Return the boot and the pid namespace in which this process's pid and start mean something."""
-    if not os.path.exists("/proc/self/ns/pid"):
-        return "", ""  # macOS has one of each
-    boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    return boot_id, os.readlink("/proc/self/ns/pid")
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip(), os.readlink("/proc/self/ns/pid")
+    except OSError:
+        return "", ""  # macOS, or a unit with ProcSubset=pid: a record from there proves nothing elsewhere
 
 
 def _locks(pid: int, number: str, identity: os.stat_result) -> bool:
@@ -228,9 +264,9 @@ def _open(folder: Path, name: str, app_dir: Path) -> int:
     _make(folder, owner)
     parent = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
+        if not _is_trusted(folder, app_dir):
+            raise PermissionError(errno.EACCES, "its folder belongs to another user")
         trusted = os.fstat(parent)
-        if trusted.st_uid not in (os.geteuid(), 0, owner.st_uid):
-            raise PermissionError(errno.EACCES, f"{folder} belongs to another user")
         flags = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
         descriptor = os.open(name, flags | os.O_CREAT, 0o644, dir_fd=parent)
         found = os.fstat(descriptor)
@@ -247,6 +283,17 @@ def _open(folder: Path, name: str, app_dir: Path) -> int:
         return above
     finally:
         os.close(parent)
+
+
+def _is_trusted(folder: Path, app_dir: Path) -> bool:
+    """Tell whether nobody but this user, root and the app's owner can have put a lock file into this folder."""
+    trusted = {os.geteuid(), 0, os.stat(app_dir).st_uid}
+    # In a folder for everybody, whose the one in between is matters as well.
+    folders = (folder,) if folder.name == STATE_FOLDER else (folder, folder.parent)
+    try:
+        return all(os.lstat(path).st_uid in trusted for path in folders)
+    except OSError:
+        return False
 
 
 def _make(folder: Path, owner: os.stat_result) -> None:
@@ -267,7 +314,7 @@ def _make(folder: Path, owner: os.stat_result) -> None:
 def _record(document: Any) -> Record:
     if not isinstance(document, dict):
         raise TypeError("a record is an object")
-    values = {field.name: document[field.name] for field in fields(Record)}
+    values = {name: document[name] for name in Record._fields}
     if type(values["pid"]) is not int or type(values["port"]) is not int:
         raise TypeError("pid and port are numbers")
     return Record(**{**values, "argv": tuple(str(argument) for argument in values["argv"])})

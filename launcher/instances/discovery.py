@@ -6,30 +6,14 @@ Nothing here acts. A survey is a value: the plan shows it, the stop takes it, an
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from .. import text
 from . import port as ports
 from .family import Family, lineage
-from .identity import (
-    ScriptArgument,
-    declared_port,
-    is_python,
-    script_argument,
-    wrapped_arguments,
-)
-from .processes import (
-    FileIdentity,
-    Process,
-    cgroup,
-    command_lines,
-    contradicted,
-    environment,
-    files_run,
-    look,
-)
+from .identity import ScriptArgument, declared_port, is_python, script_argument, wrapped_argument
+from .processes import FileIdentity, Process, cgroup, command_lines, contradicted, environment, files_run, look
 
 if TYPE_CHECKING:
     from .supervisor import Supervisor
@@ -37,8 +21,7 @@ if TYPE_CHECKING:
 Role = Literal["app", "wrapper", "lock holder"]
 
 
-@dataclass(frozen=True, slots=True)
-class App:
+class App(NamedTuple):
     """Hold what makes a process an instance of this app."""
 
     script: str
@@ -46,19 +29,19 @@ class App:
     port_flags: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Claim:
-    """Hold a process that was proved to hold the instance lock, which is inherited from a launcher only."""
+class Claim(NamedTuple):
+    """Hold the process that a launcher became: the instance lock's record names it, and it holds that lock."""
 
     pid: int
+    start: float
     port: int
 
 
-@dataclass(frozen=True, slots=True)
-class Instance:
+class Instance(NamedTuple):
     """Hold one instance: the process that it hangs on, and its ports.
 
-    `members` are the processes below it that run the app too, `tree` is every process from it downwards.
+    `members` are the processes below it that run the app too, `tree` is every process from it downwards. `declared` is
+    the port it was told to use.
     """
 
     process: Process
@@ -84,8 +67,7 @@ class Instance:
         return port in self.listening or self.port in (port, None)
 
 
-@dataclass(frozen=True, slots=True)
-class Holder:
+class Holder(NamedTuple):
     """Hold who listens on our port without being our instance; `process` is None where it cannot be seen.
 
     `above` says that we run below it, or that it is pid 1: it can never be stopped from here.
@@ -98,8 +80,7 @@ class Holder:
     above: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Survey:
+class Survey(NamedTuple):
     """Hold what was found, once.
 
     `stale` are ours on the port, `siblings` ours on others, `others` another user's; `inside` is the instance that
@@ -115,28 +96,39 @@ class Survey:
     inside: Instance | None
     left: tuple[tuple[Process, str], ...]
 
+    @property
+    def spare(self) -> frozenset[int]:
+        """Return the pids of every instance that is not to be touched, whatever it hangs below."""
+        return frozenset(pid for i in (*self.siblings, *self.others) for pid in i.tree)
 
-def survey(app: App, host: str | None, port: int, taken: bool, claims: Sequence[Claim] = ()) -> Survey:
+
+class _Match(NamedTuple):
+    process: Process
+    role: Role
+    declared: int | None
+
+
+def survey(app: App, host: str | None, port: int, taken: bool, claim: Claim | None = None) -> Survey:
     """Look at every visible process, and where the port is `taken`, at who listens there."""
-    found, left = _matches(app, claims)
+    found, left = _matches(app, claim)
     own = lineage(os.getpid())
-    own_cgroup = cgroup(os.getpid())
-    claimed = {claim.pid: claim.port for claim in claims}
-    family = Family() if found or taken else None
-    instances = [_instance(app, group, claimed, family, own_cgroup, own) for group in _groups(found)] if family else []
+    instances = _instances(found, own) if found else []
     ours = [i for i in instances if i.process.uid == os.geteuid()]
     inside = next((i for i in ours if i.on(port) and not set(own).isdisjoint((i.pid, *i.members))), None)
-    stale = tuple(i for i in ours if i.on(port) and set(own).isdisjoint((i.pid, *i.members)))
+    stale = tuple(i for i in ours if i.on(port) and i is not inside)
     here = (*stale, *((inside,) if inside else ()))
-    known = tuple(pid for i in here for pid in i.tree)
-    served = any(port in i.listening for i in here)
+    holders: tuple[Holder, ...] = ()
+    if taken:
+        holders = _holders(host, port, [pid for i in here for pid in i.tree], own)
+        if not holders and not any(port in i.listening for i in here):
+            holders = (Holder(host or "0.0.0.0", None, None, None, above=False),)
     return Survey(
         port=port,
         taken=taken,
         stale=stale,
         siblings=tuple(i for i in ours if not i.on(port)),
         others=tuple(i for i in instances if i.process.uid != os.geteuid()),
-        holders=_holders(host, port, known, served, own_cgroup, own) if taken else (),
+        holders=holders,
         inside=inside,
         left=tuple(left),
     )
@@ -149,9 +141,9 @@ def describe(process: Process) -> str:
     return f"pid {process.pid}{owner}, {command}, up {text.duration(process.age)}"
 
 
-def _matches(app: App, claims: Sequence[Claim]) -> tuple[dict[int, tuple[Process, Role]], list[tuple[Process, str]]]:
+def _matches(app: App, claim: Claim | None) -> tuple[dict[int, _Match], list[tuple[Process, str]]]:
     name = os.fsencode(os.path.basename(app.script))
-    found: dict[int, tuple[Process, Role]] = {}
+    found: dict[int, _Match] = {}
     left: list[tuple[Process, str]] = []
     for pid, line in command_lines():
         mentions = name in line
@@ -163,25 +155,26 @@ def _matches(app: App, claims: Sequence[Claim]) -> tuple[dict[int, tuple[Process
             continue
         role, reason = _match(app, process)
         if role:
-            found[pid] = (process, role)
+            found[pid] = _Match(process, role, declared_port(process.argv, environment(pid), app.port_flags))
         elif mentions:
             left.append((process, reason))
-    for claim in claims:
-        process = look(claim.pid)
-        if process and not process.gone and claim.pid not in found and claim.pid != os.getpid():
-            found[claim.pid] = (process, "lock holder")
-            left = [(other, reason) for other, reason in left if other.pid != claim.pid]
+    claimed = look(claim.pid) if claim and claim.pid != os.getpid() else None
+    if claim and claimed and claimed.start == claim.start and not claimed.gone:
+        role = found[claim.pid].role if claim.pid in found else "lock holder"
+        found[claim.pid] = _Match(claimed, role, claim.port)
+        left = [(process, reason) for process, reason in left if process.pid != claim.pid]
     return found, left
 
 
 def _match(app: App, process: Process) -> tuple[Role | None, str]:
     python = is_python(process.exe if process.exe else (process.argv[0] if process.argv else None))
     argument = script_argument(process.argv) if python else None
-    candidates: list[tuple[Role, ScriptArgument]] = [("app", argument)] if argument else []
-    candidates += [("wrapper", wrapped) for wrapped in wrapped_arguments(process.argv, python)]
-    if not candidates:
-        return None, "not a Python" if not python else "a Python that runs no script"
+    wrapped = wrapped_argument(process.argv, python)
+    candidates: list[tuple[Role, ScriptArgument | None]] = [("app", argument), ("wrapper", wrapped)]
+    reason = "a Python that runs no script" if python else "not a Python"
     for role, wanted in candidates:
+        if wanted is None:
+            continue
         try:
             if app.identity in files_run(process.pid, wanted):
                 if contradicted(process.pid, wanted, app.identity):
@@ -189,63 +182,65 @@ def _match(app: App, process: Process) -> tuple[Role | None, str]:
                 return role, ""
         except PermissionError:
             return None, f"user {text.user(process.uid)} hides which file it runs"
-    return None, "it runs another file"
+        reason = "it runs another file"
+    return None, reason
 
 
-def _groups(found: Mapping[int, tuple[Process, Role]]) -> Iterable[tuple[tuple[Process, Role], tuple[int, ...]]]:
-    """Yield each instance: the topmost process that matched, and the matching processes below it."""
+def _instances(found: Mapping[int, _Match], own: Sequence[int]) -> list[Instance]:
+    family = Family()
+    own_cgroup = cgroup(os.getpid())
+    groups = dict(_groups(found))
+    instances = []
+    for root, members in groups.items():
+        others = [pid for pid in groups if pid != root]
+        below = (pid for pid, _ in family.below((root, *members), others))
+        tree = tuple(dict.fromkeys((root, *members, *below)))
+        declared = next((found[pid].declared for pid in (root, *members) if found[pid].declared is not None), None)
+        instances.append(
+            Instance(
+                process=found[root].process,
+                role=found[root].role,
+                members=members,
+                tree=tree,
+                declared=declared,
+                listening=ports.listening([pid for pid in tree if pid not in own]),
+                supervisor=_supervisor(found[root].process, own_cgroup, own),
+            )
+        )
+    return instances
+
+
+def _groups(found: Mapping[int, _Match]) -> Iterable[tuple[int, tuple[int, ...]]]:
+    """Yield each instance's topmost pid and the matching pids below it; one that was told another port is another."""
     members: dict[int, list[int]] = {}
-    for pid in found:
-        above = [ancestor for ancestor in lineage(pid) if ancestor in found]
-        members.setdefault(above[-1], []).append(pid)
+    for pid, match in found.items():
+        root = pid
+        for ancestor in lineage(pid)[1:]:
+            if ancestor not in found:
+                continue
+            if None not in (match.declared, found[ancestor].declared) and match.declared != found[ancestor].declared:
+                break
+            root = ancestor
+        members.setdefault(root, []).append(pid)
     for root, pids in members.items():
-        yield found[root], tuple(pid for pid in pids if pid != root)
+        yield root, tuple(pid for pid in pids if pid != root)
 
 
-def _instance(
-    app: App,
-    group: tuple[tuple[Process, Role], tuple[int, ...]],
-    claimed: Mapping[int, int],
-    family: Family,
-    own_cgroup: str,
-    own: Sequence[int],
-) -> Instance:
-    (process, role), members = group
-    pids = (process.pid, *members)
-    declared = next((claimed[pid] for pid in pids if pid in claimed), None)
-    for pid in pids if declared is None else ():
-        seen = look(pid)
-        declared = declared_port(seen.argv, environment(pid), app.port_flags) if seen else None
-        if declared is not None:
-            break
-    tree = tuple(dict.fromkeys((*pids, *family.below(frozenset(pids)))))
-    return Instance(
-        process=process,
-        role=role,
-        members=members,
-        tree=tree,
-        declared=declared,
-        listening=ports.listening(tuple(pid for pid in tree if pid not in own)),
-        supervisor=_supervisor(process, own_cgroup, own),
-    )
-
-
-def _supervisor(process: Process, own_cgroup: str, own: Sequence[int]) -> Supervisor | None:
+def _supervisor(process: Process, own_cgroup: str, own: Collection[int]) -> Supervisor | None:
     from .supervisor import supervisor  # needed only where something runs already
 
     # A supervisor that is our own ancestor started us in its place, or will do so: it is not in our way.
-    parent = look(process.ppid)
-    parent_name = parent.name if parent and parent.pid not in own else ""
-    return supervisor(cgroup(process.pid), own_cgroup, parent_name)
+    above = (look(pid) for pid in lineage(process.pid)[1:] if pid not in own)
+    return supervisor(cgroup(process.pid), own_cgroup, [ancestor.name for ancestor in above if ancestor])
 
 
-def _holders(
-    host: str | None, port: int, known: Sequence[int], served: bool, own_cgroup: str, own: Sequence[int]
-) -> tuple[Holder, ...]:
-    """Return who else listens on the port; `served` says that an instance of ours does, which is why it is taken."""
+def _holders(host: str | None, port: int, known: Sequence[int], own: Collection[int]) -> tuple[Holder, ...]:
+    own_cgroup = cgroup(os.getpid())
     found: dict[int | str, Holder] = {}
     for listener in ports.listeners(host, port, known):
         process = look(listener.pid) if listener.pid is not None else None
+        if process and port not in ports.listening((process.pid,)):
+            process = None  # the pid may have passed to a stranger since the sockets were listed
         found[process.pid if process else listener.address] = Holder(
             address=listener.address,
             uid=listener.uid if process is None or process.uid is None else process.uid,
@@ -253,6 +248,4 @@ def _holders(
             supervisor=_supervisor(process, own_cgroup, own) if process else None,
             above=bool(process and (process.pid == 1 or process.pid in own)),
         )
-    if not found and not served:
-        return (Holder(host or "0.0.0.0", None, None, None, above=False),)
     return tuple(found.values())

@@ -12,7 +12,8 @@ import time
 
 from ..errors import ExitStatus, LauncherError
 from .discovery import describe
-from .processes import Process, look, start_of
+from .family import start_of
+from .processes import Process, look
 
 _POLL_SECONDS = 0.02
 
@@ -81,6 +82,8 @@ def wait_for_any(handles: list[Handle], seconds: float) -> None:
     descriptors = [handle.descriptor for handle in handles if handle.descriptor is not None]
     if len(descriptors) < len(handles):
         seconds = min(seconds, _POLL_SECONDS)
+    if not handles:
+        return
     if not descriptors:
         time.sleep(max(0.0, seconds))
         return
@@ -88,6 +91,17 @@ def wait_for_any(handles: list[Handle], seconds: float) -> None:
     for descriptor in descriptors:
         poller.register(descriptor, select.POLLIN)
     poller.poll(max(1, int(seconds * 1000)))
+
+
+def exists(pid: int) -> bool:
+    """Tell whether there is a process of this pid, seen or hidden."""
+    try:
+        os.kill(pid, 0)  # signal 0 only asks: kill(2)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 def _send_checked(process: Process, number: signal.Signals) -> None:

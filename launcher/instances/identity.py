@@ -5,27 +5,35 @@ Everything here is a pure predicate over a command line that was read elsewhere.
 
 from __future__ import annotations
 
-import itertools
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 # https://docs.python.org/3/using/cmdline.html: the one-letter options that swallow the next word.
 _OPTIONS_WITH_VALUE = "WX"
 _LONG_OPTIONS_WITH_VALUE = ("--check-hash-based-pycs",)
 _PYTHON_NAME = re.compile(r"\.?(python|pypy|graalpy)", re.IGNORECASE)
-# Programs that run any command after this word; what they were told to run must be read, it may be an editor.
-_COMMAND_RUNNERS: Mapping[str, str] = dict.fromkeys(
-    ("uv", "conda", "mamba", "micromamba", "poetry", "pdm", "pipenv", "pixi"), "run"
-)
-_RUNNER_OPTIONS_WITH_VALUE = frozenset(
-    "-n --name -p --prefix --cwd --with --with-editable --with-requirements --extra --group --only-group --package "
-    "--python --directory --project --env-file --index --index-url --config-file --cache-dir -e --environment "
-    "--manifest-path -C".split()
-)
-# Programs that run nothing but a Python script named somewhere among their own options, after this word if any.
+# Programs that run any command after the word `run`: their options that take a value, and those that take none.
+# After an option that is not known here nobody can tell what is run.
+_COMMAND_RUNNERS: Mapping[str, tuple[str, str]] = {
+    "uv": (
+        "-p --python --with --with-editable --with-requirements --extra --no-extra --group --no-group --only-group "
+        "--package --directory --project --env-file --index --default-index -i --index-url --extra-index-url "
+        "--config-file --cache-dir",
+        "-n --no-cache -q --quiet -v --verbose -s --script --no-project --offline --no-sync --frozen --locked "
+        "--isolated --active --exact --all-extras --all-groups --dev --no-dev --native-tls --no-progress "
+        "--no-config --no-env-file",
+    ),
+    "conda": ("-n --name -p --prefix --cwd", "-v --verbose --dev --no-capture-output --live-stream"),
+    "mamba": ("-n --name -p --prefix --cwd", "-v --verbose --dev --no-capture-output --live-stream"),
+    "micromamba": ("-n --name -p --prefix --cwd", ""),
+    "poetry": ("", ""),
+    "pdm": ("", ""),
+    "pipenv": ("", ""),
+    "pixi": ("-e --environment --manifest-path", "-q --quiet -v --verbose --frozen --locked"),
+}
+# Programs that run nothing but a Python script, named among their own options after this word, if any.
 _SCRIPT_RUNNERS: Mapping[str, str | None] = {
     "accelerate": "launch",
     "accelerate-launch": None,
@@ -33,12 +41,12 @@ _SCRIPT_RUNNERS: Mapping[str, str | None] = {
     "torchrun": None,
     "torch.distributed.run": None,
     "torch.distributed.launch": None,
-    "gradio": None,
 }
+# Gradio's reloader takes the script first; behind other words it does other things with it.
+_RELOADER = "gradio"
 
 
-@dataclass(frozen=True, slots=True)
-class ScriptArgument:
+class ScriptArgument(NamedTuple):
     """Hold what a Python was told to run: a script's path, or a module's dotted name."""
 
     kind: Literal["script", "module"]
@@ -92,48 +100,62 @@ def _after_options(argv: Sequence[str]) -> tuple[int, ScriptArgument | None]:
     return position, None
 
 
-def wrapped_arguments(argv: Sequence[str], python: bool) -> tuple[ScriptArgument, ...]:
-    """Return what a wrapper such as `uv run` or `accelerate launch` was told to run; none for other programs.
+def wrapped_argument(argv: Sequence[str], python: bool) -> ScriptArgument | None:
+    """Return what a wrapper such as `uv run` or `accelerate launch` was told to run, or None for any other program.
 
     A wrapper lives as long as what it runs and may start it again, so it goes with it. `uv run vim webui.py` runs vim.
     """
     if not argv:
-        return ()
-    name, rest = os.path.basename(argv[0]), list(argv[1:])
+        return None
+    name, rest = os.path.basename(argv[0]), argv[1:]
     if python:
         script = script_argument(argv)
         if script is None or script.text not in argv:
-            return ()
+            return None
         name = os.path.basename(script.text) if script.kind == "script" else script.text
-        rest = list(argv[argv.index(script.text) + 1 :])
+        rest = argv[argv.index(script.text) + 1 :]
     if name in _COMMAND_RUNNERS:
-        found = _command_after(_COMMAND_RUNNERS[name], rest)
-        return (found,) if found else ()
-    if name not in _SCRIPT_RUNNERS:
-        return ()
-    word = _SCRIPT_RUNNERS[name]
-    if word is not None:
-        rest = rest[rest.index(word) + 1 :] if word in rest else []
-    modules = [ScriptArgument("module", after) for before, after in itertools.pairwise(rest) if before == "-m"]
-    return (*modules, *(ScriptArgument("script", word) for word in rest if word and not word.startswith("-")))
+        return _run_by_command_runner(rest, *(frozenset(options.split()) for options in _COMMAND_RUNNERS[name]))
+    if name in _SCRIPT_RUNNERS:
+        return _run_by_script_runner(rest, _SCRIPT_RUNNERS[name])
+    if name == _RELOADER and rest and not rest[0].startswith("-"):
+        return ScriptArgument("script", rest[0])
+    return None
 
 
-def _command_after(word: str, rest: Sequence[str]) -> ScriptArgument | None:
-    if word not in rest:
+def _run_by_command_runner(
+    rest: Sequence[str], with_value: frozenset[str], without: frozenset[str]
+) -> ScriptArgument | None:
+    if "run" not in rest:
         return None
-    position = rest.index(word) + 1
+    position = rest.index("run") + 1
     while position < len(rest) and rest[position].startswith("-"):
-        if rest[position] == "--":
+        option, equals, _ = rest[position].partition("=")
+        if option == "--":
             position += 1
             break
-        if rest[position] in ("-m", "--module") and position + 1 < len(rest):
-            return ScriptArgument("module", rest[position + 1])
-        position += 2 if rest[position] in _RUNNER_OPTIONS_WITH_VALUE else 1
+        if option in ("-m", "--module"):
+            return ScriptArgument("module", rest[position + 1]) if position + 1 < len(rest) else None
+        if option not in with_value and option not in without:
+            return None
+        position += 2 if option in with_value and not equals else 1
     if position >= len(rest):
         return None
     if is_python(rest[position]):
         return script_argument(rest[position:])
     return ScriptArgument("script", rest[position])
+
+
+def _run_by_script_runner(rest: Sequence[str], word: str | None) -> ScriptArgument | None:
+    # What follows the script are the script's own arguments; only an option's value could come before it.
+    if word is not None:
+        rest = rest[rest.index(word) + 1 :] if word in rest else ()
+    for position, argument in enumerate(rest):
+        if argument in ("-m", "--module") and position + 1 < len(rest):
+            return ScriptArgument("module", rest[position + 1])
+        if argument.endswith(".py") and not argument.startswith("-"):
+            return ScriptArgument("script", argument)
+    return None
 
 
 def declared_port(argv: Sequence[str], environ: Mapping[str, str], port_flags: Sequence[str]) -> int | None:

@@ -7,7 +7,6 @@ import os
 import socket
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Literal, NamedTuple
@@ -16,8 +15,7 @@ from .. import requirements
 from ..errors import ExitStatus, LauncherError
 
 
-@dataclass(frozen=True, slots=True)
-class Listener:
+class Listener(NamedTuple):
     """Hold one listening socket: its address, its owner's uid, and the process where that can be seen."""
 
     address: str
@@ -84,7 +82,7 @@ def listeners(host: str | None, port: int, known: Sequence[int] = ()) -> tuple[L
     uids = {one.address: one.uid for one in sockets or ()}
     try:
         connections = psutil.net_connections("tcp")
-    except psutil.AccessDenied:  # macOS tells root only
+    except (psutil.Error, OSError):  # macOS tells root only; a unit with ProcSubset=pid has no /proc/net
         return ()
     return tuple(
         Listener(c.laddr.ip, uids.get(c.laddr.ip), c.pid)
@@ -97,7 +95,7 @@ def listeners(host: str | None, port: int, known: Sequence[int] = ()) -> tuple[L
     )
 
 
-def listening(pids: tuple[int, ...]) -> frozenset[int]:
+def listening(pids: Sequence[int]) -> frozenset[int]:
     """Return the TCP ports on which any of these processes listens; one that is gone or hidden has none."""
     psutil = _psutil()
     ports: set[int] = set()

@@ -11,8 +11,8 @@ import os
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from .identity import ScriptArgument
 
@@ -21,8 +21,7 @@ _MAX_LINKS = 40  # as in the kernel, path_resolution(7)
 _DELETED = " (deleted)"
 
 
-@dataclass(frozen=True, slots=True)
-class Process:
+class Process(NamedTuple):
     """Hold one process as it was seen: `pid` and `start` (clock ticks since boot) name it for ever.
 
     `uid` is None when the real, effective and saved user differ or cannot be read. `exe` is None where it is hidden.
@@ -50,8 +49,7 @@ class Process:
         return max(0.0, time.time() - self.start)
 
 
-@dataclass(frozen=True, slots=True)
-class FileIdentity:
+class FileIdentity(NamedTuple):
     """Hold which file a script is, and in which folder: a hard-linked copy of a checkout is another checkout."""
 
     file: tuple[int, int]
@@ -61,12 +59,6 @@ class FileIdentity:
 def look(pid: int) -> Process | None:
     """Return the process as it is now, or None when it is gone or cannot be seen at all."""
     return _look_linux(pid) if LINUX else _look_psutil(pid)
-
-
-def start_of(pid: int) -> float | None:
-    """Return when a process started, in clock ticks since boot, or None when it is gone."""
-    process = look(pid)
-    return process.start if process else None
 
 
 def pids() -> Iterator[int]:

@@ -9,12 +9,12 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from .. import text
 from ..errors import ExitStatus, LauncherError
 from .discovery import describe
-from .family import Family, ticks_now
+from .family import Family
 from .handle import Handle, wait_for_any
 from .processes import Process, look
 
@@ -23,8 +23,7 @@ _FREEZE_ROUNDS = 20
 _MAX_PIDFDS = 256  # leaves descriptors to work with under the usual limit of 1024
 
 
-@dataclass(frozen=True, slots=True)
-class Stopped:
+class Stopped(NamedTuple):
     """Hold what became of one instance: how many processes below it went with it, and whether SIGKILL was needed."""
 
     process: Process
@@ -38,8 +37,9 @@ def stop(
 ) -> tuple[Stopped, ...]:
     """Terminate these processes and all below them, kill what is left after `timeout` seconds, and tell each.
 
-    `spare` are pids never to be touched: the launcher and its ancestors. Another user's process below an instance is
-    left and named. Raises LauncherError when a process may not be signalled, or does not even die of SIGKILL.
+    `spare` are pids never to be touched, nor what is below them: the launcher, its ancestors, and other instances.
+    Another user's process below an instance is left and named. Raises LauncherError when a process may not be
+    signalled, or does not even die of SIGKILL.
     """
     tree = _Tree(tuple(roots), spare, say)
     try:
@@ -72,7 +72,6 @@ class _Tree:
         self._roots = roots
         self._spare = spare
         self._say = say
-        self._since = ticks_now()
         self._begun = time.monotonic()
         self._ended: dict[int, float] = {}
         self._left: set[int] = set()
@@ -92,11 +91,11 @@ class _Tree:
         """Wait until all have ended and nothing new has come; return whether that was within `timeout` seconds."""
         deadline = time.monotonic() + timeout
         while True:
-            while self.living():
+            while living := self._living():
                 remaining = deadline - time.monotonic()
                 if remaining <= 0:
                     return False
-                wait_for_any(self._living(), remaining)
+                wait_for_any(living, remaining)
             new = self._grow()
             if not new:
                 return True
@@ -105,11 +104,16 @@ class _Tree:
 
     def kill(self) -> frozenset[int]:
         """Freeze what is left and all that it has forked, then kill it; return the pids that needed it."""
-        for _ in range(_FREEZE_ROUNDS):
+        try:
+            for _ in range(_FREEZE_ROUNDS):
+                for handle in self._living():
+                    handle.send(signal.SIGSTOP)
+                if not self._grow():
+                    break
+        except BaseException:  # Ctrl-C must not leave them frozen, holding the port
             for handle in self._living():
-                handle.send(signal.SIGSTOP)
-            if not self._grow():
-                break
+                handle.send(signal.SIGCONT)
+            raise
         killed = frozenset(process.pid for process in self.living())
         self.send(signal.SIGKILL)
         return killed
@@ -165,9 +169,10 @@ class _Tree:
             pids = frozenset(
                 pid for pid, owner in self._owner.items() if owner == root.pid and not self._handles[pid].reused()
             )
-            for pid in family.below(pids, self._since):
+            for pid, start in family.below(pids, self._spare):
                 process = look(pid)
-                handle = self._add(process, root.pid) if process and not process.gone else None
+                same = process is not None and process.start == start and not process.gone
+                handle = self._add(process, root.pid) if process and same else None
                 if handle:
                     new.append(handle)
         return new

@@ -6,8 +6,8 @@ Pure: it decides from the text of a cgroup and the name of a parent process.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
 
 # Units that run jobs and log-ins for others: a process in their cgroup is not supervised by them.
 _SESSION_UNITS = re.compile(
@@ -27,26 +27,29 @@ _SUPERVISORS: Mapping[str, str] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Supervisor:
+class Supervisor(NamedTuple):
     """Hold who would start a process again, and the command that stops it there."""
 
     name: str
     stop_command: str
 
 
-def supervisor(cgroup: str, own_cgroup: str, parent_name: str) -> Supervisor | None:
+def supervisor(cgroup: str, own_cgroup: str, ancestors: Iterable[str]) -> Supervisor | None:
     """Return who would start a process again when it is stopped, or None.
 
     `cgroup` and `own_cgroup` are the texts of proc_pid_cgroup(5) for the process and for us: our own unit is no
-    supervisor in our way, nor is the unit that merely runs log-ins or jobs.
+    supervisor in our way, nor is the unit that merely runs log-ins or jobs. `ancestors` are the names of the processes
+    above it, nearest first, that are not above us.
     """
     path, own = _cgroup_path(cgroup), _cgroup_path(own_cgroup)
     found = _supervising_unit(path)
     if found is not None and found != _supervising_unit(own):
         return found
-    command = _SUPERVISORS.get(parent_name.lower().split(" ")[0])
-    return Supervisor(parent_name, command) if command else None
+    for name in ancestors:
+        command = _SUPERVISORS.get(name.lower().split(" ")[0])
+        if command:
+            return Supervisor(name, command)
+    return None
 
 
 def _cgroup_path(text: str) -> str:

@@ -1,0 +1,35 @@
+"""How a path in a setting is read: as huggingface_hub reads it, but from a given environment and not from our own."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import re
+from collections.abc import Callable
+
+# What lies in a hub cache: https://huggingface.co/docs/huggingface_hub/guides/manage-cache
+HUB_ENTRY = re.compile(r"(models|datasets|spaces|kernels)--.")
+_VARIABLE = re.compile(r"\$(\w+|\{[^}]*\})", re.ASCII)
+
+
+def expand(value: str, variable: Callable[[str], str | None], home: str | None) -> str:
+    """Expand `~` and then `$NAME`, as `os.path.expandvars(os.path.expanduser(…))` would; an unknown name stays."""
+
+    def replaced(match: re.Match[str]) -> str:
+        found = variable(match[1].strip("{}"))
+        return match[0] if found is None else found
+
+    if value == "~" or value.startswith("~/"):
+        # HOME=/ is what a container's nameless user has.
+        value = ((home or home_of_user()).rstrip("/") + value[1:]) or "/"
+    else:
+        value = os.path.expanduser(value)
+    return _VARIABLE.sub(replaced, value)
+
+
+def home_of_user() -> str:
+    """Return the home of the password database; our own HOME says nothing of an instance that runs without one."""
+    try:
+        return pwd.getpwuid(os.getuid()).pw_dir
+    except KeyError:
+        return "~"
