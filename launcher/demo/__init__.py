@@ -12,8 +12,8 @@ import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from ..errors import ExitStatus, LauncherError
 
@@ -52,16 +52,14 @@ Signature: 8a477f597d28d172789f06886806bc55
 _EMOTIONS = ("happy", "angry", "sad", "afraid", "disgusted", "melancholic", "surprised", "calm")
 
 
-@dataclass(frozen=True, slots=True)
-class _DemoModel:
+class _DemoModel(NamedTuple):
     repo: str
     version: str
     hidden: int
     emotions: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class _Contents:
+class _Contents(NamedTuple):
     """Hold a whole playground: relative path to bytes, and relative path to what its symlink says."""
 
     files: Mapping[str, bytes]
