@@ -18,7 +18,7 @@ if sys.version_info < (3, 10):
 # `python -I` and PYTHONSAFEPATH leave the script's folder out; through a link, launcher/ lies beside the real file.
 sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))
 
-from launcher.cli import main
+from launcher.__main__ import main
 
 if __name__ == "__main__":
     sys.exit(main(launcher_file=__file__))

@@ -59,8 +59,6 @@ def main(argv: Sequence[str] | None = None, launcher_file: str | None = None) ->
 
 
 def _run(words: list[str], console: Console, folders: tuple[Path, ...]) -> int:
-    if sys.platform == "win32":
-        raise LauncherError("start_app.py runs on Linux and macOS", "on Windows, run it inside WSL")
     arguments = parse(words)
     console = console._replace(quiet=arguments.quiet, verbose=arguments.verbose, as_json=arguments.json)
     if arguments.help:

@@ -18,7 +18,7 @@ from .instances import refusal
 from .instances.discovery import Instance, describe
 from .instances.processes import Process
 from .running import Observed, Say
-from .settings import Settings
+from .settings import HUB_CACHE_NAMES, Settings
 
 if TYPE_CHECKING:
     from .instances.stop import Stopped
@@ -159,18 +159,11 @@ def stopped_document(stopped: Stopped) -> Mapping[str, Any]:
 def facts(settings: Settings, command: Command) -> tuple[str, ...]:
     """Return what the app will use, the two things that decide which model runs above all."""
     endpoint = settings.variables.get("HF_ENDPOINT")
-    shown = f"{endpoint.value} ({endpoint.origin})" if endpoint else "https://huggingface.co (default)"
-    cache_origin = next(
-        (
-            settings.variables[n].origin
-            for n in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_HOME")
-            if n in settings.variables
-        ),
-        "default",
-    )
+    source = f"{endpoint.value} ({endpoint.origin})" if endpoint else "https://huggingface.co (default)"
+    origin = next((settings.variables[n].origin for n in HUB_CACHE_NAMES if n in settings.variables), "default")
     return (
-        f"endpoint: {shown}",
-        f"cache: {cache.hub_cache(command.environment, settings.app_dir)} ({cache_origin})",
+        f"endpoint: {source}",
+        f"cache: {cache.hub_cache(command.environment, settings.app_dir)} ({origin})",
     )
 
 

@@ -191,6 +191,15 @@ def test_shell_cron_and_a_unit_with_private_folders_agree_on_the_place(
     assert f"terminated pid {running.pid}" in done.err
 
 
+def test_a_launcher_killed_while_it_replaced_a_lock_stops_nobody(app: AppFolder) -> None:
+    lock = locks.open_lock(app.path, locks.instance_name(app.port))
+    lock.path.with_name(f"{lock.path.name}.new").write_text("half")
+    lock.replace()
+    assert locks.find_held(app.path, lock.path.name) == lock.path
+    assert sorted(path.name for path in lock.path.parent.iterdir()) == [".gitignore", lock.path.name]
+    lock.close()
+
+
 def test_two_launchers_at_once_leave_one_app(app: AppFolder, processes: Processes) -> None:
     first = processes.launch(*app.arguments)
     second = processes.launch(*app.arguments)

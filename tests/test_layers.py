@@ -88,7 +88,7 @@ def test_only_the_console_prints(path: Path) -> None:
     if unit(path) == "cli":  # it makes the console from the streams, and never writes to them
         assert not [what for _, what in found if "print" in what]
         assert "sys.stdout.write" not in path.read_text()
-    else:
+    elif unit(path) != "__main__":  # that one refuses a system where the console cannot even be imported
         assert not found
 
 

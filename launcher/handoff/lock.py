@@ -103,13 +103,12 @@ class Lock:
 
         To be called under the launch lock and with proof that the holder of record is dead.
         """
-        new = self.path.with_name(f"{self.path.name}.{os.getpid()}")
-        descriptor = os.open(new, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+        new = self.path.with_name(f"{self.path.name}.new")
+        new.unlink(missing_ok=True)  # of a launcher that was killed at this very point
+        descriptor = os.open(new, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.geteuid() == 0:
-                earlier = os.fstat(self._descriptor)
-                os.fchown(descriptor, earlier.st_uid, earlier.st_gid)
+            _give_to_owner(descriptor, os.fstat(self._descriptor))
             new.rename(self.path)
         except BaseException:
             new.unlink(missing_ok=True)
@@ -260,21 +259,25 @@ def _is_held(path: Path) -> bool:
 
 
 def _open(folder: Path, name: str, app_dir: Path) -> int:
-    owner = os.stat(app_dir)
-    _make(folder, owner)
+    made = _make(folder)
+    # From here on by descriptor: in a folder that others may write to, a name can become a link at any time.
     parent = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         if not _is_trusted(folder, app_dir):
             raise PermissionError(errno.EACCES, "its folder belongs to another user")
-        trusted = os.fstat(parent)
+        if made:
+            _give_to_owner(parent, os.stat(app_dir))
+            ignore = os.open(".gitignore", os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644, dir_fd=parent)
+            os.write(ignore, b"*\n")
+            _give_to_owner(ignore, os.stat(app_dir))
+            os.close(ignore)
         flags = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
         descriptor = os.open(name, flags | os.O_CREAT, 0o644, dir_fd=parent)
         found = os.fstat(descriptor)
         if not stat.S_ISREG(found.st_mode) or found.st_nlink != 1:
             os.close(descriptor)
             raise OSError(errno.EINVAL, "it is not a plain file of its own")
-        if os.geteuid() == 0 and found.st_uid == 0 and trusted.st_uid != 0:
-            os.fchown(descriptor, trusted.st_uid, trusted.st_gid)  # or its owner could never launch here again
+        _give_to_owner(descriptor, os.fstat(parent))
         if descriptor > 2:
             return descriptor
         # A closed standard stream: the app would inherit the lock file in its place, and print into it.
@@ -283,6 +286,12 @@ def _open(folder: Path, name: str, app_dir: Path) -> int:
         return above
     finally:
         os.close(parent)
+
+
+def _give_to_owner(descriptor: int, owner: os.stat_result) -> None:
+    # What root leaves in somebody's folder must not keep that user from launching there.
+    if os.geteuid() == 0 and os.fstat(descriptor).st_uid == 0 and owner.st_uid != 0:
+        os.fchown(descriptor, owner.st_uid, owner.st_gid)
 
 
 def _is_trusted(folder: Path, app_dir: Path) -> bool:
@@ -296,19 +305,16 @@ def _is_trusted(folder: Path, app_dir: Path) -> bool:
         return False
 
 
-def _make(folder: Path, owner: os.stat_result) -> None:
+def _make(folder: Path) -> bool:
+    """Make a state folder, and tell whether it is a new one of an app, which git is to ignore."""
     if folder.name != STATE_FOLDER:
         os.makedirs(folder, mode=0o700, exist_ok=True)
-        return
+        return False
     try:
         os.mkdir(folder, 0o755)
     except FileExistsError:
-        return
-    ignore = folder / ".gitignore"
-    ignore.write_text("*\n")
-    if os.geteuid() == 0:
-        for path in (folder, ignore):
-            os.chown(path, owner.st_uid, owner.st_gid, follow_symlinks=False)
+        return False
+    return True
 
 
 def _record(document: Any) -> Record:
