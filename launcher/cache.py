@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from .paths import HUB_ENTRY, expand, home_of_user
+from .paths import HUB_ENTRY, absolute, expand, home_of_user
 
 
 def hub_cache(environment: Mapping[str, str], folder: Path) -> Path:
@@ -20,7 +20,7 @@ def hub_cache(environment: Mapping[str, str], folder: Path) -> Path:
     hf_home = environment.get("HF_HOME", os.path.join(base, "huggingface"))
     default = os.path.join(expand(hf_home, environment.get, home), "hub")
     chosen = environment.get("HF_HUB_CACHE", environment.get("HUGGINGFACE_HUB_CACHE", default))
-    return Path(os.path.normpath(folder / expand(chosen, environment.get, home)))
+    return absolute(folder, expand(chosen, environment.get, home))
 
 
 def roots(environment: Mapping[str, str], app_dir: Path) -> tuple[Path, ...]:

@@ -6,6 +6,7 @@ import os
 import pwd
 import re
 from collections.abc import Callable
+from pathlib import Path
 
 # What lies in a hub cache: https://huggingface.co/docs/huggingface_hub/guides/manage-cache
 HUB_ENTRY = re.compile(r"(models|datasets|spaces|kernels)--.")
@@ -25,6 +26,20 @@ def expand(value: str, variable: Callable[[str], str | None], home: str | None) 
     else:
         value = os.path.expanduser(value)
     return _VARIABLE.sub(replaced, value)
+
+
+def absolute(folder: Path, value: str) -> Path:
+    """Return the path that `value` means in `folder`, as the kernel would find it from there.
+
+    `..` behind a link leads out of the folder that the link points to, which a lexical clean-up gets wrong. The last
+    component is never resolved: the `python` of an environment is a link, and must stay one.
+    """
+    path = folder / value
+    if ".." not in path.parts:
+        return path
+    if path.name == "..":
+        return Path(os.path.realpath(path))
+    return Path(os.path.realpath(path.parent), path.name)
 
 
 def home_of_user() -> str:

@@ -16,7 +16,7 @@ from typing import Literal, NamedTuple
 
 from . import env_file, redact
 from .errors import ExitStatus, LauncherError
-from .paths import HUB_ENTRY, expand
+from .paths import HUB_ENTRY, absolute, expand
 
 DEFAULT_SCRIPT = "webui.py"
 DEFAULT_PORT = "7860"  # Gradio's own
@@ -209,7 +209,7 @@ def _home(flags: Mapping[str, str], environ: Mapping[str, str], cwd: Path, folde
     # The folder whose .env is read: the app's when it is named, else where the launcher was put, else the cwd.
     named = flags.get("APP_DIR", "").strip() or environ.get("APP_DIR", "").strip()
     if named:
-        return Path(os.path.normpath(cwd / Sources(flags, environ, None).expand(named)))
+        return absolute(cwd, Sources(flags, environ, None).expand(named))
     script = environ.get("APP_SCRIPT", "").strip() or DEFAULT_SCRIPT
     for folder in (*folders, cwd):
         if os.path.exists(folder / ".env") or os.path.exists(folder / script):
@@ -230,13 +230,13 @@ def _read_env_file(flag: str | None, home: Path, environ: Mapping[str, str], cwd
 
 def _anchored(sources: Sources, setting: Setting, file_folder: Path, otherwise: Path) -> Path:
     folder = file_folder if setting.level == "file" else otherwise
-    return Path(os.path.normpath(folder / sources.expand(setting.value)))
+    return absolute(folder, sources.expand(setting.value))
 
 
 def _python_path(sources: Sources, setting: Setting, app_dir: Path, file_folder: Path, cwd: Path) -> str:
     value = sources.expand(setting.value)
     folders: dict[Level, Path] = {"flag": cwd, "environment": app_dir, "file": file_folder, "default": app_dir}
-    path = os.path.normpath(folders[setting.level] / value)
+    path = str(absolute(folders[setting.level], value))
     if os.sep not in value and not os.path.isdir(path):
         return value  # a name, to be found on PATH
     return path
@@ -258,7 +258,7 @@ def _check_app_dir(app_dir: Path, setting: Setting) -> None:
 
 
 def _script(app_dir: Path, setting: Setting, launcher_folders: tuple[Path, ...]) -> Path:
-    path = Path(os.path.normpath(app_dir / setting.value))
+    path = absolute(app_dir, setting.value)
     if any(os.path.realpath(path) == os.path.realpath(folder / "start_app.py") for folder in launcher_folders):
         raise LauncherError(
             f"{path} is the launcher itself (APP_SCRIPT, {setting.origin})", f"APP_SCRIPT={DEFAULT_SCRIPT}", setting.bad

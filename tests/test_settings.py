@@ -344,3 +344,13 @@ def test_help_and_version_answer_even_where_nothing_is_in_order(tmp_path: Path) 
 def test_options_stand_before_or_after_the_command(app: AppFolder) -> None:
     for arguments in ((*app.arguments, "status"), ("status", *app.arguments), ("--json", "status", *app.arguments)):
         assert launcher(*arguments).status == 0
+
+
+def test_dots_behind_a_linked_folder_lead_where_the_kernel_goes(tmp_path: Path) -> None:
+    # Deployed behind a link, as current -> v23: what the app would find from its folder is what the setting must mean.
+    (tmp_path / "data" / "v23").mkdir(parents=True)
+    (tmp_path / "current").symlink_to(tmp_path / "data" / "v23")
+    (tmp_path / "current" / "webui.py").touch()
+    (tmp_path / "current" / ".env").write_text("HF_HOME=../cache\n")
+    found = settings.load({"APP_DIR": str(tmp_path / "current")}, {}, cwd=tmp_path)
+    assert found.variables["HF_HOME"].value == str(tmp_path / "data" / "cache")

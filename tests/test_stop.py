@@ -311,7 +311,10 @@ if '{second}' not in sys.argv:
         launcher("stop", "--app-dir", app.path, "--port", str(second))
 
 
-def test_an_interrupt_while_killing_leaves_nothing_frozen(app: AppFolder, processes: Processes) -> None:
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, -signal.SIGTERM)])
+def test_an_interrupt_while_killing_leaves_nothing_half_killed(
+    number: signal.Signals, status: int, app: AppFolder, processes: Processes
+) -> None:
     # Enough processes that the freezing takes a while; the interrupt comes at the first one that is frozen.
     many = """
 import os, signal, time
@@ -321,16 +324,16 @@ for _ in range(250):
         time.sleep(600)
 """
     running = start(app, processes, prefix=many)
-    stopping = processes.start((sys.executable, START_APP, "stop", "--stop-timeout", "0.2", *app.arguments))
     tree = [running.pid, *(child.pid for child in psutil.Process(running.pid).children())]
+    stopping = processes.start((sys.executable, START_APP, "stop", "--stop-timeout", "0.2", *app.arguments))
 
-    def states() -> list[str]:
-        return [seen.state for pid in tree if (seen := looks.look(pid))]
+    def frozen() -> bool:
+        return any(seen.state == "T" for pid in tree if (seen := looks.look(pid)))
 
-    eventually(lambda: "T" in states() or stopping.process.poll() is not None, what="a frozen process")
-    stopping.process.send_signal(signal.SIGINT)
-    assert stopping.wait(20) in (130, 0)
-    assert "T" not in states()
+    eventually(lambda: frozen() or stopping.process.poll() is not None, what="a frozen process")
+    stopping.process.send_signal(number)
+    assert stopping.wait(20) in (status, 0)  # 0 where the kill was over before the signal came
+    eventually(lambda: not any(alive(pid) for pid in tree), what="the end of all")
 
 
 @pytest.mark.parametrize("pidfd", [True, False])

@@ -20,6 +20,7 @@ from .processes import Process, look
 
 KILL_SECONDS = 5.0
 _FREEZE_ROUNDS = 20
+_INTERRUPTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _MAX_PIDFDS = 256  # leaves descriptors to work with under the usual limit of 1024
 
 
@@ -103,19 +104,22 @@ class _Tree:
                 self._send(handle)
 
     def kill(self) -> frozenset[int]:
-        """Freeze what is left and all that it has forked, then kill it; return the pids that needed it."""
+        """Freeze what is left and all that it has forked, then kill it; return the pids that needed it.
+
+        It takes milliseconds, and a signal to the launcher waits for them: half of it would leave a frozen instance
+        that holds the port. After SIGKILL at that instant, the next launch ends what is frozen.
+        """
+        earlier = signal.pthread_sigmask(signal.SIG_BLOCK, _INTERRUPTS)
         try:
             for _ in range(_FREEZE_ROUNDS):
                 for handle in self._living():
                     handle.send(signal.SIGSTOP)
                 if not self._grow():
                     break
-        except BaseException:  # Ctrl-C must not leave them frozen, holding the port
-            for handle in self._living():
-                handle.send(signal.SIGCONT)
-            raise
-        killed = frozenset(process.pid for process in self.living())
-        self.send(signal.SIGKILL)
+            killed = frozenset(process.pid for process in self.living())
+            self.send(signal.SIGKILL)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, earlier)
         return killed
 
     def living(self) -> list[Process]:
