@@ -21,6 +21,8 @@ LAYERS = (
     {"running"},
     {"instances", "handoff", "readiness", "cache"},
     {"settings"},
+    {"validation"},
+    {"sources"},
     {"env_file", "console", "options"},
     {"text", "requirements", "paths"},
     {"errors", "redact", "__init__"},

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import NamedTuple, NoReturn
 
 from ..errors import LauncherError
-from ..settings import Setting, Settings, blank_counts
+from ..settings import Settings
+from ..sources import Setting, blank_counts
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _PROXY_NAMES = ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")

@@ -10,6 +10,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
+from ..validation import option_value
+
 # https://docs.python.org/3/using/cmdline.html: the one-letter options that swallow the next word.
 _OPTIONS_WITH_VALUE = "WX"
 _LONG_OPTIONS_WITH_VALUE = ("--check-hash-based-pycs",)
@@ -161,12 +163,8 @@ def _run_by_script_runner(rest: Sequence[str], word: str | None) -> ScriptArgume
 def declared_port(argv: Sequence[str], environ: Mapping[str, str], port_flags: Sequence[str]) -> int | None:
     """Return the port that a command line, or else its environment, tells the app to use."""
     for flag in port_flags:
-        for position in range(len(argv) - 1, 0, -1):
-            word = argv[position]
-            value = word[len(flag) + 1 :] if word.startswith(flag + "=") else None
-            if argv[position - 1] == flag:
-                value = word
-            if value is not None and value.isdecimal():
-                return int(value)
-    value = environ.get("GRADIO_SERVER_PORT", "").strip()
-    return int(value) if value.isdecimal() else None
+        told = option_value(argv[1:], flag)
+        if told is not None and told.isdecimal():
+            return int(told)
+    told = environ.get("GRADIO_SERVER_PORT", "").strip()
+    return int(told) if told.isdecimal() else None

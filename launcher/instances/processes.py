@@ -10,12 +10,16 @@ import errno
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from .identity import ScriptArgument
 
+if TYPE_CHECKING:
+    import psutil
+
+T = TypeVar("T")
 LINUX = sys.platform.startswith("linux")
 _MAX_LINKS = 40  # as in the kernel, path_resolution(7)
 _DELETED = " (deleted)"
@@ -94,16 +98,12 @@ def command_lines() -> Iterator[tuple[int, bytes]]:
 
 def environment(pid: int) -> Mapping[str, str]:
     """Return a process's environment as it was at its exec; empty where it cannot be read."""
+    if not LINUX:
+        return _ask_psutil(pid, lambda process: process.environ()) or {}
     try:
-        if not LINUX:
-            import psutil
-
-            return psutil.Process(pid).environ()
         data = Path(f"/proc/{pid}/environ").read_bytes()
-    except Exception as error:  # psutil's errors are known only where psutil is imported
-        if isinstance(error, OSError) or type(error).__module__.startswith("psutil"):
-            return {}
-        raise
+    except OSError:
+        return {}
     return {name: value for name, _, value in (os.fsdecode(item).partition("=") for item in data.split(b"\0")) if name}
 
 
@@ -117,16 +117,12 @@ def cgroup(pid: int) -> str:
 
 def current_folder(pid: int) -> str | None:
     """Return a process's current folder as the kernel names it from here."""
+    if not LINUX:
+        return _ask_psutil(pid, lambda process: process.cwd())
     try:
-        if LINUX:
-            return os.readlink(f"/proc/{pid}/cwd")
-        import psutil
-
-        return psutil.Process(pid).cwd()
-    except Exception as error:
-        if isinstance(error, OSError) or type(error).__module__.startswith("psutil"):
-            return None
-        raise
+        return os.readlink(f"/proc/{pid}/cwd")
+    except OSError:
+        return None
 
 
 def own_file(path: str) -> FileIdentity | None:
@@ -198,6 +194,15 @@ def _look_linux(pid: int) -> Process | None:
         argv=tuple(os.fsdecode(word) for word in argv.removesuffix(b"\0").split(b"\0")) if argv else (),
         exe=exe,
     )
+
+
+def _ask_psutil(pid: int, question: Callable[[psutil.Process], T]) -> T | None:
+    import psutil
+
+    try:
+        return question(psutil.Process(pid))
+    except (psutil.Error, OSError):
+        return None
 
 
 def _look_psutil(pid: int) -> Process | None:
