@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Restart a Gradio web UI safely: `python start_app.py --help` shows how.
+"""Restart a Gradio web UI safely; start_app.py --help shows how.
 
 This file must run on any Python far enough to say which one is needed, so it keeps to the oldest syntax.
 """
@@ -15,10 +15,18 @@ if sys.version_info < (3, 10):
     )
     sys.exit(78)
 
-# `python -I` and PYTHONSAFEPATH leave the script's folder out; through a link, launcher/ lies beside the real file.
-sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))
+folder = os.path.dirname(os.path.realpath(__file__))
+if not os.path.isdir(os.path.join(folder, "launcher")):
+    sys.stderr.write(
+        "the folder launcher/ is missing beside %s\n"
+        "hint: copy it from where start_app.py came from: cp -r launcher %s\n" % (os.path.realpath(__file__), folder)
+    )
+    sys.exit(78)
 
-from launcher.__main__ import main
+# `python -I` and PYTHONSAFEPATH leave the script's folder out; through a link, launcher/ lies beside the real file.
+sys.path.insert(0, folder)
+
+from launcher.__main__ import main  # noqa: E402
 
 if __name__ == "__main__":
     sys.exit(main(launcher_file=__file__))

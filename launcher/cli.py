@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -29,9 +30,13 @@ def main(argv: Sequence[str] | None = None, launcher_file: str | None = None) ->
     `launcher_file` is the `start_app.py` that was called, as it was called.
     """
     words = list(sys.argv[1:] if argv is None else argv)
-    console = _console(words)
+    console = _console(words)._replace(program=_program(launcher_file))
     try:
-        status = _run(words, console, _folders(launcher_file))
+        arguments = parse(words)
+        console = console._replace(
+            quiet=arguments.quiet, verbose=arguments.verbose, as_json=arguments.json, context=_context(arguments)
+        )
+        status = _run(arguments, console, _folders(launcher_file))
         console.flush()
         return status
     except LauncherError as error:
@@ -58,16 +63,15 @@ def main(argv: Sequence[str] | None = None, launcher_file: str | None = None) ->
         return _flushed(console, ExitStatus.BUG)
 
 
-def _run(words: list[str], console: Console, folders: tuple[Path, ...]) -> int:
-    arguments = parse(words)
-    console = console._replace(quiet=arguments.quiet, verbose=arguments.verbose, as_json=arguments.json)
+def _run(arguments: Arguments, console: Console, folders: tuple[Path, ...]) -> int:
+    name = console.program.rpartition("/")[2].rpartition(" ")[2]
     if arguments.help:
-        console.text(help_text())
+        console.text(help_text(name))
         return ExitStatus.DONE
     if arguments.version:
-        console.text(version_text())
+        console.text(version_text(name))
         return ExitStatus.DONE
-    requirements.check()
+    requirements.check((Path(arguments.app_dir or "."), *folders))
     environ: Mapping[str, str] = dict(os.environ)
     if arguments.demo:
         environ = _enter_demo(arguments, environ, console)
@@ -98,7 +102,7 @@ def _launch(arguments: Arguments, found: settings.Settings, environ: Mapping[str
     from .handoff.command import execute
 
     if arguments.dry_run:
-        plan = launch.plan(found, environ, sys.executable, arguments.take_port)
+        plan = launch.plan(found, environ, sys.executable, take_port=arguments.take_port, no_launch=arguments.no_launch)
         return _show_plan(plan, console)
     if arguments.no_launch:
         stopped = launch.stop_only(
@@ -151,6 +155,7 @@ def _show_plan(plan: LaunchPlan, console: Console) -> int:
 
 
 def _status(found: settings.Settings, environ: Mapping[str, str], console: Console) -> int:
+    from . import launch
     from .status import status
 
     result = status(found, environ)
@@ -158,6 +163,8 @@ def _status(found: settings.Settings, environ: Mapping[str, str], console: Conso
         console.json(result.document())
     else:
         console.facts(result.facts())
+    for line in launch.no_instances(result.observed):
+        console.detail(line)
     return ExitStatus.DONE
 
 
@@ -169,6 +176,8 @@ def _stop(arguments: Arguments, found: settings.Settings, console: Console) -> i
     stopped = running.stop_instance(found, arguments.stop_timeout, console.say)
     if not stopped:
         console.say(f"not running: no instance of {found.script} on port {found.port}")
+        for line in launch.left_alone(running.observe(found)):
+            console.say(line)
     if console.as_json:
         console.json({"stopped": [launch.stopped_document(one) for one in stopped]})
     return ExitStatus.DONE
@@ -223,6 +232,24 @@ def _enter_demo(arguments: Arguments, environ: Mapping[str, str], console: Conso
     elif not folder.is_dir():
         raise LauncherError(f"there is no playground in {folder}", "start_app.py --demo makes and launches it")
     return {name: value for name, value in environ.items() if not name.startswith(("HF_", "HUGGINGFACE_", "APP_"))}
+
+
+def _program(launcher_file: str | None) -> str:
+    """Return how the launcher was called, for hints that can be pasted."""
+    if launcher_file is None:
+        return os.path.basename(sys.argv[0]) if sys.argv[0].endswith("start-app") else f"{sys.executable} -m launcher"
+    try:
+        here = os.getcwd() + os.sep
+    except OSError:
+        here = os.sep
+    return shlex.join(os.path.abspath(path).removeprefix(here) for path in (sys.executable, launcher_file))
+
+
+def _context(arguments: Arguments) -> tuple[tuple[str, str], ...]:
+    """Return the given options that say which app and port are meant, as they would be typed again."""
+    given = (("--app-dir", arguments.app_dir), ("--env-file", arguments.env_file), ("--port", arguments.port))
+    demo = (("--demo", "--demo"),) if arguments.demo else ()
+    return (*demo, *((name, shlex.join((name, value))) for name, value in given if value))
 
 
 def _current_folder() -> Path:

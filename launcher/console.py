@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, TextIO
 
 from . import redact
 from .errors import LauncherError
-from .text import clean
+from .text import clean, pasteable
 
 JSON_VERSION = 1
 _RED, _CYAN, _BOLD, _RESET = "\x1b[31m", "\x1b[36m", "\x1b[1m", "\x1b[0m"
@@ -28,6 +28,8 @@ class Console(NamedTuple):
     verbose: bool = False
     as_json: bool = False
     colour: bool = False
+    program: str = "start_app.py"
+    context: tuple[tuple[str, str], ...] = ()
 
     def say(self, line: str) -> None:
         """Tell a fact that a quiet run leaves out."""
@@ -47,13 +49,19 @@ class Console(NamedTuple):
         """Tell what happened, then the command that helps; with `--json`, as an object on stdout too."""
         self.tell_error(error)
         if self.as_json:
-            self.json({"error": error.message, "hint": error.hint, "exit_status": int(error.status)})
+            self.json(self.problem(error))
+
+    def problem(self, error: LauncherError) -> Mapping[str, Any]:
+        """Return an error as an object for `--json`."""
+        hint = pasteable(error.hint, self.program, self.context) if error.hint else None
+        return {"error": error.message, "hint": hint, "exit_status": int(error.status)}
 
     def tell_error(self, error: LauncherError) -> None:
         """Tell what happened, then the command that helps, on stderr only."""
         self._tell(self._painted(_RED, clean(error.message)))
         if error.hint:
-            self._tell(f"{self._painted(_CYAN, 'hint:')} {clean(error.hint)}")
+            hint = clean(pasteable(error.hint, self.program, self.context))
+            self._tell(f"{self._painted(_CYAN, 'hint:')} {hint}")
 
     def out(self, line: str) -> None:
         """Print a line of what was asked for."""

@@ -21,12 +21,15 @@ _FORBIDDEN_IN_NAMES = "=\0"
 
 
 class EnvFile(NamedTuple):
-    """Hold what one `.env` says: values with their line, and the lines nobody could parse."""
+    """Hold what one `.env` says: values with their line, and the lines nobody could parse.
+
+    Of such a line only the words that look like names are kept: the rest may be a secret.
+    """
 
     path: Path
     values: Mapping[str, str]
     lines: Mapping[str, int]
-    unparsable: tuple[int, ...]
+    unparsable: Mapping[int, tuple[str, ...]]
 
 
 def read(path: Path, environ: Mapping[str, str], *, bad: ExitStatus = ExitStatus.CONFIG) -> EnvFile:
@@ -49,12 +52,12 @@ def parse(path: Path, text: str, environ: Mapping[str, str]) -> EnvFile:
     present = {name: value for name, value in environ.items() if value.strip()}
     values: dict[str, str | None] = {}
     lines: dict[str, int] = {}
-    unparsable: list[int] = []
+    unparsable: dict[int, tuple[str, ...]] = {}
     for binding in parse_stream(io.StringIO(text)):
         line = binding.original.line + _leading_blank_lines(binding.original.string)
         name = binding.key
         if binding.error or (name is not None and (not name or any(c in name for c in _FORBIDDEN_IN_NAMES))):
-            unparsable.append(line)
+            unparsable[line] = tuple(re.findall(r"[A-Z][A-Z0-9_]+", binding.original.string))
         elif name is not None and binding.value is None:
             values[name] = None  # `NAME` without a `=` takes an earlier value back
         elif name is not None and binding.value is not None:
@@ -69,7 +72,7 @@ def parse(path: Path, text: str, environ: Mapping[str, str]) -> EnvFile:
                 )
             values[name], lines[name] = value, line
     given = {name: value for name, value in values.items() if value is not None}
-    return EnvFile(path, given, lines, tuple(unparsable))
+    return EnvFile(path, given, lines, unparsable)
 
 
 def _leading_blank_lines(original: str) -> int:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from . import cache, redact, running, text
 from .errors import LauncherError
 from .handoff import lock as locks
-from .handoff.command import Command, build
+from .handoff.command import OWN_INTERPRETER, Command, build
 from .instances import refusal
 from .instances.discovery import Instance, describe
 from .instances.processes import Process
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from .instances.stop import Stopped
 
 
+NAMED_AT_MOST = 10
+
+
 class LaunchPlan(NamedTuple):
     """Hold what a launch is about to do, and why it would refuse."""
 
@@ -32,6 +35,7 @@ class LaunchPlan(NamedTuple):
     observed: Observed
     refused: LauncherError | None
     take_port: bool
+    no_launch: bool
 
     def lines(self) -> tuple[str, ...]:
         """Return the plan as a dry run tells it."""
@@ -44,13 +48,14 @@ class LaunchPlan(NamedTuple):
             lines += [f"would terminate {describe(process)}" for process in victims]
         lines += left_alone(self.observed)
         if self.refused is None:
-            lines.append(f"would exec: {shown(self.command)}")
+            lines.append("would start nothing" if self.no_launch else f"would exec: {shown(self.command)}")
         return tuple(lines)
 
     def details(self) -> tuple[str, ...]:
         """Return what `-v` adds: the origin of every setting, and who only looks like an instance."""
-        interpreter = f"interpreter: {self.command.interpreter} ({self.command.origin})"
-        return (*origins(self.settings), interpreter, *no_instances(self.observed))
+        own = self.command.origin == OWN_INTERPRETER  # told already
+        interpreter = () if own else (f"interpreter: {self.command.interpreter} ({self.command.origin})",)
+        return (*origins(self.settings), *interpreter, *no_instances(self.observed))
 
     def document(self) -> Mapping[str, Any]:
         """Return the plan for `--json`."""
@@ -69,16 +74,19 @@ class LaunchPlan(NamedTuple):
             "terminate": [process_document(p) for p in refusal.targets(survey, take_port=self.take_port)]
             if self.refused is None
             else [],
+            "launch": not self.no_launch,
             "siblings": [instance_document(instance) for instance in survey.siblings],
             "waits_for_launcher": self.observed.launcher is not None,
         }
 
 
-def plan(settings: Settings, environ: Mapping[str, str], running_interpreter: str, take_port: bool) -> LaunchPlan:
+def plan(
+    settings: Settings, environ: Mapping[str, str], running_interpreter: str, *, take_port: bool, no_launch: bool
+) -> LaunchPlan:
     """Check all that can be checked without changing anything, and return what a launch would do."""
     command = build(settings, environ, running_interpreter)
     observed = running.observe(settings)
-    return LaunchPlan(settings, command, observed, observed.launch_refusal(take_port), take_port)
+    return LaunchPlan(settings, command, observed, observed.launch_refusal(take_port), take_port, no_launch)
 
 
 def prepare(
@@ -128,6 +136,7 @@ def origins(settings: Settings) -> tuple[str, ...]:
         f"{kind}: {name}={redact.value(name, setting.value)} ({setting.origin})"
         for kind, found in (("setting", settings.origins), ("environment", settings.variables))
         for name, setting in found.items()
+        if kind == "setting" or name not in settings.origins
     )
 
 
@@ -161,7 +170,9 @@ def facts(settings: Settings, command: Command) -> tuple[str, ...]:
     endpoint = settings.variables.get("HF_ENDPOINT")
     source = f"{endpoint.value} ({endpoint.origin})" if endpoint else "https://huggingface.co (default)"
     origin = next((settings.variables[n].origin for n in HUB_CACHE_NAMES if n in settings.variables), "default")
+    foreign = () if command.origin != OWN_INTERPRETER else (f"interpreter: {command.interpreter} ({command.origin})",)
     return (
+        *foreign,
         f"endpoint: {source}",
         f"cache: {cache.hub_cache(command.environment, settings.app_dir)} ({origin})",
     )
@@ -171,13 +182,17 @@ def left_alone(observed: Observed) -> tuple[str, ...]:
     """Return which instances of this app are not touched: those on other ports and those of other users."""
     survey = observed.survey
     lines = [f"left: {describe(i.process)}: this app's instance on port {i.port}" for i in survey.siblings]
-    lines += [f"left: {describe(i.process)}: this app's instance of another user" for i in survey.others]
+    others = [i for i in survey.others if not i.on(survey.port)]  # one on the port is a refusal of its own
+    lines += [f"left: {describe(i.process)}: this app's instance of another user" for i in others]
     return tuple(lines)
 
 
 def no_instances(observed: Observed) -> tuple[str, ...]:
     """Return which processes mention the script without being an instance, each with the reason."""
-    return tuple(f"no instance: {describe(process)}: {reason}" for process, reason in observed.survey.left)
+    left = observed.survey.left
+    lines = [f"no instance: {describe(process)}: {reason}" for process, reason in left[:NAMED_AT_MOST]]
+    more = len(left) - len(lines)
+    return (*lines, f"no instance: {more} more of this kind") if more else tuple(lines)
 
 
 def _teller(say: Say, detail: Say) -> Callable[[Observed], None]:

@@ -150,17 +150,18 @@ def parse(argv: Sequence[str]) -> Arguments:
     return arguments
 
 
-def help_text() -> str:
+def help_text(program: str) -> str:
     """Return the help: examples first, then commands, options and exit statuses."""
     commands = "\n".join(f"  {name:<22}{what}" for name, what in COMMANDS.items())
     options = _parser().format_help().partition("options:\n")[2]
-    head = "usage: start_app.py [COMMAND] [OPTIONS] [-- APP ARGUMENTS]"
-    return f"{head}\n\n{EXAMPLES}\ncommands:\n{commands}\n\noptions:\n{options}\n{EXIT_STATUSES}"
+    head = f"usage: {program} [COMMAND] [OPTIONS] [-- APP ARGUMENTS]"
+    examples = EXAMPLES.replace("start_app.py", program)
+    return f"{head}\n\n{examples}\ncommands:\n{commands}\n\noptions:\n{options}\n{EXIT_STATUSES}"
 
 
-def version_text() -> str:
+def version_text(program: str) -> str:
     """Return the version line."""
-    return f"start_app.py {__version__}"
+    return f"{program} {__version__}"
 
 
 def _parser() -> _Parser:
@@ -177,14 +178,31 @@ def _refuse_unknown(rest: list[str]) -> None:
             value = [w for w in after if not w.startswith("-") and w not in COMMANDS]
             shown = " ".join(("start_app.py --", word, *value))
             raise LauncherError(
-                f"unknown option {word}", f"if it is the app's own, put it after --: {shown}", ExitStatus.USAGE
+                f"unknown option {word}",
+                f"{_meant(word)}if it is the app's own, put it after --: {shown}",
+                ExitStatus.USAGE,
             )
         if word not in COMMANDS:
             raise LauncherError(
                 f"unknown command {word!r}",
-                f"commands: {', '.join(COMMANDS)}; the app's own arguments go after --: start_app.py -- {word}",
+                f"{_meant(word)}commands: {', '.join(COMMANDS)}; the app's own arguments go after --: "
+                f"start_app.py -- {word}",
                 ExitStatus.USAGE,
             )
+
+
+def _meant(word: str) -> str:
+    """Return the guess that a hint begins with, or nothing."""
+    import difflib
+
+    bare = word.lstrip("-").partition("=")[0]
+    if bare in ("start", "restart", "run"):
+        return "to restart the app, give no command: start_app.py; "
+    if bare in COMMANDS:
+        return f"did you mean the command {bare}? "
+    names = [name for option in OPTIONS for name in option.names if name.startswith("--")]
+    close = difflib.get_close_matches(f"--{bare}" if word.startswith("-") else bare, (*names, *COMMANDS), 1, 0.75)
+    return f"did you mean {close[0]}? " if close else ""
 
 
 def _refuse_misplaced(arguments: Arguments, ours: list[str]) -> None:

@@ -28,6 +28,12 @@ def expand(value: str, variable: Callable[[str], str | None], home: str | None) 
     return _VARIABLE.sub(replaced, value)
 
 
+def unexpanded(value: str) -> str | None:
+    """Return the first `$NAME` that nothing was known for, or None."""
+    found = _VARIABLE.search(value)
+    return found[0] if found else None
+
+
 def absolute(folder: Path, value: str) -> Path:
     """Return the path that `value` means in `folder`, as the kernel would find it from there.
 

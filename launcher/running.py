@@ -85,7 +85,8 @@ def observe(settings: Settings) -> Observed:
     app = App(os.path.realpath(settings.script), identity, tuple(flags))
     survey = discovery.survey(app, settings.host, settings.port, taken, claim)
     orphaned = lock is not None and holder == "dead"
-    unseen = lock is not None and not (orphaned or survey.stale or survey.inside)
+    others = any(instance.on(settings.port) for instance in survey.others)
+    unseen = lock is not None and not (orphaned or survey.stale or survey.inside or others)
     return Observed(survey, lock, record, launcher, unseen, orphaned, unbindable)
 
 
@@ -112,7 +113,7 @@ def take_launch_lock(settings: Settings, stop_timeout: float, say: Say) -> locks
                 lock.release()
             held = elsewhere
         record = locks.read(held)
-        who = f", pid {record.pid} of user {record.user}" if record else ""
+        who = f", pid {record.pid} of user {record.user}," if record else ""
         if time.monotonic() >= deadline:
             raise LauncherError(
                 f"another launcher{who} has been at work on port {settings.port} for over {bound:.0f} s",
@@ -190,11 +191,11 @@ def stop_instance(settings: Settings, timeout: float, say: Say) -> tuple[Stopped
         stopped: list[Stopped] = []
         for _ in range(_ROUNDS):
             seen = observe(settings)
-            if not (seen.survey.stale or seen.survey.inside or seen.unseen):
-                return tuple(stopped)
             refused = seen.instance_refusal()
             if refused:
                 raise refused
+            if not seen.survey.stale:
+                return tuple(stopped)
             stopped += _stop(seen, refusal.targets(seen.survey), timeout, say)
         raise _reborn(settings)
     finally:

@@ -14,6 +14,16 @@ from .sources import Level, Setting, Sources
 
 DEFAULT_SCRIPT = "webui.py"
 DEFAULT_PORT = "7860"  # Gradio's own
+LAUNCHER_NAMES = (
+    "APP_DIR",
+    "APP_SCRIPT",
+    "APP_PYTHON",
+    "APP_ARGS",
+    "APP_PORT_FLAG",
+    "APP_HOST_FLAG",
+    "GRADIO_SERVER_PORT",
+    "GRADIO_SERVER_NAME",
+)
 ENDPOINT_NAMES = ("HF_ENDPOINT",)
 HUB_CACHE_NAMES = ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_HOME")
 # Variables that hold a folder or a file: a relative one is anchored, because the app's own cwd is another one.
@@ -69,6 +79,8 @@ def load(
     """
     home = _home(flags, environ, cwd, launcher_folders)
     file = _read_env_file(env_file_flag, home, environ, cwd)
+    if file:
+        validation.refuse_broken_lines(file.path, file.unparsable, (*LAUNCHER_NAMES, *PATH_NAMES, *ENDPOINT_NAMES))
     sources = Sources(flags, environ, file)
     file_folder = file.path.parent if file else home
 
@@ -97,6 +109,9 @@ def load(
     for name in ENDPOINT_NAMES:
         if name in variables:
             validation.check_endpoint(name, variables[name])
+    for name in PATH_NAMES:
+        if name in variables:
+            validation.refuse_unset_variable(name, variables[name])
     for name in _FOLDER_NAMES:
         if name in variables:
             validation.check_folder(name, variables[name])
@@ -122,10 +137,24 @@ def load(
             APP_ARGS=args,
             APP_PYTHON=python,
         ),
-        warnings=tuple(f"{file.path} line {line} cannot be parsed and is ignored" for line in file.unparsable)
-        if file
-        else (),
+        warnings=_warnings(file) if file else (),
     )
+
+
+def _warnings(file: env_file.EnvFile) -> tuple[str, ...]:
+    broken = [f"{file.path} line {line} cannot be parsed and is ignored" for line in file.unparsable]
+    strange = [name for name in file.values if name.startswith("APP_") and name not in LAUNCHER_NAMES]
+    if not strange:
+        return tuple(broken)
+    import difflib
+
+    for name in strange:
+        meant = difflib.get_close_matches(name, LAUNCHER_NAMES, 1, 0.8)
+        if meant:
+            broken.append(
+                f"{file.path} line {file.lines[name]}: {name} is no setting of the launcher; {meant[0]} is one"
+            )
+    return tuple(broken)
 
 
 def _home(flags: Mapping[str, str], environ: Mapping[str, str], cwd: Path, folders: tuple[Path, ...]) -> Path:

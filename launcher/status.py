@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,7 +19,7 @@ from .settings import Settings
 
 NVIDIA_SMI_SECONDS = 5.0
 
-State = Literal["running", "loading", "launching", "unseen", "not running"]
+State = Literal["running", "loading", "launching", "another user's", "unseen", "not running"]
 
 
 class Status(NamedTuple):
@@ -50,7 +51,10 @@ class Status(NamedTuple):
             if self.instance.supervisor:
                 rows.append(("supervisor", self.instance.supervisor.name))
         rows.append(("port", str(self.settings.port)))
-        rows.append(("page", f"{self.page.url} answers {self.page.status}" if self.page else "does not answer"))
+        answer = "does not answer" if self.instance else "not asked: no instance of this app and user runs there"
+        rows.append(("page", f"{self.page.url} answers {self.page.status}" if self.page else answer))
+        if self.instance and self.instance.listening and self.settings.port not in self.instance.listening:
+            rows.append(("listens on", ", ".join(str(port) for port in sorted(self.instance.listening))))
         rows.append(("endpoint", self.endpoint or "https://huggingface.co (default)"))
         rows += [("cache", f"{root}{'' if os.path.isdir(root) else ' (not there)'}") for root in self.cache_roots]
         if self.memory is not None:
@@ -118,7 +122,7 @@ def status(settings: Settings, environ: Mapping[str, str]) -> Status:
         state=_state(observed, page),
         instance=instance,
         page=page,
-        interpreter=_interpreter(instance),
+        interpreter=_interpreter(instance, environment),
         endpoint=environment.get("HF_ENDPOINT") or None,
         cache_roots=cache.roots(environment, settings.app_dir),
         memory=_memory(tree) if instance else None,
@@ -131,15 +135,18 @@ def _state(observed: Observed, page: Page | None) -> State:
         return "running" if page else "loading"
     if observed.launcher:
         return "launching"
+    if any(instance.on(observed.survey.port) for instance in observed.survey.others):
+        return "another user's"
     return "unseen" if observed.unseen else "not running"
 
 
-def _interpreter(instance: Instance | None) -> str | None:
+def _interpreter(instance: Instance | None, environment: Mapping[str, str]) -> str | None:
     # argv[0] names the environment; the executable behind it is the base installation of them all.
     if instance is None:
         return None
     named = instance.process.argv[0] if instance.process.argv else ""
-    return named if os.path.isabs(named) else instance.process.exe
+    found = shutil.which(named, path=environment.get("PATH")) if named and os.sep not in named else named
+    return found if found and os.path.isabs(found) else instance.process.exe
 
 
 def _memory(pids: tuple[int, ...]) -> int:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import pwd
+import re
 import shlex
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from . import redact
 
@@ -54,3 +55,17 @@ def user(uid: int | None) -> str:
         return pwd.getpwuid(uid).pw_name
     except KeyError:
         return str(uid)
+
+
+def pasteable(hint: str, program: str, context: Sequence[tuple[str, str]]) -> str:
+    """Return a hint whose commands can be pasted: as the launcher was called, with the options that led here.
+
+    `context` holds the given options as (name, shell text); one that the command in the hint gives itself is left out.
+    """
+
+    def called(match: re.Match[str]) -> str:
+        own = match[1]
+        options = [text for name, text in context if not re.search(rf"{name}\b", own)]
+        return " ".join((program, *options)) + own
+
+    return re.sub(r"(?<![\w./-])start_app\.py(?![\w.])((?:(?!; |, or ).)*)", called, hint)

@@ -9,12 +9,12 @@ import os
 import re
 import shlex
 import stat
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from . import redact
 from .errors import ExitStatus, LauncherError
-from .paths import absolute
+from .paths import absolute, unexpanded
 from .sources import Setting
 
 _OTHER_SCRIPTS = ("app.py", "main.py", "gradio_app.py", "launch.py", "demo.py", "run.py")
@@ -47,20 +47,27 @@ def script(app_dir: Path, setting: Setting, launcher_folders: tuple[Path, ...]) 
         raise LauncherError(
             f"{path} is the launcher itself (APP_SCRIPT, {setting.origin})", "APP_SCRIPT=webui.py", setting.bad
         )
-    if os.path.isfile(path) and os.access(path, os.R_OK):
+    try:
+        mode = os.stat(path).st_mode
+    except PermissionError:
+        raise LauncherError(f"{app_dir} may not be entered by this user", f"ls -ld {app_dir}", setting.bad) from None
+    except OSError:
+        mode = 0
+    if stat.S_ISREG(mode) and os.access(path, os.R_OK):
         return path
-    if os.path.isdir(path):
-        what = f"{path} is a folder, not a script (APP_SCRIPT, {setting.origin})"
-    elif os.path.isfile(path):
+    origin = "" if setting.level == "default" else f" (APP_SCRIPT, {setting.origin})"
+    if stat.S_ISDIR(mode):
+        what = f"{path} is a folder, not a script{origin}"
+    elif stat.S_ISREG(mode):
         what = f"{path} is not readable"
-    elif os.path.islink(path) and not os.path.exists(path):
+    elif mode:
+        what = f"{path} is not a regular file{origin}"
+    elif os.path.islink(path):
         what = f"{path} is a dangling link"
-    elif os.path.exists(path):
-        what = f"{path} is not a regular file"
     else:
-        what = f"no {setting.value} in {app_dir}"
+        what = f"no {setting.value} in {app_dir}{origin}"
     present = next((name for name in _OTHER_SCRIPTS if os.path.isfile(app_dir / name)), None)
-    hint = "start_app.py --app-dir DIR names the app's folder; APP_SCRIPT=app.py in its .env names another script"
+    hint = "start_app.py --app-dir DIR; APP_SCRIPT=app.py in .env for another script; start_app.py --demo to try it out"
     if present:
         hint = f"{present} is there: set APP_SCRIPT={present} in {app_dir / '.env'}, or start_app.py --app-dir DIR"
     raise LauncherError(what, hint)
@@ -73,7 +80,7 @@ def port(setting: Setting) -> int:
         return int(text)
     raise LauncherError(
         f"{redact.scrub(text)!r} is no port (GRADIO_SERVER_PORT, {setting.origin}): a port is a number from 1 to 65535",
-        "start_app.py --port 7860",
+        "start_app.py --port 7860" if setting.level == "flag" else "GRADIO_SERVER_PORT=7860, with nothing behind it",
         setting.bad,
     )
 
@@ -145,7 +152,8 @@ def refuse_other_port(
 
 def check_host(setting: Setting) -> None:
     """Check that this can be a host name or an address."""
-    if not _HOST.fullmatch(setting.value):
+    value = setting.value
+    if not _HOST.fullmatch(value) or (value.count(":") == 1 and "[" not in value):
         raise LauncherError(
             f"{redact.scrub(setting.value)!r} is no host name or address (GRADIO_SERVER_NAME, {setting.origin})",
             "start_app.py --host 0.0.0.0 for every interface, --host 127.0.0.1 for this machine only",
@@ -185,3 +193,25 @@ def check_folder(name: str, setting: Setting) -> None:
             what = f"cannot be made: {parent} is not a folder"
     if what:
         raise LauncherError(f"{path} {what} ({name}, {setting.origin})", f"set {name} to a folder, or unset it")
+
+
+def refuse_broken_lines(path: Path, unparsable: Mapping[int, tuple[str, ...]], names: Collection[str]) -> None:
+    """Check that no line of `.env` that cannot be parsed was meant to set one of these: the app would use another."""
+    for line, words in unparsable.items():
+        meant = next((word for word in words if word in names), None)
+        if meant:
+            raise LauncherError(
+                f"{path} line {line} is about {meant}, but it is not {meant}=VALUE",
+                f"write it as {meant}=VALUE, with every quote closed",
+            )
+
+
+def refuse_unset_variable(name: str, setting: Setting) -> None:
+    """Check that a path has no `$NAME` left in it: it would become a folder of that name."""
+    left = unexpanded(setting.value)
+    if left:
+        raise LauncherError(
+            f"{left} is not set, and {name} needs it ({setting.origin})",
+            f"set it, or write {name} in full",
+            setting.bad,
+        )

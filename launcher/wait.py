@@ -68,7 +68,9 @@ def _await_page(settings: Settings, instance: Instance, deadline: float, timeout
                 answered, young = None, True
             if time.monotonic() >= deadline:
                 raise _not_ready(instance, settings.port, timeout)
-            wait_for_any([handle], min(_POLL_SECONDS, max(0.0, deadline - time.monotonic())))
+            # Each look at a page that answers is a line in the app's log.
+            pause = _POLL_SECONDS if answered is None else SETTLE_SECONDS / 3
+            wait_for_any([handle], min(pause, max(0.0, deadline - time.monotonic())))
         return None
     finally:
         handle.close()
@@ -83,7 +85,9 @@ def _await_instance(settings: Settings, begun: float, deadline: float) -> Instan
         now = time.monotonic()
         if seen.launcher is None and now >= min(deadline, begun + APPEAR_SECONDS):
             raise LauncherError(
-                f"no instance of {settings.script} runs on port {settings.port}", "start_app.py", ExitStatus.RETRY
+                f"no instance of {settings.script} runs on port {settings.port}",
+                "start it first: start_app.py",
+                ExitStatus.RETRY,
             )
         if now >= deadline:
             raise LauncherError(
@@ -99,9 +103,16 @@ def _serves(instance: Instance, number: int) -> bool:
 
 
 def _not_ready(instance: Instance, number: int, timeout: float) -> LauncherError:
-    state = "its page does not answer" if _serves(instance, number) else "it has not opened the port yet"
+    listening = port.listening(running.tree(instance))
+    hint = "it may still be loading its models: start_app.py wait --timeout 600"
+    if number in listening:
+        state = "its page does not answer"
+    elif listening:
+        ports = ", ".join(str(other) for other in sorted(listening))
+        state = f"it listens on {ports} instead"
+        hint = "does the app take its port by that option? set APP_PORT_FLAG in .env"
+    else:
+        state = "it has not opened the port yet"
     return LauncherError(
-        f"not ready after {timeout:g} s, {state}: {describe(instance.process)}",
-        "it may still be loading its models: start_app.py wait --timeout 600",
-        ExitStatus.RETRY,
+        f"not ready after {timeout:g} s, {state}: {describe(instance.process)}", hint, ExitStatus.RETRY
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import socket
 import subprocess
@@ -257,6 +258,11 @@ def make_app(folder: Path, script: str = WEBUI) -> AppFolder:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "webui.py").write_text(script)
     return AppFolder(folder, free_port())
+
+
+def program(cwd: Path = ROOT.parent) -> str:
+    """Return how hints call the launcher when it was run by `launcher()` in this folder."""
+    return shlex.join(str(path).removeprefix(f"{cwd}/") for path in (sys.executable, START_APP))
 
 
 def launcher(

@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import os
 import pwd
+import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -27,6 +29,7 @@ from tests.support import (
     get,
     launcher,
     make_app,
+    program,
 )
 
 
@@ -34,7 +37,7 @@ def said(done: Done) -> tuple[str, str]:
     """Return the one line of the error and its hint, and see that nothing else was said but what the app would use."""
     assert done.out == ""
     *facts, message, hint = done.err.splitlines()
-    assert not [line for line in facts if not line.startswith(("endpoint: ", "cache: "))], done.err
+    assert not [line for line in facts if not line.startswith(("interpreter: ", "endpoint: ", "cache: "))], done.err
     assert hint.startswith("hint: ")
     return message, hint
 
@@ -129,7 +132,7 @@ def test_a_missing_script_stops_nothing(app: AppFolder, processes: Processes) ->
         assert said(done)[0] == f"no webui.py in {app.path}"
     app.script.mkdir()
     done = launcher(*app.arguments)
-    assert (done.status, said(done)[0]) == (78, f"{app.script} is a folder, not a script (APP_SCRIPT, default)")
+    assert (done.status, said(done)[0]) == (78, f"{app.script} is a folder, not a script")
     assert get(app.port) == f"pid {running.pid}"
 
 
@@ -161,7 +164,69 @@ def test_an_unknown_option_is_named_and_shown_in_its_right_place(
 ) -> None:
     done = launcher(*arguments)
     assert done.status == 2
-    assert said(done) == (f"unknown option {unknown}", f"hint: if it is the app's own, put it after --: {shown}")
+    pasteable = shown.replace("start_app.py", program())
+    assert said(done) == (f"unknown option {unknown}", f"hint: if it is the app's own, put it after --: {pasteable}")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "meant"),
+    [
+        (("restart",), "to restart the app, give no command: {program}; "),
+        (("--stop",), "did you mean the command stop? "),
+        (("--prot", "1"), "did you mean --port? "),
+        (("statsu",), "did you mean status? "),
+    ],
+)
+def test_a_word_that_is_nearly_one_of_ours_is_guessed(arguments: tuple[str, ...], meant: str) -> None:
+    done = launcher(*arguments)
+    assert done.status == 2
+    assert said(done)[1].startswith("hint: " + meant.format(program=program()))
+
+
+def test_a_hint_can_be_pasted_as_it_is(app: AppFolder, processes: Processes) -> None:
+    app.write_env("GRADIO_SERVER_NAME=127.0.0.1\n")
+    server = processes.start((sys.executable, "-m", "http.server", str(app.port), "--bind", "127.0.0.1"))
+    eventually(lambda: get(app.port), what="page")
+    hint = said(launcher(*app.arguments))[1].removeprefix("hint: ")
+    command = hint.partition(" stops it first")[0]
+    assert command == f"{program()} --app-dir {app.path} --port {app.port} --take-port"
+    words = [*shlex.split(command), "--no-launch"]
+    done = subprocess.run(words, cwd=ROOT.parent, env=clean_environment(), check=False, capture_output=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert server.wait(5) == -signal.SIGTERM
+
+
+@pytest.mark.parametrize("line", ["HF_HOME ./cache_hub", "set HF_HOME=./cache_hub", 'HF_HOME="./cache_hub'])
+def test_a_broken_line_about_a_setting_is_refused_and_not_passed_over(app: AppFolder, line: str) -> None:
+    # The app would start with another cache, and fill another disk.
+    app.write_env(f"# first\n{line}\n")
+    done = launcher(*app.arguments)
+    assert done.status == 78
+    assert said(done) == (
+        f"{app.path / '.env'} line 2 is about HF_HOME, but it is not HF_HOME=VALUE",
+        "hint: write it as HF_HOME=VALUE, with every quote closed",
+    )
+
+
+def test_a_path_with_a_variable_that_is_not_set_is_refused(app: AppFolder) -> None:
+    app.write_env("HF_HOME=$NOPE/cache\n")
+    done = launcher(*app.arguments)
+    assert done.status == 78
+    assert said(done)[0] == "$NOPE is not set, and HF_HOME needs it (.env line 1)"
+
+
+def test_a_setting_that_is_nearly_one_of_ours_is_named(app: AppFolder) -> None:
+    app.write_env("APP_ARG=--fp16\nAPP_SECRET_KEY=x\n")
+    done = launcher("-n", *app.arguments)
+    assert done.status == 0
+    assert done.err == f"{app.path / '.env'} line 1: APP_ARG is no setting of the launcher; APP_ARGS is one\n"
+
+
+def test_a_dry_run_without_a_launch_tells_of_none(app: AppFolder) -> None:
+    done = launcher("-n", "--no-launch", *app.arguments)
+    assert done.status == 0
+    assert done.out.endswith("\nwould start nothing\n")
+    assert "would exec" not in done.out
 
 
 @pytest.mark.parametrize(

@@ -164,7 +164,7 @@ def test_a_bad_interpreter_of_the_file_is_configuration_and_of_a_flag_usage(app:
     done = launcher(*app.arguments)
     assert done.status == 78
     assert "(APP_PYTHON, .env line 1)" in done.err
-    assert "hint: APP_PYTHON=.venv/bin/python in .env" in done.err
+    assert "--python PATH, or APP_PYTHON=PATH in .env" in done.err
 
 
 @pytest.mark.parametrize(

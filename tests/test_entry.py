@@ -172,7 +172,8 @@ def test_an_installed_command_carries_every_package_of_the_launcher(installed: P
     assert {str(path.relative_to(ROOT / "launcher")) for path in (ROOT / "launcher").rglob("*.py")} == {
         str(path.relative_to(site)) for path in site.rglob("*.py")
     }
-    assert run_installed(installed, "--version", cwd=tmp_path).out == launcher("--version").out
+    installed_version = run_installed(installed, "--version", cwd=tmp_path).out
+    assert installed_version == launcher("--version").out.replace("start_app.py", "start-app")
 
 
 def old_python(version: str) -> str:
@@ -254,3 +255,23 @@ def test_a_dependency_that_is_broken_or_too_old_is_found_before_anything_is_stop
         assert said in message
         assert hint.startswith("hint: uv pip install")
     assert alive(running.pid)
+
+
+def test_a_start_app_copied_without_its_folder_says_what_is_missing(tmp_path: Path) -> None:
+    shutil.copy(START_APP, tmp_path)
+    done = launcher("-n", start_app=tmp_path / "start_app.py", cwd=tmp_path)
+    assert done.status == 78
+    assert done.err == (
+        f"the folder launcher/ is missing beside {tmp_path / 'start_app.py'}\n"
+        f"hint: copy it from where start_app.py came from: cp -r launcher {tmp_path}\n"
+    )
+
+
+def test_the_wrong_python_is_told_of_the_apps_own(app: AppFolder, tmp_path: Path) -> None:
+    wrong, _ = bare(tmp_path)
+    python = app.path / ".venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.symlink_to(sys.executable)
+    done = launcher(*app.arguments, python=(wrong,))
+    assert done.status == 78
+    assert f"hint: run it with the app's own Python: {python} " in done.err

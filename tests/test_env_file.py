@@ -135,7 +135,7 @@ def test_every_line_that_cannot_be_parsed_is_numbered_as_an_editor_numbers_it(
     found = env_file.parse(PATH, text, {})
     first = head.count("\n") + 1
     here = first + 1 + middle.count("\n")
-    assert found.unparsable == (first, here + 1)
+    assert tuple(found.unparsable) == (first, here + 1)
     assert found.lines["HERE"] == here
 
 
@@ -148,7 +148,7 @@ def test_a_byte_order_mark_is_no_part_of_the_first_name(tmp_path: Path) -> None:
 def test_a_name_that_no_environment_can_hold_is_named_by_its_line() -> None:
     found = env_file.parse(PATH, "GOOD=1\n'BAD=NAME'=2\n''=3\n", {})
     assert found.values == {"GOOD": "1"}
-    assert found.unparsable == (2, 3)
+    assert tuple(found.unparsable) == (2, 3)
 
 
 def test_a_nul_byte_is_refused_with_its_line_and_without_the_value() -> None:

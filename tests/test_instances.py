@@ -227,7 +227,8 @@ def test_another_checkout_on_our_port_is_refused_and_named(
     assert done.status == 69
     assert f"port {app.port} is held on 127.0.0.1 by pid {running.pid}, " in done.err
     assert "which is not this app's instance" in done.err
-    assert "hint: start_app.py --take-port" in done.err
+    assert f"/start_app.py --app-dir {app.path} --port {app.port} --take-port stops it first" in done.err
+    assert f"/start_app.py --app-dir {app.path} --port {app.port + 1} leaves it alone" in done.err
     assert alive(running.pid)
 
 
@@ -509,7 +510,11 @@ def test_another_users_instance_is_named_and_never_stopped(loading: bool, app: A
         done = launcher(*app.arguments, *flags)
         assert done.status == status
         assert f"this app's instance of another user: pid {running.pid}, user nobody, " in done.err
-        assert "hint: ask nobody" in done.err
+        assert f"hint: ask nobody, or sudo -u nobody kill {running.pid}; " in done.err
+    status = launcher("status", "--json", *app.arguments).json
+    assert status["state"] == "another user's"
+    assert [other["pid"] for other in status["others"]] == [running.pid]
+    assert launcher("stop", *app.arguments).status == 69
     assert alive(running.pid)
 
 

@@ -225,6 +225,29 @@ def test_a_running_instance_is_told_of_and_stopped_on_an_address_that_has_gone(
     assert running.wait(1) == -signal.SIGTERM
 
 
+def test_stop_names_the_instance_that_runs_on_another_port(app: AppFolder, processes: Processes) -> None:
+    sibling = AppFolder(app.path, free_port())
+    running = processes.launch(*sibling.arguments)
+    eventually(lambda: get(sibling.port), what="page")
+    done = launcher("stop", *app.arguments)
+    assert done.status == 0
+    assert f"left: pid {running.pid}, " in done.err
+    assert f"this app's instance on port {sibling.port}" in done.err
+    assert alive(running.pid)
+
+
+def test_an_app_that_listens_on_another_port_than_it_was_told_is_told_of(app: AppFolder, processes: Processes) -> None:
+    other = free_port()
+    app.script.write_text(app.script.read_text().replace("(args.host, args.port)", f"(args.host, {other})"))
+    processes.launch(*app.arguments)
+    eventually(lambda: get(other), what="page")
+    done = launcher("wait", "--timeout", "1", *app.arguments)
+    assert done.status == 75
+    assert f"it listens on {other} instead" in done.err
+    assert "APP_PORT_FLAG" in done.err
+    assert f"listens on: {other}\n" in launcher("status", *app.arguments).out
+
+
 def test_wait_asks_the_page_directly_whatever_proxy_is_set(app: AppFolder, processes: Processes) -> None:
     proxy = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "ALL_PROXY"), "http://127.0.0.1:9")
     env = clean_environment(**proxy)

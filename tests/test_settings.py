@@ -321,7 +321,7 @@ def test_facts_go_to_stderr_and_the_handoff_to_stdout_only_when_asked(app: AppFo
     assert told["pid"] == json.loads(second)["pid"]
     plain = launcher(*app.arguments, "--", "--exit", "0")
     assert plain.out.startswith('{"pid"')
-    assert [line.split(":")[0] for line in plain.err.splitlines()] == ["endpoint", "cache", "exec"]
+    assert [line.split(":")[0] for line in plain.err.splitlines()] == ["interpreter", "endpoint", "cache", "exec"]
 
 
 def test_the_port_of_the_environment_is_the_port_of_the_app(app: AppFolder) -> None:

@@ -31,7 +31,7 @@ _ENV = b"""\
 # The settings of this app: start_app.py hands every line to it.
 # The models of the playground, and nothing of the cache in your home folder.
 HF_HOME=./cache_hub
-# The mirror that `models check` compares with the official Hub.
+# The mirror that models would come from.
 HF_ENDPOINT=https://hf-mirror.com
 # The models are made up, no hub has them: load what is on the disk.
 HF_HUB_OFFLINE=1

@@ -19,6 +19,7 @@ from ..errors import LauncherError
 from ..settings import Settings
 from ..sources import Setting, blank_counts
 
+OWN_INTERPRETER = "the launcher's own: the app has no .venv, and APP_PYTHON is unset"
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _PROXY_NAMES = ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
 _PYTHON_NAME = re.compile(r"(python|pypy|graalpy)[0-9.]*", re.IGNORECASE)
@@ -81,7 +82,7 @@ def _interpreter(settings: Settings, environ: Mapping[str, str], running: str) -
     if settings.python:
         return settings.python
     found = next(_environments(settings.app_dir, environ), None)
-    return found or Setting(running, "the launcher's own interpreter", "default")
+    return found or Setting(running, OWN_INTERPRETER, "default")
 
 
 def _environments(app_dir: Path, environ: Mapping[str, str]) -> Iterator[Setting]:
@@ -103,12 +104,13 @@ def _checked(setting: Setting, running: str) -> str:
         found = shutil.which(path)
         path = os.path.abspath(found) if found else path
     if os.path.isdir(path):
-        path = os.path.join(path, "bin", "python")
+        inside = os.path.join(path, "python")
+        path = inside if os.path.lexists(inside) else os.path.join(path, "bin", "python")
     reason = _why_no_interpreter(path, running)
     if reason:
         raise LauncherError(
             f"{path} is no Python interpreter: {reason} (APP_PYTHON, {setting.origin})",
-            "APP_PYTHON=.venv/bin/python in .env, or start_app.py --python PATH",
+            "start_app.py --python PATH, or APP_PYTHON=PATH in .env, with a python that this user may run",
             setting.bad,
         )
     return path
@@ -118,7 +120,7 @@ def _why_no_interpreter(path: str, running: str) -> str | None:
     try:
         os.stat(path)
     except PermissionError:
-        return "it may not be looked at"
+        return f"it leads to {os.path.realpath(path)}, where this user may not go"
     except OSError:
         dangling = os.path.islink(path)
         return f"a dangling link to {os.readlink(path)}" if dangling else "there is no such file"

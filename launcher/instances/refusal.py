@@ -24,9 +24,10 @@ def of_instances(survey: Survey) -> LauncherError | None:
             return _supervised(instance)
     for instance in survey.others:
         if instance.on(survey.port):
+            user = text.user(instance.process.uid)
             return LauncherError(
                 f"port {survey.port} belongs to this app's instance of another user: {describe(instance.process)}",
-                f"ask {text.user(instance.process.uid)}, or start_app.py --port {survey.port + 1}",
+                f"ask {user}, or sudo -u {user} kill {instance.pid}; start_app.py --port {survey.port + 1} goes beside",
                 ExitStatus.TAKEN,
             )
     return None
