@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from launcher.demo import make_playground
 from launcher.handoff.lock import state_folders
 from tests.support import AppFolder, Processes, make_app
 
@@ -32,3 +33,10 @@ def processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Processes]:
 @pytest.fixture
 def app(tmp_path: Path) -> AppFolder:
     return make_app(tmp_path / "app")
+
+
+@pytest.fixture
+def playground(tmp_path: Path) -> Path:
+    folder = tmp_path / "playground"
+    assert make_playground(folder)
+    return folder
