@@ -32,8 +32,6 @@ from tests.playground import (
     tree,
 )
 
-# the cache on disk
-
 
 def test_every_blob_is_named_by_the_hash_of_its_content(playground: Path) -> None:
     for repo in (NEWEST, OLDER):
@@ -153,9 +151,6 @@ def test_two_playgrounds_are_the_same_to_the_byte(playground: Path, tmp_path: Pa
     assert tree(other) == tree(playground)
 
 
-# what is there already
-
-
 def test_a_playground_that_is_there_stays_as_its_user_left_it(playground: Path) -> None:
     shutil.rmtree(repo_folder(playground, NEWEST))
     (playground / ".env").write_text("HF_HOME=./elsewhere\n")
@@ -232,9 +227,6 @@ def test_a_link_to_a_folder_is_followed_and_missing_parents_are_made(tmp_path: P
     assert link.is_symlink()
     assert tree(target) == tree(playground)
     assert make_playground(link) is False
-
-
-# what cannot be written
 
 
 def test_a_parent_that_takes_no_folder_is_named_with_the_reason() -> None:
