@@ -71,7 +71,7 @@ def _run(arguments: Arguments, console: Console, folders: tuple[Path, ...]) -> i
     if arguments.version:
         console.text(version_text(name))
         return ExitStatus.DONE
-    requirements.check((Path(arguments.app_dir or "."), *folders))
+    requirements.check((Path(arguments.app_dir),) if arguments.app_dir else (Path(), *folders))
     environ: Mapping[str, str] = dict(os.environ)
     if arguments.demo:
         environ = _enter_demo(arguments, environ, console)
