@@ -150,7 +150,8 @@ def test_a_launch_that_replaces_an_instance_never_imports_huggingface_hub(app: A
     assert done.status == 0, done.err
     assert f"terminated pid {old.pid}" in done.err
     names = _imports(done.err)
-    assert {"launcher.launch", "launcher.instances.stop", "psutil", "dotenv"} <= names
+    assert {"launcher.launch", "launcher.instances.stop", "psutil", "dotenv.parser"} <= names
+    assert "dotenv.main" not in names  # logging and tempfile come with it, and nothing of it is used
     assert not [name for name in names if name in HEAVY or name.startswith(("huggingface_hub", "gradio"))]
 
 
