@@ -189,7 +189,8 @@ def left_alone(observed: Observed) -> tuple[str, ...]:
 
 def no_instances(observed: Observed) -> tuple[str, ...]:
     """Return which processes mention the script without being an instance, each with the reason."""
-    left = observed.survey.left
+    # The youngest first: it is the one that somebody is wondering about.
+    left = sorted(observed.survey.left, key=lambda found: -found[0].start)
     lines = [f"no instance: {describe(process)}: {reason}" for process, reason in left[:NAMED_AT_MOST]]
     more = len(left) - len(lines)
     return (*lines, f"no instance: {more} more of this kind") if more else tuple(lines)
