@@ -57,7 +57,6 @@ class Settings(NamedTuple):
     host_flag: str | None
     app_args: tuple[str, ...]
     python: Setting | None
-    env_file: Path | None
     variables: Mapping[str, Setting]
     origins: Mapping[str, Setting]
     warnings: tuple[str, ...]
@@ -125,7 +124,6 @@ def load(
         host_flag=host_flag,
         app_args=(*split_args, *app_args),
         python=python,
-        env_file=file.path if file else None,
         variables=variables,
         origins=_origins(
             APP_DIR=Setting(str(app_dir), app_dir_setting.origin, app_dir_setting.level),

@@ -109,7 +109,7 @@ def status(settings: Settings, environ: Mapping[str, str]) -> Status:
     page: Page | None = None
     tree: tuple[int, ...] = ()
     if instance:
-        tree = running.tree(instance)
+        tree = instance.tree
         if settings.port in instance.listening:
             page = readiness.page(settings.host, settings.port)
         environment = processes.environment(instance.pid)

@@ -44,7 +44,7 @@ for fd in fds:
     except OSError:
         pass
 print(json.dumps({"pid": os.getpid(), "argv": sys.argv, "cwd": os.getcwd(), "env": dict(os.environ), "fds": links,
-                  "exe": sys.executable, "sigpipe_fatal": False}), flush=True)
+                  "exe": sys.executable}), flush=True)
 if args.ignore_term:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 if args.exit is not None:

@@ -7,18 +7,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from .. import text
 from . import port as ports
 from .family import Family, lineage
-from .identity import ScriptArgument, declared_port, is_python, script_argument, wrapped_argument
+from .identity import declared_port, is_python, script_argument, wrapped_argument
 from .processes import FileIdentity, Process, cgroup, command_lines, contradicted, environment, files_run, look
 
 if TYPE_CHECKING:
     from .supervisor import Supervisor
-
-Role = Literal["app", "wrapper", "lock holder"]
 
 
 class App(NamedTuple):
@@ -45,7 +43,6 @@ class Instance(NamedTuple):
     """
 
     process: Process
-    role: Role
     members: tuple[int, ...]
     tree: tuple[int, ...]
     declared: int | None
@@ -88,7 +85,6 @@ class Survey(NamedTuple):
     """
 
     port: int
-    taken: bool
     stale: tuple[Instance, ...]
     siblings: tuple[Instance, ...]
     others: tuple[Instance, ...]
@@ -104,7 +100,6 @@ class Survey(NamedTuple):
 
 class _Match(NamedTuple):
     process: Process
-    role: Role
     declared: int | None
 
 
@@ -124,7 +119,6 @@ def survey(app: App, host: str | None, port: int, taken: bool, claim: Claim | No
             holders = (Holder(host or "0.0.0.0", None, None, None, above=False),)
     return Survey(
         port=port,
-        taken=taken,
         stale=stale,
         siblings=tuple(i for i in ours if not i.on(port)),
         others=tuple(i for i in instances if i.process.uid != os.geteuid()),
@@ -153,37 +147,36 @@ def _matches(app: App, claim: Claim | None) -> tuple[dict[int, _Match], list[tup
         process = look(pid)
         if process is None or process.gone:
             continue
-        role, reason = _match(app, process)
-        if role:
-            found[pid] = _Match(process, role, declared_port(process.argv, environment(pid), app.port_flags))
+        reason = _why_not(app, process)
+        if reason is None:
+            found[pid] = _Match(process, declared_port(process.argv, environment(pid), app.port_flags))
         elif mentions:
             left.append((process, reason))
     claimed = look(claim.pid) if claim and claim.pid != os.getpid() else None
     if claim and claimed and claimed.start == claim.start and not claimed.gone:
-        role = found[claim.pid].role if claim.pid in found else "lock holder"
-        found[claim.pid] = _Match(claimed, role, claim.port)
+        found[claim.pid] = _Match(claimed, claim.port)
         left = [(process, reason) for process, reason in left if process.pid != claim.pid]
     return found, left
 
 
-def _match(app: App, process: Process) -> tuple[Role | None, str]:
+def _why_not(app: App, process: Process) -> str | None:
+    """Return why a process is no instance of the app, or None when it is one."""
     python = is_python(process.exe if process.exe else (process.argv[0] if process.argv else None))
     argument = script_argument(process.argv) if python else None
     wrapped = wrapped_argument(process.argv, python)
-    candidates: list[tuple[Role, ScriptArgument | None]] = [("app", argument), ("wrapper", wrapped)]
     reason = "a Python that runs no script" if python else "not a Python"
-    for role, wanted in candidates:
+    for wanted in (argument, wrapped):
         if wanted is None:
             continue
         try:
             if app.identity in files_run(process.pid, wanted):
                 if contradicted(process.pid, wanted, app.identity):
-                    return None, "its current folder and the one it was started in name different scripts"
-                return role, ""
+                    return "its current folder and the one it was started in name different scripts"
+                return None
         except PermissionError:
-            return None, f"user {text.user(process.uid)} hides which file it runs"
+            return f"user {text.user(process.uid)} hides which file it runs"
         reason = "it runs another file"
-    return None, reason
+    return reason
 
 
 def _instances(found: Mapping[int, _Match], own: Sequence[int]) -> list[Instance]:
@@ -199,7 +192,6 @@ def _instances(found: Mapping[int, _Match], own: Sequence[int]) -> list[Instance
         instances.append(
             Instance(
                 process=found[root].process,
-                role=found[root].role,
                 members=members,
                 tree=tree,
                 declared=declared,
