@@ -19,6 +19,7 @@ from .errors import ExitStatus, LauncherError
 from .options import LAUNCH, Arguments, help_text, parse, version_text
 
 if TYPE_CHECKING:
+    from .cleaning import Cleaning
     from .launch import LaunchPlan
 
 DEMO_FOLDER = "start_app_demo"
@@ -82,6 +83,7 @@ def _run(arguments: Arguments, console: Console, folders: tuple[Path, ...]) -> i
         launcher_folders=() if arguments.demo else folders,
         env_file_flag=arguments.env_file,
         app_args=arguments.app_args,
+        needs_script=not arguments.command.startswith("cache "),
     )
     for warning in found.warnings:
         console.warn(warning)
@@ -91,6 +93,8 @@ def _run(arguments: Arguments, console: Console, folders: tuple[Path, ...]) -> i
         return _status(found, environ, console)
     if arguments.command == "stop":
         return _stop(arguments, found, console)
+    if arguments.command.startswith("cache "):
+        return _cache(arguments, found, environ, console)
     return _wait(arguments, found, console)
 
 
@@ -101,8 +105,16 @@ def _launch(arguments: Arguments, found: settings.Settings, environ: Mapping[str
     from . import launch
     from .handoff.command import execute
 
+    cleaning = _cleaning(arguments, found, environ, console)
     if arguments.dry_run:
-        plan = launch.plan(found, environ, sys.executable, take_port=arguments.take_port, no_launch=arguments.no_launch)
+        plan = launch.plan(
+            found,
+            environ,
+            sys.executable,
+            take_port=arguments.take_port,
+            no_launch=arguments.no_launch,
+            cleaning=cleaning,
+        )
         return _show_plan(plan, console)
     if arguments.no_launch:
         stopped = launch.stop_only(
@@ -111,6 +123,7 @@ def _launch(arguments: Arguments, found: settings.Settings, environ: Mapping[str
             stop_timeout=arguments.stop_timeout,
             say=console.say,
             detail=console.detail,
+            cleaning=cleaning,
         )
         if console.as_json:
             console.json({"stopped": [launch.stopped_document(one) for one in stopped], "launched": False})
@@ -127,6 +140,7 @@ def _launch(arguments: Arguments, found: settings.Settings, environ: Mapping[str
         stop_timeout=arguments.stop_timeout,
         say=console.say,
         detail=console.detail,
+        cleaning=cleaning,
     )
     if console.as_json:
         console.json(launch.handoff_document(command, stopped))
@@ -136,6 +150,28 @@ def _launch(arguments: Arguments, found: settings.Settings, environ: Mapping[str
     except OSError:
         pass  # the old instance is stopped already: a reader who has gone must not leave the user without an app
     execute(command)
+
+
+def _cleaning(
+    arguments: Arguments, found: settings.Settings, environ: Mapping[str, str], console: Console
+) -> Cleaning | None:
+    if not (arguments.clear_cache or arguments.remove_model or arguments.prune_cache or arguments.verify):
+        return None
+    from .cleaning import Cleaning
+
+    return Cleaning(arguments, found, environ, console)
+
+
+def _cache(arguments: Arguments, found: settings.Settings, environ: Mapping[str, str], console: Console) -> int:
+    from . import cache_command
+    from .cache.roots import roots
+
+    present = roots(found, settings.app_environment(found, environ))
+    if arguments.command == "cache verify":
+        from . import verify_command
+
+        return verify_command.verify(arguments, found, present, console, environ.get("HOME"))
+    return cache_command.run(arguments, found, present, console, environ.get("HOME"))
 
 
 def _show_plan(plan: LaunchPlan, console: Console) -> int:
@@ -286,6 +322,7 @@ def _console(words: list[str]) -> Console:
     return Console(
         stdout=sys.stdout,
         stderr=sys.stderr,
+        stdin=sys.stdin,
         quiet="-q" in ours or "--quiet" in ours,
         verbose="-v" in ours or "--verbose" in ours,
         as_json="--json" in ours,

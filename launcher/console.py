@@ -8,7 +8,8 @@ so that a hostile name cannot drive the terminal.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, NamedTuple, TextIO
 
 from . import redact
@@ -30,6 +31,7 @@ class Console(NamedTuple):
     colour: bool = False
     program: str = "start_app.py"
     context: tuple[tuple[str, str], ...] = ()
+    stdin: TextIO | None = None
 
     def say(self, line: str) -> None:
         """Tell a fact that a quiet run leaves out."""
@@ -82,6 +84,41 @@ class Console(NamedTuple):
         """Print the one versioned object of a `--json` run, on a single line."""
         if self.stdout is not None:
             self.stdout.write(json.dumps({"version": JSON_VERSION, **_scrubbed(document)}) + "\n")
+
+    def hinted(self, line: str) -> str:
+        """Return a line whose commands can be pasted."""
+        return pasteable(line, self.program, self.context)
+
+    @property
+    def interactive(self) -> bool:
+        """Tell whether there is a person who can be asked."""
+        return bool(self.stdin and self.stderr and self.stdin.isatty() and self.stderr.isatty())
+
+    def confirm(self, question: str) -> bool:
+        """Ask a yes-or-no question; nothing but a clear yes is one."""
+        if self.stdin is None or self.stderr is None:
+            return False
+        self.stderr.write(f"{clean(question)} [y/N] ")
+        self.stderr.flush()
+        return self.stdin.readline().strip().lower() in ("y", "yes")
+
+    @contextmanager
+    def bar(self, what: str, total: int | None) -> Iterator[Callable[[int], None] | None]:
+        """Show how many bytes of `total` are done, on a terminal only; yield what is to be told of each step."""
+        if self.quiet or self.as_json or self.stderr is None or not self.stderr.isatty():
+            yield None
+            return
+        try:
+            from tqdm import tqdm  # it comes with huggingface_hub
+        except ImportError:
+            yield None
+            return
+        with tqdm(total=total, desc=what, unit="B", unit_scale=True, file=self.stderr, leave=False) as bar:
+
+            def step(count: int) -> None:
+                bar.update(count)
+
+            yield step
 
     def flush(self) -> None:
         """Hand everything printed so far to the operating system; an OSError of stdout is the caller's."""

@@ -1,7 +1,7 @@
 """The order of a launch: everything that can fail is asked before anything is stopped.
 
-settings → preflight → launch lock → stop stale → port free → record → exec. The plan is a value: `--dry-run` and
-`--json` show the one that the launch applies.
+settings → preflight → launch lock → stop stale → cache action → port free → record → exec. The plan is a value:
+`--dry-run` and `--json` show the one that the launch applies.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ import os
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from . import cache, redact, running, text
+from . import redact, running, text
+from .cache.roots import folders, hub_cache, trashed
 from .errors import LauncherError
 from .handoff import lock as locks
 from .handoff.command import OWN_INTERPRETER, Command, build
@@ -21,6 +22,7 @@ from .running import Observed, Say
 from .settings import HUB_CACHE_NAMES, Settings
 
 if TYPE_CHECKING:
+    from .cleaning import Cleaning
     from .instances.stop import Stopped
 
 
@@ -36,6 +38,7 @@ class LaunchPlan(NamedTuple):
     refused: LauncherError | None
     take_port: bool
     no_launch: bool
+    cleaning: Cleaning | None = None
 
     def lines(self) -> tuple[str, ...]:
         """Return the plan as a dry run tells it."""
@@ -47,6 +50,8 @@ class LaunchPlan(NamedTuple):
             victims = refusal.targets(self.observed.survey, take_port=self.take_port)
             lines += [f"would terminate {describe(process)}" for process in victims]
         lines += left_alone(self.observed)
+        if self.cleaning:
+            lines += self.cleaning.lines()
         if self.refused is None:
             lines.append("would start nothing" if self.no_launch else f"would exec: {shown(self.command)}")
         return tuple(lines)
@@ -77,16 +82,29 @@ class LaunchPlan(NamedTuple):
             "launch": not self.no_launch,
             "siblings": [instance_document(instance) for instance in survey.siblings],
             "waits_for_launcher": self.observed.launcher is not None,
+            "cache": self.cleaning.document() if self.cleaning else [],
         }
 
 
 def plan(
-    settings: Settings, environ: Mapping[str, str], running_interpreter: str, *, take_port: bool, no_launch: bool
+    settings: Settings,
+    environ: Mapping[str, str],
+    running_interpreter: str,
+    *,
+    take_port: bool,
+    no_launch: bool,
+    cleaning: Cleaning | None = None,
 ) -> LaunchPlan:
     """Check all that can be checked without changing anything, and return what a launch would do."""
     command = build(settings, environ, running_interpreter)
     observed = running.observe(settings)
-    return LaunchPlan(settings, command, observed, observed.launch_refusal(take_port), take_port, no_launch)
+    refused = observed.launch_refusal(take_port)
+    if refused is None and cleaning:
+        try:
+            cleaning.check(lambda: _to_stop(observed, take_port=take_port))
+        except LauncherError as error:
+            refused = error
+    return LaunchPlan(settings, command, observed, refused, take_port, no_launch, cleaning)
 
 
 def prepare(
@@ -98,6 +116,7 @@ def prepare(
     stop_timeout: float,
     say: Say,
     detail: Say,
+    cleaning: Cleaning | None = None,
 ) -> tuple[Command, tuple[Stopped, ...]]:
     """Do everything up to the exec: nothing of ours runs on the port any more, and the instance lock is ours.
 
@@ -107,25 +126,43 @@ def prepare(
     command = build(settings, environ, running_interpreter)
     for line in facts(settings, command):
         say(line)
+    if cleaning:
+        cleaning.check(lambda: _to_stop(running.observe(settings), take_port=take_port))
     running.take_launch_lock(settings, stop_timeout, say)
     lock = locks.open_lock(settings.app_dir, locks.instance_name(settings.port))
     stopped = running.clear_port(
         settings, take_port=take_port, timeout=stop_timeout, say=say, tell=_teller(say, detail), lock=lock
     )
+    if cleaning:
+        cleaning.carry_out(background=True)
+        running.refuse_taken_port(settings)
+    elif trashed(folders(command.environment, settings.app_dir)):
+        _finish_trash(command, settings, say)
     running.write_record(lock, settings, command.argv, say)
     lock.keep_across_exec()
     return command, stopped
 
 
 def stop_only(
-    settings: Settings, *, take_port: bool, stop_timeout: float, say: Say, detail: Say
+    settings: Settings,
+    *,
+    take_port: bool,
+    stop_timeout: float,
+    say: Say,
+    detail: Say,
+    cleaning: Cleaning | None = None,
 ) -> tuple[Stopped, ...]:
     """Do what a launch does before its exec, and leave the port free."""
+    if cleaning:
+        cleaning.check(lambda: _to_stop(running.observe(settings), take_port=take_port))
     launch_lock = running.take_launch_lock(settings, stop_timeout, say)
     try:
-        return running.clear_port(
+        stopped = running.clear_port(
             settings, take_port=take_port, timeout=stop_timeout, say=say, tell=_teller(say, detail)
         )
+        if cleaning:
+            cleaning.carry_out(background=False)
+        return stopped
     finally:
         launch_lock.close()
 
@@ -174,7 +211,7 @@ def facts(settings: Settings, command: Command) -> tuple[str, ...]:
     return (
         *foreign,
         f"endpoint: {source}",
-        f"cache: {cache.hub_cache(command.environment, settings.app_dir)} ({origin})",
+        f"cache: {hub_cache(command.environment, settings.app_dir)} ({origin})",
     )
 
 
@@ -194,6 +231,21 @@ def no_instances(observed: Observed) -> tuple[str, ...]:
     lines = [f"no instance: {describe(process)}: {reason}" for process, reason in left[:NAMED_AT_MOST]]
     more = len(left) - len(lines)
     return (*lines, f"no instance: {more} more of this kind") if more else tuple(lines)
+
+
+def _to_stop(observed: Observed, *, take_port: bool) -> frozenset[int]:
+    """Return every pid that goes before the cache is touched: what these read is in nobody's way."""
+    victims = {process.pid for process in refusal.targets(observed.survey, take_port=take_port)}
+    return frozenset(victims.union(*(instance.tree for instance in observed.survey.stale)))
+
+
+def _finish_trash(command: Command, settings: Settings, say: Say) -> None:
+    from .cache.background import finish_later
+
+    try:
+        finish_later(trashed(folders(command.environment, settings.app_dir)), quiet=True)
+    except OSError as error:
+        say(f"cache: trash of an interrupted removal is left: {error.strerror}")
 
 
 def _teller(say: Say, detail: Say) -> Callable[[Observed], None]:

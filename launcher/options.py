@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, NoReturn
 
 from . import __version__
 from .errors import ExitStatus, LauncherError
+from .text import parsed_duration, parsed_size
 
 LAUNCH = "launch"
 COMMANDS = {
@@ -19,9 +20,20 @@ COMMANDS = {
     "status": "tell what runs on the port",
     "stop": "stop this app's instance",
     "wait": "return when the instance's page answers",
+    "cache list": "what is in the model cache, the largest first [REPO…]",
+    "cache remove": "remove models or revisions: REPO, REPO@REVISION, a commit, a glob",
+    "cache clear": "remove every model",
+    "cache prune": "remove what nothing can load any more",
+    "cache verify": "hash what is there, offline [REPO…]",
 }
 EVERY = frozenset(COMMANDS)
 _LAUNCH = frozenset((LAUNCH,))
+_REMOVING = frozenset(("cache remove", "cache clear", "cache prune"))
+_PRUNING = frozenset((LAUNCH, "cache prune"))
+_VERIFY = frozenset(("cache verify",))
+# What may be said of some commands only, and is no command by itself.
+_GROUPS = frozenset(name.partition(" ")[0] for name in COMMANDS if " " in name)
+_NAMES_REPOS = frozenset(("cache list", "cache remove", "cache verify"))
 
 EXAMPLES = """\
 examples:
@@ -29,13 +41,17 @@ examples:
   start_app.py --port 7861              the same on another port; an instance on 7860 stays
   start_app.py -n -v                    show what would happen, and where each setting comes from
   start_app.py -- --fp16                everything after -- goes to the app
+  start_app.py --clear-cache            the same with an empty model cache
+  start_app.py --remove-model koge/v22  the same without one model
+  start_app.py cache list               which models are there, and what is wrong with them
   start_app.py status                   what runs, and which cache and endpoint it uses
   start_app.py wait --timeout 600       until the page answers
   start_app.py --demo                   try it all on a playground of its own
 """
 EXIT_STATUSES = """\
-exit status: 0 done; 2 usage; 69 the port or the instance is somebody else's; 74 cannot read or write;
-75 try again; 77 not permitted; 78 configuration; 130 interrupted; after exec, the app's own.
+exit status: 0 done; 2 usage; 65 the cache fails verification; 69 the port or the instance is somebody else's;
+74 cannot read, write or delete; 75 try again; 77 not permitted; 78 configuration; 130 interrupted; after exec, the
+app's own.
 """
 
 
@@ -52,6 +68,7 @@ class Arguments(argparse.Namespace):
 
     command: str = LAUNCH
     app_args: tuple[str, ...] = ()
+    repos: tuple[str, ...] = ()
     app_dir: str | None
     env_file: str | None
     python: str | None
@@ -61,6 +78,18 @@ class Arguments(argparse.Namespace):
     stop_timeout: float
     timeout: float
     no_launch: bool
+    clear_cache: bool
+    prune_cache: bool
+    remove_model: list[str] | None
+    verify: bool
+    older_than: float | None
+    max_size: int | None
+    keep: list[str] | None
+    force: bool
+    yes: bool
+    revisions: bool
+    full: bool
+    repair: bool
     dry_run: bool
     json: bool
     quiet: bool
@@ -77,6 +106,16 @@ def _seconds(value: str) -> float:
     return seconds
 
 
+def _duration(value: str) -> float:
+    return parsed_duration(value)
+
+
+def _size(value: str) -> int:
+    return parsed_size(value)
+
+
+_duration.__name__ = "time span such as 30d"
+_size.__name__ = "size such as 50G"
 _seconds.__name__ = "number of seconds"  # argparse shows it: invalid number of seconds value: 'x'
 
 
@@ -108,8 +147,45 @@ OPTIONS = (
         help="how long to wait at the most (default: 600)",
     ),
     _option("--no-launch", commands=_LAUNCH, action="store_true", help="do all but start the app"),
+    _option("--clear-cache", commands=_LAUNCH, action="store_true", help="start with an empty model cache"),
+    _option("--prune-cache", commands=_LAUNCH, action="store_true", help="first remove what nothing can load any more"),
     _option(
-        "-n", "--dry-run", commands=frozenset((LAUNCH, "stop")), action="store_true", help="show it, change nothing"
+        "--remove-model",
+        commands=_LAUNCH,
+        metavar="REPO",
+        action="extend",
+        nargs="+",
+        help="first remove these models",
+    ),
+    _option("--verify", commands=_LAUNCH, action="store_true", help="first verify the cache; damage stops nothing"),
+    _option(
+        "--older-than",
+        commands=_PRUNING,
+        metavar="SPAN",
+        type=_duration,
+        help="prune what is unused for so long: 30d",
+    ),
+    _option(
+        "--max-size", commands=_PRUNING, metavar="SIZE", type=_size, help="prune the least used, down to this: 50G"
+    ),
+    _option("--keep", commands=_PRUNING, metavar="REPO", action="append", help="never prune this one"),
+    _option("--force", commands=_REMOVING | _VERIFY | _LAUNCH, action="store_true", help="remove even what is in use"),
+    _option(
+        "-y",
+        "--yes",
+        commands=_REMOVING | _VERIFY | _LAUNCH,
+        action="store_true",
+        help="also from a cache that others share",
+    ),
+    _option("--revisions", commands=frozenset(("cache list",)), action="store_true", help="a line for each revision"),
+    _option("--full", commands=_VERIFY, action="store_true", help="read again what is remembered as whole"),
+    _option("--repair", commands=_VERIFY, action="store_true", help="remove what is damaged, to be downloaded anew"),
+    _option(
+        "-n",
+        "--dry-run",
+        commands=_REMOVING | _VERIFY | frozenset((LAUNCH, "stop")),
+        action="store_true",
+        help="show it, change nothing",
     ),
     _option("--demo", action="store_true", help="work on a playground, made in ./start_app_demo unless --app-dir says"),
     _option("--json", action="store_true", help="one JSON object on stdout"),
@@ -133,21 +209,38 @@ def parse(argv: Sequence[str]) -> Arguments:
     split = list(argv).index("--") if "--" in argv else len(argv)
     ours, theirs = list(argv[:split]), tuple(argv[split + 1 :])
     arguments, rest = _parser().parse_known_args(ours, Arguments())
-    _refuse_unknown(rest)
-    if len(rest) > 1:
-        raise LauncherError(
-            f"one command at a time: {' '.join(rest)}", "the app's own arguments go after --", ExitStatus.USAGE
-        )
-    arguments.command = rest[0] if rest else LAUNCH
+    arguments.command, arguments.repos = _command(rest)
     arguments.app_args = theirs
     _refuse_misplaced(arguments, ours)
     if theirs and arguments.command != LAUNCH:
         raise LauncherError(
             f"{arguments.command} takes no arguments for the app", "start_app.py -- ARGUMENTS", ExitStatus.USAGE
         )
-    if arguments.quiet and arguments.verbose:
-        raise LauncherError("-q and -v exclude each other", "start_app.py --help", ExitStatus.USAGE)
+    _refuse_contradictions(arguments)
     return arguments
+
+
+def _command(rest: list[str]) -> tuple[str, tuple[str, ...]]:
+    """Return the command that these words are, and the repos that follow it."""
+    words = [word for word in rest if not word.startswith("-") or word == "-"]
+    grouped = bool(words) and words[0] in _GROUPS
+    name = " ".join(words[: 2 if grouped else 1]) or LAUNCH
+    if grouped and name not in COMMANDS:
+        ways = ", ".join(command for command in COMMANDS if command.startswith(f"{words[0]} "))
+        what = f"unknown command {name!r}" if len(words) > 1 else f"{name} alone is no command"
+        raise LauncherError(what, f"start_app.py {words[0]} list; {ways}", ExitStatus.USAGE)
+    repos = tuple(words[len(name.split()) :]) if words else ()
+    if name not in _NAMES_REPOS:
+        _refuse_unknown(rest if not grouped else [word for word in rest if word not in words[:2]])
+        if len(words) > len(name.split()):
+            raise LauncherError(
+                f"one command at a time: {' '.join(rest)}", "the app's own arguments go after --", ExitStatus.USAGE
+            )
+        return name, ()
+    _refuse_unknown([word for word in rest if word not in words])
+    if name == "cache remove" and not repos:
+        raise LauncherError("cache remove wants to know what", "start_app.py cache list", ExitStatus.USAGE)
+    return name, repos
 
 
 def help_text(program: str) -> str:
@@ -203,6 +296,24 @@ def _meant(word: str) -> str:
     names = [name for option in OPTIONS for name in option.names if name.startswith("--")]
     close = difflib.get_close_matches(f"--{bare}" if word.startswith("-") else bare, (*names, *COMMANDS), 1, 0.75)
     return f"did you mean {close[0]}? " if close else ""
+
+
+def _refuse_contradictions(arguments: Arguments) -> None:
+    if arguments.clear_cache and (arguments.prune_cache or arguments.remove_model):
+        raise LauncherError(
+            "--clear-cache removes every model: --prune-cache and --remove-model say nothing beside it",
+            "start_app.py --clear-cache",
+            ExitStatus.USAGE,
+        )
+    pruning = arguments.older_than is not None or arguments.max_size is not None or arguments.keep
+    if arguments.command == LAUNCH and pruning and not arguments.prune_cache:
+        raise LauncherError(
+            "--older-than, --max-size and --keep say how to prune, but nothing is to be pruned",
+            "start_app.py --prune-cache",
+            ExitStatus.USAGE,
+        )
+    if arguments.quiet and arguments.verbose:
+        raise LauncherError("-q and -v exclude each other", "start_app.py --help", ExitStatus.USAGE)
 
 
 def _refuse_misplaced(arguments: Arguments, ours: list[str]) -> None:

@@ -184,6 +184,19 @@ def clear_port(
     raise _reborn(settings)
 
 
+def refuse_taken_port(settings: Settings) -> None:
+    """Refuse to go on when somebody has taken the port since it was cleared.
+
+    Raises LauncherError with status RETRY.
+    """
+    if _probe(settings)[0]:
+        raise LauncherError(
+            f"port {settings.port} was taken while the cache was being cleared",
+            f"start_app.py status --port {settings.port}, then try again",
+            ExitStatus.RETRY,
+        )
+
+
 def stop_instance(settings: Settings, timeout: float, say: Say) -> tuple[Stopped, ...]:
     """Stop this app's instance on the port; nothing to stop is no error, nor is a stranger on the port."""
     launch_lock = take_launch_lock(settings, timeout, say)

@@ -70,11 +70,13 @@ def load(
     launcher_folders: tuple[Path, ...] = (),
     env_file_flag: str | None = None,
     app_args: tuple[str, ...] = (),
+    needs_script: bool = True,
 ) -> Settings:
     """Resolve and check every setting.
 
     `launcher_folders` are where `start_app.py` lies, as called and with links resolved; `app_args` are what follows
-    `--`. Raises LauncherError for the first value that cannot be.
+    `--`. Without `needs_script` the app's script may be missing. Raises LauncherError for the first value that cannot
+    be.
     """
     home = _home(flags, environ, cwd, launcher_folders)
     file = _read_env_file(env_file_flag, home, environ, cwd)
@@ -116,7 +118,9 @@ def load(
             validation.check_folder(name, variables[name])
     return Settings(
         app_dir=app_dir,
-        script=validation.script(app_dir, script_setting, launcher_folders),
+        script=validation.script(app_dir, script_setting, launcher_folders)
+        if needs_script
+        else absolute(app_dir, script_setting.value),
         script_argument=script_setting.value,
         port=port,
         host=host.value.strip("[]") if host else None,
@@ -137,6 +141,13 @@ def load(
         ),
         warnings=_warnings(file) if file else (),
     )
+
+
+def app_environment(found: Settings, environ: Mapping[str, str]) -> Mapping[str, str]:
+    """Return the variables that decide what an app launched with these settings uses: blanks are unset, `.env` told."""
+    environment = {name: value for name, value in environ.items() if value.strip()}
+    environment.update((name, setting.value) for name, setting in found.variables.items())
+    return environment
 
 
 def _warnings(file: env_file.EnvFile) -> tuple[str, ...]:

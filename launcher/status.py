@@ -9,13 +9,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from . import cache, readiness, running, text
+from . import readiness, running, text
+from .cache import roots
 from .instances import processes
 from .instances.discovery import Instance, describe
 from .launch import instance_document, process_document
 from .readiness import Page
 from .running import Observed
-from .settings import Settings
+from .settings import Settings, app_environment
 
 NVIDIA_SMI_SECONDS = 5.0
 
@@ -114,8 +115,7 @@ def status(settings: Settings, environ: Mapping[str, str]) -> Status:
             page = readiness.page(settings.host, settings.port)
         environment = processes.environment(instance.pid)
     else:
-        environment = {name: value for name, value in environ.items() if value.strip()}
-        environment.update((name, setting.value) for name, setting in settings.variables.items())
+        environment = app_environment(settings, environ)
     return Status(
         settings=settings,
         observed=observed,
@@ -124,7 +124,7 @@ def status(settings: Settings, environ: Mapping[str, str]) -> Status:
         page=page,
         interpreter=_interpreter(instance, environment),
         endpoint=environment.get("HF_ENDPOINT") or None,
-        cache_roots=cache.roots(environment, settings.app_dir),
+        cache_roots=roots.folders(environment, settings.app_dir),
         memory=_memory(tree) if instance else None,
         gpu_memory=_gpu_memory(tree) if instance else None,
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pwd
 import re
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from . import redact
 
@@ -69,3 +69,33 @@ def pasteable(hint: str, program: str, context: Sequence[tuple[str, str]]) -> st
         return " ".join((program, *options)) + own
 
     return re.sub(r"(?<![\w./-])start_app\.py(?![\w.])((?:(?!; |, or ).)*)", called, hint)
+
+
+def table(rows: Sequence[Sequence[str]], *, right: Collection[int] = ()) -> tuple[str, ...]:
+    """Return rows as lines with aligned columns; those of the numbers in `right` stand to the right."""
+    cells = [[clean(cell) for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    return tuple(
+        "  ".join(
+            cell.rjust(width) if number in right else cell.ljust(width)
+            for number, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in cells
+    )
+
+
+def parsed_duration(text: str) -> float:
+    """Return the seconds that `30d`, `12h`, `2w` or a bare number of days stands for; raise ValueError otherwise."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(m|min|h|d|w)?", text.strip().lower())
+    if not match:
+        raise ValueError(text)
+    return float(match[1]) * {"m": 60, "min": 60, "h": 3600, "d": 86400, "w": 604800}[match[2] or "d"]
+
+
+def parsed_size(text: str) -> int:
+    """Return the bytes that `50G`, `500 MB` or `1.5TiB` stands for, decimal as `size` tells; raise ValueError."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(?:([kmgt])(i)?)?b?", text.strip().lower())
+    if not match:
+        raise ValueError(text)
+    power = "kmgt".index(match[2]) + 1 if match[2] else 0
+    return int(float(match[1]) * (1024 if match[3] else 1000) ** power)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from launcher import state
 from launcher.demo import make_playground
-from launcher.handoff.lock import state_folders
 from tests.support import AppFolder, Processes, make_app
 
 
@@ -17,7 +17,7 @@ def no_state_left_behind(tmp_path_factory: pytest.TempPathFactory) -> Iterator[N
     """Remove the locks that tests with a read-only or hostile app folder leave in the user's own state folder."""
     yield
     ours = urllib.parse.quote(str(tmp_path_factory.getbasetemp()), safe="")
-    for folder in state_folders(tmp_path_factory.getbasetemp())[1:]:
+    for folder in state.folders(tmp_path_factory.getbasetemp())[1:]:
         for path in folder.parent.glob("*"):
             if path.name.startswith(ours):
                 shutil.rmtree(path)

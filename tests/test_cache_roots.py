@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from launcher import cache, settings
+from launcher import settings
+from launcher.cache import roots
 from launcher.handoff import command
 from tests.support import AppFolder, clean_environment, launcher
 
@@ -84,14 +85,14 @@ def ask(questions: list[tuple[Mapping[str, str], Path]]) -> list[list[str]]:
 def test_the_hub_cache_is_where_huggingface_hub_itself_looks(tmp_path: Path) -> None:
     environments = [{"HOME": "/home/somebody", **environ} for environ in ENVIRONMENTS]
     expected = [answer[0] for answer in ask([(environ, tmp_path) for environ in environments])]
-    ours = [os.path.abspath(cache.hub_cache(environ, tmp_path)) for environ in environments]
+    ours = [os.path.abspath(roots.hub_cache(environ, tmp_path)) for environ in environments]
     assert list(zip(environments, ours, strict=True)) == list(zip(environments, expected, strict=True))
     assert not [path for path in ours if path.startswith("//")]
 
 
 def test_without_a_home_the_password_database_says_where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/the/launchers/own")
-    assert [[str(cache.hub_cache({}, tmp_path)), "https://huggingface.co"]] == ask([({}, tmp_path)])
+    assert [[str(roots.hub_cache({}, tmp_path)), "https://huggingface.co"]] == ask([({}, tmp_path)])
 
 
 FILES = (
@@ -133,7 +134,7 @@ def test_what_a_launch_tells_of_cache_and_endpoint_is_what_the_apps_library_then
                 endpoint = found.variables.get("HF_ENDPOINT")
                 told.append(
                     [
-                        str(cache.hub_cache(environment, folder)),
+                        str(roots.hub_cache(environment, folder)),
                         endpoint.value.rstrip("/") if endpoint else "https://huggingface.co",
                     ]
                 )
@@ -173,10 +174,10 @@ def test_caches_in_the_apps_folder_are_roots_only_where_they_hold_hub_entries(tm
     environ = {"HF_HUB_CACHE": "/elsewhere"}
     for name in ("cache_hub/xet", "checkpoints/hf_cache/w2v-bert-2.0", "checkpoints/models--none"):
         (tmp_path / name).mkdir(parents=True)
-    assert cache.roots(environ, tmp_path) == (Path("/elsewhere"),)
+    assert roots.folders(environ, tmp_path) == (Path("/elsewhere"),)
     for name in ("cache_hub/models--a--b", "cache_hub/hub/datasets--a--b", "checkpoints/hf_cache/models--c--d"):
         (tmp_path / name).mkdir(parents=True)
-    assert cache.roots(environ, tmp_path) == (
+    assert roots.folders(environ, tmp_path) == (
         Path("/elsewhere"),
         tmp_path / "cache_hub",
         tmp_path / "cache_hub" / "hub",
@@ -187,5 +188,5 @@ def test_caches_in_the_apps_folder_are_roots_only_where_they_hold_hub_entries(tm
 def test_one_cache_under_two_names_is_one_root(tmp_path: Path) -> None:
     (tmp_path / "cache_hub" / "hub" / "models--a--b").mkdir(parents=True)
     (tmp_path / "link").symlink_to("cache_hub")
-    roots = cache.roots({"HF_HOME": str(tmp_path / "link")}, tmp_path)
-    assert [os.path.realpath(root) for root in roots] == [os.path.realpath(tmp_path / "cache_hub" / "hub")]
+    found = roots.folders({"HF_HOME": str(tmp_path / "link")}, tmp_path)
+    assert [os.path.realpath(root) for root in found] == [os.path.realpath(tmp_path / "cache_hub" / "hub")]

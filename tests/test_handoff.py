@@ -17,6 +17,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from launcher import state
 from launcher.handoff import lock as locks
 from tests.support import START_APP, AppFolder, Processes, alive, clean_environment, eventually, get, launcher
 
@@ -275,7 +276,7 @@ def test_a_probe_of_the_lock_is_not_taken_for_a_launcher(app: AppFolder) -> None
 
 @as_root
 def test_a_lock_that_another_user_made_in_a_folder_for_everybody_counts_for_nothing(app: AppFolder) -> None:
-    folder = locks.state_folders(app.path)[-1]
+    folder = state.folders(app.path)[-1]
     assert folder.parts[:3] == ("/", "var", "tmp")
     if folder.parent.exists():
         pytest.skip(f"{folder.parent} is in use")

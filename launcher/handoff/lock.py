@@ -11,32 +11,15 @@ import errno
 import fcntl
 import json
 import os
-import pwd
-import stat
 import time
-import urllib.parse
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from .. import state
 from ..errors import ExitStatus, LauncherError
 
-STATE_FOLDER = ".start_app"
 POLL_SECONDS = 0.02
-# The folder cannot be written or locked there: the next place is tried.
-_ELSEWHERE = (
-    errno.EROFS,
-    errno.EACCES,
-    errno.EPERM,
-    errno.ENOENT,
-    errno.ENOTDIR,
-    errno.ELOOP,
-    errno.ENOSPC,
-    errno.EDQUOT,
-    errno.ENOLCK,
-    errno.EOPNOTSUPP,
-)
 _READ_BYTES = 1 << 16
-_MAX_NAME = 200
 
 
 class Record(NamedTuple):
@@ -108,7 +91,7 @@ class Lock:
         descriptor = os.open(new, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            _give_to_owner(descriptor, os.fstat(self._descriptor))
+            state.give_to_owner(descriptor, os.fstat(self._descriptor))
             new.rename(self.path)
         except BaseException:
             new.unlink(missing_ok=True)
@@ -147,11 +130,11 @@ def open_lock(app_dir: Path, name: str) -> Lock:
     database (not `HOME`, which cron, sudo and units set differently). Raises LauncherError when neither can.
     """
     failures = []
-    for folder in state_folders(app_dir):
+    for folder in state.folders(app_dir):
         try:
-            return Lock(folder / name, _open(folder, name, app_dir))
+            return Lock(folder / name, state.open_file(folder, name, app_dir))
         except OSError as error:
-            if error.errno not in _ELSEWHERE:
+            if error.errno not in state.ELSEWHERE:
                 raise LauncherError(
                     f"cannot lock {folder / name}: {error.strerror}", f"ls -l {folder}", ExitStatus.IO
                 ) from error
@@ -159,31 +142,15 @@ def open_lock(app_dir: Path, name: str) -> Lock:
     raise LauncherError(f"no place for a lock file: {'; '.join(failures)}", f"df -h {app_dir}", ExitStatus.IO)
 
 
-def state_folders(app_dir: Path) -> tuple[Path, ...]:
-    """Return where an app's state may lie, best first."""
-    name = urllib.parse.quote(os.path.realpath(app_dir), safe="", errors="surrogateescape")
-    if len(name) > _MAX_NAME:
-        import hashlib
-
-        name = hashlib.sha256(name.encode()).hexdigest()
-    places = [Path(os.path.realpath(app_dir), STATE_FOLDER)]
-    try:
-        places.append(Path(pwd.getpwuid(os.geteuid()).pw_dir, ".local", "state", "start_app", name))
-    except KeyError:
-        pass  # a container's user without a name has no home either
-    places.append(Path("/var/tmp", f"start_app-{os.geteuid()}", name))
-    return tuple(places)
-
-
 def find_held(app_dir: Path, name: str, *, besides: Path | None = None) -> Path | None:
     """Return the lock file of this name that somebody holds, wherever it lies; nothing is made or changed."""
-    paths = [folder / name for folder in state_folders(app_dir) if _is_trusted(folder, app_dir)]
+    paths = [folder / name for folder in state.folders(app_dir) if state.is_trusted(folder, app_dir)]
     return next((path for path in paths if path != besides and _is_held(path)), None)
 
 
 def preferred(app_dir: Path, one: Path, other: Path) -> bool:
     """Tell whether the folder of the lock file `one` comes before that of `other`."""
-    folders = state_folders(app_dir)
+    folders = state.folders(app_dir)
     return folders.index(one.parent) < folders.index(other.parent)
 
 
@@ -256,65 +223,6 @@ def _is_held(path: Path) -> bool:
     finally:
         os.close(descriptor)
     return False
-
-
-def _open(folder: Path, name: str, app_dir: Path) -> int:
-    made = _make(folder)
-    # From here on by descriptor: in a folder that others may write to, a name can become a link at any time.
-    parent = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    try:
-        if not _is_trusted(folder, app_dir):
-            raise PermissionError(errno.EACCES, "its folder belongs to another user")
-        if made:
-            _give_to_owner(parent, os.stat(app_dir))
-            ignore = os.open(".gitignore", os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644, dir_fd=parent)
-            os.write(ignore, b"*\n")
-            _give_to_owner(ignore, os.stat(app_dir))
-            os.close(ignore)
-        flags = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-        descriptor = os.open(name, flags | os.O_CREAT, 0o644, dir_fd=parent)
-        found = os.fstat(descriptor)
-        if not stat.S_ISREG(found.st_mode) or found.st_nlink != 1:
-            os.close(descriptor)
-            raise OSError(errno.EINVAL, "it is not a plain file of its own")
-        _give_to_owner(descriptor, os.fstat(parent))
-        if descriptor > 2:
-            return descriptor
-        # A closed standard stream: the app would inherit the lock file in its place, and print into it.
-        above = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 3)
-        os.close(descriptor)
-        return above
-    finally:
-        os.close(parent)
-
-
-def _give_to_owner(descriptor: int, owner: os.stat_result) -> None:
-    # What root leaves in somebody's folder must not keep that user from launching there.
-    if os.geteuid() == 0 and os.fstat(descriptor).st_uid == 0 and owner.st_uid != 0:
-        os.fchown(descriptor, owner.st_uid, owner.st_gid)
-
-
-def _is_trusted(folder: Path, app_dir: Path) -> bool:
-    """Tell whether nobody but this user, root and the app's owner can have put a lock file into this folder."""
-    trusted = {os.geteuid(), 0, os.stat(app_dir).st_uid}
-    # In a folder for everybody, whose the one in between is matters as well.
-    folders = (folder,) if folder.name == STATE_FOLDER else (folder, folder.parent)
-    try:
-        return all(os.lstat(path).st_uid in trusted for path in folders)
-    except OSError:
-        return False
-
-
-def _make(folder: Path) -> bool:
-    """Make a state folder, and tell whether it is a new one of an app, which git is to ignore."""
-    if folder.name != STATE_FOLDER:
-        os.makedirs(folder, mode=0o700, exist_ok=True)
-        return False
-    try:
-        os.mkdir(folder, 0o755)
-    except FileExistsError:
-        return False
-    return True
 
 
 def _record(document: Any) -> Record:

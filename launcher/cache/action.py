@@ -1,0 +1,228 @@
+"""What a launch flag and its command share: a request becomes one plan for each root, and a plan becomes a result."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any, Literal, NamedTuple
+
+from ..text import size
+from . import layout, remove, select, store, trash
+from . import plan as plans
+from .busy import busy, held_lock
+from .layout import Contents, Identity, Repo
+from .plan import Item, Left, Payload, Plan, PruneOptions
+from .roots import Root
+from .trash import Failure, Progress, reason
+from .verify import Checked
+
+LIST = "start_app.py cache list"
+
+
+class Request(NamedTuple):
+    """Hold what is asked of the cache; `keep` are names or globs of repos, `force` insists on what is in use."""
+
+    what: Literal["clear", "remove", "prune"]
+    targets: tuple[str, ...] = ()
+    unused_seconds: float | None = None
+    max_size: int | None = None
+    keep: tuple[str, ...] = ()
+    force: bool = False
+
+
+class Result(NamedTuple):
+    """Hold what a removal did; `freed` bytes are measured."""
+
+    items: tuple[Item, ...]
+    left: tuple[Left, ...]
+    failures: tuple[Failure, ...]
+    freed: int
+
+
+def plan(
+    request: Request, roots: Sequence[Root], *, spare: Collection[int] = (), sizes: bool = True
+) -> tuple[Plan, ...]:
+    """Return what the request takes from each root; pids in `spare` do not count as using anything.
+
+    Without `sizes` a clear looks into no repo, unless it must. Raises LauncherError for a target that means nothing.
+    """
+    present = [(root, layout.contents(root.real)) for root in roots]
+    if request.what == "remove":
+        return _plan_remove(request, present, spare)
+    if request.what == "clear":
+        return tuple(_plan_clear(request, root, contents, spare, sizes) for root, contents in present)
+    refuse_unknown(request.keep, roots)
+    return tuple(_plan_prune(request, root, contents, spare) for root, contents in present)
+
+
+def plan_repair(damaged: Sequence[Checked], roots: Sequence[Root], *, force: bool) -> tuple[Plan, ...]:
+    """Return what must go for damaged files to be downloaded anew, and nothing that is whole.
+
+    A damaged payload of the shared store goes with every repo's link to it, or a new download would only link to it.
+    """
+    found = []
+    for root in roots:
+        contents = layout.contents(root.real)
+        bad = [one for one in damaged if one.candidate.path.startswith(f"{root.real}/")]
+        if not bad:
+            continue
+        repos, unreadable = _read(root, contents.entries)
+        in_use = busy(root.real, contents.entries, force=force)
+        payloads = _payloads(root, contents)
+        files = frozenset(one.candidate.path for one in bad)
+        one = plans.repair(root, contents, repos, payloads, in_use, files)
+        found.append(one._replace(left=(*one.left, *unreadable)))
+    return tuple(found)
+
+
+def refuse_unknown(targets: Sequence[str], roots: Sequence[Root]) -> None:
+    """Refuse a repo that is in none of the roots; the nearest are named."""
+    entries = tuple(dict.fromkeys(folder for root in roots for folder in layout.contents(root.real).entries))
+    for target in targets:
+        if not select.matching((target,), entries):
+            raise select.unknown(target, entries, LIST)
+
+
+def condemn(found: Sequence[Plan], say: Callable[[Plan, Item], None]) -> Result:
+    """Apply plans as far as the cache is concerned: what goes lies in the trash afterwards."""
+    items: list[Item] = []
+    failures: list[Failure] = []
+    freed = 0
+    for one in found:
+        done = remove.condemn(one, partial(say, one))
+        items += done.items
+        failures += done.failures
+        freed += done.freed
+    return Result(tuple(items), tuple(left for one in found for left in one.left), tuple(failures), freed)
+
+
+def finish(found: Sequence[Plan], result: Result, progress: Progress | None) -> Result:
+    """Delete the trash of every root that a plan touched, and return the result with what that freed."""
+    for one in found:
+        if one.items:
+            done = trash.finish(one.root.real, progress)
+            result = result._replace(freed=result.freed + done.freed, failures=(*result.failures, *done.failures))
+    return result
+
+
+def _plan_clear(request: Request, root: Root, contents: Contents, spare: Collection[int], sizes: bool) -> Plan:
+    in_use = busy(root.real, contents.entries, spare, force=request.force)
+    detailed = sizes or (contents.store and (in_use or contents.strange))
+    repos = _read(root, contents.entries)[0] if detailed else {}
+    payloads = _payloads(root, contents) if detailed else {}
+    return plans.clear(root, contents, repos, payloads, in_use, _identities(root, contents.entries))
+
+
+def _plan_remove(
+    request: Request, present: Sequence[tuple[Root, Contents]], spare: Collection[int]
+) -> tuple[Plan, ...]:
+    places = [select.Place(contents.entries, _reader(root)) for root, contents in present]
+    found = []
+    for (root, contents), selected in zip(present, select.select(request.targets, places, LIST), strict=True):
+        folders = tuple(one.folder for one in selected)
+        repos, unreadable = _read(root, folders)
+        in_use = busy(root.real, folders, spare, force=request.force)
+        payloads = _payloads(root, contents, frozenset().union(*(repo.shared for repo in repos.values()), frozenset()))
+        one = plans.remove(root, contents, repos, payloads, in_use, [s for s in selected if s.folder in repos])
+        found.append(one._replace(left=(*one.left, *unreadable)))
+    return tuple(found)
+
+
+def _plan_prune(request: Request, root: Root, contents: Contents, spare: Collection[int]) -> Plan:
+    repos, unreadable = _read(root, contents.entries)
+    options = PruneOptions(request.unused_seconds, request.max_size, select.matching(request.keep, contents.entries))
+    in_use = busy(root.real, contents.entries, spare, force=request.force)
+    locks = {folder: found for folder, repo in repos.items() if (found := tuple(_stale_locks(root, repo)))}
+    one = plans.prune(root, contents, repos, _payloads(root, contents), in_use, options, time.time(), locks)
+    return one._replace(left=(*one.left, *unreadable))
+
+
+def left_lines(left: Sequence[Left]) -> Iterator[str]:
+    """Yield what stays, and why."""
+    for one in left:
+        kept = f", {size(one.size)}" if one.size else ""
+        yield f"left: {one.path}{kept}: {one.reason}"
+
+
+def plan_lines(found: Sequence[Plan]) -> Iterator[str]:
+    """Yield a plan as a dry run tells it."""
+    for one in found:
+        for item in one.items:
+            bytes_ = f", {size(item.size)}" if item.size is not None else ""
+            yield f"would remove {item.path}{bytes_}: {item.reason}"
+        yield from left_lines(one.left)
+        if not one.items:
+            yield f"nothing to remove in {one.root.path}"
+        else:
+            yield f"would free {size(one.size)} in {one.root.path}"
+
+
+def plan_document(one: Plan) -> Mapping[str, Any]:
+    """Return a plan for `--json`."""
+    return {
+        "path": str(one.root.path),
+        "owned": one.root.owned,
+        "remove": [item_document(item) for item in one.items],
+        "left": [left_document(left) for left in one.left],
+        "size_bytes": one.size,
+    }
+
+
+def item_document(item: Item) -> Mapping[str, Any]:
+    """Return an item for `--json`."""
+    return {"kind": item.kind, "path": item.path, "size_bytes": item.size, "reason": item.reason}
+
+
+def left_document(left: Left) -> Mapping[str, Any]:
+    """Return what stays for `--json`."""
+    return {"path": left.path, "size_bytes": left.size, "reason": left.reason, "in_use": left.busy}
+
+
+def _reader(root: Root) -> Callable[[str], Repo]:
+    return lambda folder: layout.read(root.real, folder)
+
+
+def _read(root: Root, folders: Sequence[str]) -> tuple[Mapping[str, Repo], list[Left]]:
+    found: dict[str, Repo] = {}
+    unreadable = []
+    for folder in folders:
+        try:
+            found[folder] = layout.read(root.real, folder)
+        except FileNotFoundError:
+            continue  # removed meanwhile
+        except OSError as error:
+            unreadable.append(Left(f"{root.real}/{folder}", f"it cannot be read: {reason(error)}"))
+    return found, unreadable
+
+
+def _identities(root: Root, folders: Sequence[str]) -> Mapping[str, Identity]:
+    found = {}
+    for folder in folders:
+        try:
+            status = os.lstat(f"{root.real}/{folder}")
+        except OSError:
+            continue
+        found[folder] = (status.st_dev, status.st_ino)
+    return found
+
+
+def _payloads(root: Root, contents: Contents, only: Collection[str] | None = None) -> Mapping[str, Payload]:
+    if not contents.store:
+        return {}
+    sizes = store.sizes(root.real, only)
+    return {payload: Payload(count, store.references(root.real, payload)) for payload, count in sizes}
+
+
+def _stale_locks(root: Root, repo: Repo) -> Iterator[str]:
+    """Yield the lock files of a repo that guard nothing which is there, and that nobody holds."""
+    folder = f"{root.real}/{layout.LOCKS}/{repo.folder}"
+    try:
+        names = os.listdir(folder)
+    except OSError:
+        return
+    present = {*repo.blobs, *repo.missing_payloads, *(partial.partition(".")[0] for partial in repo.partial)}
+    for name in sorted(names):
+        if name.endswith(".lock") and name[:-5] not in present and not held_lock(f"{folder}/{name}"):
+            yield name

@@ -1,0 +1,205 @@
+"""A repo that another process reads, maps or downloads into is in use, and what cannot be asked is not taken for free.
+
+Readers are seen in /proc: their open files and their mappings, by path in our own mount namespace, and by device and
+inode from any other (a container that mounts the cache). A download is seen by the flock that huggingface_hub holds on
+`.locks/<repo>/<etag>.lock` exactly while that file arrives; that works across hosts where flock does.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from typing import NamedTuple
+
+from .. import text
+from . import store
+from .layout import LOCKS, Identity, unescaped
+
+_ETAG = re.compile(r"(.+?)(\.[0-9a-f]{8})?\.incomplete", re.DOTALL)
+
+
+class _Opened(NamedTuple):
+    pid: int
+    path: str | None
+    identity: Identity | None
+
+
+def busy(root: str, folders: Collection[str], spare: Collection[int] = (), *, force: bool = False) -> Mapping[str, str]:
+    """Return which of the repos are in use and by whom; `spare` are pids that do not count, ourselves among them.
+
+    `force` looks at nothing.
+    """
+    if force or not folders:
+        return {}
+    found = {folder: reason for folder in folders if (reason := _downloading(root, folder))}
+    return {**_open(root, frozenset(folders), frozenset((*spare, os.getpid()))), **found}
+
+
+def held_lock(path: str) -> bool:
+    """Tell whether somebody holds the flock on this file; one that cannot be asked counts as held."""
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return False
+        except OSError:
+            return True
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def lock_of(root: str, folder: str, partial: str) -> str | None:
+    """Return the lock file of a partial download by its name in `blobs`, or None where it is no download's."""
+    match = _ETAG.fullmatch(partial)
+    return f"{root}/{LOCKS}/{folder}/{match[1]}.lock" if match else None
+
+
+def _downloading(root: str, folder: str) -> str | None:
+    try:
+        names = os.listdir(f"{root}/{folder}/blobs")
+    except OSError:
+        return None
+    for name in names:
+        if name.endswith(".incomplete"):
+            lock = lock_of(root, folder, name)
+            if lock and held_lock(lock):
+                return f"it is being downloaded{_holder(lock)}"
+    return None
+
+
+def _holder(lock: str) -> str:
+    """Return who holds a lock, as far as proc_locks(5) tells."""
+    try:
+        inode = os.stat(lock).st_ino
+        with open("/proc/locks", encoding="ascii") as file:
+            for line in file:
+                words = line.split()
+                if words[1] == "FLOCK" and words[5].rpartition(":")[2] == str(inode) and int(words[4]) > 0:
+                    return f" by {_described(int(words[4]))}"
+    except (OSError, IndexError, ValueError):
+        pass  # another host's or another namespace's: held all the same
+    return ""
+
+
+def _open(root: str, folders: frozenset[str], spare: frozenset[int]) -> Mapping[str, str]:
+    found: dict[str, int] = {}
+    payloads: dict[str, int] = {}
+    identities: dict[Identity, int] = {}
+    prefix = root.rstrip("/") + "/"
+    for opened in _opened(prefix, _device(root), spare):
+        if opened.path is None:
+            if opened.identity:
+                identities.setdefault(opened.identity, opened.pid)
+            continue
+        folder, _, rest = opened.path[len(prefix) :].partition("/")
+        if folder in folders:
+            found.setdefault(folder, opened.pid)
+        elif folder == store.FOLDER:
+            payloads.setdefault(rest.rpartition("/")[2], opened.pid)
+    if payloads or identities:
+        for folder in folders - found.keys():
+            pid = _reader(root, folder, payloads, identities)
+            if pid:
+                found[folder] = pid
+    return {folder: f"it is in use by {_described(pid)}" for folder, pid in found.items()}
+
+
+def _opened(prefix: str, device: int | None, spare: frozenset[int]) -> Iterator[_Opened]:
+    """Yield what visible processes have open below `prefix`, or, from other mount namespaces, on its device."""
+    try:
+        pids = [int(name) for name in os.listdir("/proc") if name.isdigit()]
+        own = os.readlink("/proc/self/ns/mnt")
+    except OSError:
+        return  # no /proc: nothing is known of readers, only of downloads
+    raw = os.fsencode(prefix)
+    for pid in pids:
+        if pid in spare:
+            continue
+        try:
+            elsewhere = os.readlink(f"/proc/{pid}/ns/mnt") != own
+            with open(f"/proc/{pid}/maps", "rb") as file:
+                maps = file.read()
+            descriptors = os.listdir(f"/proc/{pid}/fd")
+        except OSError:
+            continue  # gone, or another user's
+        yield from _mapped(pid, maps, raw, device, elsewhere)
+        for descriptor in descriptors:
+            path = f"/proc/{pid}/fd/{descriptor}"
+            try:
+                target = os.readlink(path)
+                if target.startswith(prefix):
+                    yield _Opened(pid, target, None)
+                elif elsewhere and target.startswith("/"):
+                    status = os.stat(path)
+                    if status.st_dev == device:
+                        yield _Opened(pid, None, (status.st_dev, status.st_ino))
+            except OSError:
+                continue
+
+
+def _mapped(pid: int, maps: bytes, prefix: bytes, device: int | None, elsewhere: bool) -> Iterator[_Opened]:
+    if prefix not in maps and not elsewhere and b"\\" not in maps:
+        return
+    for line in maps.splitlines():
+        fields = line.split(None, 5)
+        if len(fields) < 6 or not fields[5].startswith(b"/"):
+            continue
+        path = unescaped(fields[5])
+        if path.startswith(prefix):
+            yield _Opened(pid, os.fsdecode(path), None)
+        elif elsewhere:
+            major, _, minor = fields[3].partition(b":")
+            if os.makedev(int(major, 16), int(minor, 16)) == device:
+                yield _Opened(pid, None, (device, int(fields[4])))
+
+
+def _reader(root: str, folder: str, payloads: Mapping[str, int], identities: Mapping[Identity, int]) -> int | None:
+    """Return who has a payload that this repo links to open, or a file of it by its identity."""
+    for path, links in _files(f"{root}/{folder}", frozenset(("blobs", "snapshots") if identities else ("blobs",))):
+        try:
+            if links:
+                shared = store.target(root, os.path.dirname(path), os.readlink(path))
+                if shared and shared in payloads:
+                    return payloads[shared]
+            if identities:
+                status = os.stat(path)
+                if (status.st_dev, status.st_ino) in identities:
+                    return identities[status.st_dev, status.st_ino]
+        except OSError:
+            continue
+    return None
+
+
+def _files(path: str, parts: Iterable[str]) -> Iterator[tuple[str, bool]]:
+    for part in parts:
+        for folder, _, names in os.walk(f"{path}/{part}"):
+            for name in names:
+                file = f"{folder}/{name}"
+                yield file, os.path.islink(file)
+
+
+def _device(root: str) -> int | None:
+    try:
+        return os.stat(root).st_dev
+    except OSError:
+        return None
+
+
+def _described(pid: int) -> str:
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as file:
+            argv = [os.fsdecode(word) for word in file.read().split(b"\0")[:-1]]
+    except OSError:
+        argv = []
+    return f"pid {pid}, {text.command_line(argv)}" if argv else f"pid {pid}"

@@ -1,0 +1,386 @@
+"""A hub cache is read as it lies on the disk, one look at each entry, and whatever is odd in it is a fact, no error.
+
+The layout is https://huggingface.co/docs/huggingface_hub/guides/manage-cache: a repo holds `blobs` (named by their
+hash), `snapshots/<commit>` (links to blobs, or plain files where the system has no links), `refs` (files that name a
+commit), and from 1.22 on `trees`. With Xet's shared store (1.32 and later) a blob may be a link into the root's own
+`blobs`.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+from ..paths import HUB_ENTRY
+from . import store
+from .roots import TRASH
+
+LOCKS = ".locks"
+PIN = "start_app"
+REPO_PARTS = frozenset(("blobs", "refs", "snapshots", "trees", ".no_exist"))
+_HELPERS = frozenset((".DS_Store", "Thumbs.db", "desktop.ini"))  # as huggingface_hub: the system's, of no account
+_ROOT_PARTS = frozenset((LOCKS, "CACHEDIR.TAG"))
+_PARTIAL = re.compile(r".+\.incomplete|\..+\.[0-9a-f]{8}\.shared", re.DOTALL)
+_KINDS = {"models": "model", "datasets": "dataset", "spaces": "space", "kernels": "kernel"}
+_REF_BYTES = 4096
+_OCTAL = re.compile(rb"\\([0-7]{3})")
+
+Identity = tuple[int, int]
+
+
+class Blob(NamedTuple):
+    """Hold a blob; sizes are bytes, `shared` the name of its payload in the shared store, if it has one there."""
+
+    name: str
+    size: int
+    accessed: float
+    modified: float
+    identity: Identity
+    shared: str | None
+
+
+class Revision(NamedTuple):
+    """Hold a snapshot: `blobs` it links to, and the paths of links that lead to nothing or out of the repo."""
+
+    commit: str
+    refs: tuple[str, ...]
+    files: int
+    size: int
+    plain_files: int
+    plain_bytes: int
+    modified: float
+    blobs: frozenset[str]
+    dangling: tuple[str, ...]
+    outside: tuple[str, ...]
+
+    @property
+    def pinned(self) -> bool:
+        """Tell whether a ref of ours says that it must stay."""
+        return PIN in self.refs
+
+
+class Repo(NamedTuple):
+    """Hold one repo folder.
+
+    `size` is what its revisions take, once a blob, as huggingface_hub counts it; `held` is every byte below the folder
+    itself, so without the shared store; `hard_linked` are files in it that have other names too. `condemned` are
+    snapshots of a removal that was interrupted.
+    """
+
+    folder: str
+    path: str
+    identity: Identity
+    revisions: tuple[Revision, ...]
+    blobs: Mapping[str, Blob]
+    orphans: tuple[str, ...]
+    partial: Mapping[str, int]
+    missing_payloads: tuple[str, ...]
+    broken_refs: tuple[str, ...]
+    condemned: tuple[str, ...]
+    foreign: tuple[str, ...]
+    size: int
+    held: int
+    hard_linked: Mapping[Identity, int]
+    files: int
+    accessed: float
+    modified: float
+
+    @property
+    def kind(self) -> str:
+        """Return `model`, `dataset`, `space` or `kernel`."""
+        return kind(self.folder)
+
+    @property
+    def name(self) -> str:
+        """Return the repo as a person names it: `koge/index-tts-v22`, `datasets/koge/voices`."""
+        return name(self.folder)
+
+    @property
+    def used(self) -> float:
+        """Return when it was last used, as far as the file system records it; seconds since the epoch."""
+        return max(self.accessed, self.modified)
+
+    @property
+    def shared(self) -> frozenset[str]:
+        """Return the payloads of the shared store that its blobs link to."""
+        return frozenset(blob.shared for blob in self.blobs.values() if blob.shared)
+
+
+class Contents(NamedTuple):
+    """Hold the names in a root: repo folders, what only looks like one and why, lock folders, trash, and the rest."""
+
+    entries: tuple[str, ...]
+    strange: Mapping[str, str]
+    locks: tuple[str, ...]
+    trash: tuple[str, ...]
+    foreign: tuple[str, ...]
+    store: bool
+
+
+def kind(folder: str) -> str:
+    """Return the type of repo that a folder's name stands for."""
+    return _KINDS[folder.partition("--")[0]]
+
+
+def name(folder: str) -> str:
+    """Return the repo's name that a folder's name stands for, its type in front where it is no model."""
+    prefix, _, rest = folder.partition("--")
+    plain = rest.replace("--", "/")
+    return plain if prefix == "models" else f"{prefix}/{plain}"
+
+
+def contents(root: str) -> Contents:
+    """Look at a root without looking into its repos; a root that is not there is empty.
+
+    Raises OSError when it is there and cannot be read.
+    """
+    entries, trash, foreign = [], [], []
+    strange: dict[str, str] = {}
+    try:
+        found = os.scandir(root)
+    except FileNotFoundError:
+        return Contents((), {}, (), (), (), False)
+    has_store = store.is_store(root)
+    mounted = mounts(root)
+    with found:
+        for entry in found:
+            if entry.name.startswith(TRASH):
+                trash.append(entry.name)
+            elif HUB_ENTRY.match(entry.name):
+                if entry.is_symlink():
+                    strange[entry.name] = f"it is a link to {_link(entry.path)}"
+                elif not entry.is_dir(follow_symlinks=False):
+                    strange[entry.name] = "it is no folder"
+                elif entry.name in mounted:
+                    strange[entry.name] = f"something is mounted on {mounted[entry.name]}"
+                else:
+                    entries.append(entry.name)
+            elif entry.name not in _ROOT_PARTS | _HELPERS and not (entry.name == store.FOLDER and has_store):
+                foreign.append(entry.name)
+    return Contents(
+        tuple(sorted(entries)), strange, _lock_folders(root), tuple(trash), tuple(sorted(foreign)), has_store
+    )
+
+
+def exists(root: str) -> bool:
+    """Tell whether a root is there at all."""
+    return os.path.isdir(root)
+
+
+def mounts(root: str) -> Mapping[str, str]:
+    """Return the entries of a root that are or hold a mount point, with that path, by proc_pid_mountinfo(5)."""
+    prefix = root.rstrip("/") + "/"
+    try:
+        with open("/proc/self/mountinfo", "rb") as file:
+            points = [os.fsdecode(unescaped(line.split(None, 5)[4])) for line in file]
+    except (OSError, IndexError):
+        return {}
+    below = [point for point in points if point.startswith(prefix)]
+    return {point[len(prefix) :].partition("/")[0]: point for point in below}
+
+
+def unescaped(path: bytes) -> bytes:
+    """Return a path of a file in /proc, where blanks, newlines and backslashes are written in octal."""
+    return _OCTAL.sub(lambda match: bytes((int(match[1], 8),)), path)
+
+
+def read(root: str, folder: str) -> Repo:
+    """Read a repo folder.
+
+    Raises OSError when it cannot be: what cannot be read is not taken for empty.
+    """
+    path = f"{root}/{folder}"
+    found = os.lstat(path)
+    names = os.listdir(path)
+    found_blobs = _read_blobs(root, f"{path}/blobs") if "blobs" in names else _Blobs({}, {}, (), 0, {})
+    blobs = found_blobs.blobs
+    refs = dict(_read_refs(f"{path}/refs")) if "refs" in names else {}
+    by_commit: dict[str, list[str]] = {}
+    for ref, commit in refs.items():
+        by_commit.setdefault(commit, []).append(ref)
+    revisions, stray, plain = [], [], _Plain()
+    if "snapshots" in names:
+        with os.scandir(f"{path}/snapshots") as snapshots:
+            for snapshot in snapshots:
+                if snapshot.name in _HELPERS:
+                    continue
+                if not snapshot.is_dir(follow_symlinks=False):
+                    stray.append(f"snapshots/{snapshot.name}")
+                    continue
+                own_refs = tuple(sorted(by_commit.pop(snapshot.name, ())))
+                revisions.append(_read_snapshot(snapshot, own_refs, blobs, plain))
+    linked = frozenset().union(*(revision.blobs for revision in revisions)) if revisions else frozenset()
+    used = [blobs[blob] for blob in linked]
+    fallback = found if not (used or plain.files) else None
+    return Repo(
+        folder=folder,
+        path=path,
+        identity=(found.st_dev, found.st_ino),
+        revisions=tuple(sorted(revisions, key=lambda revision: revision.commit)),
+        blobs=blobs,
+        orphans=tuple(sorted(blobs.keys() - linked)),
+        partial=found_blobs.partial,
+        missing_payloads=found_blobs.missing,
+        broken_refs=tuple(sorted(ref for rest in by_commit.values() for ref in rest)),
+        condemned=tuple(sorted(name for name in names if name.startswith(TRASH))),
+        foreign=tuple(sorted(name for name in names if is_foreign(name)) + stray),
+        size=sum(blob.size for blob in used) + plain.size,
+        held=found_blobs.held + plain.size,
+        hard_linked=found_blobs.hard_linked,
+        files=len(used) + plain.files,
+        accessed=fallback.st_atime if fallback else max([*(b.accessed for b in used), plain.accessed]),
+        modified=fallback.st_mtime if fallback else max([*(b.modified for b in used), plain.modified]),
+    )
+
+
+def is_foreign(name: str) -> bool:
+    """Tell whether what has this name in a repo's folder is neither huggingface_hub's nor the system's nor ours."""
+    return name not in REPO_PARTS and name not in _HELPERS and not name.startswith(TRASH)
+
+
+class _Plain:
+    """Add up the files that lie in snapshots themselves, where the system or the user has no links."""
+
+    def __init__(self) -> None:
+        self.size = self.files = 0
+        self.accessed = self.modified = 0.0
+
+    def add(self, found: os.stat_result) -> None:
+        self.size += found.st_size
+        self.files += 1
+        self.accessed = max(self.accessed, found.st_atime)
+        self.modified = max(self.modified, found.st_mtime)
+
+
+class _Blobs(NamedTuple):
+    blobs: dict[str, Blob]
+    partial: dict[str, int]
+    missing: tuple[str, ...]
+    held: int
+    hard_linked: dict[Identity, int]
+
+
+def _read_blobs(root: str, path: str) -> _Blobs:
+    blobs: dict[str, Blob] = {}
+    partial: dict[str, int] = {}
+    missing: list[str] = []
+    hard_linked: dict[Identity, int] = {}
+    held = 0
+    with os.scandir(path) as found:
+        for entry in found:
+            shared = None
+            try:
+                if entry.is_symlink():
+                    shared = store.target(root, path, os.readlink(entry.path))
+                    status = os.stat(entry.path)
+                else:
+                    status = entry.stat(follow_symlinks=False)
+            except OSError:
+                missing.append(entry.name)
+                continue
+            if not stat.S_ISREG(status.st_mode):
+                continue
+            identity = (status.st_dev, status.st_ino)
+            if shared is None and not entry.is_symlink() and identity not in hard_linked:
+                held += status.st_size
+                if status.st_nlink > 1:
+                    hard_linked[identity] = status.st_size
+            if _PARTIAL.fullmatch(entry.name):
+                partial[entry.name] = 0 if entry.is_symlink() else status.st_size
+            else:
+                blobs[entry.name] = Blob(entry.name, status.st_size, status.st_atime, status.st_mtime, identity, shared)
+    return _Blobs(blobs, partial, tuple(sorted(missing)), held, hard_linked)
+
+
+def _read_snapshot(
+    snapshot: os.DirEntry[str], refs: tuple[str, ...], blobs: Mapping[str, Blob], plain: _Plain
+) -> Revision:
+    linked: set[str] = set()
+    dangling, outside = [], []
+    files = 0
+    own = _Plain()
+    base = len(snapshot.path) + 1
+    blob_folder = os.path.normpath(f"{snapshot.path}/../../blobs")
+    pending = [(snapshot.path, "../../blobs/")]
+    while pending:
+        folder, prefix = pending.pop()
+        with os.scandir(folder) as found:
+            for entry in found:
+                if entry.is_symlink():
+                    files += 1
+                    target = os.readlink(entry.path)
+                    usual = target.startswith(prefix)
+                    blob = blobs.get(target[len(prefix) :] if usual else _resolved(folder, target, blob_folder))
+                    if blob:
+                        linked.add(blob.name)
+                    elif os.path.exists(entry.path):
+                        outside.append(entry.path[base:])
+                    else:
+                        dangling.append(entry.path[base:])
+                elif entry.is_dir(follow_symlinks=False):
+                    pending.append((entry.path, f"../{prefix}"))
+                elif entry.is_file(follow_symlinks=False):
+                    files += 1
+                    status = entry.stat(follow_symlinks=False)
+                    own.add(status)
+                    plain.add(status)
+    times = [blobs[name].modified for name in linked]
+    return Revision(
+        commit=snapshot.name,
+        refs=refs,
+        files=files,
+        size=sum(blobs[name].size for name in linked) + own.size,
+        plain_files=own.files,
+        plain_bytes=own.size,
+        modified=max([*times, own.modified]) if linked or own.files else os.stat(snapshot.path).st_mtime,
+        blobs=frozenset(linked),
+        dangling=tuple(sorted(dangling)),
+        outside=tuple(sorted(outside)),
+    )
+
+
+def _resolved(folder: str, target: str, blob_folder: str) -> str:
+    """Return the blob's name that an unusual link stands for, blank where it leads out of the repo's blobs."""
+    parent, _, name = os.path.join(folder, target).rpartition(os.sep)
+    return name if os.path.realpath(parent) == blob_folder else ""
+
+
+def _read_refs(path: str, prefix: str = "") -> Iterator[tuple[str, str]]:
+    with os.scandir(path) as found:
+        for entry in found:
+            ref = f"{prefix}{entry.name}"
+            if entry.is_dir(follow_symlinks=False):
+                yield from _read_refs(entry.path, f"{ref}/")
+            elif entry.name not in _HELPERS:
+                yield ref, _read_ref(entry.path)
+
+
+def _read_ref(path: str) -> str:
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return ""
+    try:
+        return os.read(descriptor, _REF_BYTES).decode("ascii", "replace")
+    except OSError:
+        return ""
+    finally:
+        os.close(descriptor)
+
+
+def _lock_folders(root: str) -> tuple[str, ...]:
+    try:
+        with os.scandir(f"{root}/{LOCKS}") as found:
+            return tuple(sorted(entry.name for entry in found if entry.is_dir(follow_symlinks=False)))
+    except OSError:
+        return ()
+
+
+def _link(path: str) -> str:
+    try:
+        return os.readlink(path)
+    except OSError:
+        return "nowhere"

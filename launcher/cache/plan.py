@@ -1,0 +1,384 @@
+"""What a removal takes away is decided before it begins: every path, its bytes and the reason, as a value.
+
+Planning changes nothing and looks at nothing but the values it is given; a dry run shows the plan that the removal
+applies.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Literal, NamedTuple
+
+from . import store
+from .layout import LOCKS, Contents, Identity, Repo, Revision, name
+from .roots import Root
+from .select import Selection
+
+Kind = Literal[
+    "ref", "link", "revision", "snapshot", "blob", "partial", "lock", "repo", "locks", "store", "payload", "trash"
+]
+PARTS: tuple[Kind, ...] = ("ref", "link", "revision", "snapshot", "blob", "partial", "lock")
+
+
+class Item(NamedTuple):
+    """Hold one path that goes: `size` in bytes, None where it was not measured; `folder` is its repo's, if any."""
+
+    kind: Kind
+    path: str
+    size: int | None
+    reason: str
+    folder: str = ""
+    identity: Identity | None = None
+
+
+class Left(NamedTuple):
+    """Hold one path that stays, and why; `size` is what it keeps on the disk, in bytes.
+
+    `busy` may go another time, `unknowable` can be told by nobody; of all else the removal asked for has failed.
+    """
+
+    path: str
+    reason: str
+    size: int = 0
+    busy: bool = False
+    unknowable: bool = False
+
+
+class Payload(NamedTuple):
+    """Hold a payload of the shared store: bytes, and the repo blobs that link to it, None where unknowable."""
+
+    size: int
+    references: frozenset[str] | None
+
+
+class Plan(NamedTuple):
+    """Hold what goes from one root, in order, and what stays although it was asked for."""
+
+    root: Root
+    items: tuple[Item, ...]
+    left: tuple[Left, ...] = ()
+
+    @property
+    def size(self) -> int:
+        """Return the bytes that were measured beforehand."""
+        return sum(item.size or 0 for item in self.items)
+
+
+class PruneOptions(NamedTuple):
+    """Hold what prune takes beyond the unreachable: seconds unused, bytes to get below, and repo folders to keep."""
+
+    unused_seconds: float | None = None
+    max_size: int | None = None
+    keep: frozenset[str] = frozenset()
+
+
+def clear(
+    root: Root,
+    contents: Contents,
+    repos: Mapping[str, Repo],
+    payloads: Mapping[str, Payload],
+    busy: Mapping[str, str],
+    identities: Mapping[str, Identity],
+) -> Plan:
+    """Plan the removal of every repo; `repos` is empty where nobody asks for sizes."""
+    going = [folder for folder in contents.entries if folder not in busy and folder in identities]
+    sizes = {folder: repo.held for folder, repo in repos.items()}
+    items = [
+        Item("repo", f"{root.real}/{folder}", sizes.get(folder), "clear", folder, identities[folder])
+        for folder in going
+    ]
+    items += _locks(root, contents, [*going, *(f for f in contents.locks if f not in contents.entries)], "clear")
+    left = [*_left_busy(root, contents.entries, busy, repos), *_strange(root, contents)]
+    if contents.store and not left:
+        size = sum(payload.size for payload in payloads.values()) if repos else None
+        items.append(Item("store", f"{root.real}/{store.FOLDER}", size, "every repo goes"))
+    elif contents.store:
+        gone = _blob_paths(repos[folder] for folder in going if folder in repos)
+        items += _payloads(root, payloads, gone, left)
+    return Plan(root, (*items, *_trash(root, contents)), tuple(left))
+
+
+def remove(
+    root: Root,
+    contents: Contents,
+    repos: Mapping[str, Repo],
+    payloads: Mapping[str, Payload],
+    busy: Mapping[str, str],
+    selections: Sequence[Selection],
+) -> Plan:
+    """Plan the removal of the selected repos and revisions; the last revision takes its repo with it."""
+    items: list[Item] = []
+    left: list[Left] = []
+    gone: set[str] = set()
+    for folder, commits in selections:
+        repo = repos[folder]
+        if folder in busy:
+            left += _left_busy(root, (folder,), busy, repos)
+        elif not commits or all(revision.commit in commits for revision in repo.revisions):
+            items.append(_whole(repo, "asked for"))
+            items += _locks(root, contents, (folder,), "asked for")
+            gone |= _blob_paths((repo,))
+        else:
+            revisions = [revision for revision in repo.revisions if revision.commit in commits]
+            parts, blobs = _revisions(repo, [(revision, "asked for") for revision in revisions])
+            items += parts
+            gone |= blobs
+            items += _condemned(repo)
+    items += _payloads(root, payloads, gone, left, only=_shared(repos, gone))
+    return Plan(root, (*items, *_trash(root, contents)), tuple(left))
+
+
+def prune(
+    root: Root,
+    contents: Contents,
+    repos: Mapping[str, Repo],
+    payloads: Mapping[str, Payload],
+    busy: Mapping[str, str],
+    options: PruneOptions,
+    now: float,
+    stale_locks: Mapping[str, Sequence[str]],
+) -> Plan:
+    """Plan the removal of what nothing can load any more, then of what was not used for long or does not fit.
+
+    A pinned revision stays, and so does a repo that is to be kept. `now` is in seconds since the epoch.
+    """
+    items: list[Item] = []
+    left: list[Left] = []
+    gone: set[str] = set()
+    whole = _outdated(repos, payloads, options, now, busy)
+    for folder, repo in repos.items():
+        if folder in options.keep:
+            continue
+        parts, blobs = _pruned(repo, whole.get(folder), stale_locks.get(folder, ()), f"{root.real}/{LOCKS}/{folder}")
+        if parts and folder in busy:
+            left += _left_busy(root, (folder,), busy, {})
+            continue
+        items += parts
+        if parts and parts[0].kind == "repo":
+            items += _locks(root, contents, (folder,), parts[0].reason)
+        gone |= blobs
+    abandoned = [
+        folder for folder in contents.locks if folder not in contents.entries and folder not in contents.strange
+    ]
+    items += _locks(root, contents, abandoned, "its repo is not there")
+    items += _payloads(root, payloads, gone, left)
+    return Plan(root, (*items, *_trash(root, contents)), tuple(left))
+
+
+def repair(
+    root: Root,
+    contents: Contents,
+    repos: Mapping[str, Repo],
+    payloads: Mapping[str, Payload],
+    busy: Mapping[str, str],
+    files: Collection[str],
+) -> Plan:
+    """Plan the removal of damaged files, by path, with their revisions; whole blobs stay, to be linked again."""
+    items: list[Item] = []
+    left: list[Left] = []
+    gone: set[str] = set()
+    bad = {
+        shared
+        for repo in repos.values()
+        for blob in repo.blobs.values()
+        if f"{repo.path}/blobs/{blob.name}" in files and (shared := blob.shared)
+    }
+    folders = {"/".join(parts) for path in files if (parts := _snapshot(root.real, path))}
+    for folder, repo in repos.items():
+        blobs = [b for b in repo.blobs.values() if b.shared in bad or f"{repo.path}/blobs/{b.name}" in files]
+        names = frozenset(blob.name for blob in blobs)
+        revisions = [
+            revision
+            for revision in repo.revisions
+            if revision.blobs & names or f"{repo.path}/snapshots/{revision.commit}" in folders
+        ]
+        if folder in busy:
+            left += _left_busy(root, (folder,), busy, {}) if blobs or revisions else []
+            continue
+        reason = "it is damaged"
+        for revision in revisions:
+            items += [Item("ref", f"{repo.path}/refs/{ref}", 0, reason, folder) for ref in revision.refs]
+        for revision in revisions:
+            snapshot = f"{repo.path}/snapshots/{revision.commit}"
+            items.append(Item("snapshot", snapshot, revision.plain_bytes, "a file in it is damaged", folder))
+        for blob in blobs:
+            size = 0 if blob.shared else blob.size
+            items.append(Item("blob", f"{repo.path}/blobs/{blob.name}", size, reason, folder, blob.identity))
+            gone.add(f"{folder}/blobs/{blob.name}")
+        items += [
+            Item("link", f"{repo.path}/blobs/{m}", 0, "it links to nothing", folder) for m in repo.missing_payloads
+        ]
+    items += _payloads(root, payloads, gone, left, only=bad)
+    return Plan(root, (*items, *_trash(root, contents)), tuple(left))
+
+
+def _snapshot(root: str, path: str) -> list[str]:
+    """Return the parts of the path of the snapshot that a file lies in, none where it lies in no snapshot."""
+    parts = path.removeprefix(f"{root}/").split("/")
+    return [root, *parts[:3]] if parts[1] == "snapshots" else []
+
+
+def _outdated(
+    repos: Mapping[str, Repo],
+    payloads: Mapping[str, Payload],
+    options: PruneOptions,
+    now: float,
+    busy: Mapping[str, str],
+) -> Mapping[str, str]:
+    """Return the repos that are to go but for their pinned revisions, and why: unused, or least recently used."""
+    found: dict[str, str] = {}
+    by_age = sorted((repo for repo in repos.values() if repo.folder not in options.keep), key=lambda repo: repo.used)
+    if options.unused_seconds is not None:
+        for repo in by_age:
+            if repo.used < now - options.unused_seconds:
+                found[repo.folder] = f"not used for {int((now - repo.used) // 86400)} days"
+    if options.max_size is None:
+        return found
+    movable = [repo for repo in by_age if repo.folder not in busy]
+    staying = {f: repo for f, repo in repos.items() if f not in found or f in busy}
+    for repo in movable:
+        if _held(staying.values(), payloads) <= options.max_size:
+            break
+        if repo.folder in staying and not any(revision.pinned for revision in repo.revisions):
+            found[repo.folder] = "least recently used, over the size that may stay"
+            del staying[repo.folder]
+    return found
+
+
+def _held(repos: Iterable[Repo], payloads: Mapping[str, Payload]) -> int:
+    present = tuple(repos)
+    shared = frozenset().union(*(repo.shared for repo in present)) if present else frozenset()
+    return sum(repo.held for repo in present) + sum(payloads[p].size for p in shared if p in payloads)
+
+
+def _pruned(repo: Repo, outdated: str | None, locks: Sequence[str], lock_folder: str) -> tuple[list[Item], set[str]]:
+    doomed: list[tuple[Revision, str]] = []
+    broken: list[Item] = []
+    for revision in repo.revisions:
+        if revision.pinned:
+            continue
+        if outdated:
+            doomed.append((revision, outdated))
+        elif not revision.refs:
+            doomed.append((revision, "no ref points to it"))
+        elif revision.dangling and len(revision.dangling) == revision.files:
+            doomed.append((revision, "every blob it links to is missing"))
+        else:
+            snapshot = f"{repo.path}/snapshots/{revision.commit}"
+            broken += [
+                Item("link", f"{snapshot}/{path}", 0, "the blob it links to is missing", repo.folder)
+                for path in revision.dangling
+            ]
+    if repo.revisions and len(doomed) == len(repo.revisions):
+        return [_whole(repo, doomed[0][1])], _blob_paths((repo,))
+    items, gone = _revisions(repo, doomed)
+    if repo.revisions:
+        items += [
+            Item("ref", f"{repo.path}/refs/{ref}", 0, "it names a revision that is not there", repo.folder)
+            for ref in repo.broken_refs
+        ]
+    items += broken
+    for orphan in repo.orphans:
+        blob = repo.blobs[orphan]
+        size = 0 if blob.shared else blob.size
+        items.append(
+            Item("blob", f"{repo.path}/blobs/{orphan}", size, "no revision links to it", repo.folder, blob.identity)
+        )
+        gone.add(f"{repo.folder}/blobs/{orphan}")
+    items += [
+        Item("partial", f"{repo.path}/blobs/{partial}", size, "nobody downloads it any more", repo.folder)
+        for partial, size in repo.partial.items()
+    ]
+    items += [
+        Item("link", f"{repo.path}/blobs/{missing}", 0, "the payload it links to is missing", repo.folder)
+        for missing in repo.missing_payloads
+    ]
+    items += [Item("lock", f"{lock_folder}/{lock}", 0, "what it locked is not there", repo.folder) for lock in locks]
+    return items + _condemned(repo), gone
+
+
+def _revisions(repo: Repo, doomed: Sequence[tuple[Revision, str]]) -> tuple[list[Item], set[str]]:
+    commits = {revision.commit for revision, _ in doomed}
+    kept = frozenset().union(*(r.blobs for r in repo.revisions if r.commit not in commits), frozenset())
+    items: list[Item] = []
+    gone: set[str] = set()
+    for revision, reason in doomed:
+        items += [Item("ref", f"{repo.path}/refs/{ref}", 0, reason, repo.folder) for ref in revision.refs]
+        snapshot = f"{repo.path}/snapshots/{revision.commit}"
+        items.append(Item("revision", snapshot, revision.plain_bytes, reason, repo.folder))
+    for blob in sorted(frozenset().union(*(revision.blobs for revision, _ in doomed), frozenset()) - kept):
+        found = repo.blobs[blob]
+        size = 0 if found.shared else found.size
+        path = f"{repo.path}/blobs/{blob}"
+        items.append(Item("blob", path, size, "only what goes links to it", repo.folder, found.identity))
+        gone.add(f"{repo.folder}/blobs/{blob}")
+    items.sort(key=lambda item: PARTS.index(item.kind))
+    return items, gone
+
+
+def _whole(repo: Repo, reason: str) -> Item:
+    return Item("repo", repo.path, repo.held, reason, repo.folder, repo.identity)
+
+
+def _locks(root: Root, contents: Contents, folders: Iterable[str], reason: str) -> list[Item]:
+    present = frozenset(contents.locks)
+    return [Item("locks", f"{root.real}/{LOCKS}/{f}", 0, reason, f) for f in folders if f in present]
+
+
+def _condemned(repo: Repo) -> list[Item]:
+    reason = "left by an interrupted removal"
+    return [Item("trash", f"{repo.path}/{trash}", 0, reason, repo.folder) for trash in repo.condemned]
+
+
+def _trash(root: Root, contents: Contents) -> list[Item]:
+    return [Item("trash", f"{root.real}/{trash}", None, "left by an interrupted removal") for trash in contents.trash]
+
+
+def _strange(root: Root, contents: Contents) -> list[Left]:
+    return [Left(f"{root.real}/{folder}", reason) for folder, reason in sorted(contents.strange.items())]
+
+
+def _left_busy(root: Root, folders: Iterable[str], busy: Mapping[str, str], repos: Mapping[str, Repo]) -> list[Left]:
+    return [
+        Left(f"{root.real}/{folder}", busy[folder], repos[folder].held if folder in repos else 0, busy=True)
+        for folder in folders
+        if folder in busy
+    ]
+
+
+def _blob_paths(repos: Iterable[Repo]) -> set[str]:
+    return {f"{repo.folder}/blobs/{blob}" for repo in repos for blob in repo.blobs}
+
+
+def _shared(repos: Mapping[str, Repo], gone: Collection[str]) -> frozenset[str]:
+    found = (path.split("/", 2) for path in gone)
+    return frozenset(s for folder, _, blob in found if (s := repos[folder].blobs[blob].shared))
+
+
+def _payloads(
+    root: Root,
+    payloads: Mapping[str, Payload],
+    gone: Collection[str],
+    left: list[Left],
+    only: Collection[str] | None = None,
+) -> list[Item]:
+    """Return the payloads that nothing links to once the blobs `gone` are; what is unknowable goes to `left`."""
+    items = []
+    for payload, found in sorted(payloads.items()):
+        if only is not None and payload not in only:
+            continue
+        path = store.path_of(root.real, payload)
+        if found.references is None:
+            left.append(Left(path, "which repos link to it cannot be read from its .refs", found.size, unknowable=True))
+        elif found.references <= set(gone):
+            items.append(Item("payload", path, found.size, "no repo links to it any more"))
+    return items
+
+
+def label(item: Item) -> str:
+    """Return what a person calls an item: the repo, the revision, or the path."""
+    if item.kind in ("repo", "locks"):
+        return name(item.folder) if item.kind == "repo" else f"locks of {name(item.folder)}"
+    if item.kind in ("revision", "snapshot"):
+        return f"{name(item.folder)}@{item.path.rpartition('/')[2][:7]}"
+    return item.path

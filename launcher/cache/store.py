@@ -1,0 +1,166 @@
+"""The shared blob store of huggingface_hub 1.32 and later: a payload goes only when no repo can still link to it.
+
+A payload is `<root>/blobs/<2 hex>/<64 hex>`, with `.refs` beside it: a hint that lists the repo blobs which link to
+it, one a line, each to be checked against the disk. Whoever publishes, links or removes one holds the flock on its
+`.lock`. The rules are those of huggingface_hub's `utils/_shared_blobs.py`; older versions know nothing of the store.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import re
+import stat
+import time
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+
+from ..paths import HUB_ENTRY
+
+FOLDER = "blobs"
+_MARKER = ".huggingface-shared-blobs"
+_MARKED = b"1\n"
+_LOCK_SECONDS = 5.0
+_POLL_SECONDS = 0.02
+_PAYLOAD = re.compile(r"[0-9a-f]{64}")
+_FAST = re.compile(r"\.\./\.\./blobs/[0-9a-f]{2}/([0-9a-f]{64})")
+
+
+def is_store(root: str) -> bool:
+    """Tell whether the root has a shared store in the one format that is known: real folder, real marker."""
+    return is_marked(f"{root}/{FOLDER}")
+
+
+def is_marked(folder: str) -> bool:
+    """Tell whether this folder is a shared store, wherever it lies."""
+    try:
+        if not stat.S_ISDIR(os.lstat(folder).st_mode):
+            return False
+        descriptor = os.open(f"{folder}/{_MARKER}", os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        return stat.S_ISREG(os.fstat(descriptor).st_mode) and os.read(descriptor, 16) == _MARKED
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
+
+
+def path_of(root: str, payload: str) -> str:
+    """Return where a payload lies."""
+    return within(f"{root}/{FOLDER}", payload)
+
+
+def within(folder: str, payload: str) -> str:
+    """Return where a payload lies in a store that is this folder."""
+    return f"{folder}/{payload[:2]}/{payload}"
+
+
+def is_payload(name: str) -> bool:
+    """Tell whether this can be a payload's name."""
+    return _PAYLOAD.fullmatch(name) is not None
+
+
+def links_of(root: str, folder: str) -> Iterator[str]:
+    """Yield the payloads that a repo's blobs link to, those that are missing among them."""
+    path = f"{root}/{folder}/{FOLDER}"
+    try:
+        names = os.listdir(path)
+    except OSError:
+        return
+    for name in names:
+        try:
+            payload = target(root, path, os.readlink(f"{path}/{name}"))
+        except OSError:
+            continue  # a blob of its own
+        if payload:
+            yield payload
+
+
+def target(root: str, folder: str, text: str) -> str | None:
+    """Return the payload that a link in `folder` names, or None where it leads elsewhere."""
+    fast = _FAST.fullmatch(text)
+    if fast:
+        return fast[1]
+    path = os.path.normpath(os.path.join(folder, text))
+    name = os.path.basename(path)
+    return name if _PAYLOAD.fullmatch(name) and path == path_of(root, name) else None
+
+
+def sizes(root: str, only: Collection[str] | None = None) -> Iterator[tuple[str, int]]:
+    """Yield every payload in the store, or those of `only` that are there, with its bytes."""
+    for payload in _names(root) if only is None else only:
+        try:
+            status = os.lstat(path_of(root, payload))
+        except OSError:
+            continue
+        if stat.S_ISREG(status.st_mode):
+            yield payload, status.st_size
+
+
+def _names(root: str) -> Iterator[str]:
+    if not is_store(root):
+        return
+    for prefix in os.listdir(f"{root}/{FOLDER}"):
+        if len(prefix) == 2:
+            try:
+                names = os.listdir(f"{root}/{FOLDER}/{prefix}")
+            except OSError:
+                continue
+            yield from (name for name in names if _PAYLOAD.fullmatch(name) and name.startswith(prefix))
+
+
+def references(root: str, payload: str) -> frozenset[str] | None:
+    """Return the repo blobs (`models--a--b/blobs/<name>`) that link to a payload, or None where that is unknowable."""
+    path = f"{path_of(root, payload)}.refs"
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        with open(descriptor, "rb") as file:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                return None
+            lines = file.read().decode("utf-8").splitlines()
+    except (OSError, UnicodeDecodeError):
+        return None
+    found = set()
+    for line in lines:
+        parts = line.split("/")
+        if len(parts) != 3 or parts[1] != FOLDER or not HUB_ENTRY.match(parts[0]) or parts[2] in ("", ".", ".."):
+            continue
+        try:
+            text = os.readlink(f"{root}/{line}")
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except OSError as error:
+            if error.errno == errno.EINVAL:  # it is there and no link: a blob of the repo's own
+                continue
+            return None
+        if target(root, f"{root}/{parts[0]}/{FOLDER}", text) == payload:
+            found.add(line)
+    return frozenset(found)
+
+
+@contextmanager
+def locked(root: str, payload: str) -> Iterator[None]:
+    """Hold the payload's lock as huggingface_hub does; a planted link in its place is not followed.
+
+    Raises OSError where it cannot be had; whoever holds it does so for the time of a rename.
+    """
+    flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    descriptor = os.open(f"{path_of(root, payload)}.lock", flags, 0o666)
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "its lock is not a plain file")
+        deadline = time.monotonic() + _LOCK_SECONDS
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(_POLL_SECONDS)
+        yield
+    finally:
+        os.close(descriptor)

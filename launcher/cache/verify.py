@@ -1,0 +1,331 @@
+r"""A blob's name is its hash, so whether it is what the hub had can be told offline, in a cache of every version.
+
+64 hex digits are the sha256 of the content, 40 the sha1 of git's `blob <size>\0` and the content. Where a system has
+no links, files lie in the snapshot itself, and only `trees/<commit>.json` has their hashes. A file that was found whole
+is remembered by device, inode, size, mtime, ctime and hash: whoever writes to it gives it another ctime.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import queue
+import re
+import stat
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Literal, NamedTuple
+
+from .layout import Repo, Revision
+
+Verdict = Literal["ok", "corrupt", "size differs", "missing", "unverifiable"]
+
+MISSING = "the blob it links to is not there"
+_BLOCK = 1 << 20
+_HASH = re.compile(r"[0-9a-f]{64}|[0-9a-f]{40}")
+# Within one tick of the clock a second write leaves the same ctime: what is that young is read again next time.
+_SETTLED_SECONDS = 0.1
+
+
+class Candidate(NamedTuple):
+    """Hold a file to verify: where it is, the revisions it is part of, and the hash in hex that it must have.
+
+    `blob` is blank for a file that lies in a snapshot itself. Without `expected`, `why` tells what is known instead.
+    """
+
+    folder: str
+    path: str
+    blob: str
+    commits: tuple[str, ...]
+    expected: str | None
+    why: str = ""
+
+
+class Checked(NamedTuple):
+    """Hold the verdict on one file; `remembered` tells that it was not read again, `denied` that it cannot be."""
+
+    candidate: Candidate
+    verdict: Verdict
+    why: str
+    size: int
+    remembered: bool = False
+    denied: bool = False
+
+    @property
+    def damaged(self) -> bool:
+        """Tell whether the file is not what the hub had."""
+        return self.verdict in ("corrupt", "size differs", "missing")
+
+
+class Memory:
+    """Hold which files were found whole, a line each that says all by which a file is known again."""
+
+    def __init__(self, data: bytes = b"") -> None:
+        self._known = frozenset(data.split(b"\n"))
+        self._seen: set[bytes] = set()
+
+    def knows(self, line: bytes) -> bool:
+        """Tell whether exactly this file was found whole before."""
+        if line not in self._known:
+            return False
+        self._seen.add(line)
+        return True
+
+    def remember(self, line: bytes) -> None:
+        """Note a file that was found whole."""
+        self._seen.add(line)
+
+    def forget(self, line: bytes) -> None:
+        """Drop a file that was found damaged."""
+        self._known -= {line}
+
+    def data(self, *, everything: bool) -> bytes:
+        """Return what to keep; after a look at everything, what was not seen again is dropped."""
+        return b"\n".join(sorted((self._seen if everything else self._seen | self._known) - {b""}))
+
+
+class Verification:
+    """Verify files with all cores; an interrupted one keeps what it has found so far."""
+
+    def __init__(self, memory: Memory, *, full: bool = False, keep_whole: bool = False) -> None:
+        self.memory = memory
+        self.found: list[Checked] = []
+        self.whole = self.remembered = self.bytes = self.read_bytes = 0
+        self._full = full
+        self._keep_whole = keep_whole
+        self._stop = threading.Event()
+        self._guard = threading.Lock()
+
+    def run(self, candidates: Iterable[Candidate], progress: Callable[[int], None] | None = None) -> None:
+        """Verify every candidate; `progress` is called with bytes, from several threads, one at a time."""
+        work: queue.Queue[tuple[Candidate, os.stat_result] | None] = queue.Queue(256)
+        threads = [threading.Thread(target=self._work, args=(work, progress), daemon=True) for _ in range(_cores())]
+        started = False
+        try:
+            for candidate in candidates:
+                status = self._look(candidate, progress)
+                if status is not None:
+                    if not started:
+                        started = True
+                        for thread in threads:
+                            thread.start()
+                    work.put((candidate, status))
+            for _ in threads if started else ():
+                work.put(None)
+            for thread in threads if started else ():
+                thread.join()
+        except BaseException:
+            self._stop.set()
+            raise
+
+    def _look(self, candidate: Candidate, progress: Callable[[int], None] | None) -> os.stat_result | None:
+        """Return the status of a file that must be read, or None when its verdict is known without."""
+        if candidate.why:
+            self._note(
+                Checked(candidate, "missing" if candidate.why == "missing" else "unverifiable", candidate.why, 0)
+            )
+            return None
+        try:
+            status = os.stat(candidate.path)
+        except OSError as error:
+            self._note(_unreadable(candidate, error))
+            return None
+        if not self._full and self.memory.knows(_line(status, candidate.expected or "")):
+            self._note(Checked(candidate, "ok", "", status.st_size, remembered=True))
+            if progress:
+                with self._guard:
+                    progress(status.st_size)
+            return None
+        return status
+
+    def _work(
+        self,
+        work: queue.Queue[tuple[Candidate, os.stat_result] | None],
+        progress: Callable[[int], None] | None,
+    ) -> None:
+        block = bytearray(_BLOCK)
+
+        def told(count: int) -> None:
+            with self._guard:
+                self.read_bytes += count
+                if progress:
+                    progress(count)
+
+        while not self._stop.is_set():
+            task = work.get()
+            if task is None:
+                return
+            candidate, _ = task
+            try:
+                checked = self._check(candidate, block, told)
+            except OSError as error:
+                checked = _unreadable(candidate, error)
+            if checked:
+                self._note(checked)
+
+    def _check(self, candidate: Candidate, block: bytearray, told: Callable[[int], None]) -> Checked | None:
+        assert candidate.expected
+        began = time.time()
+        descriptor = _open(candidate.path)
+        try:
+            before = os.fstat(descriptor)
+            if not stat.S_ISREG(before.st_mode):
+                return Checked(candidate, "unverifiable", "it is not a plain file", 0)
+            digest = self._digest(descriptor, candidate.expected, before.st_size, block, told)
+            after = os.fstat(descriptor)
+        finally:
+            os.close(descriptor)
+        if digest is None:
+            return None
+        line = _line(after, candidate.expected)
+        if line != _line(before, candidate.expected):
+            return Checked(candidate, "unverifiable", "it changed while it was read", after.st_size)
+        if digest == candidate.expected:
+            if began - after.st_ctime > _SETTLED_SECONDS:
+                with self._guard:
+                    self.memory.remember(line)
+            return Checked(candidate, "ok", "", after.st_size)
+        with self._guard:
+            self.memory.forget(line)
+        known = _known_size(candidate)
+        if known is not None and known != after.st_size:
+            return Checked(candidate, "size differs", f"{after.st_size} bytes instead of {known}", after.st_size)
+        return Checked(candidate, "corrupt", f"its content has the hash {digest}", after.st_size)
+
+    def _digest(
+        self, descriptor: int, expected: str, size: int, block: bytearray, told: Callable[[int], None]
+    ) -> str | None:
+        head = b"" if len(expected) == 64 else b"blob %d\0" % size
+        hasher = hashlib.sha1(head, usedforsecurity=False) if head else hashlib.sha256()
+        view = memoryview(block)
+        with open(descriptor, "rb", buffering=0, closefd=False) as file:
+            while count := file.readinto(block):
+                hasher.update(view[:count])
+                told(count)
+                if self._stop.is_set():
+                    return None
+        return hasher.hexdigest()
+
+    def _note(self, checked: Checked) -> None:
+        with self._guard:
+            self.bytes += checked.size
+            self.remembered += checked.remembered
+            if checked.verdict == "ok":
+                self.whole += 1
+                if not self._keep_whole:
+                    return
+            self.found.append(checked)
+
+
+def candidates(repos: Iterable[Repo]) -> Iterator[Candidate]:
+    """Yield every file of the repos, the largest of each repo first; what repos share is yielded once."""
+    seen: set[tuple[tuple[int, int], str]] = set()
+    for repo in repos:
+        for blob in sorted(repo.blobs.values(), key=lambda blob: -blob.size):
+            expected = blob.name if _HASH.fullmatch(blob.name) else None
+            if blob.shared and expected:
+                if (blob.identity, expected) in seen:
+                    continue
+                seen.add((blob.identity, expected))
+            why = "" if expected else "its name is no hash"
+            path = f"{repo.path}/blobs/{blob.name}"
+            yield Candidate(repo.folder, path, blob.name, commits_of(repo, blob.name), expected, why)
+        for revision in repo.revisions:
+            snapshot = f"{repo.path}/snapshots/{revision.commit}"
+            for path in revision.dangling:
+                yield Candidate(repo.folder, f"{snapshot}/{path}", "", (revision.commit,), None, MISSING)
+            for path in revision.outside:
+                why = "it is a link that leads out of the cache"
+                yield Candidate(repo.folder, f"{snapshot}/{path}", "", (revision.commit,), None, why)
+            if revision.plain_files:
+                yield from _plain(repo, revision)
+
+
+def commits_of(repo: Repo, blob: str) -> tuple[str, ...]:
+    """Return the revisions that link to a blob."""
+    return tuple(revision.commit for revision in repo.revisions if blob in revision.blobs)
+
+
+def file_names(repo_path: str, checked: Checked) -> tuple[str, ...]:
+    """Return the names that a file has in its revisions, as a person knows it: `config.json`."""
+    candidate = checked.candidate
+    if not candidate.blob:
+        return (candidate.path.split("/snapshots/", 1)[1].partition("/")[2],)
+    names = set()
+    for commit in candidate.commits:
+        snapshot = f"{repo_path}/snapshots/{commit}"
+        for folder, _, entries in os.walk(snapshot):
+            for entry in entries:
+                try:
+                    target = os.readlink(f"{folder}/{entry}")
+                except OSError:
+                    continue
+                if os.path.basename(target) == candidate.blob:
+                    names.add(f"{folder}/{entry}"[len(snapshot) + 1 :])
+    return tuple(sorted(names))
+
+
+def _plain(repo: Repo, revision: Revision) -> Iterator[Candidate]:
+    tree = _tree(f"{repo.path}/trees/{revision.commit}.json")
+    snapshot = f"{repo.path}/snapshots/{revision.commit}"
+    for folder, _, names in os.walk(snapshot):
+        for name in sorted(names):
+            path = f"{folder}/{name}"
+            if os.path.islink(path):
+                continue
+            known = tree.get(path[len(snapshot) + 1 :])
+            why = "" if known else "its hash is not known offline: this cache has no links, and no list of its files"
+            yield Candidate(repo.folder, path, "", (revision.commit,), known[0] if known else None, why)
+
+
+def _tree(path: str) -> Mapping[str, tuple[str, int]]:
+    """Return what huggingface_hub has noted of a commit's files: hash and size by path; empty where it has not."""
+    try:
+        with open(path, "rb") as file:
+            document = json.load(file)
+        return {
+            name: (entry["lfs_sha256"], entry["lfs_size"])
+            if entry.get("lfs_sha256")
+            else (entry["blob_id"], entry["size"])
+            for name, entry in document["files"].items()
+        }
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}
+
+
+def _known_size(candidate: Candidate) -> int | None:
+    repo = candidate.path.rpartition("/blobs/" if candidate.blob else "/snapshots/")[0]
+    for commit in candidate.commits:
+        for expected, size in _tree(f"{repo}/trees/{commit}.json").values():
+            if expected == candidate.expected:
+                return size
+    return None
+
+
+def _open(path: str) -> int:
+    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
+    try:
+        # To verify is not to use: a read that is noted would make everything look used just now.
+        return os.open(path, flags | getattr(os, "O_NOATIME", 0))
+    except PermissionError:
+        return os.open(path, flags)
+
+
+def _unreadable(candidate: Candidate, error: OSError) -> Checked:
+    if isinstance(error, FileNotFoundError):
+        return Checked(candidate, "unverifiable", "it was removed meanwhile", 0)
+    return Checked(candidate, "unverifiable", (error.strerror or str(error)).lower(), 0, denied=True)
+
+
+def _line(status: os.stat_result, expected: str) -> bytes:
+    numbers = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+    return f"{' '.join(map(str, numbers))} {expected}".encode()
+
+
+def _cores() -> int:
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:
+        return os.cpu_count() or 1

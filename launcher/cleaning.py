@@ -1,0 +1,101 @@
+"""The cache as a step of a launch: all that can be refused is refused while the old instance still serves.
+
+What other processes do is looked at twice: before the stop, where it refuses, and after it, where what has come into
+use meanwhile is left and named.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from . import cache_command, settings, verify_command
+from .cache import action, roots
+from .cache.plan import Plan
+from .errors import ExitStatus, LauncherError
+
+if TYPE_CHECKING:
+    from .console import Console
+    from .options import Arguments
+
+
+class Cleaning:
+    """Hold what the flags of a launch ask of the cache, and do it in two steps: check, then carry out."""
+
+    def __init__(
+        self, arguments: Arguments, found: settings.Settings, environ: Mapping[str, str], console: Console
+    ) -> None:
+        self._requests = cache_command.requests(arguments)
+        self._arguments = arguments
+        self._settings = found
+        self._console = console
+        self._home = environ.get("HOME")
+        self._roots = roots.roots(found, settings.app_environment(found, environ))
+        self._planned: tuple[Plan, ...] = ()
+
+    def check(self, to_stop: Callable[[], Collection[int]]) -> None:
+        """Refuse whatever can be refused before anything is stopped.
+
+        `to_stop` returns the pids that will be gone by then; it is asked only where something is in use. Raises
+        LauncherError: 2 for an unknown repo or a shared cache that nobody said yes to, 65 for damage, 75 for a repo
+        that another process reads or downloads, 78 for a root that is no place to remove anything from.
+        """
+        dry_run = self._arguments.dry_run
+        planned: list[Plan] = []
+        if self._requests:
+            roots.refuse_unsafe(self._roots, self._settings.app_dir, self._home)
+        for request in self._requests:
+            found = action.plan(request, self._roots, sizes=dry_run)
+            if any(left.busy for one in found for left in one.left):
+                found = action.plan(request, self._roots, spare=to_stop(), sizes=dry_run)
+            planned += found
+        self._planned = tuple(planned)
+        self._refuse_busy()
+        cache_command.confirm_shared(self._planned, self._console, yes=self._arguments.yes, ask=not dry_run)
+        if self._arguments.verify and not dry_run:
+            going = {item.folder for one in planned for item in one.items if item.kind == "repo"}
+            verify_command.refuse_damaged(
+                verify_command.check(self._settings, self._roots, (), self._console, besides=going), self._console
+            )
+
+    def carry_out(self, *, background: bool) -> None:
+        """Do it, now that nothing of ours runs any more; in the background only the deleting is left to be done."""
+        for request in self._requests:
+            planned = action.plan(request, self._roots, sizes=not background)
+            result = action.condemn(planned, cache_command.console_teller(self._console))
+            if not background:
+                with self._console.bar("freeing", sum(one.size for one in planned)) as progress:
+                    result = action.finish(planned, result, progress)
+                cache_command.tell(planned, result, self._console)
+                continue
+            cache_command.tell(planned, result, self._console, later=True)
+            self._finish_later(planned)
+
+    def lines(self) -> tuple[str, ...]:
+        """Return what a dry run tells of it."""
+        return (*(("would verify the cache",) if self._arguments.verify else ()), *action.plan_lines(self._planned))
+
+    def document(self) -> Sequence[Mapping[str, Any]]:
+        """Return what a dry run tells of it for `--json`."""
+        return [action.plan_document(one) for one in self._planned]
+
+    def _refuse_busy(self) -> None:
+        busy = [left for one in self._planned for left in one.left if left.busy]
+        if busy:
+            more = f", and {len(busy) - 1} more" if len(busy) > 1 else ""
+            raise LauncherError(
+                f"{busy[0].path} stays: {busy[0].reason}{more}; nothing was stopped or removed",
+                "try again when it is done; --force removes it all the same",
+                ExitStatus.RETRY,
+            )
+
+    def _finish_later(self, planned: Sequence[Plan]) -> None:
+        from .cache.background import finish_later
+
+        touched = [one.root.real for one in planned if one.items]
+        if not touched:
+            return
+        try:
+            finish_later(touched, quiet=self._console.quiet)
+        except OSError as error:
+            self._console.warn(f"cache: what was removed lies in the trash until the next run: {error.strerror}")

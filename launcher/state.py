@@ -1,0 +1,154 @@
+"""What the launcher keeps of an app lies in a folder of the app's own, which nobody else can have put there.
+
+Shell, cron and a unit with `PrivateTmp=` find the same folder. Everything in it goes by descriptor: where others may
+write, a name can become a link at any time.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import pwd
+import secrets
+import stat
+import urllib.parse
+from contextlib import suppress
+from pathlib import Path
+
+FOLDER = ".start_app"
+_MAX_NAME = 200
+# The folder cannot be written or locked there: the next place is tried.
+ELSEWHERE = (
+    errno.EROFS,
+    errno.EACCES,
+    errno.EPERM,
+    errno.ENOENT,
+    errno.ENOTDIR,
+    errno.ELOOP,
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.ENOLCK,
+    errno.EOPNOTSUPP,
+)
+
+
+def folders(app_dir: Path) -> tuple[Path, ...]:
+    """Return where an app's state may lie, best first."""
+    name = urllib.parse.quote(os.path.realpath(app_dir), safe="", errors="surrogateescape")
+    if len(name) > _MAX_NAME:
+        import hashlib
+
+        name = hashlib.sha256(name.encode()).hexdigest()
+    places = [Path(os.path.realpath(app_dir), FOLDER)]
+    try:
+        places.append(Path(pwd.getpwuid(os.geteuid()).pw_dir, ".local", "state", "start_app", name))
+    except KeyError:
+        pass  # a container's user without a name has no home either
+    places.append(Path("/var/tmp", f"start_app-{os.geteuid()}", name))
+    return tuple(places)
+
+
+def read(app_dir: Path, name: str) -> bytes:
+    """Return what was written under this name; empty where there is nothing that can be trusted."""
+    for folder in folders(app_dir):
+        if not is_trusted(folder, app_dir):
+            continue
+        try:
+            descriptor = os.open(folder / name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError:
+            continue
+        with open(descriptor, "rb") as file:
+            return file.read() if stat.S_ISREG(os.fstat(descriptor).st_mode) else b""
+    return b""
+
+
+def write(app_dir: Path, name: str, data: bytes) -> None:
+    """Write a whole file or nothing, in the first place that takes it.
+
+    Raises OSError when none does.
+    """
+    failure: OSError | None = None
+    for folder in folders(app_dir):
+        new = f"{name}.{secrets.token_hex(4)}"
+        try:
+            descriptor = open_file(folder, new, app_dir)
+            try:
+                with open(descriptor, "wb") as file:
+                    file.write(data)
+                os.rename(folder / new, folder / name)
+            except BaseException:
+                with suppress(OSError):
+                    os.unlink(folder / new)
+                raise
+        except OSError as error:
+            failure = error
+            if error.errno not in ELSEWHERE:
+                raise
+        else:
+            return
+    assert failure
+    raise failure
+
+
+def open_file(folder: Path, name: str, app_dir: Path) -> int:
+    """Open a file in a state folder, both made where needed, for reading and writing.
+
+    Raises OSError, also for a folder of another user and for anything but a plain file.
+    """
+    made = _make(folder)
+    # From here on by descriptor: in a folder that others may write to, a name can become a link at any time.
+    parent = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        if not is_trusted(folder, app_dir):
+            raise PermissionError(errno.EACCES, "its folder belongs to another user")
+        if made:
+            give_to_owner(parent, os.stat(app_dir))
+            ignore = os.open(".gitignore", os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644, dir_fd=parent)
+            os.write(ignore, b"*\n")
+            give_to_owner(ignore, os.stat(app_dir))
+            os.close(ignore)
+        flags = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        descriptor = os.open(name, flags | os.O_CREAT, 0o644, dir_fd=parent)
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode) or found.st_nlink != 1:
+            os.close(descriptor)
+            raise OSError(errno.EINVAL, "it is not a plain file of its own")
+        give_to_owner(descriptor, os.fstat(parent))
+        if descriptor > 2:
+            return descriptor
+        # A closed standard stream: the app would inherit the lock file in its place, and print into it.
+        above = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 3)
+        os.close(descriptor)
+        return above
+    finally:
+        os.close(parent)
+
+
+def give_to_owner(descriptor: int, owner: os.stat_result) -> None:
+    """Hand a file of root's to the owner of the folder: it must not keep that user from launching there."""
+    if os.geteuid() == 0 and os.fstat(descriptor).st_uid == 0 and owner.st_uid != 0:
+        os.fchown(descriptor, owner.st_uid, owner.st_gid)
+
+
+def is_trusted(folder: Path, app_dir: Path) -> bool:
+    """Tell whether nobody but this user, root and the app's owner can have put a lock file into this folder."""
+    trusted = {os.geteuid(), 0, os.stat(app_dir).st_uid}
+    # In a folder for everybody, whose the one in between is matters as well.
+    folders = (folder,) if folder.name == FOLDER else (folder, folder.parent)
+    try:
+        return all(os.lstat(path).st_uid in trusted for path in folders)
+    except OSError:
+        return False
+
+
+def _make(folder: Path) -> bool:
+    """Make a state folder, and tell whether it is a new one of an app, which git is to ignore."""
+    if folder.name != FOLDER:
+        os.makedirs(folder, mode=0o700, exist_ok=True)
+        return False
+    try:
+        os.mkdir(folder, 0o755)
+    except FileExistsError:
+        return False
+    return True

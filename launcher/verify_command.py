@@ -1,0 +1,161 @@
+"""`cache verify` and the launch flag `--verify`: what is damaged is told before anything is stopped or removed."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from . import cache_command, state, text
+from .cache import layout, roots, select, store
+from .cache import verify as verification
+from .cache.action import plan_repair, refuse_unknown
+from .cache.roots import Root
+from .cache.verify import Checked, Memory, Verification
+from .errors import ExitStatus, LauncherError
+from .settings import Settings
+
+if TYPE_CHECKING:
+    from .console import Console
+    from .options import Arguments
+
+MEMORY = "verified"
+_NAMED_AT_MOST = 20
+
+
+def verify(
+    arguments: Arguments, settings: Settings, found: tuple[Root, ...], console: Console, home: str | None
+) -> int:
+    """Verify the caches, tell each file that is not as the hub had it, and with `--repair` remove it."""
+    if arguments.repair:
+        roots.refuse_unsafe(found, settings.app_dir, home)
+    whole = console.as_json or console.verbose
+    done = check(settings, found, arguments.repos, console, full=arguments.full, keep_whole=whole)
+    if not console.as_json:
+        for checked in sorted(done.found, key=lambda one: (not one.damaged, one.candidate.path)):
+            console.out(_line(checked))
+        console.out(_summary(done))
+    damaged = [checked for checked in done.found if checked.damaged]
+    document: dict[str, Any] = {**_document(done), "repaired": None}
+    status = ExitStatus.DONE
+    if damaged and arguments.repair:
+        planned = plan_repair(damaged, found, force=arguments.force)
+        status = ExitStatus(cache_command.apply(planned, console, dry_run=arguments.dry_run, yes=arguments.yes))
+        return status if status else (ExitStatus.DAMAGED if arguments.dry_run else ExitStatus.DONE)
+    if damaged:
+        status = ExitStatus.DAMAGED
+        console.warn(console.hinted("hint: start_app.py cache verify --repair removes it, to be downloaded anew"))
+    elif any(checked.denied for checked in done.found):
+        status = ExitStatus.IO
+    if console.as_json:
+        console.json({**document, "exit_status": int(status)})
+    return status
+
+
+def check(
+    settings: Settings,
+    found: Sequence[Root],
+    repos: Sequence[str],
+    console: Console,
+    *,
+    full: bool = False,
+    keep_whole: bool = False,
+    besides: Collection[str] = (),
+) -> Verification:
+    """Verify the files of these repos, or of all `besides` some, and remember what is whole, when interrupted too."""
+    memory = Memory(state.read(settings.app_dir, MEMORY))
+    done = Verification(memory, full=full, keep_whole=keep_whole)
+    chosen = [
+        (root, tuple(folder for folder in folders if folder not in besides)) for root, folders in _chosen(found, repos)
+    ]
+    try:
+        with console.bar("verifying", _bytes(chosen) if console.interactive else None) as progress:
+            done.run(verification.candidates(_read(chosen)), progress)
+    finally:
+        try:
+            state.write(settings.app_dir, MEMORY, memory.data(everything=not (repos or besides)))
+        except OSError as error:
+            console.detail(f"cannot remember what is whole: {error.strerror}")
+    return done
+
+
+def refuse_damaged(done: Verification, console: Console) -> None:
+    """Refuse to go on with a damaged cache.
+
+    Raises LauncherError with status DAMAGED.
+    """
+    damaged = [checked for checked in done.found if checked.damaged]
+    for checked in damaged[:_NAMED_AT_MOST]:
+        console.warn(_line(checked))
+    if damaged:
+        raise LauncherError(
+            f"{len(damaged)} {'file' if len(damaged) == 1 else 'files'} of the cache damaged; nothing was stopped",
+            "start_app.py cache verify --repair",
+            ExitStatus.DAMAGED,
+        )
+    console.say(_summary(done))
+
+
+def _chosen(found: Sequence[Root], repos: Sequence[str]) -> list[tuple[Root, tuple[str, ...]]]:
+    present = [(root, layout.contents(root.real).entries) for root in found]
+    refuse_unknown(repos, found)
+    if not repos:
+        return present
+    return [(root, tuple(sorted(select.matching(repos, entries)))) for root, entries in present]
+
+
+def _read(chosen: Sequence[tuple[Root, tuple[str, ...]]]) -> Iterator[layout.Repo]:
+    for root, folders in chosen:
+        for folder in folders:
+            try:
+                yield layout.read(root.real, folder)
+            except FileNotFoundError:
+                continue  # removed meanwhile
+
+
+def _bytes(chosen: Sequence[tuple[Root, tuple[str, ...]]]) -> int:
+    shared = {payload: count for root, _ in chosen for payload, count in store.sizes(root.real)}
+    own = 0
+    linked: set[str] = set()
+    for repo in _read(chosen):
+        own += repo.held
+        linked |= repo.shared
+    return own + sum(shared.get(payload, 0) for payload in linked)
+
+
+def _line(checked: Checked) -> str:
+    candidate = checked.candidate
+    repo_path = candidate.path.rpartition("/blobs/" if candidate.blob else "/snapshots/")[0]
+    names = ", ".join(verification.file_names(repo_path, checked))
+    where = f"{layout.name(candidate.folder)} {names}".rstrip()
+    why = f": {checked.why}" if checked.why else " (remembered)" if checked.remembered else ""
+    return f"{checked.verdict}: {where}, {candidate.path}{why}"
+
+
+def _summary(done: Verification) -> str:
+    again = f", {done.remembered} of them unchanged since they were last read" if done.remembered else ""
+    damaged = sum(1 for checked in done.found if checked.damaged)
+    unknown = sum(1 for checked in done.found if checked.verdict == "unverifiable")
+    line = f"verified: {done.whole} {'file' if done.whole == 1 else 'files'} whole{again}; {text.size(done.bytes)}"
+    line += f"; {damaged} damaged" if damaged else ""
+    return line + (f"; {unknown} unverifiable" if unknown else "")
+
+
+def _document(done: Verification) -> dict[str, Any]:
+    return {
+        "files": [
+            {
+                "repo": layout.name(checked.candidate.folder),
+                "path": checked.candidate.path,
+                "revisions": list(checked.candidate.commits),
+                "verdict": checked.verdict,
+                "reason": checked.why or None,
+                "size_bytes": checked.size,
+                "remembered": checked.remembered,
+            }
+            for checked in done.found
+        ],
+        "whole": done.whole,
+        "remembered": done.remembered,
+        "damaged": sum(1 for checked in done.found if checked.damaged),
+        "size_bytes": done.bytes,
+    }
