@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from .options import Arguments
 
 _RIGHT = frozenset((3,))  # sizes
+_NAMED = frozenset(("repo", "revision", "snapshot"))
+_NAMED_AT_MOST = 20
 
 
 def run(arguments: Arguments, settings: Settings, found: tuple[Root, ...], console: Console, home: str | None) -> int:
@@ -103,12 +105,16 @@ def confirm_shared(planned: Sequence[Plan], console: Console, *, yes: bool, ask:
 def console_teller(console: Console) -> Callable[[Plan, plans.Item], None]:
     """Return what tells of each item that goes: repos and revisions to everybody, the rest with `-v`."""
 
+    told = 0
+
     def tell_item(plan: Plan, item: plans.Item) -> None:
+        nonlocal told
         # Of a revision, or where repos share their blobs, only the end tells what it has freed.
         whole = item.kind == "repo" and not any(one.kind in ("payload", "store") for one in plan.items)
         size = f", {text.size(item.size)}" if item.size and whole else ""
         line = f"cache: removing {plans.label(item)}{size}"
-        if item.kind in ("repo", "revision", "snapshot"):
+        told += item.kind in _NAMED
+        if item.kind in _NAMED and told <= _NAMED_AT_MOST:
             console.say(line)
         else:
             console.detail(f"{line}: {item.reason}")
@@ -126,10 +132,11 @@ def tell(planned: Sequence[Plan], result: Result, console: Console, *, later: bo
         console.warn(f"hint: {text.command_line(('ls', '-ld', result.failures[0].path))} shows whose it is")
     if not any(one.items for one in planned):
         console.say(f"cache: nothing to remove in {', '.join(str(one.root.path) for one in planned)}")
-    elif later:
-        console.say("cache: out of the way; the disk space is freed in the background")
-    else:
-        console.say(f"cache: freed {text.size(result.freed)}")
+        return
+    gone = sum(1 for item in result.items if item.kind in _NAMED)
+    what = f"removed {gone}, " if gone > _NAMED_AT_MOST else ""
+    how = "the disk space is freed in the background" if later else f"freed {text.size(result.freed)}"
+    console.say(f"cache: {what}{how}")
 
 
 def result_document(planned: Sequence[Plan], result: Result) -> Mapping[str, Any]:

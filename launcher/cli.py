@@ -99,9 +99,7 @@ def _run(arguments: Arguments, console: Console, folders: tuple[Path, ...]) -> i
 
 
 def _launch(arguments: Arguments, found: settings.Settings, environ: Mapping[str, str], console: Console) -> int:
-    import gc
-
-    gc.disable()  # until the exec there is little to collect, and looking for it among the imports takes milliseconds
+    _collect_no_garbage()
     from . import launch
     from .handoff.command import execute
 
@@ -163,6 +161,7 @@ def _cleaning(
 
 
 def _cache(arguments: Arguments, found: settings.Settings, environ: Mapping[str, str], console: Console) -> int:
+    _collect_no_garbage()
     from . import cache_command
     from .cache.roots import roots
 
@@ -172,6 +171,13 @@ def _cache(arguments: Arguments, found: settings.Settings, environ: Mapping[str,
 
         return verify_command.verify(arguments, found, present, console, environ.get("HOME"))
     return cache_command.run(arguments, found, present, console, environ.get("HOME"))
+
+
+def _collect_no_garbage() -> None:
+    """Keep Python from looking for cycles: there are none worth it, and among many objects that takes long."""
+    import gc
+
+    gc.disable()
 
 
 def _show_plan(plan: LaunchPlan, console: Console) -> int:

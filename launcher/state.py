@@ -10,7 +10,6 @@ import errno
 import fcntl
 import os
 import pwd
-import secrets
 import stat
 import urllib.parse
 from contextlib import suppress
@@ -70,7 +69,7 @@ def write(app_dir: Path, name: str, data: bytes) -> None:
     """
     failure: OSError | None = None
     for folder in folders(app_dir):
-        new = f"{name}.{secrets.token_hex(4)}"
+        new = f"{name}.{os.urandom(4).hex()}"
         try:
             descriptor = open_file(folder, new, app_dir)
             try:

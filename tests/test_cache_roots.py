@@ -12,7 +12,7 @@ import pytest
 from launcher import settings
 from launcher.cache import roots
 from launcher.handoff import command
-from tests.support import AppFolder, clean_environment, launcher
+from tests.support import AppFolder, clean_environment, launcher, make_app
 
 # Python's own start and the import are paid once for all environments: each is asked in a fork of this program.
 ASK = """\
@@ -190,3 +190,63 @@ def test_one_cache_under_two_names_is_one_root(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to("cache_hub")
     found = roots.folders({"HF_HOME": str(tmp_path / "link")}, tmp_path)
     assert [os.path.realpath(root) for root in found] == [os.path.realpath(tmp_path / "cache_hub" / "hub")]
+
+
+# An app that asks the library itself where its cache is, and what is in it.
+ASKING = """\
+import json
+from huggingface_hub import constants, scan_cache_dir
+import os
+cache = constants.HF_HUB_CACHE
+print(json.dumps({"pid": os.getpid(), "cache": os.path.realpath(cache), "entries": sorted(os.listdir(cache))}))
+"""
+ORIGINS: tuple[tuple[str, dict[str, str], str, bool], ...] = (
+    ("HF_HOME=./cache_hub\n", {}, "app/cache_hub/hub", True),
+    ("HF_HUB_CACHE=./cache_hub\n", {}, "app/cache_hub", True),
+    ("HF_HOME=../outside\n", {}, "outside/hub", True),
+    ("HUGGINGFACE_HUB_CACHE=../old\n", {}, "old", True),
+    ("", {}, "app/cache_hub", True),
+    ("", {}, "app/cache_hub/hub", True),
+    ("", {"HF_HOME": "/named"}, "named/hub", False),
+    ("HF_HOME=./cache_hub\n", {"HF_HUB_CACHE": "/named"}, "named", False),
+    ("", {"XDG_CACHE_HOME": "/xdg"}, "xdg/huggingface/hub", False),
+    ("", {"HOME": "/home"}, "home/.cache/huggingface/hub", False),
+    ("HF_HOME=~/.cache/huggingface\n", {"HOME": "/home"}, "home/.cache/huggingface/hub", False),
+)
+
+
+@pytest.mark.parametrize(("file", "outside", "folder", "owned"), ORIGINS, ids=[origin[2] for origin in ORIGINS])
+def test_what_the_launcher_clears_is_what_the_app_then_uses(
+    tmp_path: Path, file: str, outside: dict[str, str], folder: str, owned: bool
+) -> None:
+    pytest.importorskip("huggingface_hub")
+    app = make_app(tmp_path / "app", ASKING)
+    app.write_env(file)
+    cache = tmp_path / folder
+    (cache / "models--koge--index-tts-v22" / "snapshots").mkdir(parents=True)
+    (cache / "models--koge--index-tts-v22" / "refs").mkdir()
+    environ = {"HOME": str(tmp_path / "home"), **{name: f"{tmp_path}{value}" for name, value in outside.items()}}
+    env = clean_environment(**environ)
+    kept = launcher(*app.arguments, env=env)
+    assert kept.json == {**kept.json, "cache": str(cache), "entries": ["models--koge--index-tts-v22"]}
+    if not owned:
+        refused = launcher(*app.arguments, "--clear-cache", env=env)
+        assert refused.status == 2, refused.err
+        assert f"{cache} " in refused.err
+        assert "is shared with other programs: koge/index-tts-v22 would go" in refused.err
+        assert (cache / "models--koge--index-tts-v22").is_dir()
+    cleared = launcher(*app.arguments, "--clear-cache", *(() if owned else ("--yes",)), env=env)
+    assert cleared.json["cache"] == str(cache)
+    assert [entry for entry in cleared.json["entries"] if not entry.startswith(".start_app-trash-")] == []
+
+
+@pytest.mark.parametrize("place", ["cache_hub", "cache_hub/hub", "checkpoints/hf_cache"])
+def test_caches_that_the_articles_show_go_beside_the_one_in_use(app: AppFolder, tmp_path: Path, place: str) -> None:
+    app.write_env("HF_HOME=../elsewhere\n")
+    (app.path / place / "models--a--b" / "refs").mkdir(parents=True)
+    (app.path / "checkpoints").mkdir(exist_ok=True)
+    (app.path / "checkpoints" / "gpt.pth").write_text("weights")
+    done = launcher("cache", "clear", *app.arguments)
+    assert done.status == 0, done.err
+    assert os.listdir(app.path / place) == []
+    assert (app.path / "checkpoints" / "gpt.pth").read_text() == "weights"

@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from ..text import size
 from . import layout, remove, select, store, trash
@@ -16,7 +16,9 @@ from .layout import Contents, Identity, Repo
 from .plan import Item, Left, Payload, Plan, PruneOptions
 from .roots import Root
 from .trash import Failure, Progress, reason
-from .verify import Checked
+
+if TYPE_CHECKING:
+    from .verify import Checked
 
 LIST = "start_app.py cache list"
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import errno
 import os
-import secrets
 import stat
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
@@ -91,7 +90,7 @@ class _Run:
         if os.path.lexists(f"{self.root}/{item.folder}"):
             return  # its repo could not go, or has come again
         with below(self.trash.descriptor, f"{LOCKS}/{item.folder}") as (parent, name):
-            self.trash.take(parent, name, f"{LOCKS}-{secrets.token_hex(4)}")
+            self.trash.take(parent, name, f"{LOCKS}-{os.urandom(4).hex()}")
 
     def take_payload(self, item: Item) -> None:
         sweep(self.root, item.path.rpartition("/")[2], self.trash.take)
@@ -153,7 +152,7 @@ class _Run:
                 if item.kind == "snapshot":
                     self.trash.take(parent, name)  # there, nobody takes its blobs to go with it
                     return
-                os.rename(name, f"{TRASH}{commit}-{secrets.token_hex(4)}", src_dir_fd=parent, dst_dir_fd=repo)
+                os.rename(name, f"{TRASH}{commit}-{os.urandom(4).hex()}", src_dir_fd=parent, dst_dir_fd=repo)
             for part, name in (("trees", f"{commit}.json"), (".no_exist", commit)):
                 with suppress(OSError), below(repo, f"{part}/{name}") as (parent, entry):
                     delete(parent, entry, item.path)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import secrets
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -47,7 +46,7 @@ class Trash:
     def __init__(self, root: str) -> None:
         self.root = root
         self.descriptor = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        self._name = f"{TRASH}{secrets.token_hex(8)}"
+        self._name = f"{TRASH}{os.urandom(8).hex()}"
         self._folder: int | None = None
         self._full = False
 
@@ -59,7 +58,7 @@ class Trash:
         if self._folder is None and not self._full:
             self._make()
         if self._folder is None:
-            os.rename(name, f"{TRASH}{secrets.token_hex(8)}", src_dir_fd=parent, dst_dir_fd=self.descriptor)
+            os.rename(name, f"{TRASH}{os.urandom(8).hex()}", src_dir_fd=parent, dst_dir_fd=self.descriptor)
         else:
             os.rename(name, new_name or name, src_dir_fd=parent, dst_dir_fd=self._folder)
 

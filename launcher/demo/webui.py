@@ -269,6 +269,9 @@ def things_to_try(port: int) -> str:
         f"{app} status": "what runs here, since when, with which cache and endpoint",
         f"{app} -n -v": "what a restart would do, and where each setting comes from",
         app: "a restart: this page again, from a new process",
+        f"{app} cache list": "which models are on the disk, and what is wrong with them",
+        f"{app} cache verify": "whether each file is what the hub had",
+        f"{app} --remove-model koge/index-tts-v22": "a restart without the older model, which leaves the table above",
         f"{app} stop": "an end to exactly this process",
     }
     rows = "".join(f"<li><code>{html.escape(k)}</code>{html.escape(v)}</li>" for k, v in steps.items())
