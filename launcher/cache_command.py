@@ -104,7 +104,6 @@ def confirm_shared(planned: Sequence[Plan], console: Console, *, yes: bool, ask:
 
 def console_teller(console: Console) -> Callable[[Plan, plans.Item], None]:
     """Return what tells of each item that goes: repos and revisions to everybody, the rest with `-v`."""
-
     told = 0
 
     def tell_item(plan: Plan, item: plans.Item) -> None:

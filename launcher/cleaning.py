@@ -32,6 +32,7 @@ class Cleaning:
         self._home = environ.get("HOME")
         self._roots = roots.roots(found, settings.app_environment(found, environ))
         self._planned: tuple[Plan, ...] = ()
+        self.done: list[Mapping[str, Any]] = []
 
     def check(self, to_stop: Callable[[], Collection[int]]) -> None:
         """Refuse whatever can be refused before anything is stopped.
@@ -66,10 +67,10 @@ class Cleaning:
             if not background:
                 with self._console.bar("freeing", sum(one.size for one in planned)) as progress:
                     result = action.finish(planned, result, progress)
-                cache_command.tell(planned, result, self._console)
-                continue
-            cache_command.tell(planned, result, self._console, later=True)
-            self._finish_later(planned)
+            self.done.append({**cache_command.result_document(planned, result), "freed_later": background})
+            cache_command.tell(planned, result, self._console, later=background)
+            if background:
+                self._finish_later(planned)
 
     def lines(self) -> tuple[str, ...]:
         """Return what a dry run tells of it."""

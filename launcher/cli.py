@@ -124,7 +124,13 @@ def _launch(arguments: Arguments, found: settings.Settings, environ: Mapping[str
             cleaning=cleaning,
         )
         if console.as_json:
-            console.json({"stopped": [launch.stopped_document(one) for one in stopped], "launched": False})
+            console.json(
+                {
+                    "stopped": [launch.stopped_document(one) for one in stopped],
+                    "launched": False,
+                    "cache": cleaning.done if cleaning else [],
+                }
+            )
         console.say(f"not launched: port {found.port} is free")
         return ExitStatus.DONE
     if console.verbose:
@@ -141,7 +147,7 @@ def _launch(arguments: Arguments, found: settings.Settings, environ: Mapping[str
         cleaning=cleaning,
     )
     if console.as_json:
-        console.json(launch.handoff_document(command, stopped))
+        console.json(launch.handoff_document(command, stopped, cleaning))
     console.say(f"exec: {launch.shown(command)}")
     try:
         console.flush()

@@ -182,13 +182,16 @@ def shown(command: Command) -> str:
     return text.command_line(command.shown)
 
 
-def handoff_document(command: Command, stopped: tuple[Stopped, ...]) -> Mapping[str, Any]:
+def handoff_document(
+    command: Command, stopped: tuple[Stopped, ...], cleaning: Cleaning | None = None
+) -> Mapping[str, Any]:
     """Return for `--json` what was done just before the exec."""
     return {
         "launched": True,
         "pid": os.getpid(),
         "argv": list(redact.arguments(command.argv)),
         "stopped": [stopped_document(one) for one in stopped],
+        "cache": cleaning.done if cleaning else [],
     }
 
 

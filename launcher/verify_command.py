@@ -10,7 +10,7 @@ from .cache import layout, roots, select, store
 from .cache import verify as verification
 from .cache.action import plan_repair, refuse_unknown
 from .cache.roots import Root
-from .cache.verify import Checked, Memory, Verification
+from .cache.verify import Checked, Memory, Names, Verification
 from .errors import ExitStatus, LauncherError
 from .settings import Settings
 
@@ -30,9 +30,10 @@ def verify(
         roots.refuse_unsafe(found, settings.app_dir, home)
     whole = console.as_json or console.verbose
     done = check(settings, found, arguments.repos, console, full=arguments.full, keep_whole=whole)
+    names = Names()
     if not console.as_json:
         for checked in sorted(done.found, key=lambda one: (not one.damaged, one.candidate.path)):
-            console.out(_line(checked))
+            console.out(_line(checked, names))
         console.out(_summary(done))
     damaged = [checked for checked in done.found if checked.damaged]
     document: dict[str, Any] = {**_document(done), "repaired": None}
@@ -84,8 +85,9 @@ def refuse_damaged(done: Verification, console: Console) -> None:
     Raises LauncherError with status DAMAGED.
     """
     damaged = [checked for checked in done.found if checked.damaged]
+    names = Names()
     for checked in damaged[:_NAMED_AT_MOST]:
-        console.warn(_line(checked))
+        console.warn(_line(checked, names))
     if damaged:
         raise LauncherError(
             f"{len(damaged)} {'file' if len(damaged) == 1 else 'files'} of the cache damaged; nothing was stopped",
@@ -122,11 +124,9 @@ def _bytes(chosen: Sequence[tuple[Root, tuple[str, ...]]]) -> int:
     return own + sum(shared.get(payload, 0) for payload in linked)
 
 
-def _line(checked: Checked) -> str:
+def _line(checked: Checked, names: Names) -> str:
     candidate = checked.candidate
-    repo_path = candidate.path.rpartition("/blobs/" if candidate.blob else "/snapshots/")[0]
-    names = ", ".join(verification.file_names(repo_path, checked))
-    where = f"{layout.name(candidate.folder)} {names}".rstrip()
+    where = f"{layout.name(candidate.folder)} {', '.join(names.of(candidate))}".rstrip()
     why = f": {checked.why}" if checked.why else " (remembered)" if checked.remembered else ""
     return f"{checked.verdict}: {where}, {candidate.path}{why}"
 

@@ -6,6 +6,7 @@ applies.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Literal, NamedTuple
 
@@ -234,21 +235,20 @@ def _outdated(
                 found[repo.folder] = f"not used for {int((now - repo.used) // 86400)} days"
     if options.max_size is None:
         return found
-    movable = [repo for repo in by_age if repo.folder not in busy]
-    staying = {f: repo for f, repo in repos.items() if f not in found or f in busy}
-    for repo in movable:
-        if _held(staying.values(), payloads) <= options.max_size:
+    staying = [repo for repo in repos.values() if repo.folder not in found or repo.folder in busy]
+    users = Counter(payload for repo in staying for payload in repo.shared if payload in payloads)
+    total = sum(repo.held for repo in staying) + sum(payloads[payload].size for payload in users)
+    for repo in by_age:
+        if total <= options.max_size:
             break
-        if repo.folder in staying and not any(revision.pinned for revision in repo.revisions):
-            found[repo.folder] = "least recently used, over the size that may stay"
-            del staying[repo.folder]
+        if repo.folder in busy or repo.folder in found or any(revision.pinned for revision in repo.revisions):
+            continue
+        found[repo.folder] = "least recently used, over the size that may stay"
+        total -= repo.held
+        for payload in repo.shared & users.keys():
+            users[payload] -= 1
+            total -= 0 if users[payload] else payloads[payload].size
     return found
-
-
-def _held(repos: Iterable[Repo], payloads: Mapping[str, Payload]) -> int:
-    present = tuple(repos)
-    shared = frozenset().union(*(repo.shared for repo in present)) if present else frozenset()
-    return sum(repo.held for repo in present) + sum(payloads[p].size for p in shared if p in payloads)
 
 
 def _pruned(repo: Repo, outdated: str | None, locks: Sequence[str], lock_folder: str) -> tuple[list[Item], set[str]]:

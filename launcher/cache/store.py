@@ -128,6 +128,8 @@ def references(root: str, payload: str) -> frozenset[str] | None:
         parts = line.split("/")
         if len(parts) != 3 or parts[1] != FOLDER or not HUB_ENTRY.match(parts[0]) or parts[2] in ("", ".", ".."):
             continue
+        if "\0" in line:
+            continue
         try:
             text = os.readlink(f"{root}/{line}")
         except (FileNotFoundError, NotADirectoryError):

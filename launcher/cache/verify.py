@@ -248,23 +248,30 @@ def commits_of(repo: Repo, blob: str) -> tuple[str, ...]:
     return tuple(revision.commit for revision in repo.revisions if blob in revision.blobs)
 
 
-def file_names(repo_path: str, checked: Checked) -> tuple[str, ...]:
-    """Return the names that a file has in its revisions, as a person knows it: `config.json`."""
-    candidate = checked.candidate
-    if not candidate.blob:
-        return (candidate.path.split("/snapshots/", 1)[1].partition("/")[2],)
-    names = set()
-    for commit in candidate.commits:
-        snapshot = f"{repo_path}/snapshots/{commit}"
-        for folder, _, entries in os.walk(snapshot):
-            for entry in entries:
-                try:
-                    target = os.readlink(f"{folder}/{entry}")
-                except OSError:
-                    continue
-                if os.path.basename(target) == candidate.blob:
-                    names.add(f"{folder}/{entry}"[len(snapshot) + 1 :])
-    return tuple(sorted(names))
+class Names:
+    """Find the names that files have in their revisions, as a person knows them: `config.json`."""
+
+    def __init__(self) -> None:
+        self._snapshots: dict[str, Mapping[str, list[str]]] = {}
+
+    def of(self, candidate: Candidate) -> tuple[str, ...]:
+        """Return the names of a file, none for a blob that no revision links to."""
+        if not candidate.blob:
+            return (candidate.path.split("/snapshots/", 1)[1].partition("/")[2],)
+        repo = candidate.path.rpartition("/blobs/")[0]
+        found = (self._links(f"{repo}/snapshots/{commit}").get(candidate.blob, ()) for commit in candidate.commits)
+        return tuple(sorted({name for names in found for name in names}))
+
+    def _links(self, snapshot: str) -> Mapping[str, list[str]]:
+        if snapshot not in self._snapshots:
+            links: dict[str, list[str]] = {}
+            for folder, _, entries in os.walk(snapshot):
+                for entry in entries:
+                    path = f"{folder}/{entry}"
+                    if os.path.islink(path):
+                        links.setdefault(os.path.basename(os.readlink(path)), []).append(path[len(snapshot) + 1 :])
+            self._snapshots[snapshot] = links
+        return self._snapshots[snapshot]
 
 
 def _plain(repo: Repo, revision: Revision) -> Iterator[Candidate]:
@@ -291,8 +298,8 @@ def _tree(path: str) -> Mapping[str, tuple[str, int]]:
             else (entry["blob_id"], entry["size"])
             for name, entry in document["files"].items()
         }
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return {}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return {}  # none, or no list as any version writes it
 
 
 def _known_size(candidate: Candidate) -> int | None:
