@@ -160,6 +160,8 @@ def unlink_blob(root: str, folder: str, name: str, identity: layout.Identity | N
             if (found.st_dev, found.st_ino) != identity:
                 raise OSError(errno.ESTALE, "it is not what it was when the removal was planned")
         os.unlink(entry, dir_fd=parent)
+        with suppress(OSError):
+            os.unlink(lock)  # it guards nothing any more, and is ours just now
 
 
 @contextmanager
