@@ -12,10 +12,10 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from . import launch
+from . import cache, launch
 from .measure import FULL, HEADINGS, QUICK, BenchmarkError, Result, Say, Scale, machine
 
-SUITES: Mapping[str, Callable[[Scale, Say], Iterator[Result]]] = {"launch": launch.results}
+SUITES: Mapping[str, Callable[[Scale, Say], Iterator[Result]]] = {"launch": launch.results, "cache": cache.results}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -32,6 +32,8 @@ from .measure import (
     in_turn,
     running,
     temporary_folder,
+    to_end,
+    to_first_line,
 )
 
 EXIT_SECONDS = 0.5
@@ -136,12 +138,12 @@ def results(scale: Scale, say: Say) -> Iterator[Result]:
 def launch(scale: Scale) -> Result:
     """Measure a launch with nothing to stop, from spawn to the app's first line; the app's own start is in it."""
     claim = Claim("launch, nothing to stop", "start_app.py", f'python -c "{IMPORTS}"', "ratio", 1.5)
-    with _app(PRINTS_AND_ENDS) as app:
+    with temporary_app(PRINTS_AND_ENDS) as app:
         return claim.judge(
             *in_turn(
                 scale.repetitions,
-                lambda: _first_line(app.start_app(), app.folder),
-                lambda: _end((sys.executable, "-c", IMPORTS), app.folder),
+                lambda: to_first_line(app.start_app(), app.folder),
+                lambda: to_end((sys.executable, "-c", IMPORTS), app.folder),
             )
         )
 
@@ -151,7 +153,7 @@ def imports() -> Result:
     name, beside = "launch imports no huggingface_hub", f'python -c "{HUB_IMPORT}"'
     claim = Claim(name, "start_app.py", beside, "value", 0, "modules")
     options = ("-X", "importtime")
-    with _app(PRINTS_AND_ENDS) as app:
+    with temporary_app(PRINTS_AND_ENDS) as app:
         python, *rest = app.start_app()
         ours = _imported((python, *options, *rest), app.folder)
         alternative = _imported((python, *options, "-c", HUB_IMPORT), app.folder)
@@ -168,11 +170,11 @@ def restart(scale: Scale, exit_seconds: float) -> Iterator[Result]:
     exits = f"the app exits {'at once' if not exit_seconds else f'in {exit_seconds:g} s'}"
     least = Claim(f"restart, {exits}", "start_app.py", "old exit + new start", "difference", 0.2)
     script = Claim(f"restart, {exits}", "start_app.py", "start_app.sh (sleep 2)", "ratio", 1.0)
-    with _app(SERVES, f"--exit-seconds {exit_seconds}") as app:
+    with temporary_app(SERVES, f"--exit-seconds {exit_seconds}") as app:
         ours, alone, shell = in_turn(
             scale.slow_repetitions,
             lambda: _restart(app, app.start_app()),
-            lambda: _exit(app) + _first_line(app.start, app.folder),
+            lambda: _exit(app) + to_first_line(app.start, app.folder),
             lambda: _restart(app, app.start_app_sh),
         )
     yield least.judge(ours, alone)
@@ -182,20 +184,20 @@ def restart(scale: Scale, exit_seconds: float) -> Iterator[Result]:
 def finding(scale: Scale) -> Iterator[Result]:
     """Measure finding the one stale instance among many other processes; each must have found that very one."""
     name = f"find, {scale.processes} other processes"
-    with crowd(scale.processes), _app(SERVES, "--exit-seconds 0") as app:
+    with crowd(scale.processes), temporary_app(SERVES, "--exit-seconds 0") as app:
         beside = f"{' '.join(app.pgrep[:2])} webui.py"
         with running(app.start, app.folder) as old, _observer(app) as observer:
             old.line()
             observed, dry, pgrep = in_turn(
                 scale.repetitions,
                 lambda: _observation(observer, old),
-                lambda: _end(app.start_app("--dry-run"), app.folder, f"would terminate pid {old.process.pid},"),
-                lambda: _end(app.pgrep, app.folder, str(old.process.pid)),
+                lambda: to_end(app.start_app("--dry-run"), app.folder, f"would terminate pid {old.process.pid},"),
+                lambda: to_end(app.pgrep, app.folder, str(old.process.pid)),
             )
         nothing, idle = in_turn(
             scale.repetitions,
-            lambda: _end(app.start_app("--no-launch"), app.folder),
-            lambda: _end(app.pgrep, app.folder, status=1),
+            lambda: to_end(app.start_app("--no-launch"), app.folder),
+            lambda: to_end(app.pgrep, app.folder, status=1),
         )
     yield Claim(name, "observe(), warmed up", beside, "ratio", 3).judge(observed, pgrep)
     yield Claim(name, "start_app.py --dry-run", beside, "ratio", 3).judge(dry, pgrep)
@@ -213,7 +215,8 @@ def answer(folder: str) -> None:
 
 
 @contextmanager
-def _app(source: str, arguments: str = "") -> Iterator[App]:
+def temporary_app(source: str, arguments: str = "") -> Iterator[App]:
+    """Make an app that is gone afterwards, its `.env` and its start_app.sh with it."""
     token = secrets.token_hex(8)
     with temporary_folder() as folder:
         app = App(folder, f"webui_{token}.py", _free_port(), arguments)
@@ -249,19 +252,6 @@ def _observation(observer: Measured, old: Measured) -> float:
     if stale != [str(old.process.pid)]:
         raise BenchmarkError(f"observe() has found {stale} in place of pid {old.process.pid}")
     return float(seconds)
-
-
-def _first_line(command: tuple[str | Path, ...], folder: Path) -> float:
-    with running(command, folder) as measured:
-        return measured.first_line_after()
-
-
-def _end(command: tuple[str | Path, ...], folder: Path, expected: str = "", *, status: int = 0) -> float:
-    with running(command, folder) as measured:
-        seconds = measured.end_after(status)
-        if expected not in measured.output:
-            raise BenchmarkError(f"no {expected!r} in what {command[0]} {command[1]} prints:\n{measured.output}")
-        return seconds
 
 
 def _restart(app: App, command: tuple[str | Path, ...]) -> float:

@@ -57,17 +57,27 @@ def request_of(name: str, arguments: Arguments, targets: Sequence[str] = ()) -> 
 
 def remove(request: Request, found: tuple[Root, ...], console: Console, *, dry_run: bool, yes: bool) -> int:
     """Plan a removal, ask where the cache is not this app's own, apply it, and tell what it freed."""
+    if not dry_run:
+        action.restore(found)
     planned = action.plan(request, found)
     return apply(planned, console, dry_run=dry_run, yes=yes)
 
 
-def apply(planned: tuple[Plan, ...], console: Console, *, dry_run: bool, yes: bool) -> int:
-    """Show or apply plans in the foreground, and return the exit status."""
+def apply(
+    planned: tuple[Plan, ...],
+    console: Console,
+    *,
+    dry_run: bool,
+    yes: bool,
+    document: Mapping[str, Any] | None = None,
+) -> int:
+    """Show or apply plans in the foreground, and return the exit status; `document` is told along with the result."""
     if dry_run:
         for line in () if console.as_json else action.plan_lines(planned):
             console.out(line)
         if console.as_json:
-            console.json({"dry_run": True, "roots": [action.plan_document(one) for one in planned]})
+            roots_ = [action.plan_document(one) for one in planned]
+            console.json({**(document or {}), "dry_run": True, "roots": roots_})
         return _status(planned, None)
     confirm_shared(planned, console, yes=yes)
     result = action.condemn(planned, console_teller(console))
@@ -76,7 +86,8 @@ def apply(planned: tuple[Plan, ...], console: Console, *, dry_run: bool, yes: bo
     tell(planned, result, console)
     status = _status(planned, result)
     if console.as_json:
-        console.json({"dry_run": False, **result_document(planned, result), "exit_status": int(status)})
+        done = {"dry_run": False, **result_document(planned, result), "exit_status": int(status)}
+        console.json({**(document or {}), **done})
     return status
 
 
@@ -109,7 +120,7 @@ def console_teller(console: Console) -> Callable[[Plan, plans.Item], None]:
     def tell_item(plan: Plan, item: plans.Item) -> None:
         nonlocal told
         # Of a revision, or where repos share their blobs, only the end tells what it has freed.
-        whole = item.kind == "repo" and not any(one.kind in ("payload", "store") for one in plan.items)
+        whole = item.kind == "repo" and not plan.shares
         size = f", {text.size(item.size)}" if item.size and whole else ""
         line = f"cache: removing {plans.label(item)}{size}"
         told += item.kind in _NAMED
@@ -151,11 +162,11 @@ def result_document(planned: Sequence[Plan], result: Result) -> Mapping[str, Any
 
 def _list(arguments: Arguments, found: tuple[Root, ...], console: Console) -> int:
     seen = [listing.listing(root, arguments.repos) for root in found]
-    if arguments.repos and not any(one.repos or one.unreadable for one in seen):
-        action.refuse_unknown(arguments.repos, found)
+    action.refuse_unknown(arguments.repos, found)
+    status = ExitStatus.IO if any(one.unreadable for one in seen) else ExitStatus.DONE
     if console.as_json:
         console.json({"roots": [listing.document(one) for one in seen], "size_bytes": sum(one.size for one in seen)})
-        return ExitStatus.DONE
+        return status
     for number, one in enumerate(seen):
         if number:
             console.out("")
@@ -168,7 +179,7 @@ def _list(arguments: Arguments, found: tuple[Root, ...], console: Console) -> in
             console.out(line)
         for line in below:
             console.out(console.hinted(line))
-    return ExitStatus.IO if any(one.unreadable for one in seen) else ExitStatus.DONE
+    return status
 
 
 def _status(planned: Sequence[Plan], result: Result | None) -> ExitStatus:

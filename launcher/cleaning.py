@@ -6,17 +6,21 @@ use meanwhile is left and named.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from . import cache_command, settings, verify_command
-from .cache import action, roots
+from .cache import action, roots, trash
+from .cache.folders import reason
 from .cache.plan import Plan
 from .errors import ExitStatus, LauncherError
 
 if TYPE_CHECKING:
     from .console import Console
     from .options import Arguments
+
+_FRESH_SECONDS = 1.0
 
 
 class Cleaning:
@@ -32,6 +36,7 @@ class Cleaning:
         self._home = environ.get("HOME")
         self._roots = roots.roots(found, settings.app_environment(found, environ))
         self._planned: tuple[Plan, ...] = ()
+        self._looked_at = 0.0
         self.done: list[Mapping[str, Any]] = []
 
     def check(self, to_stop: Callable[[], Collection[int]]) -> None:
@@ -51,7 +56,9 @@ class Cleaning:
                 found = action.plan(request, self._roots, spare=to_stop(), sizes=dry_run)
             planned += found
         self._planned = tuple(planned)
-        self._refuse_busy()
+        self._looked_at = time.monotonic()
+        self._refuse_left()
+        self._probe()
         cache_command.confirm_shared(self._planned, self._console, yes=self._arguments.yes, ask=not dry_run)
         if self._arguments.verify and not dry_run:
             going = {item.folder for one in planned for item in one.items if item.kind == "repo"}
@@ -59,10 +66,16 @@ class Cleaning:
                 verify_command.check(self._settings, self._roots, (), self._console, besides=going), self._console
             )
 
-    def carry_out(self, *, background: bool) -> None:
-        """Do it, now that nothing of ours runs any more; in the background only the deleting is left to be done."""
+    def carry_out(self, *, background: bool, stopped: bool) -> None:
+        """Do it, now that nothing of ours runs any more; in the background only the deleting is left to be done.
+
+        Raises LauncherError when something asked for could not go: the app would load just what was to be gone.
+        """
+        action.restore(self._roots)
         for request in self._requests:
-            planned = action.plan(request, self._roots, sizes=not background)
+            # What was looked at a moment ago, with nothing stopped since, need not be looked at once more.
+            fresh = not stopped and len(self._requests) == 1 and time.monotonic() - self._looked_at < _FRESH_SECONDS
+            planned = self._planned if fresh else action.plan(request, self._roots, sizes=not background, again=True)
             result = action.condemn(planned, cache_command.console_teller(self._console))
             if not background:
                 with self._console.bar("freeing", sum(one.size for one in planned)) as progress:
@@ -71,6 +84,7 @@ class Cleaning:
             cache_command.tell(planned, result, self._console, later=background)
             if background:
                 self._finish_later(planned)
+            self._refuse_failed(result)
 
     def lines(self) -> tuple[str, ...]:
         """Return what a dry run tells of it."""
@@ -80,14 +94,39 @@ class Cleaning:
         """Return what a dry run tells of it for `--json`."""
         return [action.plan_document(one) for one in self._planned]
 
-    def _refuse_busy(self) -> None:
-        busy = [left for one in self._planned for left in one.left if left.busy]
-        if busy:
-            more = f", and {len(busy) - 1} more" if len(busy) > 1 else ""
+    def _refuse_left(self) -> None:
+        left = [one for plan in self._planned for one in plan.left if not one.unknowable]
+        if not left or self._arguments.force:
+            return
+        more = f", and {len(left) - 1} more" if len(left) > 1 else ""
+        busy = any(one.busy for one in left)
+        raise LauncherError(
+            f"{left[0].path} stays: {left[0].reason}{more}; nothing was stopped or removed",
+            "try again when it is done; --force removes it all the same" if busy else "--force goes on without it",
+            ExitStatus.RETRY if busy else ExitStatus.IO,
+        )
+
+    def _probe(self) -> None:
+        """Refuse where nothing could be removed anyway, such as on a disk that is mounted read-only."""
+        for one in self._planned:
+            if not one.items or self._arguments.dry_run:
+                continue
+            try:
+                trash.probe(one.root.real)
+            except OSError as error:
+                raise LauncherError(
+                    f"cannot remove anything from {one.root.path}: {reason(error)}; nothing was stopped",
+                    f"ls -ld {one.root.path}",
+                    ExitStatus.IO,
+                ) from error
+
+    def _refuse_failed(self, result: action.Result) -> None:
+        busy = [left for left in result.left if left.busy]
+        if result.failures or busy:
             raise LauncherError(
-                f"{busy[0].path} stays: {busy[0].reason}{more}; nothing was stopped or removed",
-                "try again when it is done; --force removes it all the same",
-                ExitStatus.RETRY,
+                "not everything could be removed, and the app would load it; it was not started",
+                "start_app.py cache list; start_app.py starts it as it is",
+                ExitStatus.IO if result.failures else ExitStatus.RETRY,
             )
 
     def _finish_later(self, planned: Sequence[Plan]) -> None:

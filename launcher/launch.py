@@ -134,7 +134,7 @@ def prepare(
         settings, take_port=take_port, timeout=stop_timeout, say=say, tell=_teller(say, detail), lock=lock
     )
     if cleaning:
-        cleaning.carry_out(background=True)
+        cleaning.carry_out(background=True, stopped=bool(stopped))
         running.refuse_taken_port(settings)
     elif trashed(folders(command.environment, settings.app_dir)):
         _finish_trash(command, settings, say)
@@ -161,7 +161,7 @@ def stop_only(
             settings, take_port=take_port, timeout=stop_timeout, say=say, tell=_teller(say, detail)
         )
         if cleaning:
-            cleaning.carry_out(background=False)
+            cleaning.carry_out(background=False, stopped=bool(stopped))
         return stopped
     finally:
         launch_lock.close()

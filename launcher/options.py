@@ -27,6 +27,7 @@ COMMANDS = {
     "cache verify": "hash what is there, offline [REPO…]",
 }
 EVERY = frozenset(COMMANDS)
+_WIDTH = 100
 _LAUNCH = frozenset((LAUNCH,))
 _REMOVING = frozenset(("cache remove", "cache clear", "cache prune"))
 _PRUNING = frozenset((LAUNCH, "cache prune"))
@@ -197,6 +198,10 @@ OPTIONS = (
 
 
 class _Parser(argparse.ArgumentParser):
+    def _get_formatter(self) -> argparse.HelpFormatter:
+        # Every option is tried on a formatter, which would ask for the terminal's width, and import shutil for that.
+        return argparse.HelpFormatter(self.prog, width=_WIDTH)
+
     def error(self, message: str) -> NoReturn:
         raise LauncherError(message, "start_app.py --help", ExitStatus.USAGE)
 

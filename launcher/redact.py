@@ -18,7 +18,8 @@ _SECRET_NAME = re.compile(
 )
 _LOCATION_NAME = re.compile(r"[-_](path|file|dir)$", re.IGNORECASE)
 _SECRET_TEXT = re.compile(
-    r"(?<![A-Za-z0-9])(?:hf|api_org|gh[pousr]|github_pat|glpat|xox[abprs])[_-][A-Za-z0-9_-]{16,}"
+    r"(?<![A-Za-z0-9])(?:hf|api_org)_[A-Za-z0-9]{16,}"  # with a dash it is an organisation: hf-internal-testing
+    r"|(?<![A-Za-z0-9])(?:gh[pousr]|github_pat|glpat|xox[abprs])[_-][A-Za-z0-9_-]{16,}"
     r"|(?<![A-Za-z0-9])sk-[A-Za-z0-9_-]{16,}"
     r"|(?<![A-Za-z0-9])AKIA[0-9A-Z]{16}"
     r"|(?<=[Bb]earer )[^\s\"']+"

@@ -224,7 +224,9 @@ def _conventional_cache(folder: Path) -> Mapping[str, Setting]:
         entries = os.listdir(folder)
     except OSError:
         return {}
-    flat = "hub" not in entries and any(HUB_ENTRY.match(entry) for entry in entries)
+    # A cache that was cleared still has these, and must not change its shape.
+    kept = ("CACHEDIR.TAG", ".locks")
+    flat = "hub" not in entries and any(entry in kept or HUB_ENTRY.match(entry) for entry in entries)
     name = "HF_HUB_CACHE" if flat else "HF_HOME"
     return {name: Setting(str(folder), "default: cache_hub in the app's folder", "default")}
 

@@ -49,7 +49,8 @@ def folders(app_dir: Path) -> tuple[Path, ...]:
 
 
 def read(app_dir: Path, name: str) -> bytes:
-    """Return what was written under this name; empty where there is nothing that can be trusted."""
+    """Return what was last written under this name; empty where there is nothing that can be trusted."""
+    found: list[tuple[float, bytes]] = []
     for folder in folders(app_dir):
         if not is_trusted(folder, app_dir):
             continue
@@ -57,9 +58,14 @@ def read(app_dir: Path, name: str) -> bytes:
             descriptor = os.open(folder / name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         except OSError:
             continue
-        with open(descriptor, "rb") as file:
-            return file.read() if stat.S_ISREG(os.fstat(descriptor).st_mode) else b""
-    return b""
+        try:
+            status = os.fstat(descriptor)
+            if stat.S_ISREG(status.st_mode):
+                with open(descriptor, "rb", closefd=False) as file:
+                    found.append((status.st_mtime, file.read()))
+        finally:
+            os.close(descriptor)
+    return max(found, key=lambda one: one[0])[1] if found else b""
 
 
 def write(app_dir: Path, name: str, data: bytes) -> None:

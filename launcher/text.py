@@ -86,7 +86,7 @@ def table(rows: Sequence[Sequence[str]], *, right: Collection[int] = ()) -> tupl
 
 def parsed_duration(text: str) -> float:
     """Return the seconds that `30d`, `12h`, `2w` or a bare number of days stands for; raise ValueError otherwise."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(m|min|h|d|w)?", text.strip().lower())
+    match = re.fullmatch(r"(\d{1,12}(?:\.\d{1,6})?)\s*(m|min|h|d|w)?", text.strip().lower())
     if not match:
         raise ValueError(text)
     return float(match[1]) * {"m": 60, "min": 60, "h": 3600, "d": 86400, "w": 604800}[match[2] or "d"]
@@ -94,7 +94,7 @@ def parsed_duration(text: str) -> float:
 
 def parsed_size(text: str) -> int:
     """Return the bytes that `50G`, `500 MB` or `1.5TiB` stands for, decimal as `size` tells; raise ValueError."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(?:([kmgt])(i)?)?b?", text.strip().lower())
+    match = re.fullmatch(r"(\d{1,18}(?:\.\d{1,6})?)\s*(?:([kmgt])(i)?)?b?", text.strip().lower())
     if not match:
         raise ValueError(text)
     power = "kmgt".index(match[2]) + 1 if match[2] else 0

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 from . import cache_command, state, text
 from .cache import layout, roots, select, store
 from .cache import verify as verification
-from .cache.action import plan_repair, refuse_unknown
+from .cache.action import plan_repair, refuse_unknown, restore
+from .cache.folders import reason
 from .cache.roots import Root
-from .cache.verify import Checked, Memory, Names, Verification
+from .cache.verify import Candidate, Checked, Memory, Names, Verification
 from .errors import ExitStatus, LauncherError
 from .settings import Settings
 
@@ -36,19 +37,26 @@ def verify(
             console.out(_line(checked, names))
         console.out(_summary(done))
     damaged = [checked for checked in done.found if checked.damaged]
-    document: dict[str, Any] = {**_document(done), "repaired": None}
     status = ExitStatus.DONE
     if damaged and arguments.repair:
         planned = plan_repair(damaged, found, force=arguments.force)
-        status = ExitStatus(cache_command.apply(planned, console, dry_run=arguments.dry_run, yes=arguments.yes))
-        return status if status else (ExitStatus.DAMAGED if arguments.dry_run else ExitStatus.DONE)
+        status = ExitStatus(
+            cache_command.apply(
+                planned, console, dry_run=arguments.dry_run, yes=arguments.yes, document=_document(done)
+            )
+        )
+        if status:
+            return status
+        if arguments.dry_run:
+            return ExitStatus.DAMAGED
+        return ExitStatus.IO if any(checked.denied for checked in done.found) else ExitStatus.DONE
     if damaged:
         status = ExitStatus.DAMAGED
         console.warn(console.hinted("hint: start_app.py cache verify --repair removes it, to be downloaded anew"))
     elif any(checked.denied for checked in done.found):
         status = ExitStatus.IO
     if console.as_json:
-        console.json({**document, "exit_status": int(status)})
+        console.json({**_document(done), "exit_status": int(status)})
     return status
 
 
@@ -65,15 +73,18 @@ def check(
     """Verify the files of these repos, or of all `besides` some, and remember what is whole, when interrupted too."""
     memory = Memory(state.read(settings.app_dir, MEMORY))
     done = Verification(memory, full=full, keep_whole=keep_whole)
+    restore(found)
     chosen = [
         (root, tuple(folder for folder in folders if folder not in besides)) for root, folders in _chosen(found, repos)
     ]
+    finished = False
     try:
         with console.bar("verifying", _bytes(chosen) if console.interactive else None) as progress:
-            done.run(verification.candidates(_read(chosen)), progress)
+            done.run(_candidates(chosen), progress)
+        finished = True
     finally:
         try:
-            state.write(settings.app_dir, MEMORY, memory.data(everything=not (repos or besides)))
+            state.write(settings.app_dir, MEMORY, memory.data(everything=finished and not (repos or besides)))
         except OSError as error:
             console.detail(f"cannot remember what is whole: {error.strerror}")
     return done
@@ -105,22 +116,31 @@ def _chosen(found: Sequence[Root], repos: Sequence[str]) -> list[tuple[Root, tup
     return [(root, tuple(sorted(select.matching(repos, entries)))) for root, entries in present]
 
 
-def _read(chosen: Sequence[tuple[Root, tuple[str, ...]]]) -> Iterator[layout.Repo]:
+def _candidates(chosen: Sequence[tuple[Root, tuple[str, ...]]]) -> Iterator[Candidate]:
     for root, folders in chosen:
-        for folder in folders:
-            try:
-                yield layout.read(root.real, folder)
-            except FileNotFoundError:
-                continue  # removed meanwhile
+        unreadable: list[Candidate] = []
+        yield from verification.candidates(_read(root, folders, unreadable))
+        yield from unreadable
+
+
+def _read(root: Root, folders: Sequence[str], unreadable: list[Candidate]) -> Iterator[layout.Repo]:
+    for folder in folders:
+        try:
+            yield layout.read(root.real, folder)
+        except FileNotFoundError:
+            continue  # removed meanwhile
+        except OSError as error:
+            unreadable.append(verification.unreadable(f"{root.real}/{folder}", reason(error)))
 
 
 def _bytes(chosen: Sequence[tuple[Root, tuple[str, ...]]]) -> int:
     shared = {payload: count for root, _ in chosen for payload, count in store.sizes(root.real)}
     own = 0
     linked: set[str] = set()
-    for repo in _read(chosen):
-        own += repo.held
-        linked |= repo.shared
+    for root, folders in chosen:
+        for repo in _read(root, folders, []):
+            own += repo.held
+            linked |= repo.shared
     return own + sum(shared.get(payload, 0) for payload in linked)
 
 

@@ -4,12 +4,16 @@ import shutil
 import urllib.parse
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from launcher import state
 from launcher.demo import make_playground
 from tests.support import AppFolder, Processes, make_app
+
+if TYPE_CHECKING:
+    from tests.removal import Cached
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -39,4 +43,21 @@ def app(tmp_path: Path) -> AppFolder:
 def playground(tmp_path: Path) -> Path:
     folder = tmp_path / "playground"
     assert make_playground(folder)
+    return folder
+
+
+@pytest.fixture
+def cached(app: AppFolder, tmp_path_factory: pytest.TempPathFactory) -> Cached:
+    pytest.importorskip("huggingface_hub")
+    from tests.removal import make_cached
+
+    return make_cached(app, tmp_path_factory.getbasetemp())
+
+
+@pytest.fixture
+def hub(app: AppFolder) -> Path:
+    """Return the app's own cache, empty, which its `.env` names."""
+    app.write_env("HF_HUB_CACHE=./hub\n")
+    folder = app.path / "hub"
+    folder.mkdir()
     return folder

@@ -304,7 +304,12 @@ def test_without_launch_nothing_is_started(app: AppFolder) -> None:
     done = launcher(*app.arguments, "--no-launch")
     assert (done.status, done.out) == (0, "")
     assert f"not launched: port {app.port} is free" in done.err
-    assert launcher(*app.arguments, "--no-launch", "--json").json == {"version": 1, "stopped": [], "launched": False}
+    assert launcher(*app.arguments, "--no-launch", "--json").json == {
+        "version": 1,
+        "stopped": [],
+        "launched": False,
+        "cache": [],
+    }
 
 
 def test_a_quiet_launch_says_nothing_but_what_must_be_said(app: AppFolder) -> None:

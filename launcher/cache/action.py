@@ -8,14 +8,16 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+from ..errors import ExitStatus, LauncherError
 from ..text import size
 from . import layout, remove, select, store, trash
 from . import plan as plans
 from .busy import busy, held_lock
+from .deletion import Failure, Progress
+from .folders import reason
 from .layout import Contents, Identity, Repo
 from .plan import Item, Left, Payload, Plan, PruneOptions
 from .roots import Root
-from .trash import Failure, Progress, reason
 
 if TYPE_CHECKING:
     from .verify import Checked
@@ -44,18 +46,20 @@ class Result(NamedTuple):
 
 
 def plan(
-    request: Request, roots: Sequence[Root], *, spare: Collection[int] = (), sizes: bool = True
+    request: Request, roots: Sequence[Root], *, spare: Collection[int] = (), sizes: bool = True, again: bool = False
 ) -> tuple[Plan, ...]:
     """Return what the request takes from each root; pids in `spare` do not count as using anything.
 
-    Without `sizes` a clear looks into no repo, unless it must. Raises LauncherError for a target that means nothing.
+    Without `sizes` a clear looks into no repo, unless it must. Raises LauncherError for a target that means nothing,
+    unless this is done `again`: what was there the first time is then gone already.
     """
     present = [(root, layout.contents(root.real)) for root in roots]
     if request.what == "remove":
-        return _plan_remove(request, present, spare)
+        return _plan_remove(request, present, spare, again=again)
     if request.what == "clear":
         return tuple(_plan_clear(request, root, contents, spare, sizes) for root, contents in present)
-    refuse_unknown(request.keep, roots)
+    if not again:
+        refuse_unknown(request.keep, roots)
     return tuple(_plan_prune(request, root, contents, spare) for root, contents in present)
 
 
@@ -84,7 +88,19 @@ def refuse_unknown(targets: Sequence[str], roots: Sequence[Root]) -> None:
     entries = tuple(dict.fromkeys(folder for root in roots for folder in layout.contents(root.real).entries))
     for target in targets:
         if not select.matching((target,), entries):
+            if "@" in target:
+                raise LauncherError(
+                    f"{target} is a revision, and a whole repo is meant here",
+                    "start_app.py cache list --revisions",
+                    ExitStatus.USAGE,
+                )
             raise select.unknown(target, entries, LIST)
+
+
+def restore(roots: Sequence[Root]) -> None:
+    """Give back what a killed run has left in the trash of these roots, where repos still need it."""
+    for root in roots:
+        trash.restore(root.real)
 
 
 def condemn(found: Sequence[Plan], say: Callable[[Plan, Item], None]) -> Result:
@@ -118,17 +134,21 @@ def _plan_clear(request: Request, root: Root, contents: Contents, spare: Collect
 
 
 def _plan_remove(
-    request: Request, present: Sequence[tuple[Root, Contents]], spare: Collection[int]
+    request: Request, present: Sequence[tuple[Root, Contents]], spare: Collection[int], *, again: bool
 ) -> tuple[Plan, ...]:
     places = [select.Place(contents.entries, _reader(root)) for root, contents in present]
     found = []
-    for (root, contents), selected in zip(present, select.select(request.targets, places, LIST), strict=True):
+    chosen = select.select(request.targets, places, LIST, lenient=again)
+    for (root, contents), selected in zip(present, chosen, strict=True):
         folders = tuple(one.folder for one in selected)
         repos, unreadable = _read(root, folders)
         in_use = busy(root.real, folders, spare, force=request.force)
         payloads = _payloads(root, contents, frozenset().union(*(repo.shared for repo in repos.values()), frozenset()))
-        one = plans.remove(root, contents, repos, payloads, in_use, [s for s in selected if s.folder in repos])
-        found.append(one._replace(left=(*one.left, *unreadable)))
+        identities = _identities(root, folders)
+        present_ones = [one for one in selected if one.folder in identities]
+        one = plans.remove(root, contents, repos, payloads, in_use, present_ones, identities)
+        whole = {s.folder for s in selected if not s.commits}
+        found.append(one._replace(left=(*one.left, *(u for u in unreadable if os.path.basename(u.path) not in whole))))
     return tuple(found)
 
 
@@ -213,13 +233,22 @@ def _identities(root: Root, folders: Sequence[str]) -> Mapping[str, Identity]:
 def _payloads(root: Root, contents: Contents, only: Collection[str] | None = None) -> Mapping[str, Payload]:
     if not contents.store:
         return {}
-    sizes = store.sizes(root.real, only)
-    return {payload: Payload(count, store.references(root.real, payload)) for payload, count in sizes}
+    links: dict[str, set[str]] = {}
+    for folder in contents.entries:
+        for path, payload in store.blobs_of(root.real, folder):
+            links.setdefault(payload, set()).add(path)
+    found = {}
+    for payload, count in store.sizes(root.real, only):
+        known = store.references(root.real, payload)
+        found[payload] = Payload(count, None if known is None else known | links.get(payload, set()))
+    return found
 
 
 def _stale_locks(root: Root, repo: Repo) -> Iterator[str]:
     """Yield the lock files of a repo that guard nothing which is there, and that nobody holds."""
     folder = f"{root.real}/{layout.LOCKS}/{repo.folder}"
+    if os.path.islink(folder) or os.path.islink(os.path.dirname(folder)):
+        return
     try:
         names = os.listdir(folder)
     except OSError:

@@ -6,9 +6,11 @@ locks that the app inherits are not its to hold. Killed at any time, it leaves t
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 from collections.abc import Sequence
+from typing import NoReturn
 
 from ..text import clean, size
 from . import trash
@@ -22,15 +24,27 @@ def finish_later(roots: Sequence[str], *, quiet: bool) -> None:
     Raises OSError when no process can be started; the trash then waits for the next run.
     """
     child = os.fork()
-    if child:
-        os.waitpid(child, 0)
-        return
+    if not child:
+        _start(roots, quiet)
+    try:
+        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    except ChildProcessError:
+        return  # whoever started us has the kernel reap them: how it ended is not told
+    if status:
+        raise OSError(status, os.strerror(status))
+
+
+def _start(roots: Sequence[str], quiet: bool) -> NoReturn:
+    status = errno.EAGAIN
     try:
         _detach()
         if os.fork() == 0:
             _delete(roots, quiet)
+        status = 0
+    except OSError as error:
+        status = error.errno or status
     finally:
-        os._exit(0)
+        os._exit(status)
 
 
 def _detach() -> None:
@@ -46,7 +60,11 @@ def _detach() -> None:
 
 def _delete(roots: Sequence[str], quiet: bool) -> None:
     for root in roots:
-        done = trash.finish(root)
+        try:
+            done = trash.finish(root)
+        except Exception as error:  # nobody else would tell of it
+            _tell(f"cannot delete the trash in {root}: {error}")
+            continue
         for failure in done.failures:
             _tell(f"cannot remove {failure.path}: {failure.reason}")
         if not quiet:

@@ -1,8 +1,9 @@
-"""A repo that another process reads, maps or downloads into is in use, and what cannot be asked is not taken for free.
+"""A repo that another process reads, maps or downloads into is in use; a lock that cannot be asked counts as held.
 
 Readers are seen in /proc: their open files and their mappings, by path in our own mount namespace, and by device and
-inode from any other (a container that mounts the cache). A download is seen by the flock that huggingface_hub holds on
-`.locks/<repo>/<etag>.lock` exactly while that file arrives; that works across hosts where flock does.
+inode from any other (a container that mounts the cache); of other users' processes only root sees that. A download is
+seen by the flock that huggingface_hub holds on `.locks/<repo>/<etag>.lock` exactly while that file arrives; that works
+across hosts where flock does.
 """
 
 from __future__ import annotations
@@ -10,13 +11,16 @@ from __future__ import annotations
 import fcntl
 import os
 import re
+import stat
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 from .. import text
 from . import store
+from .folders import walk
 from .layout import LOCKS, Identity, unescaped
 
+_SHOWN = 120
 _ETAG = re.compile(r"(.+?)(\.[0-9a-f]{8})?\.incomplete", re.DOTALL)
 
 
@@ -59,10 +63,10 @@ def held_lock(path: str) -> bool:
     return False
 
 
-def lock_of(root: str, folder: str, partial: str) -> str | None:
-    """Return the lock file of a partial download by its name in `blobs`, or None where it is no download's."""
+def lock_of(partial: str) -> str | None:
+    """Return the name of the lock of a partial download by its own in `blobs`, or None where it is no download's."""
     match = _ETAG.fullmatch(partial)
-    return f"{root}/{LOCKS}/{folder}/{match[1]}.lock" if match else None
+    return f"{match[1]}.lock" if match else None
 
 
 def _downloading(root: str, folder: str) -> str | None:
@@ -72,8 +76,8 @@ def _downloading(root: str, folder: str) -> str | None:
         return None
     for name in names:
         if name.endswith(".incomplete"):
-            lock = lock_of(root, folder, name)
-            if lock and held_lock(lock):
+            lock = f"{root}/{LOCKS}/{folder}/{lock_of(name)}"
+            if held_lock(lock):
                 return f"it is being downloaded{_holder(lock)}"
     return None
 
@@ -123,11 +127,12 @@ def _opened(prefix: str, device: int | None, spare: frozenset[int]) -> Iterator[
     except OSError:
         return  # no /proc: nothing is known of readers, only of downloads
     raw = os.fsencode(prefix)
+    other_names = _has_other_names(prefix, device)
     for pid in pids:
         if pid in spare:
             continue
         try:
-            elsewhere = os.readlink(f"/proc/{pid}/ns/mnt") != own
+            elsewhere = other_names or os.readlink(f"/proc/{pid}/ns/mnt") != own
             with open(f"/proc/{pid}/maps", "rb") as file:
                 maps = file.read()
             descriptors = os.listdir(f"/proc/{pid}/fd")
@@ -139,13 +144,25 @@ def _opened(prefix: str, device: int | None, spare: frozenset[int]) -> Iterator[
             try:
                 target = os.readlink(path)
                 if target.startswith(prefix):
-                    yield _Opened(pid, target, None)
+                    if not os.path.isdir(path):  # whoever lists a folder is not reading its files
+                        yield _Opened(pid, target, None)
                 elif elsewhere and target.startswith("/"):
                     status = os.stat(path)
-                    if status.st_dev == device:
+                    if status.st_dev == device and not stat.S_ISDIR(status.st_mode):
                         yield _Opened(pid, None, (status.st_dev, status.st_ino))
             except OSError:
                 continue
+
+
+def _has_other_names(prefix: str, device: int | None) -> bool:
+    """Tell whether the root can be reached by another path too, where a part of its file system is mounted twice."""
+    try:
+        with open("/proc/self/mountinfo", "rb") as file:
+            mounts = [line.split(None, 5) for line in file]
+    except OSError:
+        return False
+    number = f"{os.major(device or 0)}:{os.minor(device or 0)}".encode()
+    return sum(1 for mount in mounts if mount[2] == number) > 1 and bool(prefix)
 
 
 def _mapped(pid: int, maps: bytes, prefix: bytes, device: int | None, elsewhere: bool) -> Iterator[_Opened]:
@@ -183,10 +200,7 @@ def _reader(root: str, folder: str, payloads: Mapping[str, int], identities: Map
 
 def _files(path: str, parts: Iterable[str]) -> Iterator[tuple[str, bool]]:
     for part in parts:
-        for folder, _, names in os.walk(f"{path}/{part}"):
-            for name in names:
-                file = f"{folder}/{name}"
-                yield file, os.path.islink(file)
+        yield from ((entry.path, entry.is_symlink()) for entry in walk(f"{path}/{part}"))
 
 
 def _device(root: str) -> int | None:
@@ -202,4 +216,5 @@ def _described(pid: int) -> str:
             argv = [os.fsdecode(word) for word in file.read().split(b"\0")[:-1]]
     except OSError:
         argv = []
-    return f"pid {pid}, {text.command_line(argv)}" if argv else f"pid {pid}"
+    line = text.command_line(argv)
+    return f"pid {pid}, {line[:_SHOWN]}{'…' if len(line) > _SHOWN else ''}" if argv else f"pid {pid}"

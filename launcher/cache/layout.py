@@ -8,9 +8,11 @@ commit), and from 1.22 on `trees`. With Xet's shared store (1.32 and later) a bl
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import stat
+import time
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
@@ -23,16 +25,20 @@ PIN = "start_app"
 REPO_PARTS = frozenset(("blobs", "refs", "snapshots", "trees", ".no_exist"))
 _HELPERS = frozenset((".DS_Store", "Thumbs.db", "desktop.ini"))  # as huggingface_hub: the system's, of no account
 _ROOT_PARTS = frozenset((LOCKS, "CACHEDIR.TAG"))
+HASH = re.compile(r"[0-9a-f]{64}|[0-9a-f]{40}")
+_NOT_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 _PARTIAL = re.compile(r".+\.incomplete|\..+\.[0-9a-f]{8}\.shared", re.DOTALL)
 _KINDS = {"models": "model", "datasets": "dataset", "spaces": "space", "kernels": "kernel"}
 _REF_BYTES = 4096
+# Between the ref that a download writes first and the first file that it locks, hubs are asked.
+_YOUNG_SECONDS = 600.0
 _OCTAL = re.compile(rb"\\([0-7]{3})")
 
 Identity = tuple[int, int]
 
 
 class Blob(NamedTuple):
-    """Hold a blob; sizes are bytes, `shared` the name of its payload in the shared store, if it has one there."""
+    """Hold a blob; `held` are the bytes of it that lie in the repo, `shared` its payload's name in the shared store."""
 
     name: str
     size: int
@@ -40,6 +46,7 @@ class Blob(NamedTuple):
     modified: float
     identity: Identity
     shared: str | None
+    held: int
 
 
 class Revision(NamedTuple):
@@ -66,8 +73,9 @@ class Repo(NamedTuple):
     """Hold one repo folder.
 
     `size` is what its revisions take, once a blob, as huggingface_hub counts it; `held` is every byte below the folder
-    itself, so without the shared store; `hard_linked` are files in it that have other names too. `condemned` are
-    snapshots of a removal that was interrupted.
+    itself, so without the shared store; `hard_linked` are files in it that have other names too. `odd_refs` are those
+    that only we can read, for a blank in them; `young` means that a download has just begun: its ref is written before
+    anything else. `condemned` are snapshots of a removal that was interrupted.
     """
 
     folder: str
@@ -78,7 +86,9 @@ class Repo(NamedTuple):
     orphans: tuple[str, ...]
     partial: Mapping[str, int]
     missing_payloads: tuple[str, ...]
-    broken_refs: tuple[str, ...]
+    broken_refs: Mapping[str, str]
+    odd_refs: tuple[str, ...]
+    young: bool
     condemned: tuple[str, ...]
     foreign: tuple[str, ...]
     size: int
@@ -145,10 +155,12 @@ def contents(root: str) -> Contents:
         return Contents((), {}, (), (), (), False)
     has_store = store.is_store(root)
     mounted = mounts(root)
+    owner = os.stat(root).st_uid
     with found:
         for entry in found:
             if entry.name.startswith(TRASH):
-                trash.append(entry.name)
+                if _is_ours(entry, owner):
+                    trash.append(entry.name)
             elif HUB_ENTRY.match(entry.name):
                 if entry.is_symlink():
                     strange[entry.name] = f"it is a link to {_link(entry.path)}"
@@ -171,15 +183,25 @@ def exists(root: str) -> bool:
 
 
 def mounts(root: str) -> Mapping[str, str]:
-    """Return the entries of a root that are or hold a mount point, with that path, by proc_pid_mountinfo(5)."""
+    """Return the entries of a root that are or hold a mount point, with that path."""
+    prefix = root.rstrip("/") + "/"
+    return {point[len(prefix) :].partition("/")[0]: point for point in mount_points(root)}
+
+
+def mount_points(root: str) -> frozenset[str]:
+    """Return every mount point below a root, by proc_pid_mountinfo(5)."""
     prefix = root.rstrip("/") + "/"
     try:
         with open("/proc/self/mountinfo", "rb") as file:
             points = [os.fsdecode(unescaped(line.split(None, 5)[4])) for line in file]
     except (OSError, IndexError):
-        return {}
-    below = [point for point in points if point.startswith(prefix)]
-    return {point[len(prefix) :].partition("/")[0]: point for point in below}
+        return frozenset()
+    return frozenset(point for point in points if point.startswith(prefix))
+
+
+def condemned_commit(trash: str) -> str:
+    """Return the commit whose snapshot lies in a repo's trash under this name."""
+    return trash[len(TRASH) :].partition("-")[0]
 
 
 def unescaped(path: bytes) -> bytes:
@@ -195,12 +217,15 @@ def read(root: str, folder: str) -> Repo:
     path = f"{root}/{folder}"
     found = os.lstat(path)
     names = os.listdir(path)
+    for part in REPO_PARTS.intersection(names):
+        if os.path.islink(f"{path}/{part}") and not os.path.isdir(f"{path}/{part}"):
+            raise OSError(errno.ENOLINK, f"its {part} is a link to what is not there")
     found_blobs = _read_blobs(root, f"{path}/blobs") if "blobs" in names else _Blobs({}, {}, (), 0, {})
     blobs = found_blobs.blobs
     refs = dict(_read_refs(f"{path}/refs")) if "refs" in names else {}
     by_commit: dict[str, list[str]] = {}
-    for ref, commit in refs.items():
-        by_commit.setdefault(commit, []).append(ref)
+    for ref, text in refs.items():
+        by_commit.setdefault(text.strip(), []).append(ref)
     revisions, stray, plain = [], [], _Plain()
     if "snapshots" in names:
         with os.scandir(f"{path}/snapshots") as snapshots:
@@ -213,6 +238,8 @@ def read(root: str, folder: str) -> Repo:
                 own_refs = tuple(sorted(by_commit.pop(snapshot.name, ())))
                 revisions.append(_read_snapshot(snapshot, own_refs, blobs, plain))
     linked = frozenset().union(*(revision.blobs for revision in revisions)) if revisions else frozenset()
+    unlinked = blobs.keys() - linked
+    strange = {blob for blob in unlinked if not HASH.fullmatch(blob)}
     used = [blobs[blob] for blob in linked]
     fallback = found if not (used or plain.files) else None
     return Repo(
@@ -221,19 +248,26 @@ def read(root: str, folder: str) -> Repo:
         identity=(found.st_dev, found.st_ino),
         revisions=tuple(sorted(revisions, key=lambda revision: revision.commit)),
         blobs=blobs,
-        orphans=tuple(sorted(blobs.keys() - linked)),
+        orphans=tuple(sorted(unlinked - strange)),
         partial=found_blobs.partial,
         missing_payloads=found_blobs.missing,
-        broken_refs=tuple(sorted(ref for rest in by_commit.values() for ref in rest)),
+        broken_refs={ref: commit for commit, rest in by_commit.items() for ref in rest},
+        odd_refs=tuple(sorted(ref for ref, text in refs.items() if text != text.strip())),
+        young=any(_is_young(f"{path}/refs/{ref}") for rest in by_commit.values() for ref in rest),
         condemned=tuple(sorted(name for name in names if name.startswith(TRASH))),
-        foreign=tuple(sorted(name for name in names if is_foreign(name)) + stray),
+        foreign=(*sorted(filter(is_foreign, names)), *sorted(stray), *(f"blobs/{one}" for one in sorted(strange))),
         size=sum(blob.size for blob in used) + plain.size,
-        held=found_blobs.held + plain.size,
-        hard_linked=found_blobs.hard_linked,
+        held=found_blobs.held + plain.held,
+        hard_linked={**found_blobs.hard_linked, **plain.hard_linked},
         files=len(used) + plain.files,
         accessed=fallback.st_atime if fallback else max([*(b.accessed for b in used), plain.accessed]),
         modified=fallback.st_mtime if fallback else max([*(b.modified for b in used), plain.modified]),
     )
+
+
+def is_partial(blob: str) -> bool:
+    """Tell whether a blob of this name is one that has not arrived in full, or a link that is just being made."""
+    return _PARTIAL.fullmatch(blob) is not None
 
 
 def is_foreign(name: str) -> bool:
@@ -245,12 +279,18 @@ class _Plain:
     """Add up the files that lie in snapshots themselves, where the system or the user has no links."""
 
     def __init__(self) -> None:
-        self.size = self.files = 0
+        self.size = self.files = self.held = 0
         self.accessed = self.modified = 0.0
+        self.hard_linked: dict[Identity, int] = {}
 
     def add(self, found: os.stat_result) -> None:
         self.size += found.st_size
         self.files += 1
+        identity = (found.st_dev, found.st_ino)
+        if identity not in self.hard_linked:
+            self.held += found.st_size
+            if found.st_nlink > 1:
+                self.hard_linked[identity] = found.st_size
         self.accessed = max(self.accessed, found.st_atime)
         self.modified = max(self.modified, found.st_mtime)
 
@@ -278,20 +318,24 @@ def _read_blobs(root: str, path: str) -> _Blobs:
                     status = os.stat(entry.path)
                 else:
                     status = entry.stat(follow_symlinks=False)
-            except OSError:
+            except OSError as error:
+                if error.errno not in _NOT_THERE:
+                    raise  # what may not be looked at is not missing
                 missing.append(entry.name)
                 continue
             if not stat.S_ISREG(status.st_mode):
                 continue
             identity = (status.st_dev, status.st_ino)
-            if shared is None and not entry.is_symlink() and identity not in hard_linked:
-                held += status.st_size
+            own = 0 if entry.is_symlink() else status.st_size
+            if own and identity not in hard_linked:
+                held += own
                 if status.st_nlink > 1:
-                    hard_linked[identity] = status.st_size
-            if _PARTIAL.fullmatch(entry.name):
+                    hard_linked[identity] = own
+            if is_partial(entry.name):
                 partial[entry.name] = 0 if entry.is_symlink() else status.st_size
             else:
-                blobs[entry.name] = Blob(entry.name, status.st_size, status.st_atime, status.st_mtime, identity, shared)
+                times = (status.st_atime, status.st_mtime)
+                blobs[entry.name] = Blob(entry.name, status.st_size, *times, identity, shared, own)
     return _Blobs(blobs, partial, tuple(sorted(missing)), held, hard_linked)
 
 
@@ -316,7 +360,7 @@ def _read_snapshot(
                     blob = blobs.get(target[len(prefix) :] if usual else _resolved(folder, target, blob_folder))
                     if blob:
                         linked.add(blob.name)
-                    elif os.path.exists(entry.path):
+                    elif _leads_somewhere(entry.path):
                         outside.append(entry.path[base:])
                     else:
                         dangling.append(entry.path[base:])
@@ -342,39 +386,72 @@ def _read_snapshot(
     )
 
 
+def _leads_somewhere(path: str) -> bool:
+    try:
+        os.stat(path)
+    except OSError as error:
+        return error.errno not in _NOT_THERE
+    return True
+
+
 def _resolved(folder: str, target: str, blob_folder: str) -> str:
     """Return the blob's name that an unusual link stands for, blank where it leads out of the repo's blobs."""
     parent, _, name = os.path.join(folder, target).rpartition(os.sep)
     return name if os.path.realpath(parent) == blob_folder else ""
 
 
-def _read_refs(path: str, prefix: str = "") -> Iterator[tuple[str, str]]:
-    with os.scandir(path) as found:
-        for entry in found:
-            ref = f"{prefix}{entry.name}"
-            if entry.is_dir(follow_symlinks=False):
-                yield from _read_refs(entry.path, f"{ref}/")
-            elif entry.name not in _HELPERS:
-                yield ref, _read_ref(entry.path)
+def _read_refs(path: str) -> Iterator[tuple[str, str]]:
+    pending = [""]
+    while pending:
+        prefix = pending.pop()
+        with os.scandir(f"{path}/{prefix}") as found:
+            for entry in found:
+                if entry.is_dir(follow_symlinks=False):
+                    pending.append(f"{prefix}{entry.name}/")
+                elif entry.name not in _HELPERS:
+                    yield f"{prefix}{entry.name}", _ref_text(entry.path)
 
 
-def _read_ref(path: str) -> str:
+def read_ref(path: str) -> str:
+    """Return the commit that a ref names, blank for one that leads to nothing.
+
+    Raises OSError for one that cannot be read: what hangs on it must not look as if nothing did.
+    """
+    return _ref_text(path).strip()
+
+
+def _ref_text(path: str) -> str:
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:
         return ""
     try:
         return os.read(descriptor, _REF_BYTES).decode("ascii", "replace")
-    except OSError:
-        return ""
     finally:
         os.close(descriptor)
+
+
+def _is_young(path: str) -> bool:
+    try:
+        return time.time() - os.lstat(path).st_mtime < _YOUNG_SECONDS
+    except OSError:
+        return False
+
+
+def _is_ours(entry: os.DirEntry[str], owner: int) -> bool:
+    """Tell whether trash is of this user's making; root takes the cache's owner's for its own, nobody else's."""
+    try:
+        found = entry.stat(follow_symlinks=False)
+    except OSError:
+        return False
+    users = (os.geteuid(), owner) if os.geteuid() == 0 else (os.geteuid(),)
+    return not stat.S_ISLNK(found.st_mode) and found.st_uid in users
 
 
 def _lock_folders(root: str) -> tuple[str, ...]:
     try:
         with os.scandir(f"{root}/{LOCKS}") as found:
-            return tuple(sorted(entry.name for entry in found if entry.is_dir(follow_symlinks=False)))
+            return tuple(sorted(e.name for e in found if HUB_ENTRY.match(e.name) and e.is_dir(follow_symlinks=False)))
     except OSError:
         return ()
 

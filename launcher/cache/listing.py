@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 
 from ..text import duration, size
 from . import layout, select, store
+from .folders import reason
 from .layout import Repo, Revision
 from .plan import Left
 from .roots import Root
-from .trash import reason
 
 HEADINGS = ("REPO", "REFS", "COMMIT", "SIZE", "LAST USED", "WRONG")
 COMMIT_DIGITS = 7
@@ -150,7 +150,17 @@ def document(found: Listing) -> Mapping[str, Any]:
                 "last_accessed": repo.accessed,
                 "last_modified": repo.modified,
                 "wrong": list(repo.wrong),
-                "revisions": [{**revision._asdict(), "size_bytes": revision.size} for revision in repo.revisions],
+                "revisions": [
+                    {
+                        "commit": revision.commit,
+                        "refs": list(revision.refs),
+                        "size_bytes": revision.size,
+                        "files": revision.files,
+                        "last_modified": revision.modified,
+                        "wrong": list(revision.wrong),
+                    }
+                    for revision in repo.revisions
+                ],
             }
             for repo in found.repos
         ],
@@ -190,7 +200,9 @@ def _wrong(repo: Repo) -> Iterator[str]:
     if repo.missing_payloads:
         yield f"{_count(repo.missing_payloads, 'link')} to nothing in the shared store"
     if repo.broken_refs and repo.revisions:
-        yield f"refs to a missing commit: {_some(repo.broken_refs)}"
+        yield f"refs to a missing commit: {_some(tuple(sorted(repo.broken_refs)))}"
+    if repo.odd_refs:
+        yield f"refs that huggingface_hub cannot follow, for a blank in them: {_some(repo.odd_refs)}"
     if not repo.revisions:
         yield "no revisions"
     if repo.condemned:
@@ -214,7 +226,8 @@ def _kept(repo: Repo) -> frozenset[str]:
 
 
 def _reclaimable(repo: Repo, kept: Collection[str]) -> int:
-    blobs = sum(blob.size for name, blob in repo.blobs.items() if name not in kept and not blob.shared)
+    foreign = frozenset(repo.foreign)
+    blobs = sum(b.held for name, b in repo.blobs.items() if name not in kept and f"blobs/{name}" not in foreign)
     plain = sum(revision.plain_bytes for revision in repo.revisions if not revision.refs)
     return blobs + plain + sum(repo.partial.values())
 

@@ -10,19 +10,22 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Literal, NamedTuple
 
+from ..text import size as amount
 from . import store
 from .layout import LOCKS, Contents, Identity, Repo, Revision, name
 from .roots import Root
 from .select import Selection
 
-Kind = Literal[
-    "ref", "link", "revision", "snapshot", "blob", "partial", "lock", "repo", "locks", "store", "payload", "trash"
-]
-PARTS: tuple[Kind, ...] = ("ref", "link", "revision", "snapshot", "blob", "partial", "lock")
+_Part = Literal["ref", "link", "revision", "snapshot", "blob", "partial", "lock"]
+Kind = _Part | Literal["repo", "locks", "store", "payload", "damaged", "trash"]
+PARTS: tuple[_Part, ...] = ("ref", "link", "revision", "snapshot", "blob", "partial", "lock")
 
 
 class Item(NamedTuple):
-    """Hold one path that goes: `size` in bytes, None where it was not measured; `folder` is its repo's, if any."""
+    """Hold one path that goes: `size` in bytes, None where it was not measured; `folder` is its repo's, if any.
+
+    `commit` is what a ref names.
+    """
 
     kind: Kind
     path: str
@@ -30,6 +33,7 @@ class Item(NamedTuple):
     reason: str
     folder: str = ""
     identity: Identity | None = None
+    commit: str = ""
 
 
 class Left(NamedTuple):
@@ -46,18 +50,22 @@ class Left(NamedTuple):
 
 
 class Payload(NamedTuple):
-    """Hold a payload of the shared store: bytes, and the repo blobs that link to it, None where unknowable."""
+    """Hold a payload of the shared store: bytes, and the repo blobs that link to it, None where unknowable.
+
+    The blobs are those of its `.refs` and those that really do.
+    """
 
     size: int
     references: frozenset[str] | None
 
 
 class Plan(NamedTuple):
-    """Hold what goes from one root, in order, and what stays although it was asked for."""
+    """Hold what goes from one root, in order, and what stays although asked for; `shares`: its repos share blobs."""
 
     root: Root
     items: tuple[Item, ...]
     left: tuple[Left, ...] = ()
+    shares: bool = False
 
     @property
     def size(self) -> int:
@@ -96,7 +104,7 @@ def clear(
     elif contents.store:
         gone = _blob_paths(repos[folder] for folder in going if folder in repos)
         items += _payloads(root, payloads, gone, left)
-    return Plan(root, (*items, *_trash(root, contents)), tuple(left))
+    return Plan(root, (*items, *_trash(root, contents)), tuple(left), contents.store)
 
 
 def remove(
@@ -106,27 +114,32 @@ def remove(
     payloads: Mapping[str, Payload],
     busy: Mapping[str, str],
     selections: Sequence[Selection],
+    identities: Mapping[str, Identity],
 ) -> Plan:
-    """Plan the removal of the selected repos and revisions; the last revision takes its repo with it."""
+    """Plan the removal of the selected repos and revisions; the last revision takes its repo with it.
+
+    Of a repo that goes whole only `identities` must be known, for one that cannot be read must be removable too.
+    """
     items: list[Item] = []
     left: list[Left] = []
     gone: set[str] = set()
     for folder, commits in selections:
-        repo = repos[folder]
+        repo = repos.get(folder)
         if folder in busy:
             left += _left_busy(root, (folder,), busy, repos)
-        elif not commits or all(revision.commit in commits for revision in repo.revisions):
-            items.append(_whole(repo, "asked for"))
+        elif not commits or (repo and repo.revisions and {r.commit for r in repo.revisions} <= set(commits)):
+            size = repo.held if repo else None
+            items.append(Item("repo", f"{root.real}/{folder}", size, "asked for", folder, identities[folder]))
             items += _locks(root, contents, (folder,), "asked for")
-            gone |= _blob_paths((repo,))
-        else:
+            gone |= _blob_paths((repo,)) if repo else set()
+        elif repo:
             revisions = [revision for revision in repo.revisions if revision.commit in commits]
             parts, blobs = _revisions(repo, [(revision, "asked for") for revision in revisions])
             items += parts
             gone |= blobs
             items += _condemned(repo)
     items += _payloads(root, payloads, gone, left, only=_shared(repos, gone))
-    return Plan(root, (*items, *_trash(root, contents)), tuple(left))
+    return Plan(root, (*items, *_trash(root, contents)), tuple(left), contents.store)
 
 
 def prune(
@@ -146,24 +159,32 @@ def prune(
     items: list[Item] = []
     left: list[Left] = []
     gone: set[str] = set()
-    whole = _outdated(repos, payloads, options, now, busy)
-    for folder, repo in repos.items():
-        if folder in options.keep:
-            continue
-        parts, blobs = _pruned(repo, whole.get(folder), stale_locks.get(folder, ()), f"{root.real}/{LOCKS}/{folder}")
+    by_repo = {
+        folder: _pruned(repo, None, stale_locks.get(folder, ()), f"{root.real}/{LOCKS}/{folder}")
+        for folder, repo in repos.items()
+        if folder not in options.keep
+    }
+    outdated, note = _outdated(repos, by_repo, payloads, options, now, busy)
+    for folder, why in outdated.items():
+        by_repo[folder] = _pruned(repos[folder], why, (), "")
+    for folder, (parts, blobs) in by_repo.items():
         if parts and folder in busy:
             left += _left_busy(root, (folder,), busy, {})
-            continue
-        items += parts
-        if parts and parts[0].kind == "repo":
-            items += _locks(root, contents, (folder,), parts[0].reason)
-        gone |= blobs
+        elif parts and repos[folder].young:
+            left.append(Left(f"{root.real}/{folder}", "a download of it has just begun", busy=True))
+        else:
+            items += parts
+            gone |= blobs
+            if parts and parts[0].kind == "repo":
+                items += _locks(root, contents, (folder,), parts[0].reason)
     abandoned = [
         folder for folder in contents.locks if folder not in contents.entries and folder not in contents.strange
     ]
     items += _locks(root, contents, abandoned, "its repo is not there")
     items += _payloads(root, payloads, gone, left)
-    return Plan(root, (*items, *_trash(root, contents)), tuple(left))
+    if note:
+        left.append(Left(root.real, note, unknowable=True))
+    return Plan(root, (*items, *_trash(root, contents)), tuple(left), contents.store)
 
 
 def repair(
@@ -198,19 +219,26 @@ def repair(
             continue
         reason = "it is damaged"
         for revision in revisions:
-            items += [Item("ref", f"{repo.path}/refs/{ref}", 0, reason, folder) for ref in revision.refs]
+            items += _refs(repo, revision, reason)
         for revision in revisions:
             snapshot = f"{repo.path}/snapshots/{revision.commit}"
             items.append(Item("snapshot", snapshot, revision.plain_bytes, "a file in it is damaged", folder))
         for blob in blobs:
-            size = 0 if blob.shared else blob.size
+            size = blob.held
             items.append(Item("blob", f"{repo.path}/blobs/{blob.name}", size, reason, folder, blob.identity))
             gone.add(f"{folder}/blobs/{blob.name}")
-        items += [
-            Item("link", f"{repo.path}/blobs/{m}", 0, "it links to nothing", folder) for m in repo.missing_payloads
-        ]
-    items += _payloads(root, payloads, gone, left, only=bad)
-    return Plan(root, (*items, *_trash(root, contents)), tuple(left))
+        if blobs or revisions:
+            items += [
+                Item("link", f"{repo.path}/blobs/{missing}", 0, "it links to nothing", folder)
+                for missing in repo.missing_payloads
+            ]
+    kept = frozenset().union(*(repos[folder].shared for folder in busy if folder in repos), frozenset())
+    items += [
+        Item("damaged", store.path_of(root.real, payload), payloads[payload].size, "it is damaged")
+        for payload in sorted(bad - kept)
+        if payload in payloads
+    ]
+    return Plan(root, (*items, *_trash(root, contents)), tuple(left), contents.store)
 
 
 def _snapshot(root: str, path: str) -> list[str]:
@@ -221,34 +249,49 @@ def _snapshot(root: str, path: str) -> list[str]:
 
 def _outdated(
     repos: Mapping[str, Repo],
+    pruned: Mapping[str, tuple[list[Item], set[str]]],
     payloads: Mapping[str, Payload],
     options: PruneOptions,
     now: float,
     busy: Mapping[str, str],
-) -> Mapping[str, str]:
-    """Return the repos that are to go but for their pinned revisions, and why: unused, or least recently used."""
+) -> tuple[Mapping[str, str], str]:
+    """Return the repos that go but for their pinned revisions, and why: unused, or least recently used.
+
+    What they are measured by is what `pruned` leaves of each. The second is a note where the size cannot be met.
+    """
     found: dict[str, str] = {}
-    by_age = sorted((repo for repo in repos.values() if repo.folder not in options.keep), key=lambda repo: repo.used)
+    by_age = sorted((repos[folder] for folder in pruned), key=lambda repo: repo.used)
     if options.unused_seconds is not None:
         for repo in by_age:
             if repo.used < now - options.unused_seconds:
                 found[repo.folder] = f"not used for {int((now - repo.used) // 86400)} days"
     if options.max_size is None:
-        return found
-    staying = [repo for repo in repos.values() if repo.folder not in found or repo.folder in busy]
-    users = Counter(payload for repo in staying for payload in repo.shared if payload in payloads)
-    total = sum(repo.held for repo in staying) + sum(payloads[payload].size for payload in users)
+        return found, ""
+    sizes: dict[str, int] = {}
+    shared: dict[str, frozenset[str]] = {}
+    for folder, repo in repos.items():
+        if folder in found and folder not in busy:
+            continue
+        parts, gone = pruned.get(folder, ([], set()))
+        stays = folder in busy or not parts
+        sizes[folder] = repo.held if stays else repo.held - sum(item.size or 0 for item in parts)
+        blobs = (blob for blob in repo.blobs.values() if stays or f"{folder}/blobs/{blob.name}" not in gone)
+        shared[folder] = frozenset(blob.shared for blob in blobs if blob.shared in payloads and blob.shared)
+    users = Counter(payload for used in shared.values() for payload in used)
+    total = sum(sizes.values()) + sum(payloads[payload].size for payload in users)
     for repo in by_age:
         if total <= options.max_size:
             break
-        if repo.folder in busy or repo.folder in found or any(revision.pinned for revision in repo.revisions):
+        pinned = any(revision.pinned for revision in repo.revisions)
+        if repo.folder not in sizes or repo.folder in busy or repo.young or pinned:
             continue
         found[repo.folder] = "least recently used, over the size that may stay"
-        total -= repo.held
-        for payload in repo.shared & users.keys():
+        total -= sizes[repo.folder]
+        for payload in shared[repo.folder]:
             users[payload] -= 1
             total -= 0 if users[payload] else payloads[payload].size
-    return found
+    over = total > options.max_size
+    return found, f"{amount(total)} stay: what is kept, pinned or in use is more than that" if over else ""
 
 
 def _pruned(repo: Repo, outdated: str | None, locks: Sequence[str], lock_folder: str) -> tuple[list[Item], set[str]]:
@@ -274,13 +317,13 @@ def _pruned(repo: Repo, outdated: str | None, locks: Sequence[str], lock_folder:
     items, gone = _revisions(repo, doomed)
     if repo.revisions:
         items += [
-            Item("ref", f"{repo.path}/refs/{ref}", 0, "it names a revision that is not there", repo.folder)
-            for ref in repo.broken_refs
+            Item("ref", f"{repo.path}/refs/{ref}", 0, "it names no cached revision", repo.folder, None, commit)
+            for ref, commit in repo.broken_refs.items()
         ]
     items += broken
     for orphan in repo.orphans:
         blob = repo.blobs[orphan]
-        size = 0 if blob.shared else blob.size
+        size = blob.held
         items.append(
             Item("blob", f"{repo.path}/blobs/{orphan}", size, "no revision links to it", repo.folder, blob.identity)
         )
@@ -303,17 +346,23 @@ def _revisions(repo: Repo, doomed: Sequence[tuple[Revision, str]]) -> tuple[list
     items: list[Item] = []
     gone: set[str] = set()
     for revision, reason in doomed:
-        items += [Item("ref", f"{repo.path}/refs/{ref}", 0, reason, repo.folder) for ref in revision.refs]
+        items += _refs(repo, revision, reason)
         snapshot = f"{repo.path}/snapshots/{revision.commit}"
         items.append(Item("revision", snapshot, revision.plain_bytes, reason, repo.folder))
     for blob in sorted(frozenset().union(*(revision.blobs for revision, _ in doomed), frozenset()) - kept):
         found = repo.blobs[blob]
-        size = 0 if found.shared else found.size
+        size = found.held
         path = f"{repo.path}/blobs/{blob}"
         items.append(Item("blob", path, size, "only what goes links to it", repo.folder, found.identity))
         gone.add(f"{repo.folder}/blobs/{blob}")
     items.sort(key=lambda item: PARTS.index(item.kind))
     return items, gone
+
+
+def _refs(repo: Repo, revision: Revision, reason: str) -> list[Item]:
+    return [
+        Item("ref", f"{repo.path}/refs/{ref}", 0, reason, repo.folder, None, revision.commit) for ref in revision.refs
+    ]
 
 
 def _whole(repo: Repo, reason: str) -> Item:
@@ -364,13 +413,14 @@ def _payloads(
 ) -> list[Item]:
     """Return the payloads that nothing links to once the blobs `gone` are; what is unknowable goes to `left`."""
     items = []
+    paths = frozenset(gone)
     for payload, found in sorted(payloads.items()):
         if only is not None and payload not in only:
             continue
         path = store.path_of(root.real, payload)
         if found.references is None:
             left.append(Left(path, "which repos link to it cannot be read from its .refs", found.size, unknowable=True))
-        elif found.references <= set(gone):
+        elif found.references <= paths:
             items.append(Item("payload", path, found.size, "no repo links to it any more"))
     return items
 

@@ -1,8 +1,8 @@
 """What goes is renamed away first and deleted afterwards: killed at any instant, each repo is whole or gone.
 
-The rename is the removal, and it checks that the path still is what was planned. Of a revision the refs go first, so
-that no ref ever names a commit that is not there, then its snapshot by one rename, then the blobs that nothing links
-to any more.
+The rename is the removal, and it checks that the path still is what was planned. A revision is gone with the rename of
+its snapshot; the refs that named it follow, and so do the blobs that nothing links to any more. What was put into a
+repo's folder by somebody else stays there.
 """
 
 from __future__ import annotations
@@ -15,12 +15,15 @@ from contextlib import suppress
 from typing import NamedTuple
 
 from . import layout, store
+from .deletion import Failure
+from .folders import below, locked, reason
 from .layout import LOCKS
 from .plan import Item, Plan
 from .roots import TRASH
-from .trash import Failure, Trash, below, delete, give_back, locked, opened, reason, sweep, unlink_blob
+from .trash import Trash, give_back, sweep, unlink_blob
 
 Say = Callable[[Item], None]
+_MOVED = "it is not what it was when the removal was planned"
 
 
 class Condemned(NamedTuple):
@@ -48,7 +51,7 @@ def condemn(plan: Plan, say: Say) -> Condemned:
         for item in plan.items:
             if item.kind == "locks":
                 run.attempt(item, run.take_locks)
-            elif item.kind == "payload":
+            elif item.kind in ("payload", "damaged"):
                 run.attempt(item, run.take_payload)
             elif item.kind == "store":
                 run.attempt(item, run.take_store)
@@ -66,54 +69,78 @@ class _Run:
         self.done: list[Item] = []
         self.failures: list[Failure] = []
         self.freed = 0
+        self._payloads: frozenset[str] | None = None
 
     def attempt(self, item: Item, act: Callable[[Item], None]) -> None:
         self.say(item)
         try:
             act(item)
-        except FileNotFoundError:
-            return  # somebody else was faster
+        except FileNotFoundError as error:
+            if not os.path.lexists(item.path):
+                return  # somebody else was faster
+            self.failures.append(Failure(item.path, reason(error)))
         except OSError as error:
             self.failures.append(Failure(item.path, reason(error)))
-            return
-        self.done.append(item)
+        else:
+            self.done.append(item)
 
     def take_repo(self, item: Item) -> None:
         found = os.stat(item.folder, dir_fd=self.trash.descriptor, follow_symlinks=False)
         if not stat.S_ISDIR(found.st_mode) or (found.st_dev, found.st_ino) != item.identity:
-            raise OSError(errno.ESTALE, "it is not what it was when the removal was planned")
-        if item.folder in self.mounts:
-            raise OSError(errno.EBUSY, "")
-        self.trash.take(self.trash.descriptor, item.folder)
+            raise OSError(errno.ESTALE, _MOVED)
+        self._refuse_mount(item.folder)
+        if not _has_strangers(item.path):
+            self.trash.take(self.trash.descriptor, item.folder)
+            return
+        foreign = layout.read(self.root, item.folder).foreign
+        # With the snapshots the repo is gone; only what huggingface_hub has made goes, piece by piece.
+        for part in ("snapshots", "refs", "blobs", "trees", ".no_exist"):
+            if not any(name.startswith(f"{part}/") for name in foreign):
+                with below(self.trash.descriptor, f"{item.folder}/{part}") as (repo, name):
+                    self._take_if_there(repo, name)
+                continue
+            with below(self.trash.descriptor, f"{item.folder}/{part}/x") as (inside, _):
+                for name in os.listdir(inside):
+                    if f"{part}/{name}" not in foreign:
+                        self._take_if_there(inside, name)
 
     def take_locks(self, item: Item) -> None:
-        if os.path.lexists(f"{self.root}/{item.folder}"):
+        self._refuse_mount(LOCKS)
+        if os.path.lexists(f"{self.root}/{item.folder}/snapshots"):
             return  # its repo could not go, or has come again
         with below(self.trash.descriptor, f"{LOCKS}/{item.folder}") as (parent, name):
-            self.trash.take(parent, name, f"{LOCKS}-{os.urandom(4).hex()}")
+            self.trash.take(parent, name, f"{LOCKS}-{os.urandom(8).hex()}")
 
     def take_payload(self, item: Item) -> None:
-        sweep(self.root, item.path.rpartition("/")[2], self.trash.take)
+        name = item.path.rpartition("/")[2]
+        sweep(self.root, name, self._linked(), self.trash.take, damaged=item.kind == "damaged")
 
     def take_store(self, _item: Item) -> None:
+        self._refuse_mount(store.FOLDER)
         if layout.contents(self.root).entries:
             # A repo could not go or has come meanwhile: only what it does not link to may leave.
             for payload, _ in tuple(store.sizes(self.root)):
-                sweep(self.root, payload, self.trash.take)
+                with suppress(FileNotFoundError):
+                    sweep(self.root, payload, self._linked(), self.trash.take)
             return
         self.trash.take(self.trash.descriptor, store.FOLDER)
         present = layout.contents(self.root)
         if present.entries:
             for trash in present.trash:
-                give_back(self.root, f"{self.root}/{trash}", present.entries)
+                give_back(self.root, trash, present.entries)
 
     def take_parts(self, items: list[Item]) -> None:
-        """Remove parts of one repo, in the order in which they stand."""
+        """Remove parts of one repo: revisions with their refs, what is broken, then blobs that nothing links to."""
+        refs = [item for item in items if item.kind == "ref"]
+        revisions = {item.path.rpartition("/")[2] for item in items if item.kind in ("revision", "snapshot")}
         for item in items:
-            if item.kind in ("ref", "link"):
+            if item.kind in ("revision", "snapshot"):
+                own = [ref for ref in refs if ref.commit == item.path.rpartition("/")[2]]
+                self.attempt(item, lambda item, own=own: self._take_revision(item, own))  # type: ignore[misc]
+            elif item.kind == "link":
                 self.attempt(item, self._unlink)
-            elif item.kind in ("revision", "snapshot"):
-                self.attempt(item, self._take_revision)
+            elif item.kind == "ref" and item.commit not in revisions:
+                self.attempt(item, self._unlink_ref)
             elif item.kind == "lock":
                 self.attempt(item, self._unlink_lock)
         loose = [item for item in items if item.kind in ("blob", "partial")]
@@ -129,37 +156,57 @@ class _Run:
             if item.kind == "partial" or name in now.orphans:
                 self.attempt(item, self._unlink_blob)
             elif name in now.blobs:
-                self.failures.append(Failure(item.path, "a revision links to it again"))
+                self.failures.append(Failure(item.path, "a revision still links to it"))
+
+    def _take_revision(self, item: Item, refs: list[Item]) -> None:
+        commit = item.path.rpartition("/")[2]
+        with below(self.trash.descriptor, f"{item.folder}/snapshots/{commit}") as (parent, name):
+            if not stat.S_ISDIR(os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode):
+                raise OSError(errno.ESTALE, _MOVED)
+            with below(self.trash.descriptor, f"{item.folder}/x") as (repo, _):
+                # A snapshot by itself goes elsewhere: of what lies in its repo, the blobs go too.
+                whole = item.kind == "revision"
+                trash = f"{TRASH}{commit[:40]}-{os.urandom(8).hex()}"
+                if whole:
+                    os.rename(name, trash, src_dir_fd=parent, dst_dir_fd=repo)
+                else:
+                    self.trash.take(parent, name, f"{os.urandom(8).hex()}-{commit[:40]}")
+                for ref in refs:
+                    try:
+                        self._unlink_ref(ref)
+                    except FileNotFoundError:
+                        pass
+                    except OSError:
+                        if whole:  # a ref to what is not there would hide the whole repo
+                            os.rename(trash, name, src_dir_fd=repo, dst_dir_fd=parent)
+                        raise
+                    self.done.append(ref)
+                for trace in (f"trees/{commit}.json",):
+                    with suppress(OSError), below(repo, trace) as (folder, entry):
+                        os.unlink(entry, dir_fd=folder)
+                with suppress(OSError), below(repo, f".no_exist/{commit}") as (folder, entry):
+                    self.trash.take(folder, entry, f"no_exist-{os.urandom(8).hex()}")
+
+    def _unlink_ref(self, item: Item) -> None:
+        if layout.read_ref(item.path) != item.commit:
+            raise OSError(errno.ESTALE, "it names another commit by now")
+        self._unlink(item)
 
     def _unlink(self, item: Item) -> None:
-        path = _inside(item)
-        with opened(f"{self.root}/{item.folder}") as repo:
-            with below(repo, path) as (parent, name):
-                os.unlink(name, dir_fd=parent)
-            # A ref such as refs/pr/1 has folders of its own; empty ones say nothing.
-            folders = path.split("/")[:-1]
-            while len(folders) > 1 and folders[0] == "refs":
-                with suppress(OSError), below(repo, "/".join(folders)) as (parent, name):
-                    os.rmdir(name, dir_fd=parent)
-                folders.pop()
-
-    def _take_revision(self, item: Item) -> None:
-        commit = item.path.rpartition("/")[2]
-        with opened(f"{self.root}/{item.folder}") as repo:
-            with below(repo, f"snapshots/{commit}") as (parent, name):
-                if not stat.S_ISDIR(os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode):
-                    raise OSError(errno.ESTALE, "it is not what it was when the removal was planned")
-                if item.kind == "snapshot":
-                    self.trash.take(parent, name)  # there, nobody takes its blobs to go with it
-                    return
-                os.rename(name, f"{TRASH}{commit}-{os.urandom(4).hex()}", src_dir_fd=parent, dst_dir_fd=repo)
-            for part, name in (("trees", f"{commit}.json"), (".no_exist", commit)):
-                with suppress(OSError), below(repo, f"{part}/{name}") as (parent, entry):
-                    delete(parent, entry, item.path)
+        path = item.path[len(f"{self.root}/") :]
+        with below(self.trash.descriptor, path) as (parent, name):
+            os.unlink(name, dir_fd=parent)
+        # A ref such as refs/pr/1 has folders of its own; empty ones say nothing.
+        folders = path.split("/")[:-1]
+        while len(folders) > 2 and folders[1] == "refs":
+            with suppress(OSError), below(self.trash.descriptor, "/".join(folders)) as (parent, name):
+                os.rmdir(name, dir_fd=parent)
+            folders.pop()
 
     def _unlink_lock(self, item: Item) -> None:
-        with locked(item.path):
-            os.unlink(item.path)
+        name = item.path.rpartition("/")[2]
+        with below(self.trash.descriptor, f"{LOCKS}/{item.folder}/{name}") as (parent, lock), locked(parent, lock):
+            os.unlink(lock, dir_fd=parent)
 
     def _unlink_blob(self, item: Item) -> None:
         found = os.lstat(item.path)
@@ -167,10 +214,41 @@ class _Run:
         if stat.S_ISREG(found.st_mode) and found.st_nlink == 1:
             self.freed += found.st_size
 
+    def _linked(self) -> frozenset[str]:
+        """Return what the repos that are left link to; by the time it is asked, none of them goes any more."""
+        if self._payloads is None:
+            self._payloads = store.linked(self.root, layout.contents(self.root).entries)
+        return self._payloads
 
-def _inside(item: Item) -> str:
-    """Return an item's path below its repo's folder."""
-    return item.path.partition(f"/{item.folder}/")[2]
+    def _take_if_there(self, parent: int, name: str) -> None:
+        with suppress(FileNotFoundError):
+            self.trash.take(parent, name, f"{name[:40]}-{os.urandom(8).hex()}")
+
+    def _refuse_mount(self, entry: str) -> None:
+        if entry in self.mounts:
+            raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
+
+
+def _has_strangers(path: str) -> bool:
+    """Tell whether a repo's folder may hold what is not huggingface_hub's; to be sure, it must be read."""
+    if any(map(layout.is_foreign, os.listdir(path))):
+        return True
+    for part, expected in (("snapshots", _is_snapshot), ("blobs", _is_blob)):
+        try:
+            with os.scandir(f"{path}/{part}") as found:
+                if not all(map(expected, found)):
+                    return True
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+    return False
+
+
+def _is_snapshot(entry: os.DirEntry[str]) -> bool:
+    return entry.is_dir(follow_symlinks=False)
+
+
+def _is_blob(entry: os.DirEntry[str]) -> bool:
+    return layout.HASH.fullmatch(entry.name) is not None or layout.is_partial(entry.name)
 
 
 def _by_repo(items: Iterable[Item]) -> Mapping[str, list[Item]]:

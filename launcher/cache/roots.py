@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -51,33 +52,50 @@ def folders(environment: Mapping[str, str], app_dir: Path) -> tuple[Path, ...]:
 def roots(settings: Settings, environment: Mapping[str, str]) -> tuple[Root, ...]:
     """Return every cache that an app with this environment uses, its hub cache first.
 
-    A cache is the app's own when it lies in the app's folder or this app's `.env` names it. The user-wide default is
-    shared with other programs even then.
+    A cache is the app's own when it lies in the app's folder or this app's `.env` names it. A user-wide default, ours
+    or of whom it belongs to, is shared with other programs even then.
     """
     paths = folders(environment, settings.app_dir)
     named = next((settings.variables[name] for name in HUB_CACHE_NAMES if name in settings.variables), None)
     inside = os.path.realpath(settings.app_dir) + os.sep
-    plain = {name: value for name, value in environment.items() if name not in HUB_CACHE_NAMES}
-    everybodys = os.path.realpath(hub_cache(plain, settings.app_dir))
     found = []
     for number, path in enumerate(paths):
         real = os.path.realpath(path)
-        by_file = number == 0 and named is not None and named.level == "file" and real != everybodys
+        by_file = number == 0 and named is not None and named.level == "file"
         origin = (named.origin if named else "default") if number == 0 else "in the app's folder"
-        found.append(Root(path, real, origin, by_file or real.startswith(inside)))
+        own = (by_file or real.startswith(inside)) and real not in _everybodys(real, environment.get("HOME"))
+        found.append(Root(path, real, origin, own))
     return tuple(found)
 
 
-def trashed(paths: Iterable[Path]) -> tuple[str, ...]:
-    """Return the roots, links resolved, that hold what an interrupted removal has left."""
-    return tuple(os.path.realpath(path) for path in paths if _holds(path, TRASH))
-
-
-def _holds(folder: Path, prefix: str) -> bool:
+def _everybodys(real: str, home: str | None) -> frozenset[str]:
+    """Return the user-wide caches: of this user by either name of the home, and of the cache's owner."""
+    homes = [home_of_user(), *((home,) if home else ())]
     try:
-        return any(name.startswith(prefix) for name in os.listdir(folder))
+        homes.append(pwd.getpwuid(os.stat(real).st_uid).pw_dir)
+    except (OSError, KeyError):
+        pass  # it is not there, or its owner has no name
+    return frozenset(os.path.realpath(f"{one}/.cache/huggingface/hub") for one in homes)
+
+
+def trashed(paths: Iterable[Path]) -> tuple[str, ...]:
+    """Return the roots, links resolved, that hold what an interrupted removal has left, in themselves or in a repo."""
+    return tuple(os.path.realpath(path) for path in paths if _holds_trash(path))
+
+
+def _holds_trash(root: Path) -> bool:
+    names = _names(root)
+    repos = (name for name in names if HUB_ENTRY.match(name))
+    return any(name.startswith(TRASH) for name in names) or any(
+        name.startswith(TRASH) for repo in repos for name in _names(root / repo)
+    )
+
+
+def _names(folder: Path) -> list[str]:
+    try:
+        return os.listdir(folder)
     except OSError:
-        return False
+        return []
 
 
 def refuse_unsafe(found: Iterable[Root], app_dir: Path, home: str | None) -> None:
@@ -96,7 +114,4 @@ def refuse_unsafe(found: Iterable[Root], app_dir: Path, home: str | None) -> Non
 
 
 def _holds_entries(folder: Path) -> bool:
-    try:
-        return any(HUB_ENTRY.match(name) for name in os.listdir(folder))
-    except OSError:
-        return False
+    return any(HUB_ENTRY.match(name) for name in _names(folder))

@@ -9,13 +9,13 @@ from typing import NamedTuple
 
 from ..errors import ExitStatus, LauncherError
 from ..paths import HUB_ENTRY
-from .layout import Repo, name
-from .roots import TRASH
+from .layout import Repo, condemned_commit, name
 
 _COMMIT_PREFIX = re.compile(r"[0-9a-f]{6,40}")
 _GLOB = re.compile(r"[*?\[]")
 _TYPES = {"model": "models", "dataset": "datasets", "space": "spaces", "kernel": "kernels"}
 _NEAREST = 3
+_WHOLE_COMMIT = 40
 
 
 class Selection(NamedTuple):
@@ -38,23 +38,26 @@ def matching(patterns: Iterable[str], folders: Iterable[str]) -> frozenset[str]:
     return frozenset(folder for pattern in patterns for folder in _folders(pattern, present))
 
 
-def select(targets: Sequence[str], places: Sequence[Place], hint: str) -> tuple[tuple[Selection, ...], ...]:
+def select(
+    targets: Sequence[str], places: Sequence[Place], hint: str, *, lenient: bool = False
+) -> tuple[tuple[Selection, ...], ...]:
     """Return what the targets mean, for each place.
 
     A target is a repo's name, its folder's, either with `@revision` behind it, a glob, or a commit's first digits.
-    Raises LauncherError, a usage error, for one that means nothing anywhere or more than one thing; it names the
-    nearest.
+    Raises LauncherError, a usage error, for one that means more than one thing, or, unless `lenient`, nothing
+    anywhere; it names the nearest.
     """
     chosen: list[dict[str, set[str] | None]] = [{} for _ in places]
     for target in targets:
-        known = False
-        for place, into in zip(places, chosen, strict=True):
-            for folder, commits in _one(target, place).items():
-                known = True
+        meant = [_one(target, place) for place in places]
+        _refuse_ambiguous(target, meant)
+        for found, into in zip(meant, chosen, strict=True):
+            for folder, commits in found.items():
                 before = into.get(folder, set())
                 into[folder] = None if commits is None or before is None else before | commits
-        if not known:
-            raise unknown(target, tuple(dict.fromkeys(folder for place in places for folder in place.folders)), hint)
+        if not any(meant) and not lenient:
+            everything = tuple(dict.fromkeys(folder for place in places for folder in place.folders))
+            raise unknown(target, everything, hint, "; nothing was removed")
     return tuple(
         tuple(Selection(folder, tuple(sorted(commits or ()))) for folder, commits in sorted(one.items()))
         for one in chosen
@@ -73,36 +76,46 @@ def _one(target: str, place: Place) -> Mapping[str, set[str] | None]:
         return {}
     found: dict[str, set[str] | None] = {}
     for folder in folders:
-        commits = {commit for commit in _known(read(folder)) if commit.startswith(target)}
+        try:
+            commits = {commit for commit in _known(read(folder)) if commit.startswith(target)}
+        except OSError:
+            if len(target) < _WHOLE_COMMIT:
+                raise  # the digits may begin a commit in there too
+            continue
         if commits:
             found[folder] = commits
-    many = [f"{name(folder)}@{commit}" for folder, commits in found.items() for commit in sorted(commits or ())]
-    if len(many) > 1:
-        raise LauncherError(
-            f"{target} is the beginning of {len(many)} commits: {', '.join(many[:_NEAREST])}",
-            "name one of them in full",
-            ExitStatus.USAGE,
-        )
     return found
+
+
+def _refuse_ambiguous(target: str, meant: Sequence[Mapping[str, set[str] | None]]) -> None:
+    """Refuse the first digits of more than one commit, in whichever roots; of a repo, each root's may be the same."""
+    pairs = {(folder, commit) for found in meant for folder, commits in found.items() for commit in commits or ()}
+    digits = target.rpartition("@")[2]
+    if len({commit for _, commit in pairs if commit.startswith(digits)}) < 2 and (
+        "@" in target or len({folder for folder, _ in pairs}) < 2
+    ):
+        return
+    if not all(commit.startswith(digits) for _, commit in pairs):
+        return  # the same ref of several repos, or in several roots
+    shown = sorted(commit if "@" in target else f"{name(folder)}@{commit}" for folder, commit in pairs)
+    raise LauncherError(
+        f"{target} is the beginning of {len(shown)} commits: {', '.join(shown[:_NEAREST])}",
+        "name one of them in full",
+        ExitStatus.USAGE,
+    )
 
 
 def _commits(repo: Repo, revision: str) -> set[str]:
-    by_ref = {revision_.commit for revision_ in repo.revisions if revision in revision_.refs}
+    by_ref = {one.commit for one in repo.revisions if revision in one.refs}
+    by_ref |= {repo.broken_refs[revision]} & _known(repo) if revision in repo.broken_refs else set()
     if by_ref or not _COMMIT_PREFIX.fullmatch(revision):
         return by_ref
-    found = {commit for commit in _known(repo) if commit.startswith(revision)}
-    if len(found) > 1:
-        raise LauncherError(
-            f"{repo.name}@{revision} is the beginning of {len(found)} commits: {', '.join(sorted(found)[:_NEAREST])}",
-            "name one of them in full",
-            ExitStatus.USAGE,
-        )
-    return found
+    return {commit for commit in _known(repo) if commit.startswith(revision)}
 
 
 def _known(repo: Repo) -> set[str]:
     """Return every commit in a repo, those of an interrupted removal among them."""
-    condemned = (name.removeprefix(TRASH).partition("-")[0] for name in repo.condemned)
+    condemned = (condemned_commit(trash) for trash in repo.condemned)
     return {*(revision.commit for revision in repo.revisions), *condemned}
 
 
@@ -119,28 +132,32 @@ def _folders(target: str, folders: Sequence[str]) -> tuple[str, ...]:
             return (pattern,)
     if not _GLOB.search(target):
         return ()
-    # A star stays within its part of the name: `koge/*` is no `koge--x/y`, which no repo is called anyway.
+    if HUB_ENTRY.match(target):
+        return tuple(folder for folder in folders if fnmatch.fnmatchcase(folder, target))
+    # A star stays within its part of the name: `bert*` is no `bert-org/model`, and no dataset either.
     for pattern in patterns:
-        found = tuple(folder for folder in folders if fnmatch.fnmatchcase(folder, pattern))
+        found = tuple(folder for folder in folders if _fits(folder.split("--"), pattern.split("--")))
         if found:
             return found
     return ()
 
 
-def unknown(target: str, folders: Sequence[str], hint: str) -> LauncherError:
-    """Return the error for a target that means nothing here, the nearest names in it."""
+def _fits(parts: Sequence[str], pattern: Sequence[str]) -> bool:
+    return len(parts) == len(pattern) and all(map(fnmatch.fnmatchcase, parts, pattern))
+
+
+def unknown(target: str, folders: Sequence[str], hint: str, so: str = "") -> LauncherError:
+    """Return the error for a target that means nothing here, the nearest names in it; `so` is what follows from it."""
     import difflib
 
-    by_name = {name(folder): folder for folder in folders}
-    plain = target.partition("@")[0].lower()
-    close = difflib.get_close_matches(plain, [known.lower() for known in by_name], _NEAREST, 0.5)
-    nearest = [known for known in by_name if known.lower() in close]
+    names = [name(folder) for folder in folders]
+    plain, at, revision = target.rpartition("@") if "@" in target else (target, "", "")
+    if at and plain in names:
+        return LauncherError(f"no revision {revision} of {plain} is cached{so}", hint, ExitStatus.USAGE)
+    close = difflib.get_close_matches(plain.lower(), [known.lower() for known in names], _NEAREST, 0.5)
+    nearest = [known for known in names if known.lower() in close]
     if not nearest:
-        last = plain.rpartition("/")[2]
-        nearest = [known for known in by_name if last and last in known.lower()][:_NEAREST]
-    whole = plain if plain in (known.lower() for known in by_name) else ""
-    what = f"no revision {target.rpartition('@')[2]} of {whole} is cached" if whole and "@" in target else None
-    near = f"; the nearest: {', '.join(nearest)}" if nearest and not whole else ""
-    return LauncherError(
-        f"{what or f'{target} is not in the cache'}{near}; nothing was removed", hint, ExitStatus.USAGE
-    )
+        last = plain.lower().rpartition("/")[2]
+        nearest = [known for known in names if last and last in known.lower()][:_NEAREST]
+    near = f"; the nearest: {', '.join(nearest)}" if nearest else ""
+    return LauncherError(f"{target} is not in the cache{near}{so}", hint, ExitStatus.USAGE)

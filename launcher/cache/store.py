@@ -13,7 +13,7 @@ import os
 import re
 import stat
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 
 from ..paths import HUB_ENTRY
@@ -21,7 +21,7 @@ from ..paths import HUB_ENTRY
 FOLDER = "blobs"
 _MARKER = ".huggingface-shared-blobs"
 _MARKED = b"1\n"
-_LOCK_SECONDS = 5.0
+LOCK_SECONDS = 5.0
 _POLL_SECONDS = 0.02
 _PAYLOAD = re.compile(r"[0-9a-f]{64}")
 _FAST = re.compile(r"\.\./\.\./blobs/[0-9a-f]{2}/([0-9a-f]{64})")
@@ -58,13 +58,18 @@ def within(folder: str, payload: str) -> str:
     return f"{folder}/{payload[:2]}/{payload}"
 
 
-def is_payload(name: str) -> bool:
-    """Tell whether this can be a payload's name."""
-    return _PAYLOAD.fullmatch(name) is not None
+def path_below(payload: str) -> str:
+    """Return where a payload lies, as seen from the root."""
+    return within(FOLDER, payload)
 
 
 def links_of(root: str, folder: str) -> Iterator[str]:
     """Yield the payloads that a repo's blobs link to, those that are missing among them."""
+    yield from (payload for _, payload in blobs_of(root, folder))
+
+
+def blobs_of(root: str, folder: str) -> Iterator[tuple[str, str]]:
+    """Yield a repo's blobs that are links to payloads, as the hint names them, each with its payload."""
     path = f"{root}/{folder}/{FOLDER}"
     try:
         names = os.listdir(path)
@@ -76,7 +81,7 @@ def links_of(root: str, folder: str) -> Iterator[str]:
         except OSError:
             continue  # a blob of its own
         if payload:
-            yield payload
+            yield f"{folder}/{FOLDER}/{name}", payload
 
 
 def target(root: str, folder: str, text: str) -> str | None:
@@ -87,6 +92,11 @@ def target(root: str, folder: str, text: str) -> str | None:
     path = os.path.normpath(os.path.join(folder, text))
     name = os.path.basename(path)
     return name if _PAYLOAD.fullmatch(name) and path == path_of(root, name) else None
+
+
+def linked(root: str, folders: Iterable[str]) -> frozenset[str]:
+    """Return every payload that these repos really link to: the hint knows nothing of a folder that was copied."""
+    return frozenset(payload for folder in folders for payload in links_of(root, folder))
 
 
 def sizes(root: str, only: Collection[str] | None = None) -> Iterator[tuple[str, int]]:
@@ -144,23 +154,23 @@ def references(root: str, payload: str) -> frozenset[str] | None:
 
 
 @contextmanager
-def locked(root: str, payload: str) -> Iterator[None]:
-    """Hold the payload's lock as huggingface_hub does; a planted link in its place is not followed.
+def locked(parent: int, payload: str, patience: float = LOCK_SECONDS) -> Iterator[None]:
+    """Hold the lock of a payload in the folder `parent` as huggingface_hub does; a planted link is not followed.
 
     Raises OSError where it cannot be had; whoever holds it does so for the time of a rename.
     """
     flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-    descriptor = os.open(f"{path_of(root, payload)}.lock", flags, 0o666)
+    descriptor = os.open(f"{payload}.lock", flags, 0o666, dir_fd=parent)
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise OSError(errno.EINVAL, "its lock is not a plain file")
-        deadline = time.monotonic() + _LOCK_SECONDS
+        deadline = time.monotonic() + patience
         while True:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except BlockingIOError:
-                if time.monotonic() > deadline:
+                if time.monotonic() >= deadline:
                     raise
                 time.sleep(_POLL_SECONDS)
         yield

@@ -1,7 +1,7 @@
 """Trash lies in the same root, so that what goes is renamed and never copied; deleting it can take its time.
 
-Every step goes by descriptor and never through a link. Whatever a killed run leaves is deleted by the next one, and
-what the shared store still needs is given back first.
+Whoever fills or deletes a trash folder holds the flock on it. What a killed run has left, nobody holds: the next run
+deletes it, and what the shared store still needs is given back first.
 """
 
 from __future__ import annotations
@@ -10,27 +10,18 @@ import errno
 import fcntl
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import NamedTuple
 
-from ..paths import HUB_ENTRY
 from . import layout, store
 from .busy import lock_of
-from .layout import LOCKS, Blob
+from .deletion import Deletion, Failure, Progress
+from .folders import FOLDER, below, locked, opened, reason, walk
+from .layout import LOCKS
 from .roots import TRASH
 
-FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FULL = (errno.ENOSPC, errno.EDQUOT)
-
-Progress = Callable[[int], None]
-
-
-class Failure(NamedTuple):
-    """Hold a path that could not be removed, and why."""
-
-    path: str
-    reason: str
 
 
 class Finished(NamedTuple):
@@ -41,12 +32,12 @@ class Finished(NamedTuple):
 
 
 class Trash:
-    """Hold the trash folder of one run, made when it is first needed."""
+    """Hold the trash folder of one run, made when it is first needed and locked while it is in use."""
 
     def __init__(self, root: str) -> None:
         self.root = root
         self.descriptor = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        self._name = f"{TRASH}{os.urandom(8).hex()}"
+        self._name = ""
         self._folder: int | None = None
         self._full = False
 
@@ -63,88 +54,123 @@ class Trash:
             os.rename(name, new_name or name, src_dir_fd=parent, dst_dir_fd=self._folder)
 
     def close(self) -> None:
-        """Give the descriptors back, and the folder when nothing has come into it."""
+        """Give the folder up, and remove it when nothing has come into it."""
         if self._folder is not None:
-            os.close(self._folder)
             with suppress(OSError):
                 os.rmdir(self._name, dir_fd=self.descriptor)
+            os.close(self._folder)
         os.close(self.descriptor)
 
     def _make(self) -> None:
+        while self._folder is None:
+            self._name = f"{TRASH}{os.urandom(8).hex()}"
+            try:
+                os.mkdir(self._name, 0o700, dir_fd=self.descriptor)
+                descriptor = os.open(self._name, FOLDER, dir_fd=self.descriptor)
+            except FileNotFoundError:
+                continue  # another run has deleted it before it was locked
+            except OSError as error:
+                if error.errno not in _FULL:
+                    raise
+                self._full = True
+                return
+            if _lock(descriptor) and os.fstat(descriptor).st_nlink:
+                self._folder = descriptor
+            else:
+                os.close(descriptor)
+
+
+def probe(root: str) -> None:
+    """Try whether something could be renamed away in this root.
+
+    Raises OSError where it could not, other than for a full disk.
+    """
+    with opened(root) as descriptor:
+        name = f"{TRASH}{os.urandom(8).hex()}"
         try:
-            os.mkdir(self._name, 0o700, dir_fd=self.descriptor)
-            self._folder = os.open(self._name, FOLDER, dir_fd=self.descriptor)
+            os.mkdir(name, 0o700, dir_fd=descriptor)
         except OSError as error:
             if error.errno not in _FULL:
                 raise
-            self._full = True
+        else:
+            os.rmdir(name, dir_fd=descriptor)
 
 
 def finish(root: str, progress: Progress | None = None) -> Finished:
     """Delete all trash in a root and its repos, also what earlier runs left, and tell what that freed.
 
-    Another user's trash stays. `progress` is called with the bytes of each file that is gone.
+    Another user's trash stays, and so does what another run is at. `progress` is called with the bytes of each file
+    that is gone.
     """
-    deletion = _Deletion(progress)
+    deletion = Deletion(progress, layout.mount_points(root))
     try:
         present = layout.contents(root)
-        descriptor = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        with opened(root) as descriptor:
+            for name in present.trash:
+                with _noted(deletion, f"{root}/{name}"):
+                    _finish_folder(root, descriptor, name, present, deletion)
+            for folder in present.entries:
+                with _noted(deletion, f"{root}/{folder}"):
+                    _finish_repo(root, folder, deletion)
+            if store.is_store(root):
+                _sweep_all(root, deletion)
     except FileNotFoundError:
-        return Finished(0, ())
+        return Finished(deletion.freed, tuple(deletion.failures))
     except OSError as error:
-        return Finished(0, (Failure(root, reason(error)),))
-    try:
-        for name in present.trash:
-            path = f"{root}/{name}"
-            if _is_ours(path):
-                give_back(root, path, present.entries)
-                _keep_foreign(root, path)
-                _sweep_linked(root, path, deletion)
-                deletion.delete(descriptor, name, path)
-    finally:
-        os.close(descriptor)
-    for folder in present.entries:
-        with suppress(FileNotFoundError):
-            for name in os.listdir(f"{root}/{folder}"):
-                if name.startswith(TRASH):
-                    _finish_revision(root, folder, name, deletion)
+        deletion.failures.append(Failure(root, reason(error)))
     return Finished(deletion.freed, tuple(deletion.failures))
 
 
-def give_back(root: str, trash: str, entries: tuple[str, ...]) -> None:
+def restore(root: str) -> None:
+    """Give back what the trash of a run that was killed still owes to repos, before they are taken for damaged."""
+    present = layout.contents(root)
+    for name in present.trash:
+        with suppress(OSError):
+            give_back(root, name, present.entries)
+
+
+def give_back(root: str, trash: str, entries: Iterable[str]) -> None:
     """Give repos that came while the store went into the trash back the payloads that they link to."""
-    for place in (f"{trash}/{store.FOLDER}", trash):
-        if not store.is_marked(place):
-            continue
-        wanted = {payload for folder in entries for payload in store.links_of(root, folder)}
-        for payload in wanted:
-            lost, path = store.within(place, payload), store.path_of(root, payload)
-            with suppress(OSError):  # it is not there, or was published anew meanwhile
-                if not os.path.lexists(path):
-                    os.makedirs(os.path.dirname(path), exist_ok=True)
-                    os.rename(lost, path)
-                    os.rename(f"{lost}.refs", f"{path}.refs")
+    with opened(root) as descriptor:
+        for inside in (f"{trash}/{store.FOLDER}", trash):
+            if not store.is_marked(f"{root}/{inside}"):
+                continue
+            wanted = {payload for folder in entries for payload in store.links_of(root, folder)}
+            lost = [payload for payload in wanted if os.path.lexists(store.within(f"{root}/{inside}", payload))]
+            if lost and not os.path.lexists(f"{root}/{store.FOLDER}"):
+                with below(descriptor, inside) as (parent, name):
+                    os.rename(name, store.FOLDER, src_dir_fd=parent, dst_dir_fd=descriptor)
+                return
+            for payload in lost if store.is_store(root) else ():
+                with suppress(OSError):  # it was published anew meanwhile
+                    _give_back(descriptor, inside, payload)
 
 
-def sweep(root: str, payload: str, take: Callable[[int, str], None]) -> int | None:
+def sweep(
+    root: str,
+    payload: str,
+    linked: Collection[str],
+    take: Callable[[int, str], None],
+    *,
+    damaged: bool = False,
+    patience: float = store.LOCK_SECONDS,
+) -> int | None:
     """Hand a payload that nothing links to any more to `take`, and return its bytes; None when it stays.
 
-    What is unknowable stays. Raises OSError when its lock cannot be had.
+    `linked` are those that a repo really links to. What is unknowable stays as long as any repo is there, unless it is
+    `damaged`: then only those links count. Raises OSError when its lock cannot be had within `patience` seconds.
     """
-    path = store.path_of(root, payload)
-    with store.locked(root, payload):
-        if store.references(root, payload):
-            return None
-        if store.references(root, payload) is None and layout.contents(root).entries:
-            return None
-        parent = os.open(os.path.dirname(path), FOLDER)
-        try:
-            size = os.stat(payload, dir_fd=parent, follow_symlinks=False).st_size
-            take(parent, payload)
+    if payload in linked or not store.is_store(root):
+        return None
+    with opened(root) as descriptor, below(descriptor, store.path_below(payload)) as (parent, name):
+        size = os.stat(name, dir_fd=parent, follow_symlinks=False).st_size
+        with store.locked(parent, payload, patience):
+            known = store.references(root, payload)
+            if known or (known is None and not damaged and layout.contents(root).entries):
+                return None
+            take(parent, name)
             with suppress(FileNotFoundError):
-                os.unlink(f"{payload}.refs", dir_fd=parent)
-        finally:
-            os.close(parent)
+                os.unlink(f"{name}.refs", dir_fd=parent)
     return size
 
 
@@ -153,205 +179,115 @@ def unlink_blob(root: str, folder: str, name: str, identity: layout.Identity | N
 
     Raises OSError: EAGAIN when a downloader has the lock, ESTALE when it is not the file of this identity any more.
     """
-    lock = lock_of(root, folder, name) or f"{root}/{LOCKS}/{folder}/{name}.lock"
-    with locked(lock), opened(f"{root}/{folder}") as repo, below(repo, f"blobs/{name}") as (parent, entry):
+    lock = lock_of(name) or f"{name}.lock"
+    with opened(root) as descriptor:
+        try:
+            with below(descriptor, f"{LOCKS}/{folder}/{lock}") as (locks, lock), locked(locks, lock):
+                _unlink(descriptor, f"{folder}/blobs/{name}", identity)
+                with suppress(OSError):
+                    os.unlink(lock, dir_fd=locks)  # it guards nothing any more, and is ours just now
+                return
+        except (FileNotFoundError, NotADirectoryError):
+            if os.path.isdir(f"{root}/{LOCKS}/{folder}"):
+                raise
+        _unlink(descriptor, f"{folder}/blobs/{name}", identity)
+
+
+@contextmanager
+def _noted(deletion: Deletion, path: str) -> Iterator[None]:
+    """Note what cannot be done about one path, and go on with the next."""
+    try:
+        yield
+    except FileNotFoundError:
+        pass  # another run was faster
+    except OSError as error:
+        deletion.failures.append(Failure(path, reason(error)))
+
+
+def _finish_folder(root: str, parent: int, name: str, present: layout.Contents, deletion: Deletion) -> None:
+    found = os.stat(name, dir_fd=parent, follow_symlinks=False)
+    if not stat.S_ISDIR(found.st_mode):
+        deletion.unlink(parent, name)
+        return
+    descriptor = os.open(name, FOLDER, dir_fd=parent)
+    try:
+        if not _lock(descriptor):
+            return  # another run is at it, and deletes it itself
+        give_back(root, name, present.entries)
+        deletion.delete(parent, name, f"{root}/{name}")
+    finally:
+        os.close(descriptor)
+
+
+def _finish_repo(root: str, folder: str, deletion: Deletion) -> None:
+    """Delete the condemned snapshots of a repo, and before them the blobs that only they linked to."""
+    condemned = [name for name in os.listdir(f"{root}/{folder}") if name.startswith(TRASH)]
+    if not condemned:
+        return
+    now = layout.read(root, folder)
+    wanted = {
+        os.path.basename(os.readlink(entry.path))
+        for name in condemned
+        for entry in walk(f"{root}/{folder}/{name}")
+        if entry.is_symlink()
+    }
+    for orphan in wanted.intersection(now.orphans):
+        blob = now.blobs[orphan]
+        with suppress(OSError):
+            found = os.lstat(f"{now.path}/blobs/{orphan}")
+            unlink_blob(root, folder, orphan, blob.identity)
+            deletion.count(found)
+    with opened(root) as descriptor:
+        for name in condemned:
+            _drop_traces(descriptor, folder, layout.condemned_commit(name), now)
+            with below(descriptor, f"{folder}/{name}") as (parent, entry):
+                deletion.delete(parent, entry, f"{root}/{folder}/{name}")
+
+
+def _drop_traces(descriptor: int, folder: str, commit: str, now: layout.Repo) -> None:
+    """Remove what else names a condemned commit, unless it has come again: refs, its list of files, its known gaps."""
+    if any(revision.commit == commit for revision in now.revisions):
+        return
+    for ref in (ref for ref, named in now.broken_refs.items() if named == commit):
+        with suppress(OSError), below(descriptor, f"{folder}/refs/{ref}") as (parent, name):
+            os.unlink(name, dir_fd=parent)
+    for trace in (f"trees/{commit}.json", f".no_exist/{commit}"):
+        with suppress(OSError), below(descriptor, f"{folder}/{trace}") as (parent, name):
+            Deletion().delete(parent, name, trace)
+
+
+def _sweep_all(root: str, deletion: Deletion) -> None:
+    """Delete every payload that no repo links to; a run that was killed may have left any."""
+    linked = store.linked(root, layout.contents(root).entries)
+    for payload, _ in tuple(store.sizes(root)):
+        if payload not in linked and store.references(root, payload) == frozenset():
+            with suppress(OSError):
+                sweep(root, payload, linked, deletion.unlink, patience=0)
+
+
+def _give_back(descriptor: int, inside: str, payload: str) -> None:
+    with below(descriptor, f"{inside}/{payload[:2]}/{payload}") as (lost, name):
+        with below(descriptor, f"{store.FOLDER}/{payload[:2]}") as (folder, prefix), suppress(FileExistsError):
+            os.mkdir(prefix, dir_fd=folder)
+        with below(descriptor, store.path_below(payload)) as (parent, _):
+            for part in (f"{name}.refs", name):  # a payload that nothing is known of would stay for ever
+                os.link(part, part, src_dir_fd=lost, dst_dir_fd=parent, follow_symlinks=False)
+
+
+def _unlink(descriptor: int, path: str, identity: layout.Identity | None) -> None:
+    with below(descriptor, path) as (parent, name):
         if identity:
-            found = os.stat(entry, dir_fd=parent)
+            found = os.stat(name, dir_fd=parent)
             if (found.st_dev, found.st_ino) != identity:
                 raise OSError(errno.ESTALE, "it is not what it was when the removal was planned")
-        os.unlink(entry, dir_fd=parent)
-        with suppress(OSError):
-            os.unlink(lock)  # it guards nothing any more, and is ours just now
-
-
-@contextmanager
-def locked(path: str) -> Iterator[None]:
-    """Hold a download's lock meanwhile, where there is one.
-
-    Raises OSError (EAGAIN) when a downloader has it.
-    """
-    try:
-        descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except FileNotFoundError:
-        yield
-        return
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise OSError(errno.EAGAIN, "it is being downloaded") from error
-        yield
-    finally:
-        os.close(descriptor)
-
-
-@contextmanager
-def opened(path: str) -> Iterator[int]:
-    """Open a folder that is no link."""
-    descriptor = os.open(path, FOLDER)
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
-
-
-@contextmanager
-def below(descriptor: int, path: str) -> Iterator[tuple[int, str]]:
-    """Open the folder of `path` below `descriptor`, no part of it being a link; yield it with the last name."""
-    *folders, name = path.split("/")
-    current = os.dup(descriptor)
-    try:
-        for folder in folders:
-            inner = os.open(folder, FOLDER, dir_fd=current)
-            os.close(current)
-            current = inner
-        yield current, name
-    finally:
-        os.close(current)
-
-
-def reason(error: OSError) -> str:
-    """Return in words why something could not be removed."""
-    if error.errno == errno.EBUSY:
-        return "something is mounted there"
-    return (error.strerror or str(error)).lower()
-
-
-def delete(parent: int, name: str, path: str) -> Finished:
-    """Delete a tree at once."""
-    deletion = _Deletion(None)
-    deletion.delete(parent, name, path)
-    return Finished(deletion.freed, tuple(deletion.failures))
-
-
-class _Deletion:
-    """Delete trees and count what that frees: the bytes of files that had no other name."""
-
-    def __init__(self, progress: Progress | None) -> None:
-        self.freed = 0
-        self.failures: list[Failure] = []
-        self._progress = progress
-        self._first: str | None = None
-
-    def delete(self, parent: int, name: str, path: str) -> None:
-        """Delete what is called `name` in the folder `parent`; what cannot go is noted once, and the rest goes."""
-        self._first = None
-        self._delete(parent, name)
-        if self._first is not None:
-            self.failures.append(Failure(path, self._first))
-
-    def unlink(self, parent: int, name: str) -> None:
-        """Unlink one file and count it."""
-        found = os.stat(name, dir_fd=parent, follow_symlinks=False)
         os.unlink(name, dir_fd=parent)
-        self.count(found)
-
-    def count(self, found: os.stat_result) -> None:
-        """Count a file that is gone."""
-        if stat.S_ISREG(found.st_mode) and found.st_nlink == 1:
-            self.freed += found.st_size
-            if self._progress:
-                self._progress(found.st_size)
-
-    def _delete(self, parent: int, name: str) -> None:
-        # No recursion: how deep a folder goes is for whoever made it to decide.
-        stack: list[tuple[int, str, int, list[str]]] = []
-        self._enter(stack, parent, name)
-        while stack:
-            above, own_name, descriptor, names = stack[-1]
-            if names:
-                self._enter(stack, descriptor, names.pop())
-                continue
-            stack.pop()
-            os.close(descriptor)
-            try:
-                os.rmdir(own_name, dir_fd=above)
-            except FileNotFoundError:
-                pass  # another run works on the same trash
-            except OSError as error:
-                self._note(error)
-
-    def _enter(self, stack: list[tuple[int, str, int, list[str]]], parent: int, name: str) -> None:
-        try:
-            found = os.stat(name, dir_fd=parent, follow_symlinks=False)
-            if not stat.S_ISDIR(found.st_mode):
-                os.unlink(name, dir_fd=parent)
-                self.count(found)
-                return
-            if found.st_uid == os.geteuid() and found.st_mode & stat.S_IRWXU != stat.S_IRWXU:
-                os.chmod(name, stat.S_IRWXU, dir_fd=parent)
-            descriptor = os.open(name, FOLDER, dir_fd=parent)
-        except FileNotFoundError:
-            return
-        except OSError as error:
-            self._note(error)
-            return
-        try:
-            names = os.listdir(descriptor)
-        except OSError as error:
-            self._note(error)
-            names = []
-        stack.append((parent, name, descriptor, names))
-
-    def _note(self, error: OSError) -> None:
-        if self._first is None or error.errno != errno.ENOTEMPTY:
-            self._first = self._first if self._first and error.errno == errno.ENOTEMPTY else reason(error)
 
 
-def _keep_foreign(root: str, trash: str) -> None:
-    """Put back what somebody else has laid into the folder of a repo that goes."""
-    with suppress(OSError):
-        for folder in os.listdir(trash):
-            if not HUB_ENTRY.match(folder):
-                continue
-            for name in filter(layout.is_foreign, os.listdir(f"{trash}/{folder}")):
-                os.makedirs(f"{root}/{folder}", exist_ok=True)
-                if not os.path.lexists(f"{root}/{folder}/{name}"):
-                    os.rename(f"{trash}/{folder}/{name}", f"{root}/{folder}/{name}")
-
-
-def _sweep_linked(root: str, trash: str, deletion: _Deletion) -> None:
-    """Delete the payloads that only condemned repos linked to, before the links that name them go."""
-    if not store.is_store(root):
-        return
-    for folder, _, names in os.walk(trash):
-        if os.path.basename(folder) != "blobs":
-            continue
-        for name in names:
-            with suppress(OSError):
-                payload = os.path.basename(os.readlink(f"{folder}/{name}"))
-                if store.is_payload(payload):
-                    sweep(root, payload, deletion.unlink)
-
-
-def _finish_revision(root: str, folder: str, name: str, deletion: _Deletion) -> None:
-    """Delete a condemned snapshot, and before it the blobs that only it linked to: its links name them."""
-    trash = f"{root}/{folder}/{name}"
-    wanted = set()
-    for place, _, names in os.walk(trash):
-        for entry in names:
-            with suppress(OSError):
-                wanted.add(os.path.basename(os.readlink(f"{place}/{entry}")))
-    now = layout.read(root, folder)
-    for orphan in wanted.intersection(now.orphans):
-        with suppress(OSError):
-            _delete_blob(root, folder, now.blobs[orphan], deletion)
-    with opened(f"{root}/{folder}") as descriptor:
-        deletion.delete(descriptor, name, trash)
-
-
-def _delete_blob(root: str, folder: str, blob: Blob, deletion: _Deletion) -> None:
-    path = f"{root}/{folder}/blobs/{blob.name}"
-    found = os.lstat(path)
-    unlink_blob(root, folder, blob.name, blob.identity)
-    deletion.count(found)
-    if blob.shared:
-        sweep(root, blob.shared, deletion.unlink)
-
-
-def _is_ours(path: str) -> bool:
+def _lock(descriptor: int) -> bool:
     try:
-        found = os.lstat(path)
-    except OSError:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
         return False
-    return not stat.S_ISLNK(found.st_mode) and os.geteuid() in (0, found.st_uid)
+    except OSError:
+        return True  # this file system knows no flock: two runs may meet, and each takes what is there
+    return True

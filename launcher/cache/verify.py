@@ -2,7 +2,8 @@ r"""A blob's name is its hash, so whether it is what the hub had can be told off
 
 64 hex digits are the sha256 of the content, 40 the sha1 of git's `blob <size>\0` and the content. Where a system has
 no links, files lie in the snapshot itself, and only `trees/<commit>.json` has their hashes. A file that was found whole
-is remembered by device, inode, size, mtime, ctime and hash: whoever writes to it gives it another ctime.
+is remembered by device, inode, size, mtime, ctime and hash: whoever writes to it gives it another ctime, unless
+through a mapping.
 """
 
 from __future__ import annotations
@@ -11,36 +12,44 @@ import hashlib
 import json
 import os
 import queue
-import re
 import stat
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Literal, NamedTuple
 
-from .layout import Repo, Revision
+from .folders import walk
+from .layout import HASH, Repo, Revision
 
 Verdict = Literal["ok", "corrupt", "size differs", "missing", "unverifiable"]
 
-MISSING = "the blob it links to is not there"
+_MOST_BYTES_OF_A_TREE = 1 << 28
 _BLOCK = 1 << 20
-_HASH = re.compile(r"[0-9a-f]{64}|[0-9a-f]{40}")
 # Within one tick of the clock a second write leaves the same ctime: what is that young is read again next time.
 _SETTLED_SECONDS = 0.1
 
 
 class Candidate(NamedTuple):
-    """Hold a file to verify: where it is, the revisions it is part of, and the hash in hex that it must have.
+    """Hold a file to verify: its repo's path, its own, the revisions it is part of, and the hash in hex it must have.
 
-    `blob` is blank for a file that lies in a snapshot itself. Without `expected`, `why` tells what is known instead.
+    `blob` is blank for a file that lies in a snapshot itself, and `name` is what it is called there. Without
+    `expected`, `why` tells what is known instead.
     """
 
-    folder: str
+    repo: str
     path: str
     blob: str
     commits: tuple[str, ...]
     expected: str | None
     why: str = ""
+    name: str = ""
+    missing: bool = False
+    denied: bool = False
+
+    @property
+    def folder(self) -> str:
+        """Return the name of its repo's folder."""
+        return os.path.basename(self.repo)
 
 
 class Checked(NamedTuple):
@@ -96,53 +105,67 @@ class Verification:
         self._full = full
         self._keep_whole = keep_whole
         self._stop = threading.Event()
+        self._error: Exception | None = None
+        self._sizes: dict[str, dict[str, int]] = {}
         self._guard = threading.Lock()
 
     def run(self, candidates: Iterable[Candidate], progress: Callable[[int], None] | None = None) -> None:
         """Verify every candidate; `progress` is called with bytes, from several threads, one at a time."""
-        work: queue.Queue[tuple[Candidate, os.stat_result] | None] = queue.Queue(256)
+        work: queue.Queue[Candidate | None] = queue.Queue(256)
         threads = [threading.Thread(target=self._work, args=(work, progress), daemon=True) for _ in range(_cores())]
         started = False
         try:
             for candidate in candidates:
-                status = self._look(candidate, progress)
-                if status is not None:
-                    if not started:
-                        started = True
-                        for thread in threads:
-                            thread.start()
-                    work.put((candidate, status))
+                if not self._needs_reading(candidate, progress):
+                    continue
+                if not started:
+                    started = True
+                    for thread in threads:
+                        thread.start()
+                self._put(work, candidate)
             for _ in threads if started else ():
-                work.put(None)
+                self._put(work, None)
             for thread in threads if started else ():
                 thread.join()
         except BaseException:
             self._stop.set()
             raise
+        if self._error:
+            raise self._error
 
-    def _look(self, candidate: Candidate, progress: Callable[[int], None] | None) -> os.stat_result | None:
-        """Return the status of a file that must be read, or None when its verdict is known without."""
+    def _put(self, work: queue.Queue[Candidate | None], task: Candidate | None) -> None:
+        while not self._stop.is_set():
+            try:
+                work.put(task, timeout=0.2)
+            except queue.Full:
+                continue
+            return
+
+    def _needs_reading(self, candidate: Candidate, progress: Callable[[int], None] | None) -> bool:
+        """Tell whether a file must be read; the verdict on any other is noted."""
         if candidate.why:
-            self._note(
-                Checked(candidate, "missing" if candidate.why == "missing" else "unverifiable", candidate.why, 0)
-            )
-            return None
+            verdict: Verdict = "missing" if candidate.missing else "unverifiable"
+            self._note(Checked(candidate, verdict, candidate.why, 0, denied=candidate.denied))
+            return False
         try:
             status = os.stat(candidate.path)
         except OSError as error:
             self._note(_unreadable(candidate, error))
-            return None
+            return False
+        if not stat.S_ISREG(status.st_mode):
+            self._note(Checked(candidate, "unverifiable", "it is not a plain file", 0))
+            return False
         if not self._full and self.memory.knows(_line(status, candidate.expected or "")):
             self._note(Checked(candidate, "ok", "", status.st_size, remembered=True))
             if progress:
                 with self._guard:
                     progress(status.st_size)
-            return None
-        return status
+            return False
+        return True
 
     def _work(
         self,
-        work: queue.Queue[tuple[Candidate, os.stat_result] | None],
+        work: queue.Queue[Candidate | None],
         progress: Callable[[int], None] | None,
     ) -> None:
         block = bytearray(_BLOCK)
@@ -157,11 +180,14 @@ class Verification:
             task = work.get()
             if task is None:
                 return
-            candidate, _ = task
             try:
-                checked = self._check(candidate, block, told)
+                checked = self._check(task, block, told)
             except OSError as error:
-                checked = _unreadable(candidate, error)
+                checked = _unreadable(task, error)
+            except Exception as error:
+                self._error = error  # a file that nobody has looked at must not pass for whole
+                self._stop.set()
+                return
             if checked:
                 self._note(checked)
 
@@ -189,10 +215,21 @@ class Verification:
             return Checked(candidate, "ok", "", after.st_size)
         with self._guard:
             self.memory.forget(line)
-        known = _known_size(candidate)
+        known = self._known_size(candidate)
         if known is not None and known != after.st_size:
             return Checked(candidate, "size differs", f"{after.st_size} bytes instead of {known}", after.st_size)
         return Checked(candidate, "corrupt", f"its content has the hash {digest}", after.st_size)
+
+    def _known_size(self, candidate: Candidate) -> int | None:
+        for commit in candidate.commits:
+            path = f"{candidate.repo}/trees/{commit}.json"
+            with self._guard:
+                if path not in self._sizes:
+                    self._sizes[path] = dict(_tree(path).values())
+                size = self._sizes[path].get(candidate.expected or "")
+            if size is not None:
+                return size
+        return None
 
     def _digest(
         self, descriptor: int, expected: str, size: int, block: bytearray, told: Callable[[int], None]
@@ -224,23 +261,30 @@ def candidates(repos: Iterable[Repo]) -> Iterator[Candidate]:
     seen: set[tuple[tuple[int, int], str]] = set()
     for repo in repos:
         for blob in sorted(repo.blobs.values(), key=lambda blob: -blob.size):
-            expected = blob.name if _HASH.fullmatch(blob.name) else None
+            expected = blob.name if HASH.fullmatch(blob.name) else None
             if blob.shared and expected:
                 if (blob.identity, expected) in seen:
                     continue
                 seen.add((blob.identity, expected))
             why = "" if expected else "its name is no hash"
             path = f"{repo.path}/blobs/{blob.name}"
-            yield Candidate(repo.folder, path, blob.name, commits_of(repo, blob.name), expected, why)
+            yield Candidate(repo.path, path, blob.name, commits_of(repo, blob.name), expected, why)
         for revision in repo.revisions:
             snapshot = f"{repo.path}/snapshots/{revision.commit}"
-            for path in revision.dangling:
-                yield Candidate(repo.folder, f"{snapshot}/{path}", "", (revision.commit,), None, MISSING)
-            for path in revision.outside:
+            commits = (revision.commit,)
+            for name in revision.dangling:
+                why = "the blob it links to is not there"
+                yield Candidate(repo.path, f"{snapshot}/{name}", "", commits, None, why, name, missing=True)
+            for name in revision.outside:
                 why = "it is a link that leads out of the cache"
-                yield Candidate(repo.folder, f"{snapshot}/{path}", "", (revision.commit,), None, why)
+                yield Candidate(repo.path, f"{snapshot}/{name}", "", commits, None, why, name)
             if revision.plain_files:
                 yield from _plain(repo, revision)
+
+
+def unreadable(path: str, why: str) -> Candidate:
+    """Return what stands for a whole repo that cannot be read."""
+    return Candidate(path, path, "", (), None, f"it cannot be read: {why}", denied=True)
 
 
 def commits_of(repo: Repo, blob: str) -> tuple[str, ...]:
@@ -257,19 +301,18 @@ class Names:
     def of(self, candidate: Candidate) -> tuple[str, ...]:
         """Return the names of a file, none for a blob that no revision links to."""
         if not candidate.blob:
-            return (candidate.path.split("/snapshots/", 1)[1].partition("/")[2],)
-        repo = candidate.path.rpartition("/blobs/")[0]
-        found = (self._links(f"{repo}/snapshots/{commit}").get(candidate.blob, ()) for commit in candidate.commits)
+            return (candidate.name,) if candidate.name else ()
+        snapshots = (f"{candidate.repo}/snapshots/{commit}" for commit in candidate.commits)
+        found = (self._links(snapshot).get(candidate.blob, ()) for snapshot in snapshots)
         return tuple(sorted({name for names in found for name in names}))
 
     def _links(self, snapshot: str) -> Mapping[str, list[str]]:
         if snapshot not in self._snapshots:
             links: dict[str, list[str]] = {}
-            for folder, _, entries in os.walk(snapshot):
-                for entry in entries:
-                    path = f"{folder}/{entry}"
-                    if os.path.islink(path):
-                        links.setdefault(os.path.basename(os.readlink(path)), []).append(path[len(snapshot) + 1 :])
+            for entry in walk(snapshot):
+                if entry.is_symlink():
+                    name = entry.path[len(snapshot) + 1 :]
+                    links.setdefault(os.path.basename(os.readlink(entry.path)), []).append(name)
             self._snapshots[snapshot] = links
         return self._snapshots[snapshot]
 
@@ -277,38 +320,31 @@ class Names:
 def _plain(repo: Repo, revision: Revision) -> Iterator[Candidate]:
     tree = _tree(f"{repo.path}/trees/{revision.commit}.json")
     snapshot = f"{repo.path}/snapshots/{revision.commit}"
-    for folder, _, names in os.walk(snapshot):
-        for name in sorted(names):
-            path = f"{folder}/{name}"
-            if os.path.islink(path):
-                continue
-            known = tree.get(path[len(snapshot) + 1 :])
+    for entry in walk(snapshot):
+        if not entry.is_symlink():
+            name = entry.path[len(snapshot) + 1 :]
+            known = tree.get(name)
             why = "" if known else "its hash is not known offline: this cache has no links, and no list of its files"
-            yield Candidate(repo.folder, path, "", (revision.commit,), known[0] if known else None, why)
+            expected = known[0] if known else None
+            yield Candidate(repo.path, entry.path, "", (revision.commit,), expected, why, name)
 
 
 def _tree(path: str) -> Mapping[str, tuple[str, int]]:
     """Return what huggingface_hub has noted of a commit's files: hash and size by path; empty where it has not."""
     try:
-        with open(path, "rb") as file:
-            document = json.load(file)
-        return {
-            name: (entry["lfs_sha256"], entry["lfs_size"])
-            if entry.get("lfs_sha256")
-            else (entry["blob_id"], entry["size"])
-            for name, entry in document["files"].items()
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        with open(descriptor, "rb") as file:
+            found = os.fstat(descriptor)
+            if not stat.S_ISREG(found.st_mode) or found.st_size > _MOST_BYTES_OF_A_TREE:
+                return {}
+            files = json.load(file)["files"]
+        pairs = {
+            name: (entry.get("lfs_sha256") or entry["blob_id"], entry.get("lfs_size") or entry["size"])
+            for name, entry in files.items()
         }
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return {}  # none, or no list as any version writes it
-
-
-def _known_size(candidate: Candidate) -> int | None:
-    repo = candidate.path.rpartition("/blobs/" if candidate.blob else "/snapshots/")[0]
-    for commit in candidate.commits:
-        for expected, size in _tree(f"{repo}/trees/{commit}.json").values():
-            if expected == candidate.expected:
-                return size
-    return None
+    return {name: pair for name, pair in pairs.items() if isinstance(pair[0], str) and HASH.fullmatch(pair[0])}
 
 
 def _open(path: str) -> int:
