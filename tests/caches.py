@@ -73,11 +73,17 @@ def add_plain(repo: Path, revision: str, file: str, data: bytes) -> Path:
 
 
 def add_ref(repo: Path, ref: str, text: str) -> Path:
-    """Write a ref."""
+    """Write a ref, an hour old: one that is new and leads to nothing is a download that has just begun."""
     path = repo / "refs" / ref
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
+    age(path)
     return path
+
+
+def age(path: Path) -> None:
+    """Make a file an hour older."""
+    os.utime(path, (time.time() - 3600,) * 2, follow_symlinks=False)
 
 
 def make_repo(

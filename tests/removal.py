@@ -377,7 +377,7 @@ def only(items: Sequence[Mapping[str, Any]], kind: str) -> list[str]:
     return sorted(item["path"] for item in items if item["kind"] == kind)
 
 
-COMMANDS = (("clear",), ("remove", "*"), ("prune", "--max-size", "0"))
+COMMANDS = (("clear",), ("remove", "models--*"), ("prune", "--max-size", "0"))
 """The ways to ask for everything."""
 
 

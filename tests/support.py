@@ -260,6 +260,15 @@ def make_app(folder: Path, script: str = WEBUI) -> AppFolder:
     return AppFolder(folder, free_port())
 
 
+def open_to_all(folder: Path) -> None:
+    """Let other users into a test's folder, through those above it that pytest has made, and no others."""
+    for path in (folder, *folder.parents):
+        path.chmod(path.stat().st_mode | 0o055)
+        if path.name.startswith("pytest-of-"):
+            return
+    raise AssertionError(f"{folder} is no folder of pytest's")
+
+
 def program(cwd: Path = ROOT.parent) -> str:
     """Return how hints call the launcher when it was run by `launcher()` in this folder."""
     return shlex.join(str(path).removeprefix(f"{cwd}/") for path in (sys.executable, START_APP))

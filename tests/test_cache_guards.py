@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.caches import A, B, add_blob, add_file, add_link, make_repo, share
+from tests.caches import A, B, add_blob, add_file, add_link, age, make_repo, share
 from tests.removal import (
     COMMANDS,
     PRIVATE,
@@ -228,6 +228,7 @@ def test_what_a_snapshots_links_lead_to_outside_is_never_touched(
     (repo / "blobs" / ("c" * 64)).symlink_to(precious / "c")
     add_link(repo, A, "blob", "c" * 64)
     (repo / "refs" / "linked").symlink_to(precious / "a")
+    age(repo / "refs" / "linked")
     before = everything(precious)
     done = insist(app, *arguments)
     assert done.status == 0, done.err

@@ -79,14 +79,14 @@ def test_hostile_names_within_a_repo_are_only_names(app: AppFolder, hub: Path) -
 def _nest(folder: Path, depth: int, length: int) -> None:
     """Make folders in folders, deeper than a process may have files open or a path may be long."""
     code = "import os, sys\nfor _ in range(int(sys.argv[1])): os.mkdir(sys.argv[2]); os.chdir(sys.argv[2])\n"
-    code += "open('f', 'w').write('deep')"
+    code += "open('f', 'w').write('deep'); os.utime('f', (1, 1))"
     subprocess.run((sys.executable, "-c", code, str(depth), "d" * length), cwd=folder, check=True)
 
 
 @pytest.mark.parametrize("arguments", [("clear",), ("remove", "koge/a"), ("prune", "--max-size", "1")])
 @pytest.mark.parametrize("with_store", [False, True])
 @pytest.mark.parametrize(
-    ("part", "depth", "length"), [(f"snapshots/{A}", 1100, 1), ("refs", 1100, 1), ("blobs", 25, 200)]
+    ("part", "depth", "length"), [(f"snapshots/{A}", 1100, 1), ("refs", 1100, 1), (".no_exist/a", 25, 200)]
 )
 def test_however_deep_a_repo_goes_it_goes_whole(
     part: str, depth: int, length: int, with_store: bool, arguments: tuple[str, ...], app: AppFolder, hub: Path
@@ -96,6 +96,7 @@ def test_however_deep_a_repo_goes_it_goes_whole(
         repo = make_repo(hub, "models--koge--a", {A: {"x": b"x" * 100}})
         if with_store:
             share(hub, b"payload", add_blob_path(repo, b"shared"))
+        (repo / part).mkdir(parents=True, exist_ok=True)
         _nest(repo / part, depth, length)
         done = insist(app, *arguments)
         assert done.status == 0, done.err[:2000]

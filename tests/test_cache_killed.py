@@ -246,7 +246,7 @@ def _broken(cached: Cached, library: Library, may_go, untouched) -> Iterator[str
     for warning in library.scan(cached.hub)["warnings"]:
         # Our trash is no repo, and a stranger's file alone makes none.
         about = warning.rpartition("/hub/")[2]
-        stranger = about == f"{cached.repo(V22).name}/snapshots" and set(os.listdir(cached.repo(V22))) <= {"notes.txt"}
+        stranger = about == f"{cached.repo(V22).name}/snapshots" and (cached.repo(V22) / "notes.txt").exists()
         if about.startswith(("models--", "datasets--")) and not stranger and "d" * 64 not in about:
             yield f"scan: {warning}"
     now = besides_entries(everything(cached.home))

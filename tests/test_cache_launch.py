@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import shutil
@@ -12,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.caches import add_blob, make_repo, share
+from tests.caches import make_repo
 from tests.removal import CODEC, V22, V23, VOICES, Cached, everything, on_terminal, trash
 from tests.support import WEBUI, AppFolder, Processes, Running, alive, clean_environment, eventually, get, launcher
 
@@ -275,15 +274,12 @@ def test_the_app_does_not_wait_for_the_deleting(app: AppFolder, processes: Proce
     assert os.listdir(hub) in ([], [".locks"])
 
 
-def _held_back(hub: Path) -> Path:
-    """Leave trash whose deleting waits for the lock of a payload, and return that lock."""
-    repo = make_repo(hub, "models--koge--gone")
-    blob = repo / "blobs" / add_blob(repo, b"shared")
-    payload = share(hub, b"payload" * 99, blob)
+def _much_trash(hub: Path) -> None:
+    """Leave trash that takes a while to delete."""
     folder = hub / ".start_app-trash-0123456789abcdef"
     folder.mkdir()
-    repo.rename(folder / repo.name)
-    return payload.with_name(f"{payload.name}.lock")
+    for number in range(30000):
+        (folder / str(number)).touch()
 
 
 @pytest.mark.parametrize("flags", [(), ("--remove-model", "koge/a")])
@@ -292,12 +288,12 @@ def test_what_deletes_in_the_background_holds_nothing_of_the_apps(
 ) -> None:
     hub = app.path / "cache_hub"
     make_repo(hub, "models--koge--a")
-    lock = _held_back(hub)
-    with lock.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        running = serving(app, processes, *flags)
-        process = eventually(lambda: _deleting(app, running.pid))
-        processes.end_also(process.pid)
+    _much_trash(hub)
+    running = processes.launch(*app.arguments, *flags)
+    process = eventually(lambda: _deleting(app, running.pid))
+    process.suspend()  # else it might be done before it has been looked at
+    processes.end_also(process.pid)
+    try:
         folder = f"/proc/{process.pid}/fd"
         fds = {number: os.readlink(f"{folder}/{number}") for number in os.listdir(folder)}
         assert fds["0"] == fds["1"] == "/dev/null"
@@ -305,12 +301,14 @@ def test_what_deletes_in_the_background_holds_nothing_of_the_apps(
         assert process.cwd() == "/"
         assert os.getsid(process.pid) != os.getsid(running.pid)
         assert process.pid not in [child.pid for child in psutil.Process(running.pid).children(recursive=True)]
+        eventually(lambda: get(app.port), what=running.err)
         assert app.lock_holder() == running.pid
         again = launcher(*app.arguments, "--no-launch")
         assert again.status == 0, again.err
         assert not alive(running.pid)
+    finally:
+        process.resume()
     eventually(lambda: not trash(hub), what=running.err)
-    assert not lock.with_suffix("").exists()
 
 
 def _deleting(app: AppFolder, pid: int) -> psutil.Process | None:
@@ -329,7 +327,6 @@ def test_a_plain_launch_finishes_what_an_interrupted_removal_has_left(cached: Ca
     serving(cached.app, processes)
     eventually(lambda: not trash(cached.hub))
     assert cached.loading() == cached.all_but(V22)
-    assert (cached.repo(V22) / "notes.txt").exists()
 
 
 def test_a_plain_launch_finishes_an_interrupted_removal_of_a_revision_too(cached: Cached, processes: Processes) -> None:

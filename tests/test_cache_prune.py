@@ -8,6 +8,7 @@ import time
 
 import pytest
 
+from tests.caches import add_ref
 from tests.hub_cache import Library, hf
 from tests.removal import (
     CODEC,
@@ -35,8 +36,8 @@ def test_prune_takes_what_nothing_can_load_and_nothing_else(cached: Cached) -> N
     missing = v22 / "snapshots" / ("1" * 40)
     missing.mkdir()
     (missing / "all.bin").symlink_to("../../blobs/" + "d" * 64)
-    (v22 / "refs" / "broken").write_text("1" * 40)
-    (v22 / "refs" / "nowhere").write_text("2" * 40)
+    add_ref(v22, "broken", "1" * 40)
+    add_ref(v22, "nowhere", "2" * 40)
     stale_lock = cached.hub / ".locks" / v22.name / f"{'c' * 64}.lock"
     stale_lock.touch()
     abandoned = cached.hub / ".locks" / "models--nobody--knows"

@@ -24,6 +24,7 @@ from tests.support import (
     get,
     launcher,
     make_app,
+    open_to_all,
 )
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root to act as another user or in another namespace")
@@ -43,8 +44,7 @@ def pythons_for_nobody(*needed: str) -> tuple[str, ...]:
 
 
 def as_nobody(app: AppFolder, processes: Processes, *arguments: str) -> Running:
-    for folder in (app.path, *app.path.parents[:3]):
-        folder.chmod(0o755)
+    open_to_all(app.path)
     return processes.start((*pythons_for_nobody(), "webui.py", *arguments), cwd=app.path, **NOBODY)
 
 
@@ -84,8 +84,7 @@ def test_an_ordinary_user_is_told_whose_hidden_process_holds_the_port(
     app: AppFolder, processes: Processes, tmp_path: Path
 ) -> None:
     copy = tmp_path / "copy"
-    for folder in (tmp_path, *tmp_path.parents[:2]):
-        folder.chmod(0o755)
+    open_to_all(tmp_path)
     shutil.copytree(START_APP.parent / "launcher", copy / "launcher", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(START_APP, copy)
     shutil.copy(app.script, copy)

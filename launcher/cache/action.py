@@ -126,7 +126,7 @@ def finish(found: Sequence[Plan], result: Result, progress: Progress | None) -> 
 
 
 def _plan_clear(request: Request, root: Root, contents: Contents, spare: Collection[int], sizes: bool) -> Plan:
-    in_use = busy(root.real, contents.entries, spare, force=request.force)
+    in_use = busy(root.real, _with_locks(contents), spare, force=request.force)
     detailed = sizes or (contents.store and (in_use or contents.strange))
     repos = _read(root, contents.entries)[0] if detailed else {}
     payloads = _payloads(root, contents) if detailed else {}
@@ -155,7 +155,7 @@ def _plan_remove(
 def _plan_prune(request: Request, root: Root, contents: Contents, spare: Collection[int]) -> Plan:
     repos, unreadable = _read(root, contents.entries)
     options = PruneOptions(request.unused_seconds, request.max_size, select.matching(request.keep, contents.entries))
-    in_use = busy(root.real, contents.entries, spare, force=request.force)
+    in_use = busy(root.real, _with_locks(contents), spare, force=request.force)
     locks = {folder: found for folder, repo in repos.items() if (found := tuple(_stale_locks(root, repo)))}
     one = plans.prune(root, contents, repos, _payloads(root, contents), in_use, options, time.time(), locks)
     return one._replace(left=(*one.left, *unreadable))
@@ -200,6 +200,11 @@ def item_document(item: Item) -> Mapping[str, Any]:
 def left_document(left: Left) -> Mapping[str, Any]:
     """Return what stays for `--json`."""
     return {"path": left.path, "size_bytes": left.size, "reason": left.reason, "in_use": left.busy}
+
+
+def _with_locks(contents: Contents) -> tuple[str, ...]:
+    """Return every folder that a download may be at, those of repos that have only locks so far among them."""
+    return tuple(dict.fromkeys((*contents.entries, *contents.locks)))
 
 
 def _reader(root: Root) -> Callable[[str], Repo]:

@@ -73,13 +73,23 @@ def _downloading(root: str, folder: str) -> str | None:
     try:
         names = os.listdir(f"{root}/{folder}/blobs")
     except OSError:
-        return None
+        return _beginning(root, folder)
     for name in names:
         if name.endswith(".incomplete"):
             lock = f"{root}/{LOCKS}/{folder}/{lock_of(name)}"
             if held_lock(lock):
                 return f"it is being downloaded{_holder(lock)}"
     return None
+
+
+def _beginning(root: str, folder: str) -> str | None:
+    """Tell whether somebody holds a lock for a repo that has no blobs yet."""
+    try:
+        locks = os.listdir(f"{root}/{LOCKS}/{folder}")
+    except OSError:
+        return None
+    held = any(held_lock(f"{root}/{LOCKS}/{folder}/{lock}") for lock in locks)
+    return "a download of it has just begun" if held else None
 
 
 def _holder(lock: str) -> str:
@@ -132,21 +142,22 @@ def _opened(prefix: str, device: int | None, spare: frozenset[int]) -> Iterator[
         if pid in spare:
             continue
         try:
-            elsewhere = other_names or os.readlink(f"/proc/{pid}/ns/mnt") != own
+            elsewhere = os.readlink(f"/proc/{pid}/ns/mnt") != own
             with open(f"/proc/{pid}/maps", "rb") as file:
                 maps = file.read()
             descriptors = os.listdir(f"/proc/{pid}/fd")
         except OSError:
             continue  # gone, or another user's
-        yield from _mapped(pid, maps, raw, device, elsewhere)
+        by_path, by_identity = not elsewhere, elsewhere or other_names
+        yield from _mapped(pid, maps, raw, device, by_path, by_identity)
         for descriptor in descriptors:
             path = f"/proc/{pid}/fd/{descriptor}"
             try:
                 target = os.readlink(path)
-                if target.startswith(prefix):
+                if by_path and target.startswith(prefix):
                     if not os.path.isdir(path):  # whoever lists a folder is not reading its files
                         yield _Opened(pid, target, None)
-                elif elsewhere and target.startswith("/"):
+                elif by_identity and target.startswith("/"):
                     status = os.stat(path)
                     if status.st_dev == device and not stat.S_ISDIR(status.st_mode):
                         yield _Opened(pid, None, (status.st_dev, status.st_ino))
@@ -165,17 +176,19 @@ def _has_other_names(prefix: str, device: int | None) -> bool:
     return sum(1 for mount in mounts if mount[2] == number) > 1 and bool(prefix)
 
 
-def _mapped(pid: int, maps: bytes, prefix: bytes, device: int | None, elsewhere: bool) -> Iterator[_Opened]:
-    if prefix not in maps and not elsewhere and b"\\" not in maps:
+def _mapped(
+    pid: int, maps: bytes, prefix: bytes, device: int | None, by_path: bool, by_identity: bool
+) -> Iterator[_Opened]:
+    if not by_identity and prefix not in maps and b"\\" not in maps:
         return
     for line in maps.splitlines():
         fields = line.split(None, 5)
         if len(fields) < 6 or not fields[5].startswith(b"/"):
             continue
         path = unescaped(fields[5])
-        if path.startswith(prefix):
+        if by_path and path.startswith(prefix):
             yield _Opened(pid, os.fsdecode(path), None)
-        elif elsewhere:
+        elif by_identity:
             major, _, minor = fields[3].partition(b":")
             if os.makedev(int(major, 16), int(minor, 16)) == device:
                 yield _Opened(pid, None, (device, int(fields[4])))

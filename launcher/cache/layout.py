@@ -114,6 +114,11 @@ class Repo(NamedTuple):
         return max(self.accessed, self.modified)
 
     @property
+    def unlinked(self) -> frozenset[str]:
+        """Return the blobs that no revision links to, also those by whose name nobody can tell whose they are."""
+        return frozenset(self.blobs).difference(*(revision.blobs for revision in self.revisions))
+
+    @property
     def shared(self) -> frozenset[str]:
         """Return the payloads of the shared store that its blobs link to."""
         return frozenset(blob.shared for blob in self.blobs.values() if blob.shared)

@@ -96,7 +96,8 @@ def clear(
         Item("repo", f"{root.real}/{folder}", sizes.get(folder), "clear", folder, identities[folder])
         for folder in going
     ]
-    items += _locks(root, contents, [*going, *(f for f in contents.locks if f not in contents.entries)], "clear")
+    alone = [folder for folder in contents.locks if folder not in contents.entries and folder not in busy]
+    items += _locks(root, contents, [*going, *alone], "clear")
     left = [*_left_busy(root, contents.entries, busy, repos), *_strange(root, contents)]
     if contents.store and not left:
         size = sum(payload.size for payload in payloads.values()) if repos else None
@@ -177,13 +178,14 @@ def prune(
             gone |= blobs
             if parts and parts[0].kind == "repo":
                 items += _locks(root, contents, (folder,), parts[0].reason)
-    abandoned = [
-        folder for folder in contents.locks if folder not in contents.entries and folder not in contents.strange
-    ]
+    known = {*contents.entries, *contents.strange, *busy}
+    abandoned = [folder for folder in contents.locks if folder not in known]
     items += _locks(root, contents, abandoned, "its repo is not there")
     items += _payloads(root, payloads, gone, left)
     if note:
         left.append(Left(root.real, note, unknowable=True))
+        named = {one.path for one in left}
+        left += [b for b in _left_busy(root, repos, busy, repos) if b.path not in named]
     return Plan(root, (*items, *_trash(root, contents)), tuple(left), contents.store)
 
 

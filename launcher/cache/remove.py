@@ -1,8 +1,8 @@
 """What goes is renamed away first and deleted afterwards: killed at any instant, each repo is whole or gone.
 
-The rename is the removal, and it checks that the path still is what was planned. A revision is gone with the rename of
-its snapshot; the refs that named it follow, and so do the blobs that nothing links to any more. What was put into a
-repo's folder by somebody else stays there.
+The rename is the removal, and it checks that the path still is what was planned. Of a revision the refs go first, then
+its snapshot by one rename, then the blobs that nothing links to any more. What was put into a repo's folder by somebody
+else stays there.
 """
 
 from __future__ import annotations
@@ -103,6 +103,8 @@ class _Run:
                 for name in os.listdir(inside):
                     if f"{part}/{name}" not in foreign:
                         self._take_if_there(inside, name)
+        with suppress(OSError):
+            os.rmdir(item.folder, dir_fd=self.trash.descriptor)  # what looked strange was not
 
     def take_locks(self, item: Item) -> None:
         self._refuse_mount(LOCKS)
@@ -117,17 +119,16 @@ class _Run:
 
     def take_store(self, _item: Item) -> None:
         self._refuse_mount(store.FOLDER)
-        if layout.contents(self.root).entries:
+        if self._repos():
             # A repo could not go or has come meanwhile: only what it does not link to may leave.
             for payload, _ in tuple(store.sizes(self.root)):
                 with suppress(FileNotFoundError):
                     sweep(self.root, payload, self._linked(), self.trash.take)
             return
         self.trash.take(self.trash.descriptor, store.FOLDER)
-        present = layout.contents(self.root)
-        if present.entries:
-            for trash in present.trash:
-                give_back(self.root, trash, present.entries)
+        came = self._repos()
+        for trash in layout.contents(self.root).trash if came else ():
+            give_back(self.root, trash, came)
 
     def take_parts(self, items: list[Item]) -> None:
         """Remove parts of one repo: revisions with their refs, what is broken, then blobs that nothing links to."""
@@ -153,7 +154,7 @@ class _Run:
             return
         for item in loose:
             name = item.path.rpartition("/")[2]
-            if item.kind == "partial" or name in now.orphans:
+            if item.kind == "partial" or name in now.unlinked:
                 self.attempt(item, self._unlink_blob)
             elif name in now.blobs:
                 self.failures.append(Failure(item.path, "a revision still links to it"))
@@ -163,27 +164,20 @@ class _Run:
         with below(self.trash.descriptor, f"{item.folder}/snapshots/{commit}") as (parent, name):
             if not stat.S_ISDIR(os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode):
                 raise OSError(errno.ESTALE, _MOVED)
+            # The refs go first: one that names what is not there would hide the whole repo from huggingface_hub.
+            for ref in refs:
+                with suppress(FileNotFoundError):
+                    self._unlink_ref(ref)
+                self.done.append(ref)
             with below(self.trash.descriptor, f"{item.folder}/x") as (repo, _):
-                # A snapshot by itself goes elsewhere: of what lies in its repo, the blobs go too.
-                whole = item.kind == "revision"
-                trash = f"{TRASH}{commit[:40]}-{os.urandom(8).hex()}"
-                if whole:
-                    os.rename(name, trash, src_dir_fd=parent, dst_dir_fd=repo)
-                else:
+                if item.kind == "snapshot":
+                    # By itself it goes elsewhere: with what lies in its repo's trash, the blobs go too.
                     self.trash.take(parent, name, f"{os.urandom(8).hex()}-{commit[:40]}")
-                for ref in refs:
-                    try:
-                        self._unlink_ref(ref)
-                    except FileNotFoundError:
-                        pass
-                    except OSError:
-                        if whole:  # a ref to what is not there would hide the whole repo
-                            os.rename(trash, name, src_dir_fd=repo, dst_dir_fd=parent)
-                        raise
-                    self.done.append(ref)
-                for trace in (f"trees/{commit}.json",):
-                    with suppress(OSError), below(repo, trace) as (folder, entry):
-                        os.unlink(entry, dir_fd=folder)
+                else:
+                    trash = f"{TRASH}{commit[:40]}-{os.urandom(8).hex()}"
+                    os.rename(name, trash, src_dir_fd=parent, dst_dir_fd=repo)
+                with suppress(OSError), below(repo, f"trees/{commit}.json") as (folder, entry):
+                    os.unlink(entry, dir_fd=folder)
                 with suppress(OSError), below(repo, f".no_exist/{commit}") as (folder, entry):
                     self.trash.take(folder, entry, f"no_exist-{os.urandom(8).hex()}")
 
@@ -213,6 +207,11 @@ class _Run:
         unlink_blob(self.root, item.folder, item.path.rpartition("/")[2], item.identity)
         if stat.S_ISREG(found.st_mode) and found.st_nlink == 1:
             self.freed += found.st_size
+
+    def _repos(self) -> tuple[str, ...]:
+        """Return the repos that may link to something; a folder that only a stranger's file keeps there is none."""
+        entries = layout.contents(self.root).entries
+        return tuple(e for e in entries if any(os.path.lexists(f"{self.root}/{e}/{p}") for p in ("blobs", "snapshots")))
 
     def _linked(self) -> frozenset[str]:
         """Return what the repos that are left link to; by the time it is asked, none of them goes any more."""

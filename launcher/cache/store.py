@@ -110,7 +110,21 @@ def sizes(root: str, only: Collection[str] | None = None) -> Iterator[tuple[str,
             yield payload, status.st_size
 
 
+def widowed(root: str) -> Iterator[str]:
+    """Yield the payloads that are gone, and of which only the hint is left."""
+    for names in _folders(root):
+        for name in names:
+            payload = name.removesuffix(".refs")
+            if payload != name and _PAYLOAD.fullmatch(payload) and payload not in names:
+                yield payload
+
+
 def _names(root: str) -> Iterator[str]:
+    for names in _folders(root):
+        yield from (name for name in names if _PAYLOAD.fullmatch(name))
+
+
+def _folders(root: str) -> Iterator[frozenset[str]]:
     if not is_store(root):
         return
     for prefix in os.listdir(f"{root}/{FOLDER}"):
@@ -119,7 +133,7 @@ def _names(root: str) -> Iterator[str]:
                 names = os.listdir(f"{root}/{FOLDER}/{prefix}")
             except OSError:
                 continue
-            yield from (name for name in names if _PAYLOAD.fullmatch(name) and name.startswith(prefix))
+            yield frozenset(name for name in names if name.startswith(prefix))
 
 
 def references(root: str, payload: str) -> frozenset[str] | None:

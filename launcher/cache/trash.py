@@ -231,7 +231,7 @@ def _finish_repo(root: str, folder: str, deletion: Deletion) -> None:
         for entry in walk(f"{root}/{folder}/{name}")
         if entry.is_symlink()
     }
-    for orphan in wanted.intersection(now.orphans):
+    for orphan in wanted & now.unlinked:
         blob = now.blobs[orphan]
         with suppress(OSError):
             found = os.lstat(f"{now.path}/blobs/{orphan}")
@@ -263,6 +263,15 @@ def _sweep_all(root: str, deletion: Deletion) -> None:
         if payload not in linked and store.references(root, payload) == frozenset():
             with suppress(OSError):
                 sweep(root, payload, linked, deletion.unlink, patience=0)
+    for payload in tuple(store.widowed(root)):
+        with (
+            suppress(OSError),
+            opened(root) as descriptor,
+            below(descriptor, store.path_below(payload)) as (parent, name),
+            store.locked(parent, name, 0),
+        ):
+            if store.references(root, payload) == frozenset() and not os.path.lexists(store.path_of(root, payload)):
+                os.unlink(f"{name}.refs", dir_fd=parent)
 
 
 def _give_back(descriptor: int, inside: str, payload: str) -> None:
