@@ -291,14 +291,14 @@ def test_what_deletes_in_the_background_holds_nothing_of_the_apps(
     _much_trash(hub)
     running = processes.launch(*app.arguments, *flags)
     process = eventually(lambda: _deleting(app, running.pid))
-    process.suspend()  # else it might be done before it has been looked at
     processes.end_also(process.pid)
+    eventually(lambda: process.cwd() == "/")  # the last thing that it does before the deleting
+    process.suspend()
     try:
         folder = f"/proc/{process.pid}/fd"
         fds = {number: os.readlink(f"{folder}/{number}") for number in os.listdir(folder)}
         assert fds["0"] == fds["1"] == "/dev/null"
         assert not [target for target in fds.values() if ".start_app/" in target or "socket:" in target]
-        assert process.cwd() == "/"
         assert os.getsid(process.pid) != os.getsid(running.pid)
         assert process.pid not in [child.pid for child in psutil.Process(running.pid).children(recursive=True)]
         eventually(lambda: get(app.port), what=running.err)

@@ -263,11 +263,14 @@ while True:
     time.sleep(600)
 """
     app.script.write_text(phoenix)
-    running = processes.start((sys.executable, "webui.py", "--port", str(app.port)), cwd=app.path)
-    running.hello()
-    done = launcher("--no-launch", *app.arguments)
-    for line in (app.path / "children").read_text().split():
-        processes.end_also(int(line))
+    for _ in range(5):
+        running = processes.start((sys.executable, "webui.py", "--port", str(app.port)), cwd=app.path)
+        running.hello()
+        done = launcher("--no-launch", *app.arguments)
+        for line in (app.path / "children").read_text().split():
+            processes.end_also(int(line))
+        if "and 1 below it" not in done.err:
+            break  # else a fork was seen before its setsid, and went with its parent: nothing started again
     assert done.status == 75
     assert "as fast as they are stopped" in done.err
     assert "hint:" in done.err
