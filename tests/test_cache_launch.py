@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -278,7 +279,7 @@ def _much_trash(hub: Path) -> None:
     """Leave trash that takes a while to delete."""
     folder = hub / ".start_app-trash-0123456789abcdef"
     folder.mkdir()
-    for number in range(30000):
+    for number in range(60000):
         (folder / str(number)).touch()
 
 
@@ -291,9 +292,8 @@ def test_what_deletes_in_the_background_holds_nothing_of_the_apps(
     _much_trash(hub)
     running = processes.launch(*app.arguments, *flags)
     process = eventually(lambda: _deleting(app, running.pid))
+    process.suspend()  # else it might be done before it has been looked at
     processes.end_also(process.pid)
-    eventually(lambda: process.cwd() == "/")  # the last thing that it does before the deleting
-    process.suspend()
     try:
         folder = f"/proc/{process.pid}/fd"
         fds = {number: os.readlink(f"{folder}/{number}") for number in os.listdir(folder)}
@@ -316,7 +316,9 @@ def _deleting(app: AppFolder, pid: int) -> psutil.Process | None:
     for process in psutil.process_iter(["cmdline", "pid"]):
         words = process.info["cmdline"] or []
         if str(app.path) in words and process.pid != pid and words[-1] != "--no-launch":
-            return process
+            with suppress(psutil.NoSuchProcess):
+                if process.cwd() == "/":  # the last thing that it does before the deleting
+                    return process
     return None
 
 
