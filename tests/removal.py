@@ -229,7 +229,11 @@ def besides_entries(contents: Contents, hub: str = "hub") -> Contents:
 
 def trash(hub: Path) -> list[str]:
     """Return all trash in a cache, in its repos too."""
-    return sorted(str(path.relative_to(hub)) for path in (*hub.glob(f"{TRASH}*"), *hub.glob(f"*/{TRASH}*")))
+    found = []
+    for folder in ("", *os.listdir(hub)):
+        with suppress(OSError):  # no folder, or trash that is just being deleted
+            found += [f"{folder}/{name}".lstrip("/") for name in os.listdir(hub / folder) if name.startswith(TRASH)]
+    return sorted(found)
 
 
 def on_terminal(
