@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from launcher.cache import action, layout
+from launcher.cache import action, entries, layout
 from launcher.cache.action import Request
 from launcher.cache.roots import TRASH, Root
 from launcher.cache.verify import Memory, Verification, candidates
@@ -286,7 +286,7 @@ def _remove(root: Path, target: str) -> None:
 
 
 def _verify(big: Big, memory: Memory, remembered: int = 0) -> None:
-    found = layout.contents(str(big.root)).entries
+    found = entries.contents(str(big.root)).entries
     done = Verification(memory)
     done.run(candidates(layout.read(str(big.root), entry) for entry in found))
     if (done.whole, done.remembered) != (big.files, remembered):

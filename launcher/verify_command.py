@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from . import cache_command, state, text
-from .cache import layout, roots, select, store
+from .cache import entries, layout, roots, select, store
 from .cache import verify as verification
 from .cache.action import plan_repair, refuse_unknown, restore
 from .cache.folders import reason
@@ -109,7 +109,7 @@ def refuse_damaged(done: Verification, console: Console) -> None:
 
 
 def _chosen(found: Sequence[Root], repos: Sequence[str]) -> list[tuple[Root, tuple[str, ...]]]:
-    present = [(root, layout.contents(root.real).entries) for root in found]
+    present = [(root, entries.contents(root.real).entries) for root in found]
     refuse_unknown(repos, found)
     if not repos:
         return present

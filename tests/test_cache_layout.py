@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from launcher.cache import layout, listing
+from launcher.cache import entries, layout, listing
 from launcher.cache.layout import Repo
 from launcher.cache.listing import Listing, RepoRow
 from tests import caches, hub_cache
@@ -223,7 +223,7 @@ def test_locks_are_told_from_repos_and_from_what_somebody_else_keeps_there(tmp_p
     for name in (MODEL, "models--koge--gone", "mine"):
         (tmp_path / ".locks" / name).mkdir(parents=True)
     (tmp_path / ".locks" / "models--file").touch()
-    found = layout.contents(str(tmp_path))
+    found = entries.contents(str(tmp_path))
     assert (found.entries, found.locks, found.foreign) == ((MODEL,), ("models--koge--gone", MODEL), ())
 
 

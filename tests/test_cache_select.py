@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from launcher.cache import layout, select
+from launcher.cache import entries, layout, select
 from launcher.errors import ExitStatus, LauncherError
 from tests.caches import add_ref, make_repo, unprivileged
 from tests.support import AppFolder, Done, launcher, program
@@ -37,7 +37,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def place(root: Path) -> select.Place:
     real = os.path.realpath(root)
-    return select.Place(layout.contents(real).entries, lambda folder: layout.read(real, folder))
+    return select.Place(entries.contents(real).entries, lambda folder: layout.read(real, folder))
 
 
 def chosen(root: Path, *targets: str) -> list[str]:

@@ -10,13 +10,16 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from ..errors import ExitStatus, LauncherError
 from ..text import size
-from . import layout, remove, select, store, trash
+from . import entries, layout, remove, select, store, trash
 from . import plan as plans
+from . import prune as pruning
 from .busy import busy, held_lock
 from .deletion import Failure, Progress
+from .entries import Contents
 from .folders import reason
-from .layout import Contents, Identity, Repo
-from .plan import Item, Left, Payload, Plan, PruneOptions
+from .layout import Identity, Repo
+from .plan import Item, Left, Payload, Plan
+from .prune import PruneOptions
 from .roots import Root
 
 if TYPE_CHECKING:
@@ -53,7 +56,7 @@ def plan(
     Without `sizes` a clear looks into no repo, unless it must. Raises LauncherError for a target that means nothing,
     unless this is done `again`: what was there the first time is then gone already.
     """
-    present = [(root, layout.contents(root.real)) for root in roots]
+    present = [(root, entries.contents(root.real)) for root in roots]
     if request.what == "remove":
         return _plan_remove(request, present, spare, again=again)
     if request.what == "clear":
@@ -70,7 +73,7 @@ def plan_repair(damaged: Sequence[Checked], roots: Sequence[Root], *, force: boo
     """
     found = []
     for root in roots:
-        contents = layout.contents(root.real)
+        contents = entries.contents(root.real)
         bad = [one for one in damaged if one.candidate.path.startswith(f"{root.real}/")]
         if not bad:
             continue
@@ -85,7 +88,7 @@ def plan_repair(damaged: Sequence[Checked], roots: Sequence[Root], *, force: boo
 
 def refuse_unknown(targets: Sequence[str], roots: Sequence[Root]) -> None:
     """Refuse a repo that is in none of the roots; the nearest are named."""
-    entries = tuple(dict.fromkeys(folder for root in roots for folder in layout.contents(root.real).entries))
+    entries = tuple(dict.fromkeys(folder for root in roots for folder in entries.contents(root.real).entries))
     for target in targets:
         if not select.matching((target,), entries):
             if "@" in target:
@@ -157,7 +160,7 @@ def _plan_prune(request: Request, root: Root, contents: Contents, spare: Collect
     options = PruneOptions(request.unused_seconds, request.max_size, select.matching(request.keep, contents.entries))
     in_use = busy(root.real, _with_locks(contents), spare, force=request.force)
     locks = {folder: found for folder, repo in repos.items() if (found := tuple(_stale_locks(root, repo)))}
-    one = plans.prune(root, contents, repos, _payloads(root, contents), in_use, options, time.time(), locks)
+    one = pruning.prune(root, contents, repos, _payloads(root, contents), in_use, options, time.time(), locks)
     return one._replace(left=(*one.left, *unreadable))
 
 
@@ -251,7 +254,7 @@ def _payloads(root: Root, contents: Contents, only: Collection[str] | None = Non
 
 def _stale_locks(root: Root, repo: Repo) -> Iterator[str]:
     """Yield the lock files of a repo that guard nothing which is there, and that nobody holds."""
-    folder = f"{root.real}/{layout.LOCKS}/{repo.folder}"
+    folder = f"{root.real}/{entries.LOCKS}/{repo.folder}"
     if os.path.islink(folder) or os.path.islink(os.path.dirname(folder)):
         return
     try:

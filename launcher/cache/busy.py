@@ -17,8 +17,9 @@ from typing import NamedTuple
 
 from .. import text
 from . import store
+from .entries import LOCKS, unescaped
 from .folders import walk
-from .layout import LOCKS, Identity, unescaped
+from .layout import Identity
 
 _SHOWN = 120
 _ETAG = re.compile(r"(.+?)(\.[0-9a-f]{8})?\.incomplete", re.DOTALL)

@@ -16,15 +16,12 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
-from ..paths import HUB_ENTRY
 from . import store
+from .entries import HELPERS
 from .roots import TRASH
 
-LOCKS = ".locks"
 PIN = "start_app"
 REPO_PARTS = frozenset(("blobs", "refs", "snapshots", "trees", ".no_exist"))
-_HELPERS = frozenset((".DS_Store", "Thumbs.db", "desktop.ini"))  # as huggingface_hub: the system's, of no account
-_ROOT_PARTS = frozenset((LOCKS, "CACHEDIR.TAG"))
 HASH = re.compile(r"[0-9a-f]{64}|[0-9a-f]{40}")
 _NOT_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 _PARTIAL = re.compile(r".+\.incomplete|\..+\.[0-9a-f]{8}\.shared", re.DOTALL)
@@ -32,7 +29,6 @@ _KINDS = {"models": "model", "datasets": "dataset", "spaces": "space", "kernels"
 _REF_BYTES = 4096
 # Between the ref that a download writes first and the first file that it locks, hubs are asked.
 _YOUNG_SECONDS = 600.0
-_OCTAL = re.compile(rb"\\([0-7]{3})")
 
 Identity = tuple[int, int]
 
@@ -124,17 +120,6 @@ class Repo(NamedTuple):
         return frozenset(blob.shared for blob in self.blobs.values() if blob.shared)
 
 
-class Contents(NamedTuple):
-    """Hold the names in a root: repo folders, what only looks like one and why, lock folders, trash, and the rest."""
-
-    entries: tuple[str, ...]
-    strange: Mapping[str, str]
-    locks: tuple[str, ...]
-    trash: tuple[str, ...]
-    foreign: tuple[str, ...]
-    store: bool
-
-
 def kind(folder: str) -> str:
     """Return the type of repo that a folder's name stands for."""
     return _KINDS[folder.partition("--")[0]]
@@ -147,71 +132,9 @@ def name(folder: str) -> str:
     return plain if prefix == "models" else f"{prefix}/{plain}"
 
 
-def contents(root: str) -> Contents:
-    """Look at a root without looking into its repos; a root that is not there is empty.
-
-    Raises OSError when it is there and cannot be read.
-    """
-    entries, trash, foreign = [], [], []
-    strange: dict[str, str] = {}
-    try:
-        found = os.scandir(root)
-    except FileNotFoundError:
-        return Contents((), {}, (), (), (), False)
-    has_store = store.is_store(root)
-    mounted = mounts(root)
-    owner = os.stat(root).st_uid
-    with found:
-        for entry in found:
-            if entry.name.startswith(TRASH):
-                if _is_ours(entry, owner):
-                    trash.append(entry.name)
-            elif HUB_ENTRY.match(entry.name):
-                if entry.is_symlink():
-                    strange[entry.name] = f"it is a link to {_link(entry.path)}"
-                elif not entry.is_dir(follow_symlinks=False):
-                    strange[entry.name] = "it is no folder"
-                elif entry.name in mounted:
-                    strange[entry.name] = f"something is mounted on {mounted[entry.name]}"
-                else:
-                    entries.append(entry.name)
-            elif entry.name not in _ROOT_PARTS | _HELPERS and not (entry.name == store.FOLDER and has_store):
-                foreign.append(entry.name)
-    return Contents(
-        tuple(sorted(entries)), strange, _lock_folders(root), tuple(trash), tuple(sorted(foreign)), has_store
-    )
-
-
-def exists(root: str) -> bool:
-    """Tell whether a root is there at all."""
-    return os.path.isdir(root)
-
-
-def mounts(root: str) -> Mapping[str, str]:
-    """Return the entries of a root that are or hold a mount point, with that path."""
-    prefix = root.rstrip("/") + "/"
-    return {point[len(prefix) :].partition("/")[0]: point for point in mount_points(root)}
-
-
-def mount_points(root: str) -> frozenset[str]:
-    """Return every mount point below a root, by proc_pid_mountinfo(5)."""
-    prefix = root.rstrip("/") + "/"
-    try:
-        with open("/proc/self/mountinfo", "rb") as file:
-            points = [os.fsdecode(unescaped(line.split(None, 5)[4])) for line in file]
-    except (OSError, IndexError):
-        return frozenset()
-    return frozenset(point for point in points if point.startswith(prefix))
-
-
 def condemned_commit(trash: str) -> str:
     """Return the commit whose snapshot lies in a repo's trash under this name."""
     return trash[len(TRASH) :].partition("-")[0]
-
-
-def unescaped(path: bytes) -> bytes:
-    """Return a path of a file in /proc, where blanks, newlines and backslashes are written in octal."""
-    return _OCTAL.sub(lambda match: bytes((int(match[1], 8),)), path)
 
 
 def read(root: str, folder: str) -> Repo:
@@ -235,7 +158,7 @@ def read(root: str, folder: str) -> Repo:
     if "snapshots" in names:
         with os.scandir(f"{path}/snapshots") as snapshots:
             for snapshot in snapshots:
-                if snapshot.name in _HELPERS:
+                if snapshot.name in HELPERS:
                     continue
                 if not snapshot.is_dir(follow_symlinks=False):
                     stray.append(f"snapshots/{snapshot.name}")
@@ -277,7 +200,7 @@ def is_partial(blob: str) -> bool:
 
 def is_foreign(name: str) -> bool:
     """Tell whether what has this name in a repo's folder is neither huggingface_hub's nor the system's nor ours."""
-    return name not in REPO_PARTS and name not in _HELPERS and not name.startswith(TRASH)
+    return name not in REPO_PARTS and name not in HELPERS and not name.startswith(TRASH)
 
 
 class _Plain:
@@ -413,7 +336,7 @@ def _read_refs(path: str) -> Iterator[tuple[str, str]]:
             for entry in found:
                 if entry.is_dir(follow_symlinks=False):
                     pending.append(f"{prefix}{entry.name}/")
-                elif entry.name not in _HELPERS:
+                elif entry.name not in HELPERS:
                     yield f"{prefix}{entry.name}", _ref_text(entry.path)
 
 
@@ -441,28 +364,3 @@ def _is_young(path: str) -> bool:
         return time.time() - os.lstat(path).st_mtime < _YOUNG_SECONDS
     except OSError:
         return False
-
-
-def _is_ours(entry: os.DirEntry[str], owner: int) -> bool:
-    """Tell whether trash is of this user's making; root takes the cache's owner's for its own, nobody else's."""
-    try:
-        found = entry.stat(follow_symlinks=False)
-    except OSError:
-        return False
-    users = (os.geteuid(), owner) if os.geteuid() == 0 else (os.geteuid(),)
-    return not stat.S_ISLNK(found.st_mode) and found.st_uid in users
-
-
-def _lock_folders(root: str) -> tuple[str, ...]:
-    try:
-        with os.scandir(f"{root}/{LOCKS}") as found:
-            return tuple(sorted(e.name for e in found if HUB_ENTRY.match(e.name) and e.is_dir(follow_symlinks=False)))
-    except OSError:
-        return ()
-
-
-def _link(path: str) -> str:
-    try:
-        return os.readlink(path)
-    except OSError:
-        return "nowhere"

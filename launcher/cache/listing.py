@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ..text import duration, size
-from . import layout, select, store
+from . import entries, layout, select, store
 from .folders import reason
 from .layout import Repo, Revision
 from .plan import Left
@@ -65,7 +65,7 @@ class Listing(NamedTuple):
 
 def listing(root: Root, patterns: Sequence[str] = ()) -> Listing:
     """Read a root, repo by repo; what is in a repo is not kept longer than it takes to sum it up."""
-    contents = layout.contents(root.real)
+    contents = entries.contents(root.real)
     wanted = select.matching(patterns, contents.entries) if patterns else contents.entries
     rows, unreadable = [], []
     linked: set[str] = set()
@@ -95,7 +95,7 @@ def listing(root: Root, patterns: Sequence[str] = ()) -> Listing:
         if payload not in needed and not patterns:
             reclaimable += count
     rows.sort(key=lambda row: (-row.size, row.name))
-    there = bool(rows or contents.foreign or contents.entries) or layout.exists(root.real)
+    there = bool(rows or contents.foreign or contents.entries) or entries.exists(root.real)
     return Listing(
         root,
         there,

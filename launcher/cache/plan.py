@@ -6,13 +6,12 @@ applies.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Literal, NamedTuple
 
-from ..text import size as amount
 from . import store
-from .layout import LOCKS, Contents, Identity, Repo, Revision, name
+from .entries import LOCKS, Contents
+from .layout import Identity, Repo, Revision, name
 from .roots import Root
 from .select import Selection
 
@@ -73,14 +72,6 @@ class Plan(NamedTuple):
         return sum(item.size or 0 for item in self.items)
 
 
-class PruneOptions(NamedTuple):
-    """Hold what prune takes beyond the unreachable: seconds unused, bytes to get below, and repo folders to keep."""
-
-    unused_seconds: float | None = None
-    max_size: int | None = None
-    keep: frozenset[str] = frozenset()
-
-
 def clear(
     root: Root,
     contents: Contents,
@@ -97,15 +88,15 @@ def clear(
         for folder in going
     ]
     alone = [folder for folder in contents.locks if folder not in contents.entries and folder not in busy]
-    items += _locks(root, contents, [*going, *alone], "clear")
-    left = [*_left_busy(root, contents.entries, busy, repos), *_strange(root, contents)]
+    items += lock_items(root, contents, [*going, *alone], "clear")
+    left = [*left_busy(root, contents.entries, busy, repos), *_strange(root, contents)]
     if contents.store and not left:
         size = sum(payload.size for payload in payloads.values()) if repos else None
         items.append(Item("store", f"{root.real}/{store.FOLDER}", size, "every repo goes"))
     elif contents.store:
-        gone = _blob_paths(repos[folder] for folder in going if folder in repos)
-        items += _payloads(root, payloads, gone, left)
-    return Plan(root, (*items, *_trash(root, contents)), tuple(left), contents.store)
+        gone = blob_paths(repos[folder] for folder in going if folder in repos)
+        items += payload_items(root, payloads, gone, left)
+    return Plan(root, (*items, *trash_items(root, contents)), tuple(left), contents.store)
 
 
 def remove(
@@ -127,66 +118,20 @@ def remove(
     for folder, commits in selections:
         repo = repos.get(folder)
         if folder in busy:
-            left += _left_busy(root, (folder,), busy, repos)
+            left += left_busy(root, (folder,), busy, repos)
         elif not commits or (repo and repo.revisions and {r.commit for r in repo.revisions} <= set(commits)):
             size = repo.held if repo else None
             items.append(Item("repo", f"{root.real}/{folder}", size, "asked for", folder, identities[folder]))
-            items += _locks(root, contents, (folder,), "asked for")
-            gone |= _blob_paths((repo,)) if repo else set()
+            items += lock_items(root, contents, (folder,), "asked for")
+            gone |= blob_paths((repo,)) if repo else set()
         elif repo:
             revisions = [revision for revision in repo.revisions if revision.commit in commits]
-            parts, blobs = _revisions(repo, [(revision, "asked for") for revision in revisions])
+            parts, blobs = revision_items(repo, [(revision, "asked for") for revision in revisions])
             items += parts
             gone |= blobs
-            items += _condemned(repo)
-    items += _payloads(root, payloads, gone, left, only=_shared(repos, gone))
-    return Plan(root, (*items, *_trash(root, contents)), tuple(left), contents.store)
-
-
-def prune(
-    root: Root,
-    contents: Contents,
-    repos: Mapping[str, Repo],
-    payloads: Mapping[str, Payload],
-    busy: Mapping[str, str],
-    options: PruneOptions,
-    now: float,
-    stale_locks: Mapping[str, Sequence[str]],
-) -> Plan:
-    """Plan the removal of what nothing can load any more, then of what was not used for long or does not fit.
-
-    A pinned revision stays, and so does a repo that is to be kept. `now` is in seconds since the epoch.
-    """
-    items: list[Item] = []
-    left: list[Left] = []
-    gone: set[str] = set()
-    by_repo = {
-        folder: _pruned(repo, None, stale_locks.get(folder, ()), f"{root.real}/{LOCKS}/{folder}")
-        for folder, repo in repos.items()
-        if folder not in options.keep
-    }
-    outdated, note = _outdated(repos, by_repo, payloads, options, now, busy)
-    for folder, why in outdated.items():
-        by_repo[folder] = _pruned(repos[folder], why, (), "")
-    for folder, (parts, blobs) in by_repo.items():
-        if parts and folder in busy:
-            left += _left_busy(root, (folder,), busy, {})
-        elif parts and repos[folder].young:
-            left.append(Left(f"{root.real}/{folder}", "a download of it has just begun", busy=True))
-        else:
-            items += parts
-            gone |= blobs
-            if parts and parts[0].kind == "repo":
-                items += _locks(root, contents, (folder,), parts[0].reason)
-    known = {*contents.entries, *contents.strange, *busy}
-    abandoned = [folder for folder in contents.locks if folder not in known]
-    items += _locks(root, contents, abandoned, "its repo is not there")
-    items += _payloads(root, payloads, gone, left)
-    if note:
-        left.append(Left(root.real, note, unknowable=True))
-        named = {one.path for one in left}
-        left += [b for b in _left_busy(root, repos, busy, repos) if b.path not in named]
-    return Plan(root, (*items, *_trash(root, contents)), tuple(left), contents.store)
+            items += condemned_items(repo)
+    items += payload_items(root, payloads, gone, left, only=_shared(repos, gone))
+    return Plan(root, (*items, *trash_items(root, contents)), tuple(left), contents.store)
 
 
 def repair(
@@ -217,7 +162,7 @@ def repair(
             if revision.blobs & names or f"{repo.path}/snapshots/{revision.commit}" in folders
         ]
         if folder in busy:
-            left += _left_busy(root, (folder,), busy, {}) if blobs or revisions else []
+            left += left_busy(root, (folder,), busy, {}) if blobs or revisions else []
             continue
         reason = "it is damaged"
         for revision in revisions:
@@ -240,7 +185,7 @@ def repair(
         for payload in sorted(bad - kept)
         if payload in payloads
     ]
-    return Plan(root, (*items, *_trash(root, contents)), tuple(left), contents.store)
+    return Plan(root, (*items, *trash_items(root, contents)), tuple(left), contents.store)
 
 
 def _snapshot(root: str, path: str) -> list[str]:
@@ -249,100 +194,8 @@ def _snapshot(root: str, path: str) -> list[str]:
     return [root, *parts[:3]] if parts[1] == "snapshots" else []
 
 
-def _outdated(
-    repos: Mapping[str, Repo],
-    pruned: Mapping[str, tuple[list[Item], set[str]]],
-    payloads: Mapping[str, Payload],
-    options: PruneOptions,
-    now: float,
-    busy: Mapping[str, str],
-) -> tuple[Mapping[str, str], str]:
-    """Return the repos that go but for their pinned revisions, and why: unused, or least recently used.
-
-    What they are measured by is what `pruned` leaves of each. The second is a note where the size cannot be met.
-    """
-    found: dict[str, str] = {}
-    by_age = sorted((repos[folder] for folder in pruned), key=lambda repo: repo.used)
-    if options.unused_seconds is not None:
-        for repo in by_age:
-            if repo.used < now - options.unused_seconds:
-                found[repo.folder] = f"not used for {int((now - repo.used) // 86400)} days"
-    if options.max_size is None:
-        return found, ""
-    sizes: dict[str, int] = {}
-    shared: dict[str, frozenset[str]] = {}
-    for folder, repo in repos.items():
-        if folder in found and folder not in busy:
-            continue
-        parts, gone = pruned.get(folder, ([], set()))
-        stays = folder in busy or not parts
-        sizes[folder] = repo.held if stays else repo.held - sum(item.size or 0 for item in parts)
-        blobs = (blob for blob in repo.blobs.values() if stays or f"{folder}/blobs/{blob.name}" not in gone)
-        shared[folder] = frozenset(blob.shared for blob in blobs if blob.shared in payloads and blob.shared)
-    users = Counter(payload for used in shared.values() for payload in used)
-    total = sum(sizes.values()) + sum(payloads[payload].size for payload in users)
-    for repo in by_age:
-        if total <= options.max_size:
-            break
-        pinned = any(revision.pinned for revision in repo.revisions)
-        if repo.folder not in sizes or repo.folder in busy or repo.young or pinned:
-            continue
-        found[repo.folder] = "least recently used, over the size that may stay"
-        total -= sizes[repo.folder]
-        for payload in shared[repo.folder]:
-            users[payload] -= 1
-            total -= 0 if users[payload] else payloads[payload].size
-    over = total > options.max_size
-    return found, f"{amount(total)} stay: what is kept, pinned or in use is more than that" if over else ""
-
-
-def _pruned(repo: Repo, outdated: str | None, locks: Sequence[str], lock_folder: str) -> tuple[list[Item], set[str]]:
-    doomed: list[tuple[Revision, str]] = []
-    broken: list[Item] = []
-    for revision in repo.revisions:
-        if revision.pinned:
-            continue
-        if outdated:
-            doomed.append((revision, outdated))
-        elif not revision.refs:
-            doomed.append((revision, "no ref points to it"))
-        elif revision.dangling and len(revision.dangling) == revision.files:
-            doomed.append((revision, "every blob it links to is missing"))
-        else:
-            snapshot = f"{repo.path}/snapshots/{revision.commit}"
-            broken += [
-                Item("link", f"{snapshot}/{path}", 0, "the blob it links to is missing", repo.folder)
-                for path in revision.dangling
-            ]
-    if repo.revisions and len(doomed) == len(repo.revisions):
-        return [_whole(repo, doomed[0][1])], _blob_paths((repo,))
-    items, gone = _revisions(repo, doomed)
-    if repo.revisions:
-        items += [
-            Item("ref", f"{repo.path}/refs/{ref}", 0, "it names no cached revision", repo.folder, None, commit)
-            for ref, commit in repo.broken_refs.items()
-        ]
-    items += broken
-    for orphan in repo.orphans:
-        blob = repo.blobs[orphan]
-        size = blob.held
-        items.append(
-            Item("blob", f"{repo.path}/blobs/{orphan}", size, "no revision links to it", repo.folder, blob.identity)
-        )
-        gone.add(f"{repo.folder}/blobs/{orphan}")
-    items += [
-        Item("partial", f"{repo.path}/blobs/{partial}", size, "nobody downloads it any more", repo.folder)
-        for partial, size in repo.partial.items()
-    ]
-    items += [
-        Item("link", f"{repo.path}/blobs/{missing}", 0, "the payload it links to is missing", repo.folder)
-        for missing in repo.missing_payloads
-    ]
-    items += [Item("lock", f"{lock_folder}/{lock}", 0, "what it locked is not there", repo.folder) for lock in locks]
-    return items + _condemned(repo), gone
-
-
-def _revisions(repo: Repo, doomed: Sequence[tuple[Revision, str]]) -> tuple[list[Item], set[str]]:
+def revision_items(repo: Repo, doomed: Sequence[tuple[Revision, str]]) -> tuple[list[Item], set[str]]:
+    """Return what goes with these revisions, and the blobs among it as the shared store names them."""
     commits = {revision.commit for revision, _ in doomed}
     kept = frozenset().union(*(r.blobs for r in repo.revisions if r.commit not in commits), frozenset())
     items: list[Item] = []
@@ -367,21 +220,25 @@ def _refs(repo: Repo, revision: Revision, reason: str) -> list[Item]:
     ]
 
 
-def _whole(repo: Repo, reason: str) -> Item:
+def repo_item(repo: Repo, reason: str) -> Item:
+    """Return the item that is a whole repo."""
     return Item("repo", repo.path, repo.held, reason, repo.folder, repo.identity)
 
 
-def _locks(root: Root, contents: Contents, folders: Iterable[str], reason: str) -> list[Item]:
+def lock_items(root: Root, contents: Contents, folders: Iterable[str], reason: str) -> list[Item]:
+    """Return the lock folders of these repos, as far as they are there."""
     present = frozenset(contents.locks)
     return [Item("locks", f"{root.real}/{LOCKS}/{f}", 0, reason, f) for f in folders if f in present]
 
 
-def _condemned(repo: Repo) -> list[Item]:
+def condemned_items(repo: Repo) -> list[Item]:
+    """Return what an interrupted removal has left in a repo."""
     reason = "left by an interrupted removal"
     return [Item("trash", f"{repo.path}/{trash}", 0, reason, repo.folder) for trash in repo.condemned]
 
 
-def _trash(root: Root, contents: Contents) -> list[Item]:
+def trash_items(root: Root, contents: Contents) -> list[Item]:
+    """Return what interrupted removals have left in a root."""
     return [Item("trash", f"{root.real}/{trash}", None, "left by an interrupted removal") for trash in contents.trash]
 
 
@@ -389,7 +246,8 @@ def _strange(root: Root, contents: Contents) -> list[Left]:
     return [Left(f"{root.real}/{folder}", reason) for folder, reason in sorted(contents.strange.items())]
 
 
-def _left_busy(root: Root, folders: Iterable[str], busy: Mapping[str, str], repos: Mapping[str, Repo]) -> list[Left]:
+def left_busy(root: Root, folders: Iterable[str], busy: Mapping[str, str], repos: Mapping[str, Repo]) -> list[Left]:
+    """Return what stays because it is in use."""
     return [
         Left(f"{root.real}/{folder}", busy[folder], repos[folder].held if folder in repos else 0, busy=True)
         for folder in folders
@@ -397,7 +255,8 @@ def _left_busy(root: Root, folders: Iterable[str], busy: Mapping[str, str], repo
     ]
 
 
-def _blob_paths(repos: Iterable[Repo]) -> set[str]:
+def blob_paths(repos: Iterable[Repo]) -> set[str]:
+    """Return every blob of these repos, as the shared store names them."""
     return {f"{repo.folder}/blobs/{blob}" for repo in repos for blob in repo.blobs}
 
 
@@ -406,7 +265,7 @@ def _shared(repos: Mapping[str, Repo], gone: Collection[str]) -> frozenset[str]:
     return frozenset(s for folder, _, blob in found if (s := repos[folder].blobs[blob].shared))
 
 
-def _payloads(
+def payload_items(
     root: Root,
     payloads: Mapping[str, Payload],
     gone: Collection[str],

@@ -14,10 +14,10 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from typing import NamedTuple
 
-from . import layout, store
+from . import entries, layout, store
 from .deletion import Failure
+from .entries import LOCKS
 from .folders import below, locked, reason
-from .layout import LOCKS
 from .plan import Item, Plan
 from .roots import TRASH
 from .trash import Trash, give_back, sweep, unlink_blob
@@ -65,7 +65,7 @@ class _Run:
         self.root = root
         self.say = say
         self.trash = Trash(root)
-        self.mounts = layout.mounts(root)
+        self.mounts = entries.mounts(root)
         self.done: list[Item] = []
         self.failures: list[Failure] = []
         self.freed = 0
@@ -127,7 +127,7 @@ class _Run:
             return
         self.trash.take(self.trash.descriptor, store.FOLDER)
         came = self._repos()
-        for trash in layout.contents(self.root).trash if came else ():
+        for trash in entries.contents(self.root).trash if came else ():
             give_back(self.root, trash, came)
 
     def take_parts(self, items: list[Item]) -> None:
@@ -210,13 +210,13 @@ class _Run:
 
     def _repos(self) -> tuple[str, ...]:
         """Return the repos that may link to something; a folder that only a stranger's file keeps there is none."""
-        entries = layout.contents(self.root).entries
-        return tuple(e for e in entries if any(os.path.lexists(f"{self.root}/{e}/{p}") for p in ("blobs", "snapshots")))
+        present = entries.contents(self.root).entries
+        return tuple(e for e in present if any(os.path.lexists(f"{self.root}/{e}/{p}") for p in ("blobs", "snapshots")))
 
     def _linked(self) -> frozenset[str]:
         """Return what the repos that are left link to; by the time it is asked, none of them goes any more."""
         if self._payloads is None:
-            self._payloads = store.linked(self.root, layout.contents(self.root).entries)
+            self._payloads = store.linked(self.root, entries.contents(self.root).entries)
         return self._payloads
 
     def _take_if_there(self, parent: int, name: str) -> None:

@@ -14,11 +14,11 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import NamedTuple
 
-from . import layout, store
+from . import entries, layout, store
 from .busy import lock_of
 from .deletion import Deletion, Failure, Progress
+from .entries import LOCKS
 from .folders import FOLDER, below, locked, opened, reason, walk
-from .layout import LOCKS
 from .roots import TRASH
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -102,9 +102,9 @@ def finish(root: str, progress: Progress | None = None) -> Finished:
     Another user's trash stays, and so does what another run is at. `progress` is called with the bytes of each file
     that is gone.
     """
-    deletion = Deletion(progress, layout.mount_points(root))
+    deletion = Deletion(progress, entries.mount_points(root))
     try:
-        present = layout.contents(root)
+        present = entries.contents(root)
         with opened(root) as descriptor:
             for name in present.trash:
                 with _noted(deletion, f"{root}/{name}"):
@@ -123,7 +123,7 @@ def finish(root: str, progress: Progress | None = None) -> Finished:
 
 def restore(root: str) -> None:
     """Give back what the trash of a run that was killed still owes to repos, before they are taken for damaged."""
-    present = layout.contents(root)
+    present = entries.contents(root)
     for name in present.trash:
         with suppress(OSError):
             give_back(root, name, present.entries)
@@ -166,7 +166,7 @@ def sweep(
         size = os.stat(name, dir_fd=parent, follow_symlinks=False).st_size
         with store.locked(parent, payload, patience):
             known = store.references(root, payload)
-            if known or (known is None and not damaged and layout.contents(root).entries):
+            if known or (known is None and not damaged and entries.contents(root).entries):
                 return None
             take(parent, name)
             with suppress(FileNotFoundError):
@@ -204,7 +204,7 @@ def _noted(deletion: Deletion, path: str) -> Iterator[None]:
         deletion.failures.append(Failure(path, reason(error)))
 
 
-def _finish_folder(root: str, parent: int, name: str, present: layout.Contents, deletion: Deletion) -> None:
+def _finish_folder(root: str, parent: int, name: str, present: entries.Contents, deletion: Deletion) -> None:
     found = os.stat(name, dir_fd=parent, follow_symlinks=False)
     if not stat.S_ISDIR(found.st_mode):
         deletion.unlink(parent, name)
@@ -258,7 +258,7 @@ def _drop_traces(descriptor: int, folder: str, commit: str, now: layout.Repo) ->
 
 def _sweep_all(root: str, deletion: Deletion) -> None:
     """Delete every payload that no repo links to; a run that was killed may have left any."""
-    linked = store.linked(root, layout.contents(root).entries)
+    linked = store.linked(root, entries.contents(root).entries)
     for payload, _ in tuple(store.sizes(root)):
         if payload not in linked and store.references(root, payload) == frozenset():
             with suppress(OSError):
