@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import shutil
+import signal
 import urllib.parse
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,12 @@ from tests.support import AppFolder, Processes, make_app
 
 if TYPE_CHECKING:
     from tests.removal import Cached
+
+
+# A job in the background of a script has these ignored, and so would every process that a test starts.
+for _number, _handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+    if signal.getsignal(_number) is signal.SIG_IGN:
+        signal.signal(_number, _handler)
 
 
 @pytest.fixture(scope="session", autouse=True)
