@@ -113,7 +113,7 @@ def _chosen(found: Sequence[Root], repos: Sequence[str]) -> list[tuple[Root, tup
     refuse_unknown(repos, found)
     if not repos:
         return present
-    return [(root, tuple(sorted(select.matching(repos, entries)))) for root, entries in present]
+    return [(root, tuple(sorted(select.matching(repos, folders)))) for root, folders in present]
 
 
 def _candidates(chosen: Sequence[tuple[Root, tuple[str, ...]]]) -> Iterator[Candidate]:

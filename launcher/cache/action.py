@@ -88,16 +88,16 @@ def plan_repair(damaged: Sequence[Checked], roots: Sequence[Root], *, force: boo
 
 def refuse_unknown(targets: Sequence[str], roots: Sequence[Root]) -> None:
     """Refuse a repo that is in none of the roots; the nearest are named."""
-    entries = tuple(dict.fromkeys(folder for root in roots for folder in entries.contents(root.real).entries))
+    present = tuple(dict.fromkeys(folder for root in roots for folder in entries.contents(root.real).entries))
     for target in targets:
-        if not select.matching((target,), entries):
+        if not select.matching((target,), present):
             if "@" in target:
                 raise LauncherError(
                     f"{target} is a revision, and a whole repo is meant here",
                     "start_app.py cache list --revisions",
                     ExitStatus.USAGE,
                 )
-            raise select.unknown(target, entries, LIST)
+            raise select.unknown(target, present, LIST)
 
 
 def restore(roots: Sequence[Root]) -> None:

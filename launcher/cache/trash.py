@@ -129,13 +129,13 @@ def restore(root: str) -> None:
             give_back(root, name, present.entries)
 
 
-def give_back(root: str, trash: str, entries: Iterable[str]) -> None:
+def give_back(root: str, trash: str, folders: Iterable[str]) -> None:
     """Give repos that came while the store went into the trash back the payloads that they link to."""
     with opened(root) as descriptor:
         for inside in (f"{trash}/{store.FOLDER}", trash):
             if not store.is_marked(f"{root}/{inside}"):
                 continue
-            wanted = {payload for folder in entries for payload in store.links_of(root, folder)}
+            wanted = {payload for folder in folders for payload in store.links_of(root, folder)}
             lost = [payload for payload in wanted if os.path.lexists(store.within(f"{root}/{inside}", payload))]
             if lost and not os.path.lexists(f"{root}/{store.FOLDER}"):
                 with below(descriptor, inside) as (parent, name):
