@@ -235,6 +235,12 @@ def _command(rest: list[str]) -> tuple[str, tuple[str, ...]]:
         what = f"unknown command {name!r}" if len(words) > 1 else f"{name} alone is no command"
         raise LauncherError(what, f"start_app.py {words[0]} list; {ways}", ExitStatus.USAGE)
     repos = tuple(words[len(name.split()) :]) if words else ()
+    if grouped and name not in _NAMES_REPOS and repos:
+        raise LauncherError(
+            f"{name} takes the whole cache, not {' '.join(repos)}",
+            f"start_app.py cache remove {' '.join(repos)}",
+            ExitStatus.USAGE,
+        )
     if name not in _NAMES_REPOS:
         _refuse_unknown(rest if not grouped else [word for word in rest if word not in words[:2]])
         if len(words) > len(name.split()):
