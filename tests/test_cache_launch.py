@@ -275,24 +275,32 @@ def test_the_app_does_not_wait_for_the_deleting(app: AppFolder, processes: Proce
     assert os.listdir(hub) in ([], [".locks"])
 
 
-def _much_trash(hub: Path) -> None:
-    """Leave trash that takes a while to delete."""
-    folder = hub / ".start_app-trash-0123456789abcdef"
-    folder.mkdir()
-    for number in range(60000):
-        (folder / str(number)).touch()
+# The process that deletes stops itself just before it does, so that it can be looked at.
+STOP_BEFORE_DELETING = """
+import os, signal
+from os import fork
+
+def fork_and_stop():
+    pid = fork()
+    if pid == 0 and os.getcwd() == "/":
+        os.kill(os.getpid(), signal.SIGSTOP)
+    return pid
+
+os.fork = fork_and_stop
+"""
 
 
 @pytest.mark.parametrize("flags", [(), ("--remove-model", "koge/a")])
 def test_what_deletes_in_the_background_holds_nothing_of_the_apps(
-    flags: tuple[str, ...], app: AppFolder, processes: Processes
+    flags: tuple[str, ...], app: AppFolder, processes: Processes, tmp_path: Path
 ) -> None:
     hub = app.path / "cache_hub"
     make_repo(hub, "models--koge--a")
-    _much_trash(hub)
-    running = processes.launch(*app.arguments, *flags)
+    (hub / ".start_app-trash-0123456789abcdef").mkdir()
+    (tmp_path / "sitecustomize.py").write_text(STOP_BEFORE_DELETING)
+    running = processes.launch(*app.arguments, *flags, env=clean_environment(PYTHONPATH=str(tmp_path)))
     process = eventually(lambda: _deleting(app, running.pid))
-    process.suspend()  # else it might be done before it has been looked at
+    eventually(lambda: process.status() == psutil.STATUS_STOPPED)
     processes.end_also(process.pid)
     try:
         folder = f"/proc/{process.pid}/fd"
@@ -317,7 +325,7 @@ def _deleting(app: AppFolder, pid: int) -> psutil.Process | None:
         words = process.info["cmdline"] or []
         if str(app.path) in words and process.pid != pid and words[-1] != "--no-launch":
             with suppress(psutil.NoSuchProcess):
-                if process.cwd() == "/":  # the last thing that it does before the deleting
+                if process.cwd() == "/":
                     return process
     return None
 
