@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from . import text
-from .cache import action, listing, roots
+from .cache import action, roots
 from .cache import plan as plans
 from .cache.action import Request, Result
 from .cache.plan import Plan
@@ -161,6 +161,8 @@ def result_document(planned: Sequence[Plan], result: Result) -> Mapping[str, Any
 
 
 def _list(arguments: Arguments, found: tuple[Root, ...], console: Console) -> int:
+    from .cache import listing
+
     seen = [listing.listing(root, arguments.repos) for root in found]
     action.refuse_unknown(arguments.repos, found)
     status = ExitStatus.IO if any(one.unreadable for one in seen) else ExitStatus.DONE

@@ -7,7 +7,6 @@ so that a hostile name cannot drive the terminal.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple, TextIO
@@ -83,6 +82,8 @@ class Console(NamedTuple):
     def json(self, document: Mapping[str, Any]) -> None:
         """Print the one versioned object of a `--json` run, on a single line."""
         if self.stdout is not None:
+            import json  # most runs print none, and it takes a while
+
             self.stdout.write(json.dumps({"version": JSON_VERSION, **_scrubbed(document)}) + "\n")
 
     def hinted(self, line: str) -> str:

@@ -123,7 +123,7 @@ def finish(found: Sequence[Plan], result: Result, progress: Progress | None) -> 
     """Delete the trash of every root that a plan touched, and return the result with what that freed."""
     for one in found:
         if one.items:
-            done = trash.finish(one.root.real, progress)
+            done = trash.finish(one.root.real, progress, {item.folder for item in one.items})
             result = result._replace(freed=result.freed + done.freed, failures=(*result.failures, *done.failures))
     return result
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import stat
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
@@ -17,12 +18,13 @@ from typing import NamedTuple
 from . import entries, layout, store
 from .deletion import Failure
 from .entries import LOCKS
-from .folders import below, locked, reason
+from .folders import FOLDER, below, locked, reason
 from .plan import Item, Plan
 from .roots import TRASH
 from .trash import Trash, give_back, sweep, unlink_blob
 
 Say = Callable[[Item], None]
+_BLOBS = re.compile(rf"(?:(?:{layout.HASH.pattern})/)*")
 _MOVED = "it is not what it was when the removal was planned"
 
 
@@ -56,7 +58,7 @@ def condemn(plan: Plan, say: Say) -> Condemned:
             elif item.kind == "store":
                 run.attempt(item, run.take_store)
     finally:
-        run.trash.close()
+        run.close()
     return Condemned(tuple(run.done), tuple(run.failures), run.freed)
 
 
@@ -69,7 +71,13 @@ class _Run:
         self.done: list[Item] = []
         self.failures: list[Failure] = []
         self.freed = 0
+        self._locks: int | None = None
         self._payloads: frozenset[str] | None = None
+
+    def close(self) -> None:
+        if self._locks is not None:
+            os.close(self._locks)
+        self.trash.close()
 
     def attempt(self, item: Item, act: Callable[[Item], None]) -> None:
         self.say(item)
@@ -110,8 +118,9 @@ class _Run:
         self._refuse_mount(LOCKS)
         if os.path.lexists(f"{self.root}/{item.folder}/snapshots"):
             return  # its repo could not go, or has come again
-        with below(self.trash.descriptor, f"{LOCKS}/{item.folder}") as (parent, name):
-            self.trash.take(parent, name, f"{LOCKS}-{os.urandom(8).hex()}")
+        if self._locks is None:
+            self._locks = os.open(LOCKS, FOLDER, dir_fd=self.trash.descriptor)
+        self.trash.take(self._locks, item.folder, f"{LOCKS}-{len(self.done)}")
 
     def take_payload(self, item: Item) -> None:
         name = item.path.rpartition("/")[2]
@@ -232,22 +241,15 @@ def _has_strangers(path: str) -> bool:
     """Tell whether a repo's folder may hold what is not huggingface_hub's; to be sure, it must be read."""
     if any(map(layout.is_foreign, os.listdir(path))):
         return True
-    for part, expected in (("snapshots", _is_snapshot), ("blobs", _is_blob)):
-        try:
-            with os.scandir(f"{path}/{part}") as found:
-                if not all(map(expected, found)):
-                    return True
-        except (FileNotFoundError, NotADirectoryError):
-            continue
+    with suppress(FileNotFoundError, NotADirectoryError), os.scandir(f"{path}/snapshots") as found:
+        if not all(entry.is_dir(follow_symlinks=False) for entry in found):
+            return True
+    with suppress(FileNotFoundError, NotADirectoryError):
+        names = os.listdir(f"{path}/blobs")
+        # Nearly always all of them are whole blobs, and one match for a great many is soon done.
+        if not _BLOBS.fullmatch("/".join((*names, ""))):
+            return not all(layout.HASH.fullmatch(name) or layout.is_partial(name) for name in names)
     return False
-
-
-def _is_snapshot(entry: os.DirEntry[str]) -> bool:
-    return entry.is_dir(follow_symlinks=False)
-
-
-def _is_blob(entry: os.DirEntry[str]) -> bool:
-    return layout.HASH.fullmatch(entry.name) is not None or layout.is_partial(entry.name)
 
 
 def _by_repo(items: Iterable[Item]) -> Mapping[str, list[Item]]:

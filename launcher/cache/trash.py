@@ -96,8 +96,8 @@ def probe(root: str) -> None:
             os.rmdir(name, dir_fd=descriptor)
 
 
-def finish(root: str, progress: Progress | None = None) -> Finished:
-    """Delete all trash in a root and its repos, also what earlier runs left, and tell what that freed.
+def finish(root: str, progress: Progress | None = None, folders: Collection[str] | None = None) -> Finished:
+    """Delete all trash in a root and its repos, or these of them, also what earlier runs left; tell what that freed.
 
     Another user's trash stays, and so does what another run is at. `progress` is called with the bytes of each file
     that is gone.
@@ -109,7 +109,7 @@ def finish(root: str, progress: Progress | None = None) -> Finished:
             for name in present.trash:
                 with _noted(deletion, f"{root}/{name}"):
                     _finish_folder(root, descriptor, name, present, deletion)
-            for folder in present.entries:
+            for folder in present.entries if folders is None else sorted({*folders} & {*present.entries}):
                 with _noted(deletion, f"{root}/{folder}"):
                     _finish_repo(root, folder, deletion)
             if store.is_store(root):
