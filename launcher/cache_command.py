@@ -119,12 +119,15 @@ def console_teller(console: Console) -> Callable[[Plan, plans.Item], None]:
 
     def tell_item(plan: Plan, item: plans.Item) -> None:
         nonlocal told
+        told += item.kind in _NAMED
+        aloud = item.kind in _NAMED and told <= _NAMED_AT_MOST
+        if not (aloud or console.verbose):
+            return
         # Of a revision, or where repos share their blobs, only the end tells what it has freed.
         whole = item.kind == "repo" and not plan.shares
         size = f", {text.size(item.size)}" if item.size and whole else ""
         line = f"cache: removing {plans.label(item)}{size}"
-        told += item.kind in _NAMED
-        if item.kind in _NAMED and told <= _NAMED_AT_MOST:
+        if aloud:
             console.say(line)
         else:
             console.detail(f"{line}: {item.reason}")

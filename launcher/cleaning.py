@@ -71,10 +71,11 @@ class Cleaning:
 
         Raises LauncherError when something asked for could not go: the app would load just what was to be gone.
         """
-        action.restore(self._roots)
+        # What was looked at a moment ago, with nothing stopped since, need not be looked at once more.
+        fresh = not stopped and len(self._requests) == 1 and time.monotonic() - self._looked_at < _FRESH_SECONDS
+        if not fresh or any(item.kind == "trash" for one in self._planned for item in one.items):
+            action.restore(self._roots)
         for request in self._requests:
-            # What was looked at a moment ago, with nothing stopped since, need not be looked at once more.
-            fresh = not stopped and len(self._requests) == 1 and time.monotonic() - self._looked_at < _FRESH_SECONDS
             planned = self._planned if fresh else action.plan(request, self._roots, sizes=not background, again=True)
             result = action.condemn(planned, cache_command.console_teller(self._console))
             if not background:

@@ -17,6 +17,7 @@ from .busy import busy, held_lock
 from .deletion import Failure, Progress
 from .entries import Contents
 from .folders import reason
+from .glance import Glance, glance
 from .layout import Identity, Repo
 from .plan import Item, Left, Payload, Plan
 from .prune import PruneOptions
@@ -129,11 +130,12 @@ def finish(found: Sequence[Plan], result: Result, progress: Progress | None) -> 
 
 
 def _plan_clear(request: Request, root: Root, contents: Contents, spare: Collection[int], sizes: bool) -> Plan:
-    in_use = busy(root.real, _with_locks(contents), spare, force=request.force)
+    glances = _glances(root, contents.entries)
+    in_use = busy(root.real, _with_locks(contents), spare, force=request.force, glances=glances)
     detailed = sizes or (contents.store and (in_use or contents.strange))
     repos = _read(root, contents.entries)[0] if detailed else {}
     payloads = _payloads(root, contents) if detailed else {}
-    return plans.clear(root, contents, repos, payloads, in_use, _identities(root, contents.entries))
+    return plans.clear(root, contents, repos, payloads, in_use, glances)
 
 
 def _plan_remove(
@@ -235,6 +237,16 @@ def _identities(root: Root, folders: Sequence[str]) -> Mapping[str, Identity]:
         except OSError:
             continue
         found[folder] = (status.st_dev, status.st_ino)
+    return found
+
+
+def _glances(root: Root, folders: Sequence[str]) -> Mapping[str, Glance]:
+    found = {}
+    for folder in folders:
+        try:
+            found[folder] = glance(f"{root.real}/{folder}")
+        except OSError:
+            continue
     return found
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import time
 from collections.abc import Sequence
 from typing import NoReturn
 
@@ -16,6 +17,8 @@ from ..text import clean, size
 from . import trash
 
 _NICENESS = 10
+# The app's first moments are its own: on few cores, deleting beside them would only delay it.
+_GRACE_SECONDS = 0.5
 
 
 def finish_later(roots: Sequence[str], *, quiet: bool) -> None:
@@ -59,6 +62,7 @@ def _detach() -> None:
 
 
 def _delete(roots: Sequence[str], quiet: bool) -> None:
+    time.sleep(_GRACE_SECONDS)
     for root in roots:
         try:
             done = trash.finish(root)

@@ -19,6 +19,7 @@ from .. import text
 from . import store
 from .entries import LOCKS, unescaped
 from .folders import walk
+from .glance import Glance
 from .layout import Identity
 
 _SHOWN = 120
@@ -31,14 +32,22 @@ class _Opened(NamedTuple):
     identity: Identity | None
 
 
-def busy(root: str, folders: Collection[str], spare: Collection[int] = (), *, force: bool = False) -> Mapping[str, str]:
+def busy(
+    root: str,
+    folders: Collection[str],
+    spare: Collection[int] = (),
+    *,
+    force: bool = False,
+    glances: Mapping[str, Glance] | None = None,
+) -> Mapping[str, str]:
     """Return which of the repos are in use and by whom; `spare` are pids that do not count, ourselves among them.
 
-    `force` looks at nothing.
+    `force` looks at nothing. What `glances` has seen already is not looked at again.
     """
     if force or not folders:
         return {}
-    found = {folder: reason for folder in folders if (reason := _downloading(root, folder))}
+    seen = {} if glances is None else glances
+    found = {folder: reason for folder in folders if (reason := _downloading(root, folder, seen.get(folder)))}
     return {**_open(root, frozenset(folders), frozenset((*spare, os.getpid()))), **found}
 
 
@@ -70,9 +79,10 @@ def lock_of(partial: str) -> str | None:
     return f"{match[1]}.lock" if match else None
 
 
-def _downloading(root: str, folder: str) -> str | None:
+def _downloading(root: str, folder: str, seen: Glance | None) -> str | None:
+    names: Collection[str] | None = seen.partial if seen else None
     try:
-        names = os.listdir(f"{root}/{folder}/blobs")
+        names = os.listdir(f"{root}/{folder}/blobs") if names is None else names
     except OSError:
         return _beginning(root, folder)
     for name in names:

@@ -11,6 +11,7 @@ from typing import Literal, NamedTuple
 
 from . import store
 from .entries import LOCKS, Contents
+from .glance import Glance, Stamp
 from .layout import Identity, Repo, Revision, name
 from .roots import Root
 from .select import Selection
@@ -23,7 +24,7 @@ PARTS: tuple[_Part, ...] = ("ref", "link", "revision", "snapshot", "blob", "part
 class Item(NamedTuple):
     """Hold one path that goes: `size` in bytes, None where it was not measured; `folder` is its repo's, if any.
 
-    `commit` is what a ref names.
+    `commit` is what a ref names. Of a repo, `clean` is the stamp under which nobody else's files are in it, if known.
     """
 
     kind: Kind
@@ -33,6 +34,7 @@ class Item(NamedTuple):
     folder: str = ""
     identity: Identity | None = None
     commit: str = ""
+    clean: Stamp | None = None
 
 
 class Left(NamedTuple):
@@ -78,14 +80,15 @@ def clear(
     repos: Mapping[str, Repo],
     payloads: Mapping[str, Payload],
     busy: Mapping[str, str],
-    identities: Mapping[str, Identity],
+    glances: Mapping[str, Glance],
 ) -> Plan:
     """Plan the removal of every repo; `repos` is empty where nobody asks for sizes."""
-    going = [folder for folder in contents.entries if folder not in busy and folder in identities]
+    going = [folder for folder in contents.entries if folder not in busy and folder in glances]
     sizes = {folder: repo.held for folder, repo in repos.items()}
     items = [
-        Item("repo", f"{root.real}/{folder}", sizes.get(folder), "clear", folder, identities[folder])
+        Item("repo", f"{root.real}/{folder}", sizes.get(folder), "clear", folder, seen.identity, clean=seen.clean)
         for folder in going
+        if (seen := glances[folder])
     ]
     alone = [folder for folder in contents.locks if folder not in contents.entries and folder not in busy]
     items += lock_items(root, contents, [*going, *alone], "clear")

@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import errno
 import os
-import re
 import stat
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from typing import NamedTuple
 
-from . import entries, layout, store
+from . import entries, glance, layout, store
 from .deletion import Failure
 from .entries import LOCKS
 from .folders import FOLDER, below, locked, reason
@@ -24,7 +23,6 @@ from .roots import TRASH
 from .trash import Trash, give_back, sweep, unlink_blob
 
 Say = Callable[[Item], None]
-_BLOBS = re.compile(rf"(?:(?:{layout.HASH.pattern})/)*")
 _MOVED = "it is not what it was when the removal was planned"
 
 
@@ -97,7 +95,8 @@ class _Run:
         if not stat.S_ISDIR(found.st_mode) or (found.st_dev, found.st_ino) != item.identity:
             raise OSError(errno.ESTALE, _MOVED)
         self._refuse_mount(item.folder)
-        if not _has_strangers(item.path):
+        seen = item.clean is not None and item.clean == glance.stamp_of(item.path, found)
+        if seen or not glance.has_strangers(item.path):
             self.trash.take(self.trash.descriptor, item.folder)
             return
         foreign = layout.read(self.root, item.folder).foreign
@@ -235,21 +234,6 @@ class _Run:
     def _refuse_mount(self, entry: str) -> None:
         if entry in self.mounts:
             raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
-
-
-def _has_strangers(path: str) -> bool:
-    """Tell whether a repo's folder may hold what is not huggingface_hub's; to be sure, it must be read."""
-    if any(map(layout.is_foreign, os.listdir(path))):
-        return True
-    with suppress(FileNotFoundError, NotADirectoryError), os.scandir(f"{path}/snapshots") as found:
-        if not all(entry.is_dir(follow_symlinks=False) for entry in found):
-            return True
-    with suppress(FileNotFoundError, NotADirectoryError):
-        names = os.listdir(f"{path}/blobs")
-        # Nearly always all of them are whole blobs, and one match for a great many is soon done.
-        if not _BLOBS.fullmatch("/".join((*names, ""))):
-            return not all(layout.HASH.fullmatch(name) or layout.is_partial(name) for name in names)
-    return False
 
 
 def _by_repo(items: Iterable[Item]) -> Mapping[str, list[Item]]:
