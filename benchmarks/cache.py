@@ -15,8 +15,9 @@ from typing import NamedTuple
 
 from launcher.cache import action, entries, layout
 from launcher.cache.action import Request
+from launcher.cache.memory import Memory
 from launcher.cache.roots import TRASH, Root
-from launcher.cache.verify import Memory, Verification, candidates
+from launcher.cache.verify import Verification, candidates
 
 from .caches import Big, Shape, big_size, folder, hub, make_big, name, refuse_too_many
 from .launch import PRINTS_AND_ENDS, App, temporary_app

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import text
@@ -28,31 +29,47 @@ def run(arguments: Arguments, settings: Settings, found: tuple[Root, ...], conso
     name = arguments.command.partition(" ")[2]
     if name == "list":
         return _list(arguments, found, console)
-    request = request_of(name, arguments, arguments.repos)
+    request = request_of(name, arguments, settings.app_dir, arguments.repos)
     roots.refuse_unsafe(found, settings.app_dir, home)
     return remove(request, found, console, dry_run=arguments.dry_run, yes=arguments.yes)
 
 
-def requests(arguments: Arguments) -> tuple[Request, ...]:
+def requests(arguments: Arguments, app_dir: Path) -> tuple[Request, ...]:
     """Return what the flags of a launch ask of the cache, in the order in which it is done."""
     found = []
     if arguments.clear_cache:
-        found.append(request_of("clear", arguments))
+        found.append(request_of("clear", arguments, app_dir))
     if arguments.remove_model:
-        found.append(request_of("remove", arguments, tuple(arguments.remove_model)))
+        found.append(request_of("remove", arguments, app_dir, tuple(arguments.remove_model)))
     if arguments.prune_cache:
-        found.append(request_of("prune", arguments))
+        found.append(request_of("prune", arguments, app_dir))
     return tuple(found)
 
 
-def request_of(name: str, arguments: Arguments, targets: Sequence[str] = ()) -> Request:
-    """Return the request that a command or a flag of this name makes."""
+def request_of(name: str, arguments: Arguments, app_dir: Path, targets: Sequence[str] = ()) -> Request:
+    """Return the request that a command or a flag of this name makes.
+
+    Raises LauncherError (78) where what `models.lock` does not name is to go, and there is none.
+    """
     keep = tuple(arguments.keep or ())
     if name == "clear":
         return Request("clear", force=arguments.force)
     if name == "remove":
         return Request("remove", tuple(targets), force=arguments.force)
-    return Request("prune", (), arguments.older_than, arguments.max_size, keep, arguments.force)
+    locked = _locked(app_dir) if arguments.unlocked else None
+    return Request("prune", (), arguments.older_than, arguments.max_size, keep, arguments.force, locked)
+
+
+def _locked(app_dir: Path) -> Mapping[str, frozenset[str]]:
+    from .models import lockfile, names
+
+    lock = lockfile.read(app_dir)
+    if not lock:
+        raise LauncherError(
+            f"there is no models.lock in {app_dir}, so --unlocked would remove every model",
+            "start_app.py models lock REPO; start_app.py cache clear if that is meant",
+        )
+    return {names.folder(one.repo): frozenset((one.commit,)) for one in lock if not one.local_dir}
 
 
 def remove(request: Request, found: tuple[Root, ...], console: Console, *, dry_run: bool, yes: bool) -> int:
@@ -70,8 +87,12 @@ def apply(
     dry_run: bool,
     yes: bool,
     document: Mapping[str, Any] | None = None,
+    afterwards: Callable[[], Mapping[str, Any]] | None = None,
 ) -> int:
-    """Show or apply plans in the foreground, and return the exit status; `document` is told along with the result."""
+    """Show or apply plans in the foreground, and return the exit status; `document` is told along with the result.
+
+    When everything could go, `afterwards` is done too, and told of as well.
+    """
     if dry_run:
         for line in () if console.as_json else action.plan_lines(planned):
             console.out(line)
@@ -85,8 +106,9 @@ def apply(
         result = action.finish(planned, result, progress)
     tell(planned, result, console)
     status = _status(planned, result)
+    more = afterwards() if afterwards and not status else {}
     if console.as_json:
-        done = {"dry_run": False, **result_document(planned, result), "exit_status": int(status)}
+        done = {"dry_run": False, **more, **result_document(planned, result), "exit_status": int(status)}
         console.json({**(document or {}), **done})
     return status
 

@@ -29,7 +29,7 @@ class Cleaning:
     def __init__(
         self, arguments: Arguments, found: settings.Settings, environ: Mapping[str, str], console: Console
     ) -> None:
-        self._requests = cache_command.requests(arguments)
+        self._requests = cache_command.requests(arguments, found.app_dir)
         self._arguments = arguments
         self._settings = found
         self._console = console

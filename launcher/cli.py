@@ -83,7 +83,7 @@ def _run(arguments: Arguments, console: Console, folders: tuple[Path, ...]) -> i
         launcher_folders=() if arguments.demo else folders,
         env_file_flag=arguments.env_file,
         app_args=arguments.app_args,
-        needs_script=not arguments.command.startswith("cache "),
+        needs_script=not arguments.command.startswith(("cache ", "models ")),
     )
     for warning in found.warnings:
         console.warn(warning)
@@ -95,6 +95,10 @@ def _run(arguments: Arguments, console: Console, folders: tuple[Path, ...]) -> i
         return _stop(arguments, found, console)
     if arguments.command.startswith("cache "):
         return _cache(arguments, found, environ, console)
+    if arguments.command.startswith("models "):
+        from . import models_command
+
+        return models_command.run(arguments, found, environ, console)
     return _wait(arguments, found, console)
 
 
@@ -102,7 +106,9 @@ def _launch(arguments: Arguments, found: settings.Settings, environ: Mapping[str
     _collect_no_garbage()
     from . import launch
     from .handoff.command import execute
+    from .model_step import ModelStep
 
+    models = ModelStep(arguments, found, environ, console)
     cleaning = _cleaning(arguments, found, environ, console)
     if arguments.dry_run:
         plan = launch.plan(
@@ -112,6 +118,7 @@ def _launch(arguments: Arguments, found: settings.Settings, environ: Mapping[str
             take_port=arguments.take_port,
             no_launch=arguments.no_launch,
             cleaning=cleaning,
+            models=models,
         )
         return _show_plan(plan, console)
     if arguments.no_launch:
@@ -122,6 +129,7 @@ def _launch(arguments: Arguments, found: settings.Settings, environ: Mapping[str
             say=console.say,
             detail=console.detail,
             cleaning=cleaning,
+            models=models,
         )
         if console.as_json:
             console.json(
@@ -145,9 +153,10 @@ def _launch(arguments: Arguments, found: settings.Settings, environ: Mapping[str
         say=console.say,
         detail=console.detail,
         cleaning=cleaning,
+        models=models,
     )
     if console.as_json:
-        console.json(launch.handoff_document(command, stopped, cleaning))
+        console.json(launch.handoff_document(command, stopped, models, cleaning))
     console.say(f"exec: {launch.shown(command)}")
     try:
         console.flush()
@@ -175,7 +184,7 @@ def _cache(arguments: Arguments, found: settings.Settings, environ: Mapping[str,
     if arguments.command == "cache verify":
         from . import verify_command
 
-        return verify_command.verify(arguments, found, present, console, environ.get("HOME"))
+        return verify_command.verify(arguments, found, present, console, environ)
     return cache_command.run(arguments, found, present, console, environ.get("HOME"))
 
 
@@ -252,7 +261,7 @@ def _show_stop(found: settings.Settings, console: Console) -> int:
 def _wait(arguments: Arguments, found: settings.Settings, console: Console) -> int:
     from . import launch, wait
 
-    ready = wait.wait(found, arguments.timeout)
+    ready = wait.wait(found, wait.DEFAULT_SECONDS if arguments.timeout is None else arguments.timeout)
     console.say(f"ready: pid {ready.instance.pid} answers at {ready.page.url} ({ready.seconds:.1f} s)")
     if console.as_json:
         console.json(
@@ -313,6 +322,7 @@ def _flags(arguments: Arguments) -> Mapping[str, str]:
         "APP_PYTHON": arguments.python,
         "GRADIO_SERVER_PORT": arguments.port,
         "GRADIO_SERVER_NAME": arguments.host,
+        "APP_LOCKED": "1" if arguments.locked else None,
     }
     return {name: value for name, value in given.items() if value is not None}
 

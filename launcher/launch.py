@@ -1,7 +1,7 @@
 """The order of a launch: everything that can fail is asked before anything is stopped.
 
-settings → preflight → launch lock → stop stale → cache action → port free → record → exec. The plan is a value:
-`--dry-run` and `--json` show the one that the launch applies.
+settings → preflight → launch lock → models → stop stale → cache action → port free → record → exec. The plan is a
+value: `--dry-run` and `--json` show the one that the launch applies.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from .settings import HUB_CACHE_NAMES, Settings
 if TYPE_CHECKING:
     from .cleaning import Cleaning
     from .instances.stop import Stopped
+    from .model_step import ModelStep
 
 
 NAMED_AT_MOST = 10
@@ -39,6 +40,7 @@ class LaunchPlan(NamedTuple):
     take_port: bool
     no_launch: bool
     cleaning: Cleaning | None = None
+    models: ModelStep | None = None
 
     def lines(self) -> tuple[str, ...]:
         """Return the plan as a dry run tells it."""
@@ -46,6 +48,8 @@ class LaunchPlan(NamedTuple):
         lines += facts(self.settings, self.command)
         if self.observed.launcher:
             lines.append(f"would wait: another launcher is at work on port {self.settings.port}")
+        if self.models and self.refused is None:
+            lines += self.models.lines()
         if self.refused is None:
             victims = refusal.targets(self.observed.survey, take_port=self.take_port)
             lines += [f"would terminate {describe(process)}" for process in victims]
@@ -83,6 +87,8 @@ class LaunchPlan(NamedTuple):
             "siblings": [instance_document(instance) for instance in survey.siblings],
             "waits_for_launcher": self.observed.launcher is not None,
             "cache": self.cleaning.document() if self.cleaning else [],
+            "locked": self.settings.locked,
+            "models": self.models.document() if self.models else [],
         }
 
 
@@ -94,17 +100,21 @@ def plan(
     take_port: bool,
     no_launch: bool,
     cleaning: Cleaning | None = None,
+    models: ModelStep | None = None,
 ) -> LaunchPlan:
     """Check all that can be checked without changing anything, and return what a launch would do."""
     command = build(settings, environ, running_interpreter)
     observed = running.observe(settings)
     refused = observed.launch_refusal(take_port)
-    if refused is None and cleaning:
-        try:
+    try:
+        if refused is None and models:
+            models.check()
+            command = models.command(command) if not models.asked else command
+        if refused is None and cleaning:
             cleaning.check(lambda: _to_stop(observed, take_port=take_port))
-        except LauncherError as error:
-            refused = error
-    return LaunchPlan(settings, command, observed, refused, take_port, no_launch, cleaning)
+    except LauncherError as error:
+        refused = error
+    return LaunchPlan(settings, command, observed, refused, take_port, no_launch, cleaning, models)
 
 
 def prepare(
@@ -116,6 +126,7 @@ def prepare(
     stop_timeout: float,
     say: Say,
     detail: Say,
+    models: ModelStep,
     cleaning: Cleaning | None = None,
 ) -> tuple[Command, tuple[Stopped, ...]]:
     """Do everything up to the exec: nothing of ours runs on the port any more, and the instance lock is ours.
@@ -126,9 +137,11 @@ def prepare(
     command = build(settings, environ, running_interpreter)
     for line in facts(settings, command):
         say(line)
+    models.check()
     if cleaning:
         cleaning.check(lambda: _to_stop(running.observe(settings), take_port=take_port))
     running.take_launch_lock(settings, stop_timeout, say)
+    _fetch(models, settings, take_port=take_port)
     lock = locks.open_lock(settings.app_dir, locks.instance_name(settings.port))
     stopped = running.clear_port(
         settings, take_port=take_port, timeout=stop_timeout, say=say, tell=_teller(say, detail), lock=lock
@@ -138,9 +151,22 @@ def prepare(
         running.refuse_taken_port(settings)
     elif trashed(folders(command.environment, settings.app_dir)):
         _finish_trash(command, settings, say)
-    running.write_record(lock, settings, command.argv, say)
+    models.settle()
+    command = models.command(command)
+    models.tell(say, command.environment)
+    commits = {one.repo: one.commit for one in models.models}
+    running.write_record(lock, settings, command.argv, say, models=commits, locked=models.locked)
     lock.keep_across_exec()
     return command, stopped
+
+
+def _fetch(models: ModelStep, settings: Settings, *, take_port: bool) -> None:
+    """Pull what is lacking while the old instance serves; what would be refused anyway is refused before that."""
+    if models.asked:
+        refused = running.observe(settings).launch_refusal(take_port)
+        if refused:
+            raise refused
+        models.fetch()
 
 
 def stop_only(
@@ -150,18 +176,22 @@ def stop_only(
     stop_timeout: float,
     say: Say,
     detail: Say,
+    models: ModelStep,
     cleaning: Cleaning | None = None,
 ) -> tuple[Stopped, ...]:
     """Do what a launch does before its exec, and leave the port free."""
+    models.check()
     if cleaning:
         cleaning.check(lambda: _to_stop(running.observe(settings), take_port=take_port))
     launch_lock = running.take_launch_lock(settings, stop_timeout, say)
     try:
+        _fetch(models, settings, take_port=take_port)
         stopped = running.clear_port(
             settings, take_port=take_port, timeout=stop_timeout, say=say, tell=_teller(say, detail)
         )
         if cleaning:
             cleaning.carry_out(background=False, stopped=bool(stopped))
+        models.settle()
         return stopped
     finally:
         launch_lock.close()
@@ -183,7 +213,7 @@ def shown(command: Command) -> str:
 
 
 def handoff_document(
-    command: Command, stopped: tuple[Stopped, ...], cleaning: Cleaning | None = None
+    command: Command, stopped: tuple[Stopped, ...], models: ModelStep, cleaning: Cleaning | None = None
 ) -> Mapping[str, Any]:
     """Return for `--json` what was done just before the exec."""
     return {
@@ -192,6 +222,8 @@ def handoff_document(
         "argv": list(redact.arguments(command.argv)),
         "stopped": [stopped_document(one) for one in stopped],
         "cache": cleaning.done if cleaning else [],
+        "locked": models.locked,
+        "models": models.document(),
     }
 
 

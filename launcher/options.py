@@ -25,6 +25,9 @@ COMMANDS = {
     "cache clear": "remove every model",
     "cache prune": "remove what nothing can load any more",
     "cache verify": "hash what is there, offline [REPO…]",
+    "models check": "compare what is here with the mirror and the Hub [REPO…]",
+    "models lock": "pin models in models.lock: REPO, REPO@REVISION; alone, resolve all anew",
+    "models pull": "make the disk match models.lock [REPO…]",
 }
 EVERY = frozenset(COMMANDS)
 _WIDTH = 100
@@ -32,9 +35,11 @@ _LAUNCH = frozenset((LAUNCH,))
 _REMOVING = frozenset(("cache remove", "cache clear", "cache prune"))
 _PRUNING = frozenset((LAUNCH, "cache prune"))
 _VERIFY = frozenset(("cache verify",))
+_LOCK = frozenset(("models lock",))
+_ASKING = frozenset(("models check", "models lock", "models pull"))
 # What may be said of some commands only, and is no command by itself.
 _GROUPS = frozenset(name.partition(" ")[0] for name in COMMANDS if " " in name)
-_NAMES_REPOS = frozenset(("cache list", "cache remove", "cache verify"))
+_NAMES_REPOS = frozenset(("cache list", "cache remove", "cache verify")) | _ASKING
 
 EXAMPLES = """\
 examples:
@@ -44,15 +49,18 @@ examples:
   start_app.py -- --fp16                everything after -- goes to the app
   start_app.py --clear-cache            the same with an empty model cache
   start_app.py --remove-model koge/v22  the same without one model
+  start_app.py --force-refresh          the same with the newest commit of every model
+  start_app.py models check             is it the newest one, by the mirror and by the Hub
+  start_app.py models lock koge/v23     pin it in models.lock; --locked then starts with exactly that
   start_app.py cache list               which models are there, and what is wrong with them
   start_app.py status                   what runs, and which cache and endpoint it uses
   start_app.py wait --timeout 600       until the page answers
   start_app.py --demo                   try it all on a playground of its own
 """
 EXIT_STATUSES = """\
-exit status: 0 done; 2 usage; 65 the cache fails verification; 69 the port or the instance is somebody else's;
-74 cannot read, write or delete; 75 try again; 77 not permitted; 78 configuration; 130 interrupted; after exec, the
-app's own.
+exit status: 0 done; 2 usage; 65 a model or the cache fails verification; 69 the port or the instance is somebody
+else's; 74 cannot read, write or delete; 75 try again; 77 not permitted; 78 configuration; 80 `models check` found
+something stale; 130 interrupted; after exec, the app's own.
 """
 
 
@@ -77,12 +85,19 @@ class Arguments(argparse.Namespace):
     port: str | None
     take_port: bool
     stop_timeout: float
-    timeout: float
+    timeout: float | None
     no_launch: bool
     clear_cache: bool
     prune_cache: bool
     remove_model: list[str] | None
     verify: bool
+    force_refresh: bool
+    locked: bool
+    unlocked: bool
+    local_dir: str | None
+    include: list[str] | None
+    exclude: list[str] | None
+    remove: bool
     older_than: float | None
     max_size: int | None
     keep: list[str] | None
@@ -141,11 +156,10 @@ OPTIONS = (
     ),
     _option(
         "--timeout",
-        commands=frozenset(("wait",)),
+        commands=frozenset(("wait",)) | _ASKING,
         metavar="SECONDS",
         type=_seconds,
-        default=600.0,
-        help="how long to wait at the most (default: 600)",
+        help="how long to wait (default: 600), for a hub's answer (10), or until a pull's next bytes (60)",
     ),
     _option("--no-launch", commands=_LAUNCH, action="store_true", help="do all but start the app"),
     _option("--clear-cache", commands=_LAUNCH, action="store_true", help="start with an empty model cache"),
@@ -160,6 +174,15 @@ OPTIONS = (
     ),
     _option("--verify", commands=_LAUNCH, action="store_true", help="first verify the cache; damage stops nothing"),
     _option(
+        "--force-refresh",
+        commands=_LAUNCH,
+        action="store_true",
+        help="first pull the newest commit of every model, while the old instance serves",
+    ),
+    _option(
+        "--locked", commands=_LAUNCH, action="store_true", help="start with exactly what models.lock pins (APP_LOCKED)"
+    ),
+    _option(
         "--older-than",
         commands=_PRUNING,
         metavar="SPAN",
@@ -170,6 +193,11 @@ OPTIONS = (
         "--max-size", commands=_PRUNING, metavar="SIZE", type=_size, help="prune the least used, down to this: 50G"
     ),
     _option("--keep", commands=_PRUNING, metavar="REPO", action="append", help="never prune this one"),
+    _option("--unlocked", commands=_PRUNING, action="store_true", help="prune what models.lock does not name"),
+    _option("--local-dir", commands=_LOCK, metavar="DIR", help="the model lies in this folder of the app's"),
+    _option("--include", commands=_LOCK, metavar="GLOB", action="append", help="pin only files that fit"),
+    _option("--exclude", commands=_LOCK, metavar="GLOB", action="append", help="do not pin files that fit"),
+    _option("--remove", commands=_LOCK, action="store_true", help="take these models out of models.lock"),
     _option("--force", commands=_REMOVING | _VERIFY | _LAUNCH, action="store_true", help="remove even what is in use"),
     _option(
         "-y",
@@ -184,7 +212,7 @@ OPTIONS = (
     _option(
         "-n",
         "--dry-run",
-        commands=_REMOVING | _VERIFY | frozenset((LAUNCH, "stop")),
+        commands=_REMOVING | _VERIFY | frozenset((LAUNCH, "stop", "models lock", "models pull")),
         action="store_true",
         help="show it, change nothing",
     ),
@@ -233,7 +261,7 @@ def _command(rest: list[str]) -> tuple[str, tuple[str, ...]]:
     if grouped and name not in COMMANDS:
         ways = ", ".join(command for command in COMMANDS if command.startswith(f"{words[0]} "))
         what = f"unknown command {name!r}" if len(words) > 1 else f"{name} alone is no command"
-        raise LauncherError(what, f"start_app.py {words[0]} list; {ways}", ExitStatus.USAGE)
+        raise LauncherError(what, f"start_app.py {ways.partition(',')[0]}; {ways}", ExitStatus.USAGE)
     repos = tuple(words[len(name.split()) :]) if words else ()
     if grouped and name not in _NAMES_REPOS and repos:
         raise LauncherError(
@@ -316,15 +344,45 @@ def _refuse_contradictions(arguments: Arguments) -> None:
             "start_app.py --clear-cache",
             ExitStatus.USAGE,
         )
-    pruning = arguments.older_than is not None or arguments.max_size is not None or arguments.keep
+    if arguments.clear_cache and (arguments.locked or arguments.force_refresh):
+        asked = "--locked" if arguments.locked else "--force-refresh"
+        raise LauncherError(
+            f"--clear-cache would remove what {asked} has just pulled",
+            f"start_app.py {asked} --prune-cache",
+            ExitStatus.USAGE,
+        )
+    if arguments.locked and arguments.force_refresh:
+        raise LauncherError(
+            "--locked keeps to models.lock, and --force-refresh goes beyond it",
+            "start_app.py models lock, then start_app.py --locked",
+            ExitStatus.USAGE,
+        )
+    _refuse_lock_contradictions(arguments)
+    pruning = arguments.older_than is not None or arguments.max_size is not None or arguments.keep or arguments.unlocked
     if arguments.command == LAUNCH and pruning and not arguments.prune_cache:
         raise LauncherError(
-            "--older-than, --max-size and --keep say how to prune, but nothing is to be pruned",
+            "--older-than, --max-size, --keep and --unlocked say how to prune, but nothing is to be pruned",
             "start_app.py --prune-cache",
             ExitStatus.USAGE,
         )
     if arguments.quiet and arguments.verbose:
         raise LauncherError("-q and -v exclude each other", "start_app.py --help", ExitStatus.USAGE)
+
+
+def _refuse_lock_contradictions(arguments: Arguments) -> None:
+    details = arguments.local_dir or arguments.include or arguments.exclude
+    if arguments.remove and (details or not arguments.repos):
+        raise LauncherError(
+            "--remove takes just the models that are to be taken out",
+            "start_app.py models lock --remove REPO",
+            ExitStatus.USAGE,
+        )
+    if details and len(arguments.repos) != 1:
+        raise LauncherError(
+            "--local-dir, --include and --exclude are about one model",
+            "start_app.py models lock REPO --local-dir DIR",
+            ExitStatus.USAGE,
+        )
 
 
 def _refuse_misplaced(arguments: Arguments, ours: list[str]) -> None:

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
 from . import __version__, redact, text
@@ -126,7 +127,15 @@ def take_launch_lock(settings: Settings, stop_timeout: float, say: Say) -> locks
         time.sleep(locks.POLL_SECONDS)
 
 
-def write_record(lock: locks.Lock, settings: Settings, argv: tuple[str, ...], say: Say) -> None:
+def write_record(
+    lock: locks.Lock,
+    settings: Settings,
+    argv: tuple[str, ...],
+    say: Say,
+    *,
+    models: Mapping[str, str] = MappingProxyType({}),
+    locked: bool = False,
+) -> None:
     """Write who holds the lock into it; a disk too full for that is told and does not stop a launch."""
     boot_id, namespace = locks.own_namespace()
     record = locks.Record(
@@ -141,6 +150,8 @@ def write_record(lock: locks.Lock, settings: Settings, argv: tuple[str, ...], sa
         started_at=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         machine=os.uname().nodename,
         launcher_version=__version__,
+        models=models,
+        locked=locked,
     )
     try:
         lock.write(record)

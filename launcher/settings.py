@@ -23,8 +23,9 @@ LAUNCHER_NAMES = (
     "APP_HOST_FLAG",
     "GRADIO_SERVER_PORT",
     "GRADIO_SERVER_NAME",
+    "APP_LOCKED",
 )
-ENDPOINT_NAMES = ("HF_ENDPOINT",)
+ENDPOINT_NAMES = ("HF_ENDPOINT", "HF_OFFICIAL_ENDPOINT")
 HUB_CACHE_NAMES = ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_HOME")
 # Variables that hold a folder or a file: a relative one is anchored, because the app's own cwd is another one.
 PATH_NAMES = (
@@ -57,6 +58,7 @@ class Settings(NamedTuple):
     host_flag: str | None
     app_args: tuple[str, ...]
     python: Setting | None
+    locked: bool
     variables: Mapping[str, Setting]
     origins: Mapping[str, Setting]
     warnings: tuple[str, ...]
@@ -96,6 +98,7 @@ def load(
     host = sources.find("GRADIO_SERVER_NAME")
     args = sources.find("APP_ARGS")
     python = sources.find("APP_PYTHON")
+    locked = sources.find("APP_LOCKED")
     if python:
         python = Setting(_python_path(sources, python, app_dir, file_folder, cwd), python.origin, python.level)
 
@@ -110,6 +113,9 @@ def load(
     for name in ENDPOINT_NAMES:
         if name in variables:
             validation.check_endpoint(name, variables[name])
+    fallback = sources.find("HF_ENDPOINT_FALLBACK")
+    if fallback:
+        validation.check_endpoints("HF_ENDPOINT_FALLBACK", fallback)
     for name in PATH_NAMES:
         if name in variables:
             validation.refuse_unset_variable(name, variables[name])
@@ -128,6 +134,7 @@ def load(
         host_flag=host_flag,
         app_args=(*split_args, *app_args),
         python=python,
+        locked=locked is not None and validation.yes_or_no("APP_LOCKED", locked),
         variables=variables,
         origins=_origins(
             APP_DIR=Setting(str(app_dir), app_dir_setting.origin, app_dir_setting.level),
@@ -138,6 +145,7 @@ def load(
             APP_HOST_FLAG=host_flag_setting,
             APP_ARGS=args,
             APP_PYTHON=python,
+            APP_LOCKED=locked,
         ),
         warnings=_warnings(file) if file else (),
     )

@@ -17,6 +17,7 @@ FLAGS = {
     "APP_PYTHON": "--python",
     "GRADIO_SERVER_PORT": "--port",
     "GRADIO_SERVER_NAME": "--host",
+    "APP_LOCKED": "--locked",
 }
 
 Level = Literal["flag", "environment", "file", "default"]

@@ -68,6 +68,27 @@ def read(app_dir: Path, name: str) -> bytes:
     return max(found, key=lambda one: one[0])[1] if found else b""
 
 
+def listed(app_dir: Path, prefix: str) -> tuple[str, ...]:
+    """Return the names that begin like this, of files that can be trusted."""
+    found: dict[str, None] = {}
+    for folder in folders(app_dir):
+        if not is_trusted(folder, app_dir):
+            continue
+        try:
+            found.update((name, None) for name in os.listdir(folder) if name.startswith(prefix))
+        except OSError:
+            continue
+    return tuple(found)
+
+
+def forget(app_dir: Path, name: str) -> None:
+    """Remove what was written under this name."""
+    for folder in folders(app_dir):
+        if is_trusted(folder, app_dir):
+            with suppress(FileNotFoundError):
+                os.unlink(folder / name)
+
+
 def write(app_dir: Path, name: str, data: bytes) -> None:
     """Write a whole file or nothing, in the first place that takes it.
 

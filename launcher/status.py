@@ -14,6 +14,10 @@ from .cache import roots
 from .instances import processes
 from .instances.discovery import Instance, describe
 from .launch import instance_document, process_document
+from .models import current, in_use, lockfile
+from .models.current import NAMED_AT_MOST
+from .models.in_use import InUse
+from .models.view import VIEW
 from .readiness import Page
 from .running import Observed
 from .settings import Settings, app_environment
@@ -36,10 +40,16 @@ class Status(NamedTuple):
     cache_roots: tuple[Path, ...]
     memory: int | None
     gpu_memory: int | None
+    models: tuple[InUse, ...] = ()
+
+    @property
+    def locked(self) -> bool:
+        """Tell whether the instance can load nothing but what is pinned."""
+        return bool(self.instance and self.observed.record and self.observed.record.locked)
 
     def facts(self) -> tuple[tuple[str, str], ...]:
         """Return the status as `name: value` rows for a person."""
-        rows = [("state", self.state), ("app", str(self.settings.script))]
+        rows = [("state", f"{self.state}, locked" if self.locked else self.state), ("app", str(self.settings.script))]
         if self.instance:
             process = self.instance.process
             rows += [
@@ -57,6 +67,9 @@ class Status(NamedTuple):
         if self.instance and self.instance.listening and self.settings.port not in self.instance.listening:
             rows.append(("listens on", ", ".join(str(port) for port in sorted(self.instance.listening))))
         rows.append(("endpoint", self.endpoint or "https://huggingface.co (default)"))
+        rows += [("model", one.line()) for one in self.models[:NAMED_AT_MOST]]
+        if len(self.models) > NAMED_AT_MOST:
+            rows.append(("model", f"{len(self.models) - NAMED_AT_MOST} more: start_app.py status --json"))
         rows += [("cache", f"{root}{'' if os.path.isdir(root) else ' (not there)'}") for root in self.cache_roots]
         if self.memory is not None:
             rows.append(("memory", text.size(self.memory)))
@@ -90,6 +103,8 @@ class Status(NamedTuple):
             "cache_roots": [str(root) for root in self.cache_roots],
             "memory_bytes": self.memory,
             "gpu_memory_bytes": self.gpu_memory,
+            "locked": self.locked,
+            "models": [one.document() for one in self.models],
             "siblings": [instance_document(instance) for instance in survey.siblings],
             "others": [instance_document(instance) for instance in survey.others],
             "port_held_by": [
@@ -116,6 +131,13 @@ def status(settings: Settings, environ: Mapping[str, str]) -> Status:
         environment = processes.environment(instance.pid)
     else:
         environment = app_environment(settings, environ)
+    paths = _models_roots(settings, environ, environment)
+    record = observed.record
+    recorded = record.models if instance and record and record.pid == instance.pid else {}
+    models: tuple[InUse, ...] = ()
+    if instance:
+        now = current.current(paths, settings.app_dir, lockfile.read(settings.app_dir))
+        models = in_use.in_use(tree, paths, recorded, now)
     return Status(
         settings=settings,
         observed=observed,
@@ -127,7 +149,17 @@ def status(settings: Settings, environ: Mapping[str, str]) -> Status:
         cache_roots=roots.folders(environment, settings.app_dir),
         memory=_memory(tree) if instance else None,
         gpu_memory=_gpu_memory(tree) if instance else None,
+        models=models,
     )
+
+
+def _models_roots(settings: Settings, environ: Mapping[str, str], environment: Mapping[str, str]) -> tuple[Path, ...]:
+    """Return where its models are: in the caches that it uses, and behind a view of pinned ones in the app's."""
+    found = (
+        *roots.folders(environment, settings.app_dir),
+        *roots.folders(app_environment(settings, environ), settings.app_dir),
+    )
+    return tuple(path for path in dict.fromkeys(found) if not path.name.startswith(VIEW))
 
 
 def _state(observed: Observed, page: Page | None) -> State:

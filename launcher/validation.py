@@ -177,6 +177,22 @@ def check_endpoint(name: str, setting: Setting) -> None:
     raise LauncherError(f"{redact.scrub(shown)!r} is no http(s) address ({name}, {setting.origin})", hint, setting.bad)
 
 
+def check_endpoints(name: str, setting: Setting) -> None:
+    """Check that this is a list of such addresses, divided by commas or blanks."""
+    for value in setting.value.replace(",", " ").split():
+        check_endpoint(name, Setting(value, setting.origin, setting.level))
+
+
+def yes_or_no(name: str, setting: Setting) -> bool:
+    """Return what a switch says, in the words that huggingface_hub knows for one."""
+    text = setting.value.strip().lower()
+    if text in ("1", "true", "yes", "on"):
+        return True
+    if text in ("0", "false", "no", "off"):
+        return False
+    raise LauncherError(f"{setting.value!r} is neither yes nor no ({name}, {setting.origin})", f"{name}=1", setting.bad)
+
+
 def check_folder(name: str, setting: Setting) -> None:
     """Check that this is a folder, or can become one."""
     path = setting.value

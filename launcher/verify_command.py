@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from . import cache_command, state, text
-from .cache import entries, layout, roots, select, store
+from . import cache_command, model_memory, pulling, repair, state, text
+from .cache import entries, layout, naming, roots, select, store
 from .cache import verify as verification
 from .cache.action import plan_repair, refuse_unknown, restore
 from .cache.folders import reason
+from .cache.memory import Memory
 from .cache.roots import Root
-from .cache.verify import Candidate, Checked, Memory, Names, Verification
+from .cache.verify import Candidate, Checked, Names, Verification
 from .errors import ExitStatus, LauncherError
 from .settings import Settings
 
@@ -19,16 +20,15 @@ if TYPE_CHECKING:
     from .console import Console
     from .options import Arguments
 
-MEMORY = "verified"
 _NAMED_AT_MOST = 20
 
 
 def verify(
-    arguments: Arguments, settings: Settings, found: tuple[Root, ...], console: Console, home: str | None
+    arguments: Arguments, settings: Settings, found: tuple[Root, ...], console: Console, environ: Mapping[str, str]
 ) -> int:
-    """Verify the caches, tell each file that is not as the hub had it, and with `--repair` remove it."""
+    """Verify the caches, tell each file that is not as the hub had it, and with `--repair` fetch it anew."""
     if arguments.repair:
-        roots.refuse_unsafe(found, settings.app_dir, home)
+        roots.refuse_unsafe(found, settings.app_dir, environ.get("HOME"))
     whole = console.as_json or console.verbose
     done = check(settings, found, arguments.repos, console, full=arguments.full, keep_whole=whole)
     names = Names()
@@ -40,9 +40,15 @@ def verify(
     status = ExitStatus.DONE
     if damaged and arguments.repair:
         planned = plan_repair(damaged, found, force=arguments.force)
+        going = repair.broken(planned)
         status = ExitStatus(
             cache_command.apply(
-                planned, console, dry_run=arguments.dry_run, yes=arguments.yes, document=_document(done)
+                planned,
+                console,
+                dry_run=arguments.dry_run,
+                yes=arguments.yes,
+                document=_document(done),
+                afterwards=lambda: repair.fetch(going, pulling.Context(settings, environ), console),
             )
         )
         if status:
@@ -52,7 +58,7 @@ def verify(
         return ExitStatus.IO if any(checked.denied for checked in done.found) else ExitStatus.DONE
     if damaged:
         status = ExitStatus.DAMAGED
-        console.warn(console.hinted("hint: start_app.py cache verify --repair removes it, to be downloaded anew"))
+        console.warn(console.hinted("hint: start_app.py cache verify --repair removes it and fetches it anew"))
     elif any(checked.denied for checked in done.found):
         status = ExitStatus.IO
     if console.as_json:
@@ -71,7 +77,7 @@ def check(
     besides: Collection[str] = (),
 ) -> Verification:
     """Verify the files of these repos, or of all `besides` some, and remember what is whole, when interrupted too."""
-    memory = Memory(state.read(settings.app_dir, MEMORY))
+    memory = Memory(state.read(settings.app_dir, model_memory.CACHED))
     done = Verification(memory, full=full, keep_whole=keep_whole)
     restore(found)
     chosen = [
@@ -84,7 +90,9 @@ def check(
         finished = True
     finally:
         try:
-            state.write(settings.app_dir, MEMORY, memory.data(everything=finished and not (repos or besides)))
+            state.write(
+                settings.app_dir, model_memory.CACHED, memory.data(everything=finished and not (repos or besides))
+            )
         except OSError as error:
             console.detail(f"cannot remember what is whole: {error.strerror}")
     return done
@@ -146,7 +154,7 @@ def _bytes(chosen: Sequence[tuple[Root, tuple[str, ...]]]) -> int:
 
 def _line(checked: Checked, names: Names) -> str:
     candidate = checked.candidate
-    where = f"{layout.name(candidate.folder)} {', '.join(names.of(candidate))}".rstrip()
+    where = f"{naming.name(candidate.folder)} {', '.join(names.of(candidate))}".rstrip()
     why = f": {checked.why}" if checked.why else " (remembered)" if checked.remembered else ""
     return f"{checked.verdict}: {where}, {candidate.path}{why}"
 
@@ -164,7 +172,7 @@ def _document(done: Verification) -> dict[str, Any]:
     return {
         "files": [
             {
-                "repo": layout.name(checked.candidate.folder),
+                "repo": naming.name(checked.candidate.folder),
                 "path": checked.candidate.path,
                 "revisions": list(checked.candidate.commits),
                 "verdict": checked.verdict,

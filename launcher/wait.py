@@ -13,6 +13,7 @@ from .instances.handle import Handle, wait_for_any
 from .readiness import Page
 from .settings import Settings
 
+DEFAULT_SECONDS = 600.0
 APPEAR_SECONDS = 5.0
 # Behind a proxy that does not know localhost, Gradio answers for about 0.5 s before it gives up (measured with 6.31).
 SETTLE_SECONDS = 1.5

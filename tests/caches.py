@@ -21,7 +21,7 @@ import pytest
 from hypothesis import strategies as st
 
 from launcher.cache.roots import Root
-from tests.support import AppFolder, Done, launcher
+from tests.support import AppFolder, Done, clean_environment, launcher
 
 A, B, C = "a" * 40, "b" * 40, "c" * 40
 """Commits."""
@@ -158,8 +158,9 @@ def disk(folder: Path) -> int:
 
 
 def verify(app: AppFolder, *arguments: str | Path, **keywords: Any) -> Done:
-    """Run `cache verify` on an app's caches."""
-    return launcher("cache", "verify", "--app-dir", app.path, *arguments, **keywords)
+    """Run `cache verify` on an app's caches; unless an environment says so, no hub may be asked."""
+    environment = {"env": clean_environment(HF_HUB_OFFLINE="1"), **keywords}
+    return launcher("cache", "verify", "--app-dir", app.path, *arguments, **environment)
 
 
 def verdicts(done: Done) -> dict[str, str]:

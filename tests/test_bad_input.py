@@ -59,7 +59,11 @@ BAD_FLAGS = [
     (("--stop-timeout", "soon"), 2, "invalid number of seconds value: 'soon'"),
     (("--stop-timeout", "-1"), 2, "invalid number of seconds value"),
     (("--stop-timeout", "nan"), 2, "invalid number of seconds value"),
-    (("--timeout", "5"), 2, "--timeout does not go with launch, only with wait"),
+    (
+        ("--timeout", "5"),
+        2,
+        "--timeout does not go with launch, only with models check or ",
+    ),
     (("--model_dir", "checkpoints"), 2, "unknown option --model_dir"),
     (("--model_dir=checkpoints",), 2, "unknown option --model_dir=checkpoints"),
     (("--fp16",), 2, "unknown option --fp16"),

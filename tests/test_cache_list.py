@@ -320,9 +320,9 @@ WRONG = (
     ("cache remove x --older-than 3d", "--older-than does not go with cache remove, only with cache prune", "--help"),
     ("cache list -- --fp16", "cache list takes no arguments for the app", "-- ARGUMENTS"),
     ("cache list --frob", "unknown option --frob", "-- --frob"),
-    ("--older-than 3d", "--older-than, --max-size and --keep say how to prune", "--prune-cache"),
-    ("--max-size 3G -n", "--older-than, --max-size and --keep say how to prune", "--prune-cache"),
-    ("--keep x", "--older-than, --max-size and --keep say how to prune", "--prune-cache"),
+    ("--older-than 3d", "--older-than, --max-size, --keep and --unlocked say how to prune", "--prune-cache"),
+    ("--max-size 3G -n", "--older-than, --max-size, --keep and --unlocked say how to prune", "--prune-cache"),
+    ("--keep x", "--older-than, --max-size, --keep and --unlocked say how to prune", "--prune-cache"),
     ("--clear-cache --prune-cache", "--clear-cache removes every model", "--clear-cache"),
     ("--remove-model", "argument --remove-model: expected at least one argument", "--help"),
     *(

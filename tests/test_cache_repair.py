@@ -227,7 +227,7 @@ def test_a_cache_that_others_use_too_is_repaired_only_on_demand(app: AppFolder, 
     shutil.rmtree(cache)
     flip(blob(shared, WEIGHTS))
     before = tree(shared)
-    env = clean_environment(HF_HOME=str(tmp_path / "home"))
+    env = clean_environment(HF_HOME=str(tmp_path / "home"), HF_HUB_OFFLINE="1")
     arguments = ("cache", "verify", "--repair", "--app-dir", app.path)
     done = launcher(*arguments, env=env)
     assert done.status == 2

@@ -334,7 +334,7 @@ def test_nothing_of_the_launcher_is_left_behind_in_the_app(app: AppFolder) -> No
     assert set(seen["fds"]) - {"0", "1", "2"} <= {
         fd for fd, link in seen["fds"].items() if link in lock or "/fd" in link
     }
-    added = {"GRADIO_SERVER_PORT", "PYTHONUNBUFFERED", "PWD", "VIRTUAL_ENV", "PATH", "LC_CTYPE"}
+    added = {"GRADIO_SERVER_PORT", "PYTHONUNBUFFERED", "PWD", "VIRTUAL_ENV", "PATH", "LC_CTYPE", "START_APP_MODELS"}
     assert {n: v for n, v in seen["env"].items() if n not in added} == {
         n: v for n, v in before.items() if n not in added and v.strip()
     }

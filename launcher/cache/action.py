@@ -30,7 +30,10 @@ LIST = "start_app.py cache list"
 
 
 class Request(NamedTuple):
-    """Hold what is asked of the cache; `keep` are names or globs of repos, `force` insists on what is in use."""
+    """Hold what is asked of the cache; `keep` are names or globs of repos, `force` insists on what is in use.
+
+    `locked` are the commits that stay of each repo folder, where whatever is not among them is to go.
+    """
 
     what: Literal["clear", "remove", "prune"]
     targets: tuple[str, ...] = ()
@@ -38,6 +41,7 @@ class Request(NamedTuple):
     max_size: int | None = None
     keep: tuple[str, ...] = ()
     force: bool = False
+    locked: Mapping[str, frozenset[str]] | None = None
 
 
 class Result(NamedTuple):
@@ -159,7 +163,8 @@ def _plan_remove(
 
 def _plan_prune(request: Request, root: Root, contents: Contents, spare: Collection[int]) -> Plan:
     repos, unreadable = _read(root, contents.entries)
-    options = PruneOptions(request.unused_seconds, request.max_size, select.matching(request.keep, contents.entries))
+    kept = select.matching(request.keep, contents.entries)
+    options = PruneOptions(request.unused_seconds, request.max_size, kept, request.locked)
     in_use = busy(root.real, _with_locks(contents), spare, force=request.force)
     locks = {folder: found for folder, repo in repos.items() if (found := tuple(_stale_locks(root, repo)))}
     one = pruning.prune(root, contents, repos, _payloads(root, contents), in_use, options, time.time(), locks)

@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 from . import store
 from .entries import HELPERS
+from .naming import kind, name
 from .roots import TRASH
 
 PIN = "start_app"
@@ -25,7 +26,6 @@ REPO_PARTS = frozenset(("blobs", "refs", "snapshots", "trees", ".no_exist"))
 HASH = re.compile(r"[0-9a-f]{64}|[0-9a-f]{40}")
 _NOT_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 _PARTIAL = re.compile(r".+\.incomplete|\..+\.[0-9a-f]{8}\.shared", re.DOTALL)
-_KINDS = {"models": "model", "datasets": "dataset", "spaces": "space", "kernels": "kernel"}
 _REF_BYTES = 4096
 # Between the ref that a download writes first and the first file that it locks, hubs are asked.
 _YOUNG_SECONDS = 600.0
@@ -118,18 +118,6 @@ class Repo(NamedTuple):
     def shared(self) -> frozenset[str]:
         """Return the payloads of the shared store that its blobs link to."""
         return frozenset(blob.shared for blob in self.blobs.values() if blob.shared)
-
-
-def kind(folder: str) -> str:
-    """Return the type of repo that a folder's name stands for."""
-    return _KINDS[folder.partition("--")[0]]
-
-
-def name(folder: str) -> str:
-    """Return the repo's name that a folder's name stands for, its type in front where it is no model."""
-    prefix, _, rest = folder.partition("--")
-    plain = rest.replace("--", "/")
-    return plain if prefix == "models" else f"{prefix}/{plain}"
 
 
 def condemned_commit(trash: str) -> str:

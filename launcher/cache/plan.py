@@ -12,7 +12,8 @@ from typing import Literal, NamedTuple
 from . import store
 from .entries import LOCKS, Contents
 from .glance import Glance, Stamp
-from .layout import Identity, Repo, Revision, name
+from .layout import Identity, Repo, Revision
+from .naming import name
 from .roots import Root
 from .select import Selection
 

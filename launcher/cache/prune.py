@@ -27,11 +27,15 @@ from .roots import Root
 
 
 class PruneOptions(NamedTuple):
-    """Hold what prune takes beyond the unreachable: seconds unused, bytes to get below, and repo folders to keep."""
+    """Hold what prune takes beyond the unreachable: seconds unused, bytes to get below, and repo folders to keep.
+
+    `locked` are the commits of each repo folder that stay, where whatever else there is goes too; None where not.
+    """
 
     unused_seconds: float | None = None
     max_size: int | None = None
     keep: frozenset[str] = frozenset()
+    locked: Mapping[str, frozenset[str]] | None = None
 
 
 def prune(
@@ -52,7 +56,9 @@ def prune(
     left: list[Left] = []
     gone: set[str] = set()
     by_repo = {
-        folder: _pruned(repo, None, stale_locks.get(folder, ()), f"{root.real}/{LOCKS}/{folder}")
+        folder: _pruned(
+            repo, None, stale_locks.get(folder, ()), f"{root.real}/{LOCKS}/{folder}", _only(options.locked, folder)
+        )
         for folder, repo in repos.items()
         if folder not in options.keep
     }
@@ -127,13 +133,21 @@ def _outdated(
     return found, f"{amount(total)} stay: what is kept, pinned or in use is more than that" if over else ""
 
 
-def _pruned(repo: Repo, outdated: str | None, locks: Sequence[str], lock_folder: str) -> tuple[list[Item], set[str]]:
+def _only(locked: Mapping[str, frozenset[str]] | None, folder: str) -> frozenset[str] | None:
+    return None if locked is None else locked.get(folder, frozenset())
+
+
+def _pruned(
+    repo: Repo, outdated: str | None, locks: Sequence[str], lock_folder: str, only: frozenset[str] | None = None
+) -> tuple[list[Item], set[str]]:
     doomed: list[tuple[Revision, str]] = []
     broken: list[Item] = []
     for revision in repo.revisions:
-        if revision.pinned:
+        if revision.pinned or (only and revision.commit in only):
             continue
-        if outdated:
+        if only is not None:
+            doomed.append((revision, "models.lock does not name it"))
+        elif outdated:
             doomed.append((revision, outdated))
         elif not revision.refs:
             doomed.append((revision, "no ref points to it"))

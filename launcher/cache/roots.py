@@ -31,11 +31,19 @@ def hub_cache(environment: Mapping[str, str], folder: Path) -> Path:
     XDG_CACHE_HOME/huggingface/hub > ~/.cache/huggingface/hub.
     """
     home = environment.get("HOME") or home_of_user()
-    base = environment.get("XDG_CACHE_HOME", os.path.join(home, ".cache"))
-    hf_home = environment.get("HF_HOME", os.path.join(base, "huggingface"))
-    default = os.path.join(expand(hf_home, environment.get, home), "hub")
+    default = os.path.join(_hf_home(environment, home), "hub")
     chosen = environment.get("HF_HUB_CACHE", environment.get("HUGGINGFACE_HUB_CACHE", default))
     return absolute(folder, expand(chosen, environment.get, home))
+
+
+def hf_home(environment: Mapping[str, str], folder: Path) -> Path:
+    """Return the HF home that a process with this environment and current folder uses."""
+    return absolute(folder, _hf_home(environment, environment.get("HOME") or home_of_user()))
+
+
+def _hf_home(environment: Mapping[str, str], home: str) -> str:
+    base = environment.get("XDG_CACHE_HOME", os.path.join(home, ".cache"))
+    return expand(environment.get("HF_HOME", os.path.join(base, "huggingface")), environment.get, home)
 
 
 def folders(environment: Mapping[str, str], app_dir: Path) -> tuple[Path, ...]:

@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 from ..errors import ExitStatus, LauncherError
 from ..paths import HUB_ENTRY
-from .layout import Repo, condemned_commit, name
+from .layout import Repo, condemned_commit
+from .naming import name
 
 _COMMIT_PREFIX = re.compile(r"[0-9a-f]{6,40}")
 _GLOB = re.compile(r"[*?\[]")

@@ -1,9 +1,7 @@
 r"""A blob's name is its hash, so whether it is what the hub had can be told offline, in a cache of every version.
 
 64 hex digits are the sha256 of the content, 40 the sha1 of git's `blob <size>\0` and the content. Where a system has
-no links, files lie in the snapshot itself, and only `trees/<commit>.json` has their hashes. A file that was found whole
-is remembered by device, inode, size, mtime, ctime and hash: whoever writes to it gives it another ctime, unless
-through a mapping.
+no links, files lie in the snapshot itself, and only `trees/<commit>.json` has their hashes.
 """
 
 from __future__ import annotations
@@ -22,6 +20,7 @@ from typing import Literal, NamedTuple
 
 from .folders import walk
 from .layout import HASH, Repo, Revision
+from .memory import Memory, line_of
 
 Verdict = Literal["ok", "corrupt", "size differs", "missing", "unverifiable"]
 
@@ -68,33 +67,6 @@ class Checked(NamedTuple):
     def damaged(self) -> bool:
         """Tell whether the file is not what the hub had."""
         return self.verdict in ("corrupt", "size differs", "missing")
-
-
-class Memory:
-    """Hold which files were found whole, a line each that says all by which a file is known again."""
-
-    def __init__(self, data: bytes = b"") -> None:
-        self._known = frozenset(data.split(b"\n"))
-        self._seen: set[bytes] = set()
-
-    def knows(self, line: bytes) -> bool:
-        """Tell whether exactly this file was found whole before."""
-        if line not in self._known:
-            return False
-        self._seen.add(line)
-        return True
-
-    def remember(self, line: bytes) -> None:
-        """Note a file that was found whole."""
-        self._seen.add(line)
-
-    def forget(self, line: bytes) -> None:
-        """Drop a file that was found damaged."""
-        self._known -= {line}
-
-    def data(self, *, everything: bool) -> bytes:
-        """Return what to keep; after a look at everything, what was not seen again is dropped."""
-        return b"\n".join(sorted((self._seen if everything else self._seen | self._known) - {b""}))
 
 
 class Verification:
@@ -157,7 +129,7 @@ class Verification:
         if not stat.S_ISREG(status.st_mode):
             self._note(Checked(candidate, "unverifiable", "it is not a plain file", 0))
             return False
-        if not self._full and self.memory.knows(_line(status, candidate.expected or "")):
+        if not self._full and self.memory.knows(line_of(status, candidate.expected or "")):
             self._note(Checked(candidate, "ok", "", status.st_size, remembered=True))
             if progress:
                 with self._guard:
@@ -207,8 +179,8 @@ class Verification:
             os.close(descriptor)
         if digest is None:
             return None
-        line = _line(after, candidate.expected)
-        if line != _line(before, candidate.expected):
+        line = line_of(after, candidate.expected)
+        if line != line_of(before, candidate.expected):
             return Checked(candidate, "unverifiable", "it changed while it was read", after.st_size)
         if digest == candidate.expected:
             if began - after.st_ctime > _SETTLED_SECONDS:
@@ -227,7 +199,7 @@ class Verification:
             path = f"{candidate.repo}/trees/{commit}.json"
             with self._guard:
                 if path not in self._sizes:
-                    self._sizes[path] = dict(_tree(path).values())
+                    self._sizes[path] = dict(tree(path).values())
                 size = self._sizes[path].get(candidate.expected or "")
             if size is not None:
                 return size
@@ -326,18 +298,18 @@ class Names:
 
 
 def _plain(repo: Repo, revision: Revision) -> Iterator[Candidate]:
-    tree = _tree(f"{repo.path}/trees/{revision.commit}.json")
+    listed = tree(f"{repo.path}/trees/{revision.commit}.json")
     snapshot = f"{repo.path}/snapshots/{revision.commit}"
     for entry in walk(snapshot):
         if not entry.is_symlink():
             name = entry.path[len(snapshot) + 1 :]
-            known = tree.get(name)
+            known = listed.get(name)
             why = "" if known else "its hash is not known offline: this cache has no links, and no list of its files"
             expected = known[0] if known else None
             yield Candidate(repo.path, entry.path, "", (revision.commit,), expected, why, name)
 
 
-def _tree(path: str) -> Mapping[str, tuple[str, int]]:
+def tree(path: str) -> Mapping[str, tuple[str, int]]:
     """Return what huggingface_hub has noted of a commit's files: hash and size by path; empty where it has not."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -368,11 +340,6 @@ def _unreadable(candidate: Candidate, error: OSError) -> Checked:
     if isinstance(error, FileNotFoundError):
         return Checked(candidate, "unverifiable", "it was removed meanwhile", 0)
     return Checked(candidate, "unverifiable", (error.strerror or str(error)).lower(), 0, denied=True)
-
-
-def _line(status: os.stat_result, expected: str) -> bytes:
-    numbers = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
-    return f"{' '.join(map(str, numbers))} {expected}".encode()
 
 
 def _cores() -> int:

@@ -12,21 +12,24 @@ import fcntl
 import json
 import os
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from .. import state
 from ..errors import ExitStatus, LauncherError
 
 POLL_SECONDS = 0.02
-_READ_BYTES = 1 << 16
+_READ_BYTES = 1 << 20
 
 
 class Record(NamedTuple):
     """Hold what a lock file tells about its holder.
 
     `start` is the process's start in clock ticks since `boot_id` (proc_pid_stat(5) field 22), which, with the pid and
-    its namespace, names one process for ever; `started_at` is UTC in ISO 8601, for people.
+    its namespace, names one process for ever; `started_at` is UTC in ISO 8601, for people. `models` are the commits of
+    the models that it was started with, `locked` tells that it can load no other.
     """
 
     pid: int
@@ -40,6 +43,8 @@ class Record(NamedTuple):
     started_at: str
     machine: str
     launcher_version: str
+    models: Mapping[str, str] = MappingProxyType({})
+    locked: bool = False
 
 
 class Lock:
@@ -71,7 +76,7 @@ class Lock:
 
         Raises OSError, for instance on a full disk; then there is no record, rather than one of an earlier holder.
         """
-        data = (json.dumps(record._asdict()) + "\n").encode()
+        data = (json.dumps({**record._asdict(), "models": dict(record.models)}) + "\n").encode()
         try:
             written = os.pwrite(self._descriptor, data, 0)
             if written != len(data):
@@ -228,7 +233,11 @@ def _is_held(path: Path) -> bool:
 def _record(document: Any) -> Record:
     if not isinstance(document, dict):
         raise TypeError("a record is an object")
-    values = {name: document[name] for name in Record._fields}
+    # An instance that an earlier version has started says less.
+    values = {name: document[name] for name in Record._fields if name in document or name not in Record._field_defaults}
     if type(values["pid"]) is not int or type(values["port"]) is not int:
         raise TypeError("pid and port are numbers")
+    models = values.get("models", {})
+    if not isinstance(models, dict) or not all(isinstance(commit, str) for commit in models.values()):
+        raise TypeError("models are commits")
     return Record(**{**values, "argv": tuple(str(argument) for argument in values["argv"])})

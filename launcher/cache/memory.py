@@ -1,0 +1,44 @@
+"""A file that was found whole is known again by device, inode, size, mtime, ctime and hash, and not read again.
+
+Whoever writes to it gives it another ctime, unless through a mapping that was open before.
+"""
+
+from __future__ import annotations
+
+import os
+
+
+class Memory:
+    """Hold which files were found whole, a line each that says all by which a file is known again."""
+
+    def __init__(self, data: bytes = b"") -> None:
+        self._known = frozenset(data.split(b"\n"))
+        self._seen: set[bytes] = set()
+        self.grown = False
+
+    def knows(self, line: bytes) -> bool:
+        """Tell whether exactly this file was found whole, before or just now."""
+        if line not in self._known and line not in self._seen:
+            return False
+        self._seen.add(line)
+        return True
+
+    def remember(self, line: bytes) -> None:
+        """Note a file that was found whole."""
+        self._seen.add(line)
+        self.grown = True
+
+    def forget(self, line: bytes) -> None:
+        """Drop a file that was found damaged."""
+        self._known -= {line}
+        self._seen -= {line}
+
+    def data(self, *, everything: bool) -> bytes:
+        """Return what to keep; after a look at everything, what was not seen again is dropped."""
+        return b"\n".join(sorted((self._seen if everything else self._seen | self._known) - {b""}))
+
+
+def line_of(status: os.stat_result, expected: str) -> bytes:
+    """Return all by which a file with this hash is known again."""
+    numbers = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+    return f"{' '.join(map(str, numbers))} {expected}".encode()

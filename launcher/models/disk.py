@@ -1,0 +1,199 @@
+"""What lies on the disk of a model: the commit that the app would load, and which files of a commit are there.
+
+A file is known to be right when it is remembered as whole under the hash it must have; otherwise it must be read.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from ..cache import layout
+from ..cache.folders import walk
+from ..cache.memory import Memory, line_of
+from ..cache.roots import Root
+from . import names
+from .lockfile import LockedFile, LockedModel
+
+if TYPE_CHECKING:
+    from ..cache.verify import Candidate
+
+ANY_SIZE = -1
+"""The size of a file of which only the hash is known."""
+METADATA = ".cache/huggingface/download"
+"""Where huggingface_hub notes in a local folder, a file each, of which commit a file is: commit, etag, time."""
+
+
+class Place(NamedTuple):
+    """Hold where a model's files are: its hub cache and folder in it, or a folder of the app's (`root` is None)."""
+
+    root: Root | None
+    path: str
+
+    def base(self, commit: str) -> str:
+        """Return the folder below which the files of a commit have their paths."""
+        return f"{self.path}/snapshots/{commit}" if self.root else self.path
+
+
+class Memories(NamedTuple):
+    """Hold what is known to be whole: files of caches, and files in folders of the app's own."""
+
+    cached: Memory
+    local: Memory
+
+    def of(self, place: Place) -> Memory:
+        """Return the memory for the files of a place."""
+        return self.cached if place.root else self.local
+
+
+class Held(NamedTuple):
+    """Hold how the files of a commit stand: missing ones, those of another size, and those that must be read."""
+
+    missing: tuple[str, ...]
+    resized: tuple[str, ...]
+    unread: tuple[str, ...]
+
+    @property
+    def lacking(self) -> tuple[str, ...]:
+        """Return what cannot be right, without a look into it."""
+        return (*self.missing, *self.resized)
+
+
+class Noted(NamedTuple):
+    """Hold what huggingface_hub has noted of a file in a local folder."""
+
+    commit: str
+    etag: str
+
+
+class OnDisk(NamedTuple):
+    """Hold what an app would load of a model: its commit, None where there is none, and what is wrong with it."""
+
+    commit: str | None
+    wrong: str = ""
+
+
+def place_of(model: LockedModel, roots: Sequence[Root], app_dir: Path) -> Place:
+    """Return where a model is kept: in its own folder, else in the cache that has it, else in the app's first."""
+    if model.local_dir:
+        return Place(None, str(app_dir / model.local_dir))
+    return cached_place(model.repo, roots)
+
+
+def cached_place(repo: str, roots: Sequence[Root]) -> Place:
+    """Return where a repo is cached, or would be."""
+    folder = names.folder(repo)
+    root = next((root for root in roots if os.path.isdir(f"{root.real}/{folder}")), roots[0])
+    return Place(root, f"{root.real}/{folder}")
+
+
+def commit_of(place: Place, revision: str) -> str | None:
+    """Return the commit that a revision stands for in the cache, None where it leads to no snapshot."""
+    commit: str | None = revision
+    if not names.COMMIT.fullmatch(revision):
+        try:
+            commit = layout.read_ref(f"{place.path}/refs/{revision}")
+        except OSError:
+            commit = None  # nobody can follow it
+    return commit if commit and os.path.isdir(f"{place.path}/snapshots/{commit}") else None
+
+
+def held(base: str, files: Mapping[str, LockedFile], memory: Memory) -> Held:
+    """Return how these files stand below a folder, by a look at each and no further."""
+    missing, resized, unread = [], [], []
+    prefix = f"{base}/"
+    for path, file in files.items():
+        try:
+            found = os.stat(prefix + path)
+        except OSError:
+            missing.append(path)
+            continue
+        if found.st_size != file.size != ANY_SIZE or not stat.S_ISREG(found.st_mode):
+            resized.append(path)
+        elif not memory.knows(line_of(found, file.hash)):
+            unread.append(path)
+    return Held(tuple(missing), tuple(resized), tuple(unread))
+
+
+def candidates(place: Place, commit: str, files: Mapping[str, LockedFile], paths: Sequence[str]) -> Iterator[Candidate]:
+    """Yield these files, to be verified against what the lock says of them."""
+    from ..cache.verify import Candidate  # what is remembered as whole needs no hashing
+
+    base = place.base(commit)
+    for path in paths:
+        yield Candidate(place.path, f"{base}/{path}", "", (commit,), files[path].hash, name=path)
+
+
+def blob_path(path: str) -> str:
+    """Return where the content of a snapshot's file lies: the blob it links to, else the file itself."""
+    try:
+        target = os.readlink(path)
+    except OSError:
+        return path
+    return os.path.normpath(os.path.join(os.path.dirname(path), target))
+
+
+def on_disk(model: LockedModel, place: Place) -> OnDisk:
+    """Return what the app would load of a locked model; sizes are looked at, contents are not."""
+    if place.root is None:
+        return _in_folder(model, place)
+    commit = commit_of(place, model.revision)
+    if commit is None:
+        return OnDisk(None, "not downloaded")
+    if commit == model.commit:
+        return OnDisk(commit, _lacking(held(place.base(commit), model.files, Memory()).lacking, len(model.files)))
+    return OnDisk(commit, dangling(place, commit))
+
+
+def dangling(place: Place, commit: str) -> str:
+    """Return in words what a cached commit lacks, as far as its snapshot tells; blank where it tells of nothing."""
+    assert place.root
+    try:
+        repo = layout.read(place.root.real, os.path.basename(place.path))
+    except OSError:
+        return "it cannot be read"
+    revision = next((one for one in repo.revisions if one.commit == commit), None)
+    if revision is None or not revision.files:
+        return "no files"
+    return _lacking(revision.dangling, revision.files)
+
+
+def _in_folder(model: LockedModel, place: Place) -> OnDisk:
+    noted = {path: one for path in model.files if (one := noted_of(place.path, path))}
+    there = [path for path in model.files if os.path.lexists(f"{place.path}/{path}")]
+    if not there:
+        return OnDisk(None, "not downloaded")
+    commits = Counter(one.commit for path, one in noted.items() if path in there)
+    commit = commits.most_common(1)[0][0] if commits else None
+    lacking = held(place.path, model.files, Memory()).lacking
+    if commit in (None, model.commit) or len(commits) > 1:
+        stand = model.commit if commits.get(model.commit) or not (commits or lacking) else commit
+        return OnDisk(stand, _lacking(lacking, len(model.files)))
+    return OnDisk(commit)
+
+
+def noted_of(folder: str, path: str) -> Noted | None:
+    """Return what huggingface_hub has noted of a file, None where it has not."""
+    try:
+        with open(f"{folder}/{METADATA}/{path}.metadata", encoding="utf-8") as file:
+            commit, etag = file.readline().strip(), file.readline().strip()
+    except (OSError, UnicodeDecodeError):
+        return None
+    return Noted(commit, etag) if names.COMMIT.fullmatch(commit) and layout.HASH.fullmatch(etag) else None
+
+
+def _lacking(paths: Sequence[str], of: int) -> str:
+    if not paths:
+        return ""
+    shown = ", ".join(paths[:3]) + (f" and {len(paths) - 3} more" if len(paths) > 3 else "")
+    return f"{len(paths)} of {of} files missing: {shown}"
+
+
+def files_here(place: Place, commit: str) -> frozenset[str]:
+    """Return the paths of a cached commit's files that are here."""
+    base = place.base(commit)
+    return frozenset(os.path.relpath(entry.path, base) for entry in walk(base))

@@ -1,0 +1,90 @@
+"""Which hubs are asked, in which order, and which of them may be sent the user's token: the official one alone."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import NamedTuple
+
+OFFICIAL = "https://huggingface.co"
+_KEEPS_TOKEN = ("HF_HUB_DISABLE_IMPLICIT_TOKEN", "HF_HUB_OFFLINE")
+TRUE = frozenset(("1", "true", "yes", "on"))
+
+
+class Endpoint(NamedTuple):
+    """Hold a hub's address, and whether it is the official one and may be sent the token."""
+
+    url: str
+    official: bool
+    token: bool
+
+    @property
+    def role(self) -> str:
+        """Return what a person calls it."""
+        return "the Hub" if self.official else "the mirror"
+
+
+class Endpoints(NamedTuple):
+    """Hold the hub that the app uses, the official one, and those that are tried when the first fails."""
+
+    used: Endpoint
+    official: Endpoint
+    fallback: tuple[Endpoint, ...]
+
+    @property
+    def mirrored(self) -> bool:
+        """Tell whether the app uses another hub than the official one."""
+        return not self.used.official
+
+    @property
+    def chain(self) -> tuple[Endpoint, ...]:
+        """Return the hubs that files come from, in order."""
+        return tuple(dict.fromkeys((self.used, *self.fallback)))
+
+
+def of(environment: Mapping[str, str]) -> Endpoints:
+    """Return the hubs that an app with this environment uses; blanks are unset in it already."""
+    official = _plain(environment.get("HF_OFFICIAL_ENDPOINT", OFFICIAL))
+    trusted = is_true(environment.get("HF_TOKEN_FOR_MIRROR"))
+
+    def endpoint(url: str) -> Endpoint:
+        plain = _plain(url)
+        return Endpoint(plain, plain == official, plain == official or trusted)
+
+    return Endpoints(
+        endpoint(environment.get("HF_ENDPOINT", OFFICIAL if official == OFFICIAL else official)),
+        endpoint(official),
+        tuple(endpoint(url) for url in split(environment.get("HF_ENDPOINT_FALLBACK", ""))),
+    )
+
+
+def sends_token(environment: Mapping[str, str], hf_home: str) -> str | None:
+    """Return the third-party hub that the app itself will send the user's token to, None where it will not.
+
+    huggingface_hub sends it with every request, unless HF_HUB_DISABLE_IMPLICIT_TOKEN is set:
+    https://huggingface.co/docs/huggingface_hub/package_reference/environment_variables
+    """
+    found = of(environment)
+    if found.used.token or any(is_true(environment.get(name)) for name in _KEEPS_TOKEN):
+        return None
+    if any(environment.get(name, "").strip() for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")):
+        return found.used.url
+    try:
+        there = os.stat(environment.get("HF_TOKEN_PATH", f"{hf_home}/token")).st_size > 0
+    except OSError:
+        there = False
+    return found.used.url if there else None
+
+
+def split(text: str) -> tuple[str, ...]:
+    """Return the addresses of a list that commas or blanks divide."""
+    return tuple(text.replace(",", " ").split())
+
+
+def is_true(text: str | None) -> bool:
+    """Tell whether a variable says yes, as huggingface_hub reads one."""
+    return (text or "").strip().lower() in TRUE
+
+
+def _plain(url: str) -> str:
+    return url.strip().rstrip("/")

@@ -1,0 +1,261 @@
+"""The only way to a hub: a child process that is given what to ask, and a deadline.
+
+huggingface_hub's first request has no time-out, in any version, and a download cannot be stopped from outside; a child
+can be ended at any instant. What comes back is data from a stranger: it is looked at before it is believed.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import select
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from .. import requirements
+from . import names
+from .endpoints import Endpoint
+from .lockfile import LockedFile
+
+REQUIREMENT = "huggingface_hub>=0.30,<3"
+DEFAULT_SECONDS = 10.0
+TREE_SECONDS = 60.0
+# An import of huggingface_hub on a slow disk, before the first question is asked.
+_START_SECONDS = 60.0
+_TICK_SECONDS = 0.2
+_WORKER = Path(__file__).with_name("worker.py")
+# As a script, its own folder would stand first on the path, and its neighbours for other people's modules.
+_BOOT = "import runpy, sys; '' in sys.path[:1] and sys.path.pop(0); runpy.run_path(sys.argv[1], run_name='__main__')"
+_QUIET = {
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "HF_HUB_DISABLE_UPDATE_CHECK": "1",
+    "PYTHONWARNINGS": "ignore",
+}
+
+Trouble = Literal["gone", "no revision", "no file", "gated", "denied", "unreachable", "full", "disk", "wrong"]
+_TROUBLES = frozenset(("gone", "no revision", "no file", "gated", "denied", "unreachable", "full", "disk"))
+
+
+class Question(NamedTuple):
+    """Hold what a hub is asked: the head of a revision, the commit of a file of it, or the tree of a commit."""
+
+    endpoint: Endpoint
+    what: Literal["head", "file", "tree"]
+    repo: str
+    revision: str
+    file: str = ""
+
+
+class Answer(NamedTuple):
+    """Hold what a hub said: a commit, its date in seconds since the epoch, the repo's name there, or why nothing."""
+
+    commit: str | None = None
+    date: float | None = None
+    repo: str | None = None
+    files: Mapping[str, LockedFile] | None = None
+    trouble: Trouble | None = None
+    text: str = ""
+
+
+class Downloaded(NamedTuple):
+    """Hold how a download ended: `trouble` is None when every file has arrived."""
+
+    trouble: Trouble | None
+    text: str = ""
+
+
+class Child:
+    """Hold a child at work on one task; it ends with us, and by `close` at once."""
+
+    def __init__(self, task: Mapping[str, Any], environment: Mapping[str, str]) -> None:
+        if importlib.util.find_spec("huggingface_hub") is None:
+            raise requirements.missing([REQUIREMENT], "not installed")
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115  it is closed by close()
+        self._process = subprocess.Popen(
+            (sys.executable, "-c", _BOOT, str(_WORKER)),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            env={**environment, **_QUIET},
+            start_new_session=True,  # Ctrl-C is for us alone
+        )
+        assert self._process.stdin and self._process.stdout
+        self._buffer = b""
+        try:
+            self._process.stdin.write(json.dumps(task).encode() + b"\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            pass  # it has died already, and what it says of that is read at its end
+
+    def events(self, patience: Callable[[], bool]) -> Iterator[Mapping[str, Any] | None]:
+        """Yield what it tells, and None each tick, as long as `patience` says so and it lives."""
+        assert self._process.stdout
+        descriptor = self._process.stdout.fileno()
+        while True:
+            ready, _, _ = select.select([descriptor], [], [], _TICK_SECONDS)
+            if not ready:
+                if not patience():
+                    return
+                yield None
+                continue
+            block = os.read(descriptor, 1 << 16)
+            if not block:
+                return
+            self._buffer += block
+            *lines, self._buffer = self._buffer.split(b"\n")
+            for line in lines:
+                yield json.loads(line)
+
+    def last_words(self) -> str:
+        """Return the last line of what it printed besides, for when it died without a word."""
+        self._errors.seek(0)
+        lines = self._errors.read().decode(errors="replace").strip().splitlines()
+        return lines[-1] if lines else "it was ended"
+
+    def close(self) -> None:
+        """End it, whatever it is at."""
+        self._process.kill()
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe:
+                try:
+                    pipe.close()
+                except OSError:
+                    pass  # what it was not told any more
+        self._process.wait()
+        self._errors.close()
+
+
+def ask(questions: Sequence[Question], environment: Mapping[str, str], timeout: float) -> Mapping[Question, Answer]:
+    """Ask all at once, and return an answer for each: an answer or why there is none within `timeout` seconds."""
+    if not questions:
+        return {}
+    listed = tuple(dict.fromkeys(questions))
+    task = {"do": "ask", "timeout": timeout, "questions": [_asked(number, q) for number, q in enumerate(listed)]}
+    found: dict[Question, Answer] = {}
+    # Of each hub, the slowest go in rounds; what never answers at all ends after the first.
+    deadline = time.monotonic() + _START_SECONDS + timeout * (2 + len(listed) / 16)
+    child = Child(task, environment)
+    try:
+        for event in child.events(lambda: time.monotonic() < deadline):
+            if event is not None:
+                question = listed[event["id"]]
+                found[question] = _answer(event, question)
+            if len(found) == len(listed):
+                break
+        lost = Answer(trouble="unreachable", text=child.last_words()) if len(found) < len(listed) else None
+    finally:
+        child.close()
+    return {question: found.get(question) or lost or Answer() for question in listed}
+
+
+def download(
+    endpoint: Endpoint,
+    repo: str,
+    commit: str,
+    files: Sequence[str],
+    environment: Mapping[str, str],
+    *,
+    cache: str | None = None,
+    local_dir: str | None = None,
+    stall: float,
+    watch: Callable[[], object],
+) -> Downloaded:
+    """Download files of one commit into a hub cache or a folder.
+
+    `watch` is called every tick and returns what changes while bytes arrive; when neither that nor a file has changed
+    for `stall` seconds, the child is ended.
+    """
+    kind, identifier = names.kind_and_id(repo)
+    task = {
+        "do": "download",
+        "endpoint": endpoint.url,
+        "token": endpoint.token,
+        "repo": identifier,
+        "kind": kind,
+        "commit": commit,
+        "files": list(files),
+        "cache_dir": cache,
+        "local_dir": local_dir,
+        "timeout": min(stall, DEFAULT_SECONDS),
+    }
+    variables = {**environment, "HF_ENDPOINT": endpoint.url}
+    if not endpoint.official:
+        # A third-party mirror sends the client on to the Hub's own storage, which may be what it stands in for.
+        variables.setdefault("HF_HUB_DISABLE_XET", "1")
+    last: object = None
+    moved = time.monotonic() + _START_SECONDS
+    trouble: Downloaded | None = None
+
+    def moving() -> bool:
+        nonlocal last, moved
+        now = watch()
+        if now != last:
+            last, moved = now, max(moved, time.monotonic())
+        return time.monotonic() - moved < stall
+
+    child = Child(task, variables)
+    try:
+        for event in child.events(moving):
+            if event is None:
+                continue
+            moved = time.monotonic()  # that it has been imported is the first that is told
+            if "failed" in event:
+                trouble = Downloaded(_trouble(event), f"{event['failed']}: {event['text']}")
+            elif "end" in event:
+                return trouble or Downloaded(None)
+        if trouble:
+            return trouble
+        stalled = time.monotonic() - moved >= stall
+        return Downloaded("unreachable", f"nothing has come for {stall:g} s" if stalled else child.last_words())
+    finally:
+        child.close()
+
+
+def _asked(number: int, question: Question) -> Mapping[str, Any]:
+    kind, identifier = names.kind_and_id(question.repo)
+    return {
+        "id": number,
+        "endpoint": question.endpoint.url,
+        "token": question.endpoint.token,
+        "what": question.what,
+        "repo": identifier,
+        "kind": kind,
+        "revision": question.revision,
+        "file": question.file,
+    }
+
+
+def _answer(event: Mapping[str, Any], question: Question) -> Answer:
+    if "error" in event:
+        return Answer(trouble=_trouble(event), text=str(event["text"]))
+    if question.what == "tree":
+        return _tree(event["files"])
+    commit, date, repo = event.get("commit"), event.get("date"), event.get("repo")
+    if not isinstance(commit, str) or not names.COMMIT.fullmatch(commit):
+        return Answer(trouble="unreachable", text="it names no commit")
+    prefix = question.repo.partition("/")[0]
+    there = f"{prefix}/{repo}" if prefix in names.TYPES else repo
+    return Answer(commit, date, there if isinstance(repo, str) and names.is_name(str(there)) else None)
+
+
+def _tree(files: Mapping[str, Any]) -> Answer:
+    found: dict[str, LockedFile] = {}
+    for path, (size, digest) in files.items():
+        if not names.is_path(path):
+            return Answer(trouble="wrong", text=f"it names a file {path!r}, which leads out of the repo")
+        if type(size) is not int or not isinstance(digest, str) or len(digest) not in (40, 64):
+            return Answer(trouble="wrong", text=f"it tells no hash of {path}")
+        found[path] = LockedFile(size, digest)
+    return Answer(files=found)
+
+
+def _trouble(event: Mapping[str, Any]) -> Trouble:
+    kind = event["error"]
+    return kind if kind in _TROUBLES else "unreachable"

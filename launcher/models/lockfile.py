@@ -1,0 +1,266 @@
+"""`models.lock` pins an app's models: which commit of each, and what every file of it must be.
+
+It is made to be committed: the same models give the same bytes, a line a file, so that a review sees what moved. It
+comes from elsewhere as often as from here, so nothing in it is believed that could lead out of the app's folder.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, NoReturn
+
+from .. import state
+from ..errors import ExitStatus, LauncherError
+from . import names
+
+NAME = "models.lock"
+VERSION = 1
+MAX_BYTES = 1 << 28
+_MODEL_KEYS = frozenset(("repo", "revision", "commit", "local_dir", "include", "exclude", "files"))
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+class LockedFile(NamedTuple):
+    """Hold what a file must be: bytes, and its sha256 (64 hex digits) or git's sha1 of it (40)."""
+
+    size: int
+    hash: str
+
+
+class LockedModel(NamedTuple):
+    """Hold one pinned model; `local_dir` is its folder in the app's, None where it is kept in the hub cache."""
+
+    repo: str
+    revision: str
+    commit: str
+    local_dir: str | None
+    include: tuple[str, ...]
+    exclude: tuple[str, ...]
+    files: Mapping[str, LockedFile]
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """Return what there is only one of: a repo in a place."""
+        return self.repo, self.local_dir or ""
+
+    @property
+    def name(self) -> str:
+        """Return what a person calls it: its repo, with the folder where it has one of its own."""
+        return f"{self.repo} in {self.local_dir}" if self.local_dir else self.repo
+
+    @property
+    def size(self) -> int:
+        """Return the bytes of all its files."""
+        return sum(file.size for file in self.files.values())
+
+
+Lock = tuple[LockedModel, ...]
+
+
+class _WrongError(Exception):
+    """Carry where in the document something is wrong, and what."""
+
+
+def path_of(app_dir: Path) -> Path:
+    """Return where an app's lock file lies."""
+    return app_dir / NAME
+
+
+def read(app_dir: Path) -> Lock | None:
+    """Return the models that an app has locked, None where it has no `models.lock`.
+
+    Raises LauncherError (78) for one that says nothing or nonsense, with the place.
+    """
+    path = path_of(app_dir)
+    try:
+        with open(path, "rb") as file:
+            data = file.read(MAX_BYTES + 1)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise LauncherError(f"cannot read {path}: {(error.strerror or str(error)).lower()}", f"ls -l {path}") from error
+    if len(data) > MAX_BYTES:
+        raise _nonsense(path, f"more than {MAX_BYTES} bytes is no models.lock")
+    try:
+        return parse(data)
+    except _WrongError as error:
+        raise _nonsense(path, str(error)) from None
+
+
+def write(app_dir: Path, models: Iterable[LockedModel]) -> bool:
+    """Write an app's lock file whole or not at all; tell whether that changed anything.
+
+    Raises OSError. A link in its place is replaced, never followed: the folder may be another user's.
+    """
+    path = path_of(app_dir)
+    data = dump(models)
+    try:
+        if not path.is_symlink() and path.read_bytes() == data:
+            return False
+    except FileNotFoundError:
+        pass
+    new = path.with_name(f".{NAME}.{os.urandom(4).hex()}")
+    descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+    try:
+        with open(descriptor, "wb") as file:
+            state.give_to_owner(file.fileno(), os.stat(app_dir))
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.rename(new, path)
+    except BaseException:
+        os.unlink(new)
+        raise
+    return True
+
+
+def dump(models: Iterable[LockedModel]) -> bytes:
+    """Return a lock file's bytes, which follow from the models alone."""
+    blocks = ",\n".join(_block(model) for model in sorted(models, key=lambda model: model.key))
+    body = f"[\n{blocks}\n  ]" if blocks else "[]"
+    return f'{{\n  "version": {VERSION},\n  "models": {body}\n}}\n'.encode()
+
+
+def parse(data: bytes) -> Lock:
+    """Return the models of a lock file's bytes; raise an exception that says in words where they are wrong."""
+    try:
+        document = json.loads(data.decode("utf-8"), object_pairs_hook=_once)
+    except UnicodeDecodeError as error:
+        raise _WrongError(f"line {data[: error.start].count(10) + 1} is not UTF-8 text") from None
+    except json.JSONDecodeError as error:
+        conflict = " (a merge left its marks in it)" if b"<<<<<<< " in data else ""
+        raise _WrongError(f"line {error.lineno} is not JSON: {error.msg.lower()}{conflict}") from None
+    except RecursionError:
+        raise _WrongError("it is nested too deeply") from None
+    if not isinstance(document, dict) or not isinstance(document.get("models"), list):
+        raise _WrongError('it is not {"version": 1, "models": […]}')
+    version = document.get("version")
+    if type(version) is not int or version != VERSION:
+        raise _WrongError(f"its version is {version!r}, and this launcher knows version {VERSION}")
+    _refuse_unknown_keys(document, frozenset(("version", "models")), "")
+    models = tuple(_model(entry, f"models[{number}]") for number, entry in enumerate(document["models"]))
+    seen: set[tuple[str, str]] = set()
+    for model in models:
+        if model.key in seen:
+            raise _WrongError(f"{model.name} is in it twice")
+        seen.add(model.key)
+    return tuple(sorted(models, key=lambda model: model.key))
+
+
+def same_models(one: Sequence[LockedModel], other: Sequence[LockedModel]) -> bool:
+    """Tell whether both pin the same."""
+    return dump(one) == dump(other)
+
+
+def _nonsense(path: Path, what: str) -> LauncherError:
+    return LauncherError(
+        f"{path}: {what}",
+        f"git checkout {path.name} takes it back; without it, start_app.py models lock REPO makes it anew",
+        ExitStatus.CONFIG,
+    )
+
+
+def _block(model: LockedModel) -> str:
+    fields = [("repo", model.repo), ("revision", model.revision), ("commit", model.commit)]
+    lines = [f"      {_json(key)}: {_json(value)}" for key, value in fields]
+    if model.local_dir:
+        lines.append(f'      "local_dir": {_json(model.local_dir)}')
+    for key, globs in (("include", model.include), ("exclude", model.exclude)):
+        if globs:
+            lines.append(f"      {_json(key)}: {_json(list(globs))}")
+    files = ",\n".join(f"        {_json(path)}: {_file_text(file)}" for path, file in sorted(model.files.items()))
+    lines.append(f'      "files": {{\n{files}\n      }}' if files else '      "files": {}')
+    return "    {\n" + ",\n".join(lines) + "\n    }"
+
+
+def _file_text(file: LockedFile) -> str:
+    kind = "sha256" if len(file.hash) == 64 else "git_sha1"
+    return f'{{"size": {file.size}, "{kind}": "{file.hash}"}}'
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise _WrongError(f"{key!r} is in one object twice")
+        found[key] = value
+    return found
+
+
+def _model(entry: Any, where: str) -> LockedModel:
+    if not isinstance(entry, dict):
+        raise _WrongError(f"{where} is no object")
+    _refuse_unknown_keys(entry, _MODEL_KEYS, where)
+    repo = _text(entry, "repo", where)
+    if not names.is_name(repo):
+        _refuse(f"{where}.repo", repo, "no repo's name")
+    where = f"{where} ({repo})"
+    revision, commit = _text(entry, "revision", where), _text(entry, "commit", where)
+    if not names.is_revision(revision):
+        _refuse(f"{where}.revision", revision, "no branch, tag or commit")
+    if not names.COMMIT.fullmatch(commit):
+        _refuse(f"{where}.commit", commit, "no commit: that is 40 hex digits")
+    if names.COMMIT.fullmatch(revision) and revision != commit:
+        _refuse(f"{where}.commit", commit, f"not the commit that is the revision, {revision}")
+    local_dir = entry.get("local_dir")
+    if local_dir is not None and (not isinstance(local_dir, str) or not names.is_path(local_dir)):
+        _refuse(f"{where}.local_dir", local_dir, "no folder below the app's own")
+    files = entry.get("files")
+    if not isinstance(files, dict):
+        raise _WrongError(f"{where}.files is no object")
+    return LockedModel(
+        repo,
+        revision,
+        commit,
+        local_dir,
+        _globs(entry, "include", where),
+        _globs(entry, "exclude", where),
+        {path: _file(path, file, f"{where}.files[{path!r}]") for path, file in sorted(files.items())},
+    )
+
+
+def _file(path: str, entry: Any, where: str) -> LockedFile:
+    if not names.is_path(path):
+        raise _WrongError(f"{where} is no path below a folder")
+    if not isinstance(entry, dict) or len(entry) != 2:
+        raise _WrongError(f"{where} is not a size and a hash")
+    size, sha256, sha1 = entry.get("size"), entry.get("sha256"), entry.get("git_sha1")
+    if type(size) is not int or size < 0:
+        _refuse(f"{where}.size", size, "no number of bytes")
+    if isinstance(sha256, str) and _SHA256.fullmatch(sha256):
+        return LockedFile(size, sha256)
+    if isinstance(sha1, str) and names.COMMIT.fullmatch(sha1):
+        return LockedFile(size, sha1)
+    raise _WrongError(f"{where} has neither a sha256 of 64 hex digits nor a git_sha1 of 40")
+
+
+def _text(entry: Mapping[str, Any], key: str, where: str) -> str:
+    value = entry.get(key)
+    if not isinstance(value, str):
+        raise _WrongError(f"{where} has no {key}" if key not in entry else f"{where}.{key} is no text")
+    return value
+
+
+def _globs(entry: Mapping[str, Any], key: str, where: str) -> tuple[str, ...]:
+    value = entry.get(key, [])
+    if not isinstance(value, list) or not all(isinstance(glob, str) and glob for glob in value):
+        raise _WrongError(f"{where}.{key} is no list of globs")
+    return tuple(value)
+
+
+def _refuse_unknown_keys(entry: Mapping[str, Any], known: frozenset[str], where: str) -> None:
+    strange = sorted(entry.keys() - known)
+    if strange:
+        raise _WrongError(f"{where}{'.' if where else ''}{strange[0]} is nothing that a models.lock holds")
+
+
+def _refuse(where: str, value: object, what: str) -> NoReturn:
+    raise _WrongError(f"{where}: {value!r} is {what}")

@@ -1,0 +1,67 @@
+"""A ref moves when everything it leads to is there and right: by one rename, and never through a link."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+
+from ..cache.folders import below, opened
+from ..cache.layout import PIN
+from ..cache.roots import TRASH
+from . import names
+from .disk import Place
+from .lockfile import LockedModel
+
+
+def move(model: LockedModel, place: Place, *, pin: bool) -> None:
+    """Have the requested revision stand for the model's commit, and pin it, which keeps every prune from it.
+
+    Raises OSError.
+    """
+    assert place.root
+    folder = os.path.basename(place.path)
+    wanted = [] if names.COMMIT.fullmatch(model.revision) else [model.revision]
+    if pin:
+        wanted.append(PIN)
+    for ref in wanted:
+        _write(place.root.real, f"{folder}/refs/{ref}", model.commit)
+
+
+def unpin(root: str, folder: str) -> None:
+    """Take the pin from a repo; what it named is pruned like any other then.
+
+    Raises OSError.
+    """
+    with opened(root) as descriptor, below(descriptor, f"{folder}/refs/{PIN}") as (parent, name):
+        os.unlink(name, dir_fd=parent)
+
+
+def _write(root: str, path: str, commit: str) -> None:
+    with opened(root) as descriptor:
+        parts = path.split("/")
+        for number in range(2, len(parts)):
+            with below(descriptor, "/".join(parts[:number])) as (parent, name), suppress(FileExistsError):
+                os.mkdir(name, dir_fd=parent)
+        with below(descriptor, path) as (parent, name):
+            with suppress(OSError):
+                if _read(parent, name) == commit:
+                    return
+            # In `refs` itself, what a kill leaves would be a ref, and an empty one hides the whole repo; this is trash.
+            with below(descriptor, f"{parts[0]}/{TRASH}ref-{os.urandom(8).hex()}") as (repo, new):
+                file = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644, dir_fd=repo)
+                try:
+                    os.write(file, commit.encode())
+                    os.rename(new, name, src_dir_fd=repo, dst_dir_fd=parent)
+                except BaseException:
+                    os.unlink(new, dir_fd=repo)
+                    raise
+                finally:
+                    os.close(file)
+
+
+def _read(parent: int, name: str) -> str:
+    file = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=parent)
+    try:
+        return os.read(file, 64).decode("ascii", "replace")
+    finally:
+        os.close(file)

@@ -1,0 +1,159 @@
+"""A revision becomes a commit and its files: by the word of the official Hub, else of the first hub that answers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+from ..errors import ExitStatus, LauncherError
+from . import hub, names
+from .endpoints import Endpoint, Endpoints
+from .hub import Answer, Question
+from .lockfile import LockedFile, LockedModel
+
+
+class Copy(NamedTuple):
+    """Hold what is here of an older commit: where that is only some of its files, just these are wanted anew."""
+
+    commit: str
+    files: frozenset[str]
+
+
+class Wish(NamedTuple):
+    """Hold what is to be resolved: a repo's revision, where it is kept, and which of its files are wanted."""
+
+    repo: str
+    revision: str
+    local_dir: str | None = None
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    copy: Copy | None = None
+
+
+class Resolved(NamedTuple):
+    """Hold a model at the commit that its revision is now, whose word that is, and what speaks against it.
+
+    `partial` tells that it has only the files of which an older one is here.
+    """
+
+    model: LockedModel
+    endpoint: Endpoint
+    warnings: tuple[str, ...]
+    partial: bool
+
+
+def wish_of(model: LockedModel) -> Wish:
+    """Return what a locked model was asked for."""
+    return Wish(model.repo, model.revision, model.local_dir, model.include, model.exclude)
+
+
+def resolve(
+    wishes: Sequence[Wish], endpoints: Endpoints, environment: Mapping[str, str], timeout: float
+) -> tuple[Resolved, ...]:
+    """Ask which commit each revision is, and for the files of that commit.
+
+    Raises LauncherError: 75 when no hub answers for one, 2 for a repo or revision that is not there, 77 for one that
+    this user may not have.
+    """
+    asked = tuple(dict.fromkeys((endpoints.official, *endpoints.chain)))
+    heads = hub.ask(
+        [Question(endpoint, "head", wish.repo, wish.revision) for wish in wishes for endpoint in asked],
+        environment,
+        timeout,
+    )
+    chosen = []
+    for wish in wishes:
+        answers = {endpoint: heads[Question(endpoint, "head", wish.repo, wish.revision)] for endpoint in asked}
+        chosen.append((wish, *_head(wish, answers)))
+    trees = hub.ask(
+        [
+            Question(source, "tree", wish.repo, commit)
+            for wish, endpoint, head in chosen
+            for source in _sources(endpoint, asked)
+            for commit in (str(head.commit), *((wish.copy.commit,) if wish.copy else ()))
+        ],
+        environment,
+        max(timeout, hub.TREE_SECONDS if timeout >= hub.DEFAULT_SECONDS else timeout),
+    )
+    return tuple(_resolved(wish, endpoint, head, trees, asked, endpoints) for wish, endpoint, head in chosen)
+
+
+def _head(wish: Wish, answers: Mapping[Endpoint, Answer]) -> tuple[Endpoint, Answer]:
+    for endpoint, answer in answers.items():
+        if answer.commit:
+            if answer.repo and answer.repo != wish.repo and endpoint.official:
+                raise LauncherError(
+                    f"{wish.repo} is called {answer.repo} by now",
+                    f"start_app.py models lock {answer.repo}",
+                    ExitStatus.USAGE,
+                )
+            return endpoint, answer
+        if endpoint.official and answer.trouble in ("gone", "no revision", "gated", "denied"):
+            denied = answer.trouble in ("gated", "denied")
+            raise LauncherError(
+                f"{wish.repo}@{wish.revision}: {answer.text} ({endpoint.url})",
+                "set HF_TOKEN, and ask for access on its page" if denied else "start_app.py models lock REPO@REVISION",
+                ExitStatus.DENIED if denied else ExitStatus.USAGE,
+            )
+    told = "; ".join(f"{endpoint.url}: {answer.text}" for endpoint, answer in answers.items())
+    raise LauncherError(
+        f"{wish.repo}@{wish.revision} could be resolved by nobody: {told}",
+        "try again; HF_ENDPOINT or HF_ENDPOINT_FALLBACK in .env name a mirror",
+        ExitStatus.RETRY,
+    )
+
+
+def _sources(endpoint: Endpoint, asked: Sequence[Endpoint]) -> Iterator[Endpoint]:
+    yield endpoint
+    yield from (one for one in asked if one != endpoint)
+
+
+def _resolved(
+    wish: Wish,
+    endpoint: Endpoint,
+    head: Answer,
+    trees: Mapping[Question, Answer],
+    asked: Sequence[Endpoint],
+    endpoints: Endpoints,
+) -> Resolved:
+    assert head.commit
+    sources = tuple(_sources(endpoint, asked))
+    answers = {source: trees[Question(source, "tree", wish.repo, head.commit)] for source in sources}
+    tree = _told(answers.values())
+    if tree is None:
+        told = "; ".join(f"{source.url}: {answer.text}" for source, answer in answers.items())
+        raise LauncherError(
+            f"the files of {wish.repo}@{head.commit[:7]} were told by nobody: {told}", "try again", ExitStatus.RETRY
+        )
+    paths = tuple(names.wanted(tree, wish.include, wish.exclude))
+    partial = False
+    if wish.copy:
+        before = _told(trees[Question(source, "tree", wish.repo, wish.copy.commit)] for source in sources)
+        # Where nobody knows the old commit any more, what is here is all that is known to be used.
+        partial = before is None or not wish.copy.files.issuperset(before)
+        paths = tuple(path for path in paths if path in wish.copy.files) if partial else paths
+    if not paths:
+        raise LauncherError(
+            f"no file of {wish.repo}@{head.commit[:7]} is wanted by these globs", "--include '*'", ExitStatus.USAGE
+        )
+    warnings = []
+    lacking = answers[endpoints.used]
+    if lacking.files is None and endpoints.used != endpoint:
+        warnings.append(
+            f"{endpoints.used.url} does not have {wish.repo} @ {head.commit[:7]}: {lacking.text}; "
+            "a pull needs HF_ENDPOINT_FALLBACK until it does"
+        )
+    if not endpoint.official:
+        told = "the Hub did not answer"
+        warnings.append(f"{wish.repo} @ {head.commit[:7]} is the word of {endpoint.url} alone: {told}")
+    files: dict[str, LockedFile] = {path: tree[path] for path in sorted(paths)}
+    return Resolved(
+        LockedModel(wish.repo, wish.revision, head.commit, wish.local_dir, wish.include, wish.exclude, files),
+        endpoint,
+        tuple(warnings),
+        partial,
+    )
+
+
+def _told(answers: Iterable[Answer]) -> Mapping[str, LockedFile] | None:
+    return next((answer.files for answer in answers if answer.files is not None), None)
