@@ -12,10 +12,14 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from . import cache, launch
+from . import cache, launch, models
 from .measure import FULL, HEADINGS, QUICK, BenchmarkError, Result, Say, Scale, machine
 
-SUITES: Mapping[str, Callable[[Scale, Say], Iterator[Result]]] = {"launch": launch.results, "cache": cache.results}
+SUITES: Mapping[str, Callable[[Scale, Say], Iterator[Result]]] = {
+    "launch": launch.results,
+    "cache": cache.results,
+    "models": models.results,
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -162,7 +162,7 @@ def prepare(
 
 def _fetch(models: ModelStep, settings: Settings, *, take_port: bool) -> None:
     """Pull what is lacking while the old instance serves; what would be refused anyway is refused before that."""
-    if models.asked:
+    if models.asked and not models.in_place():
         refused = running.observe(settings).launch_refusal(take_port)
         if refused:
             raise refused

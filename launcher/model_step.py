@@ -100,8 +100,6 @@ class ModelStep:
 
         Raises LauncherError as a pull does.
         """
-        if not self.asked or self._matches():
-            return
         from . import model_memory, pulling
 
         context = pulling.Context(self._settings, self._environ)
@@ -169,8 +167,8 @@ class ModelStep:
         """Return the models for `--json`."""
         return [{"repo": one.repo, "revision": one.revision, "commit": one.commit} for one in self.models]
 
-    def _matches(self) -> bool:
-        """Tell whether the disk is known to match the lock by a look at each file alone."""
+    def in_place(self) -> bool:
+        """Tell whether the disk is known to match the lock, by a look at each file and no more."""
         if not self.locked or state.listed(self._settings.app_dir, "switch-"):
             return False
         from . import model_memory

@@ -240,6 +240,13 @@ class Hub:
         """Forget a repository, as when its owner deletes it."""
         del self.store.repos[repo_type, repo]
 
+    def rename(self, repo: str, name: str, *, repo_type: str = "model") -> None:
+        """Give a repository another name; the old one leads to it, as on the real hub."""
+        moved = self.store.repos.pop((repo_type, repo))
+        moved.id = name
+        self.store.repos[repo_type, name] = moved
+        self.store.renamed[repo_type, repo] = name
+
     def mirror(self) -> Hub:
         """Return another hub over the same repositories, with a log, faults and frozen branches of its own."""
         return Hub(store=self.store)

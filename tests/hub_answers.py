@@ -126,8 +126,13 @@ class Answers:
         Without a token a missing repository is a 401, as on the real hub, which does not tell it from a private one.
         The description of a gated repository is for everybody; its files are not.
         """
+        renamed = self.store.renamed.get((repo_type, unquote(repo_id)))
+        if renamed:
+            location = request.path.replace(f"/{repo_id}", f"/{renamed}", 1)
+            raise RefusedError(307, "", f"Temporary Redirect. Redirecting to {location}", {"Location": location})
         known = request.authorization == f"Bearer {self.store.token}"
-        if request.authorization and not known:
+        # A password in a mirror's address is for the proxy in front of it.
+        if request.authorization and not known and not request.authorization.startswith("Basic "):
             raise RefusedError(401, "", "Invalid credentials in Authorization header")
         repo = self.store.repos.get((repo_type, unquote(repo_id)))
         if repo is None or (repo.private and not known):

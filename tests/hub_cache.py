@@ -42,6 +42,10 @@ def download(cache, repo, revision, repo_type, symlinks=True):
     return snapshot_download(repo, revision=revision, repo_type=repo_type, cache_dir=cache)
 
 
+def download_to(folder, repo, revision):
+    return snapshot_download(repo, revision=revision, local_dir=folder)
+
+
 def load(cache, repo, revision, repo_type):
     try:
         found = snapshot_download(repo, revision=revision, repo_type=repo_type, cache_dir=cache, local_files_only=True)

@@ -105,6 +105,7 @@ class Store:
     token: str
     xet: bool
     repos: dict[tuple[str, str], Repo] = field(default_factory=dict)
+    renamed: dict[tuple[str, str], str] = field(default_factory=dict)
     contents: dict[str, File] = field(default_factory=dict)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
