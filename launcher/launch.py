@@ -109,7 +109,7 @@ def plan(
     try:
         if refused is None and models:
             models.check()
-            command = models.command(command) if not models.asked else command
+            command = command if models.asked else models.command(command)
         if refused is None and cleaning:
             cleaning.check(lambda: _to_stop(observed, take_port=take_port))
     except LauncherError as error:
@@ -146,12 +146,12 @@ def prepare(
     stopped = running.clear_port(
         settings, take_port=take_port, timeout=stop_timeout, say=say, tell=_teller(say, detail), lock=lock
     )
+    models.settle()
     if cleaning:
         cleaning.carry_out(background=True, stopped=bool(stopped))
         running.refuse_taken_port(settings)
     elif trashed(folders(command.environment, settings.app_dir)):
         _finish_trash(command, settings, say)
-    models.settle()
     command = models.command(command)
     models.tell(say, command.environment)
     commits = {one.repo: one.commit for one in models.models}
@@ -167,6 +167,7 @@ def _fetch(models: ModelStep, settings: Settings, *, take_port: bool) -> None:
         if refused:
             raise refused
         models.fetch()
+    models.show()
 
 
 def stop_only(
@@ -189,9 +190,9 @@ def stop_only(
         stopped = running.clear_port(
             settings, take_port=take_port, timeout=stop_timeout, say=say, tell=_teller(say, detail)
         )
+        models.settle()
         if cleaning:
             cleaning.carry_out(background=False, stopped=bool(stopped))
-        models.settle()
         return stopped
     finally:
         launch_lock.close()

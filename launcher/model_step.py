@@ -6,22 +6,26 @@ A plain launch only reads which commit each model is, and tells the app and the 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import state
+from . import state, text
 from .cache.roots import folders, hf_home, roots
 from .errors import ExitStatus, LauncherError
 from .models import current, endpoints
 from .models.current import Current
 from .settings import Settings, app_environment
+from .sources import Setting
 
 if TYPE_CHECKING:
+    from . import pulling
     from .console import Console
     from .handoff.command import Command
     from .models.disk import Memories
-    from .models.lockfile import Lock
+    from .models.lockfile import Lock, LockedModel
     from .models.pull import Survey
     from .options import Arguments
 
@@ -38,7 +42,8 @@ class ModelStep:
         self._survey: Survey | None = None
         self._memories: Memories | None = None
         self._pin = False
-        self._read = False
+        self._view: Path | None = None
+        self._held = ExitStack()
         self.models: tuple[Current, ...] = ()
         self.locked = settings.locked
 
@@ -47,33 +52,34 @@ class ModelStep:
         """Tell whether anything must be on the disk that may not be there."""
         return self.locked or self._arguments.force_refresh
 
-    @property
-    def lock(self) -> Lock | None:
-        """Return what `models.lock` pins, None where there is none."""
-        if not self._read:
-            from .models import lockfile
-
-            path = lockfile.path_of(self._settings.app_dir)
-            self._lock = lockfile.read(self._settings.app_dir) if path.exists() or path.is_symlink() else None
-            self._read = True
-        return self._lock
-
     def check(self) -> None:
-        """Refuse what cannot be, before anything is stopped or fetched.
+        """Refuse what cannot be, before anything is stopped or fetched; a plain launch goes on without a bad lock.
 
         Raises LauncherError: 78 for a lock that is missing or nonsense, 2 or 78 for what would remove pinned models.
         """
-        if not self.asked:
-            return
-        lock = self.lock
-        if not self.locked:
-            return
-        origin = self._settings.origins["APP_LOCKED"]
-        if lock is None or not lock:
+        from .models import lockfile
+
+        path = lockfile.path_of(self._settings.app_dir)
+        try:
+            self._lock = lockfile.read(self._settings.app_dir) if os.path.lexists(path) else None
+        except LauncherError as error:
+            if self.asked:
+                raise
+            self._console.warn(f"{error.message}; it is passed over")
+        if self.locked:
+            self._check_locked(self._settings.origins["APP_LOCKED"])
+
+    def _check_locked(self, origin: Setting) -> None:
+        if not self._lock:
             raise LauncherError(
                 f"there is no models.lock in {self._settings.app_dir} to keep to (APP_LOCKED, {origin.origin})",
                 "start_app.py models lock REPO makes one",
                 origin.bad,
+            )
+        if endpoints.is_true(self._meant().get("USE_MODELSCOPE")):
+            raise LauncherError(
+                "USE_MODELSCOPE is set, and what an app loads from there no models.lock can rule",
+                "USE_MODELSCOPE=false in .env",
             )
         if self._arguments.clear_cache or self._arguments.force_refresh:
             flag = "--clear-cache" if self._arguments.clear_cache else "--force-refresh"
@@ -82,77 +88,127 @@ class ModelStep:
                 f"APP_LOCKED=0 start_app.py {flag}",
                 ExitStatus.USAGE,
             )
-        if self._arguments.remove_model:
-            from .cache import select
-            from .models import names
+        for target in self._arguments.remove_model or ():
+            if self._is_pinned(target):
+                raise LauncherError(
+                    f"{target} is pinned by models.lock",
+                    f"start_app.py models lock --remove {target.partition('@')[0]}",
+                    ExitStatus.USAGE,
+                )
 
-            folders_ = tuple(names.folder(one.repo) for one in lock if not one.local_dir)
-            for target in self._arguments.remove_model:
-                if select.matching((target.partition("@")[0],), folders_):
-                    raise LauncherError(
-                        f"{target} is pinned by models.lock",
-                        f"start_app.py models lock --remove {target.partition('@')[0]}",
-                        ExitStatus.USAGE,
-                    )
+    def _is_pinned(self, target: str) -> bool:
+        from .cache import select
+        from .models import names
+
+        pinned = {names.folder(one.repo): one.commit for one in self._lock or () if not one.local_dir}
+        repo, _, revision = target.partition("@")
+        if not select.matching((repo,), pinned):
+            return any(commit.startswith(target) for commit in pinned.values())
+        commits = {pinned[folder] for folder in select.matching((repo,), pinned)}
+        by_ref = {one.revision for one in self._lock or () if one.commit in commits}
+        return not revision or revision in by_ref or any(commit.startswith(revision) for commit in commits)
 
     def fetch(self) -> None:
-        """Have everything on the disk and verified that is to be there; nothing moves yet.
+        """Have everything on the disk and verified that is to be there; nothing moves until `settle`.
 
-        Raises LauncherError as a pull does.
+        No other pull for this app comes in between. Raises LauncherError as a pull does.
         """
         from . import model_memory, pulling
 
-        context = pulling.Context(self._settings, self._environ)
-        with pulling.pull_lock(context):
-            models, self._pin = pulling.wanted(context, self._console, newest=self._arguments.force_refresh)
-            self._memories = model_memory.load(self._settings.app_dir)
-            try:
-                self._survey = pulling.survey(models, context, self._memories, self._console)
-                pulling.fetch(self._survey, context, self._memories, self._console)
-            finally:
-                model_memory.save(self._settings.app_dir, self._memories, self._console.detail)
+        context = self._context()
+        self._held.enter_context(pulling.pull_lock(context))
+        pulling.recover(context, self._console)
+        newest = self._arguments.force_refresh
+        models, self._pin = pulling.wanted(context, self._console, newest=newest, what="--force-refresh")
+        self._memories = model_memory.load(self._settings.app_dir)
+        try:
+            self._survey = pulling.survey(models, context, self._memories, self._console)
+            pulling.fetch(self._survey, context, self._memories, self._console)
+        finally:
+            model_memory.save(self._settings.app_dir, self._memories, self._console.detail)
+
+    def show(self) -> None:
+        """Make the view of a locked launch, as long as something can still be refused.
+
+        Raises LauncherError (74).
+        """
+        if not self.locked:
+            return
+        from .models import disk, view
+
+        present = roots(self._settings, self._meant())
+        cached = [model for model in self._lock or () if not model.local_dir]
+        shown = [view.Shown(model, disk.place_of(model, present, self._settings.app_dir)) for model in cached]
+        try:
+            self._view = view.make(self._settings.app_dir, self._settings.port, shown)
+        except OSError as error:
+            raise LauncherError(
+                f"cannot make a view of the locked models: {(error.strerror or str(error)).lower()}",
+                f"df -h {self._settings.app_dir}",
+                ExitStatus.IO,
+            ) from error
+        for model, place in shown:
+            for root in present:
+                other = disk.Place(root, f"{root.real}/{os.path.basename(place.path)}")
+                commit = disk.commit_of(other, model.revision)
+                if commit and other.path != place.path and commit != model.commit:
+                    what = f"{model.repo} @ {commit[:7]} is in {root.path} too"
+                    self._console.warn(f"{what}: an app that names that cache itself loads it")
 
     def settle(self) -> None:
         """Switch to what was fetched, now that nothing of ours reads it any more.
 
         Raises LauncherError (74).
         """
-        if state.listed(self._settings.app_dir, "switch-"):
-            from . import pulling
+        try:
+            if self._survey and self._memories:
+                from . import model_memory
+                from .models import pull
 
-            pulling.recover(pulling.Context(self._settings, self._environ), self._console)
-        if self._survey and self._memories:
-            from . import model_memory
-            from .models import pull
+                try:
+                    pull.settle(self._survey, self._settings.app_dir, self._memories, pin=self._pin)
+                finally:
+                    model_memory.save(self._settings.app_dir, self._memories, self._console.detail)
+            elif state.listed(self._settings.app_dir, "switch-"):
+                from . import pulling
 
-            try:
-                pull.settle(self._survey, self._settings.app_dir, self._memories, pin=self._pin)
-            finally:
-                model_memory.save(self._settings.app_dir, self._memories, self._console.detail)
+                context = self._context()
+                with pulling.pull_lock(context):
+                    pulling.recover(context, self._console)
+        finally:
+            self._held.close()
 
     def command(self, command: Command) -> Command:
         """Return the command with what the app is told of its models; a locked one sees only these.
 
-        Raises LauncherError (74) when the view of the cache cannot be made.
+        Raises LauncherError (74) when something has taken a pinned model away meanwhile.
         """
         paths = folders(command.environment, self._settings.app_dir)
-        self.models = current.current(paths, self._settings.app_dir, self.lock)
+        self.models = current.current(paths, self._settings.app_dir, self._lock)
         added: dict[str, str] = {current.VARIABLE: current.variable(self.models)}
-        if self.locked:
-            added.update(self._view(command.environment))
+        if self._view:
+            from .models import view
+
+            self._refuse_lost()
+            view.forget_others(self._settings.app_dir, self._settings.port, self._view)
+            added.update(view.environment(self._view, command.environment))
         return command._replace(environment={**command.environment, **added})
 
     def tell(self, say: Callable[[str], None], environment: Mapping[str, str]) -> None:
         """Tell the log which models the app starts with, and whom the app will send a token."""
         for line in current.lines(self.models, locked=self.locked):
             say(line)
+        if self.locked:
+            cached = current.current(folders(self._meant(), self._settings.app_dir), self._settings.app_dir, None)
+            pinned = {one.repo for one in self.models}
+            others = [one.repo for one in cached if one.repo not in pinned]
+            if others:
+                say(f"not locked, so the app cannot load it: {text.some(others, 5)}")
         home = str(hf_home(environment, self._settings.app_dir))
         url = endpoints.sends_token(environment, home)
         if url:
             self._console.warn(f"token: the app will send your token to {url}, which is not the official Hub")
-            self._console.warn(
-                "hint: HF_HUB_DISABLE_IMPLICIT_TOKEN=1 in .env keeps it here, HF_TOKEN_FOR_MIRROR=1 lets it go"
-            )
+            self._console.warn("hint: HF_HUB_DISABLE_IMPLICIT_TOKEN in .env keeps it; HF_TOKEN_FOR_MIRROR lets it go")
 
     def lines(self) -> tuple[str, ...]:
         """Return what a dry run tells of it."""
@@ -167,52 +223,70 @@ class ModelStep:
         """Return the models for `--json`."""
         return [{"repo": one.repo, "revision": one.revision, "commit": one.commit} for one in self.models]
 
+    def _meant(self) -> Mapping[str, str]:
+        """Return the environment that the app would have without a lock."""
+        return app_environment(self._settings, self._environ)
+
     def in_place(self) -> bool:
         """Tell whether the disk is known to match the lock, by a look at each file and no more."""
         if not self.locked or state.listed(self._settings.app_dir, "switch-"):
             return False
         from . import model_memory
+        from .cache.layout import PIN
         from .models import disk
 
         memories = model_memory.load(self._settings.app_dir)
-        present = roots(self._settings, app_environment(self._settings, self._environ))
-        for model in self.lock or ():
+        present = roots(self._settings, self._meant())
+        for model in self._lock or ():
             place = disk.place_of(model, present, self._settings.app_dir)
             held = disk.held(place.base(model.commit), model.files, memories.of(place))
-            if held.lacking or held.unread:
+            if held.lacking or held.unread or os.path.islink(place.path):
                 return False
-            if place.root and disk.commit_of(place, model.revision) != model.commit:
+            refs = (model.revision, PIN) if place.root else ()
+            if any(disk.commit_of(place, ref) != model.commit for ref in refs):
+                return False
+            if place.root is None and not self._is_noted(model, place.path):
                 return False
         return True
+
+    def _is_noted(self, model: LockedModel, folder: str) -> bool:
+        """Tell whether a folder of the app's is all of the one commit, with nothing left of an earlier one."""
+        from .models import disk, local_dir
+
+        noted = (disk.noted_of(folder, path) for path in model.files)
+        if any(one is None or one.commit != model.commit for one in noted):
+            return False
+        return not local_dir.outdated(folder, model, ()).going
+
+    def _refuse_lost(self) -> None:
+        from .cache.memory import Memory
+        from .models import disk
+
+        present = roots(self._settings, self._meant())
+        for model in self._lock or ():
+            place = disk.place_of(model, present, self._settings.app_dir)
+            if self._arguments.remove_model or self._arguments.prune_cache:
+                lost = disk.held(place.base(model.commit), model.files, Memory()).lacking
+                if lost:
+                    raise LauncherError(
+                        f"{model.name} @ {model.commit[:7]} was pinned, and {lost[0]} is gone from the disk",
+                        "start_app.py --locked pulls it again",
+                        ExitStatus.IO,
+                    )
+
+    def _context(self) -> pulling.Context:
+        from . import pulling
+
+        return pulling.Context(self._settings, self._environ, self._lock)
 
     def _lacking(self) -> list[tuple[str, int]]:
         from .cache.memory import Memory
         from .models import disk
 
-        present = roots(self._settings, app_environment(self._settings, self._environ))
+        present = roots(self._settings, self._meant())
         found = []
-        for model in self.lock or ():
+        for model in self._lock or ():
             place = disk.place_of(model, present, self._settings.app_dir)
             held = disk.held(place.base(model.commit), model.files, Memory())
             found.append((f"{model.name} @ {model.commit[:7]}", len(held.lacking)))
         return found
-
-    def _view(self, environment: Mapping[str, str]) -> Mapping[str, str]:
-        from .models import disk, view
-
-        present = roots(self._settings, app_environment(self._settings, self._environ))
-        shown = [
-            view.Shown(model, disk.place_of(model, present, self._settings.app_dir))
-            for model in self.lock or ()
-            if not model.local_dir
-        ]
-        try:
-            path = view.make(self._settings.app_dir, shown)
-        except OSError as error:
-            raise LauncherError(
-                f"cannot make a view of the locked models: {(error.strerror or str(error)).lower()}",
-                f"df -h {self._settings.app_dir}",
-                ExitStatus.IO,
-            ) from error
-        view.forget_others(self._settings.app_dir, (path,))
-        return view.environment(Path(path), environment)

@@ -34,7 +34,9 @@ def _check(arguments: Arguments, context: pulling.Context, console: Console) -> 
     else:
         subjects = check.cached_subjects(context.roots)
     subjects = pulling.chosen_subjects(arguments.repos, subjects, context)
-    if not subjects:
+    if not subjects and context.lock is not None:
+        console.warn("no models: models.lock pins nothing; start_app.py models lock REPO does")
+    elif not subjects:
         console.warn(f"no models: neither a models.lock nor anything in {context.roots[0].path}")
     if context.offline:
         console.warn("HF_HUB_OFFLINE is set: no hub is asked, what is told is what is here")
@@ -71,6 +73,14 @@ def _check(arguments: Arguments, context: pulling.Context, console: Console) -> 
 
 
 def _lock(arguments: Arguments, context: pulling.Context, console: Console) -> int:
+    if arguments.dry_run:
+        return _relock(arguments, context, console)
+    with pulling.pull_lock(context):
+        context.read_lock()  # another run may have written it meanwhile
+        return _relock(arguments, context, console)
+
+
+def _relock(arguments: Arguments, context: pulling.Context, console: Console) -> int:
     before = context.lock or ()
     if arguments.remove:
         after = _without(arguments.repos, before)
@@ -91,7 +101,7 @@ def _lock(arguments: Arguments, context: pulling.Context, console: Console) -> i
     cached = [naming.name(e) for root in context.roots for e in entries.contents(root.real).entries]
     for trap in names.traps([one.repo for one in after], cached):
         console.warn(trap)
-    changed = not lockfile.same_models(before, tuple(after)) or context.lock is None
+    changed = lockfile.differs(context.settings.app_dir, after)
     if not arguments.dry_run:
         changed = _write(context, after)
         if arguments.remove:
@@ -143,32 +153,41 @@ def _wishes(arguments: Arguments, context: pulling.Context) -> list[resolve.Wish
             )
         return [resolve.wish_of(one) for one in before.values()]
     folder = _local_dir(arguments.local_dir)
-    wishes = []
+    for glob in (*(arguments.include or ()), *(arguments.exclude or ())):
+        if not glob or not glob.isprintable():
+            raise LauncherError(f"{glob!r} is no glob for the names of files", "--include '*.json'", ExitStatus.USAGE)
+    wishes: dict[tuple[str, str], resolve.Wish] = {}
     for text_ in arguments.repos:
         target = names.target(text_)
         if target is None:
             raise LauncherError(f"{text_!r} names no repo", "start_app.py models lock OWNER/NAME", ExitStatus.USAGE)
         known = [one for one in before.values() if one.repo == target.repo and (not folder or one.local_dir == folder)]
         old = known[0] if len(known) == 1 else None
-        wishes.append(
-            resolve.Wish(
-                target.repo,
-                target.revision or (old.revision if old else names.DEFAULT_REVISION),
-                folder or (old.local_dir if old else None),
-                tuple(arguments.include or (old.include if old else ())),
-                tuple(arguments.exclude or (old.exclude if old else ())),
-            )
+        wish = resolve.Wish(
+            target.repo,
+            target.revision or (old.revision if old else names.DEFAULT_REVISION),
+            folder or (old.local_dir if old else None),
+            tuple(arguments.include or (old.include if old else ())),
+            tuple(arguments.exclude or (old.exclude if old else ())),
         )
-    return wishes
+        if wishes.setdefault((wish.repo, wish.local_dir or ""), wish) != wish:
+            raise LauncherError(
+                f"{wish.repo} is named with two revisions, and one is pinned",
+                f"start_app.py models lock {text_}",
+                ExitStatus.USAGE,
+            )
+    return list(wishes.values())
 
 
 def _local_dir(given: str | None) -> str | None:
     if given is None:
         return None
     plain = given.removeprefix("./").rstrip("/")
-    if not names.is_path(plain):
+    if not names.is_local_dir(plain):
         raise LauncherError(
-            f"--local-dir {given} is no folder below the app's own", "--local-dir checkpoints", ExitStatus.USAGE
+            f"--local-dir {given} is no folder for a model below the app's own",
+            "--local-dir checkpoints",
+            ExitStatus.USAGE,
         )
     return plain
 
@@ -177,9 +196,14 @@ def _without(repos: Sequence[str], before: Sequence[LockedModel]) -> tuple[Locke
     kept = list(before)
     for text_ in repos:
         target = names.target(text_)
-        gone = [one for one in kept if target and one.repo == target.repo]
+        gone = [
+            one
+            for one in kept
+            if target and one.repo == target.repo and target.revision in (None, one.revision, one.commit)
+        ]
         if not gone:
-            raise select.unknown(text_, [names.folder(one.repo) for one in before], "cat models.lock")
+            folders = [names.folder(one.repo) for one in before]
+            raise select.unknown(text_, folders, "start_app.py models check", where=f"in {lockfile.NAME}")
         kept = [one for one in kept if one not in gone]
     return tuple(kept)
 

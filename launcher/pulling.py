@@ -12,8 +12,9 @@ from .cache.roots import Root, roots
 from .errors import ExitStatus, LauncherError
 from .handoff import lock as locks
 from .models import check, disk, endpoints, hub, local_dir, lockfile, names, pull, refs, resolve
+from .models.fetch import STALL_SECONDS, Reach, Served
 from .models.lockfile import LockedModel
-from .models.pull import Reach, Survey
+from .models.pull import Survey
 from .settings import Settings, app_environment
 
 if TYPE_CHECKING:
@@ -30,29 +31,35 @@ _LOCK_SECONDS = 1.0
 class Context:
     """Hold what every `models` command needs: the app's caches, its environment, its lock, and the hubs."""
 
-    def __init__(self, settings: Settings, environ: Mapping[str, str]) -> None:
+    def __init__(self, settings: Settings, environ: Mapping[str, str], lock: lockfile.Lock | None = None) -> None:
         self.settings = settings
         self.environment = app_environment(settings, environ)
         self.roots: tuple[Root, ...] = roots(settings, self.environment)
         self.endpoints: Endpoints = endpoints.of(self.environment)
-        self.lock = lockfile.read(settings.app_dir)
+        self.lock = lockfile.read(settings.app_dir) if lock is None else lock
+
+    def read_lock(self) -> None:
+        """Read `models.lock` once more."""
+        self.lock = lockfile.read(self.settings.app_dir)
 
     @property
     def offline(self) -> bool:
         """Tell whether the settings say that no hub may be asked."""
-        return endpoints.is_true(self.environment.get("HF_HUB_OFFLINE"))
+        return endpoints.is_offline(self.environment)
 
 
 def run(arguments: Arguments, context: Context, console: Console) -> int:
     """Make the disk match the lock, or what is newest where there is none."""
+    memories = model_memory.load(context.settings.app_dir)
+    if arguments.dry_run:
+        models, _ = wanted(context, console, arguments.repos, arguments.timeout)
+        return _show_pull(survey(models, context, memories, console), console)
     with pull_lock(context):
+        context.read_lock()
         recover(context, console)
         models, pin = wanted(context, console, arguments.repos, arguments.timeout)
-        memories = model_memory.load(context.settings.app_dir)
         try:
             found = survey(models, context, memories, console)
-            if arguments.dry_run:
-                return _show_pull(found, console)
             served = fetch(found, context, memories, console, arguments.timeout)
             pull.settle(found, context.settings.app_dir, memories, pin=pin)
         finally:
@@ -97,7 +104,13 @@ def recover(context: Context, console: Console) -> None:
 
 
 def wanted(
-    context: Context, console: Console, repos: Sequence[str] = (), timeout: float | None = None, *, newest: bool = False
+    context: Context,
+    console: Console,
+    repos: Sequence[str] = (),
+    timeout: float | None = None,
+    *,
+    newest: bool = False,
+    what: str = "models pull",
 ) -> tuple[tuple[LockedModel, ...], bool]:
     """Return the models that are to be on the disk, and whether that is by the lock.
 
@@ -121,7 +134,7 @@ def wanted(
         wishes = [_cached_wish(one, context) for one in subjects]
     if not wishes:
         console.warn(f"no models: neither a models.lock nor anything in {context.roots[0].path}")
-    refuse_offline(context, "without a models.lock, models pull")
+    refuse_offline(context, what)
     resolved = resolve.resolve(wishes, context.endpoints, context.environment, seconds)
     for one, wish in zip(resolved, wishes, strict=True):
         for warning in one.warnings:
@@ -145,7 +158,7 @@ def refuse_offline(context: Context, what: str) -> None:
     if context.offline:
         raise LauncherError(
             f"{what} asks a hub, and HF_HUB_OFFLINE says that none may be asked",
-            f"HF_HUB_OFFLINE=0 start_app.py {what.rpartition(', ')[2]}",
+            f"HF_HUB_OFFLINE=0 start_app.py {what}",
             ExitStatus.CONFIG,
         )
 
@@ -159,9 +172,9 @@ def survey(models: Sequence[LockedModel], context: Context, memories: disk.Memor
 
 def fetch(
     found: Survey, context: Context, memories: disk.Memories, console: Console, timeout: float | None = None
-) -> tuple[pull.Served, ...]:
+) -> tuple[Served, ...]:
     """Download what is lacking, with one bar for all bytes."""
-    reach = Reach(context.endpoints, context.environment, pull.STALL_SECONDS if timeout is None else timeout)
+    reach = Reach(context.endpoints, context.environment, STALL_SECONDS if timeout is None else timeout)
     pull.refuse_offline(reach, found)
     for task in found.tasks:
         if task.lacking:
@@ -186,9 +199,10 @@ def tell(found: Survey, console: Console) -> None:
             console.warn(
                 f"left: {task.place.path}/{path}: {model.commit[:7]} does not have it, but it was changed here"
             )
-        if task.place.root is None:
-            for name in local_dir.foreign(task.place.path, model, task.outdated.changed):
-                console.detail(f"left: {task.place.path}/{name}: it never came from the Hub")
+        if task.place.root is None and (task.lacking or task.outdated.going):
+            foreign = local_dir.foreign(task.place.path, model, task.outdated.changed)
+            if foreign:
+                console.say(f"left: {task.place.path}: what never came from the Hub: {text.some(foreign, 5)}")
 
 
 def _show_pull(found: Survey, console: Console) -> int:
@@ -228,7 +242,7 @@ def _survey_document(found: Survey) -> Mapping[str, Any]:
     }
 
 
-def _served_document(one: pull.Served) -> Mapping[str, Any]:
+def _served_document(one: Served) -> Mapping[str, Any]:
     return {"repo": one.task.model.repo, "endpoint": one.endpoint.url, "size_bytes": one.size}
 
 
@@ -243,10 +257,14 @@ def chosen_subjects(
     for repo in repos:
         target = names.target(repo)
         found = [one for one in everything if target and one.repo == target.repo]
-        if not found:
+        if not (found and target):
             raise select.unknown(repo, [names.folder(one.repo) for one in everything], "start_app.py cache list")
-        for one in found:
-            found_ones.setdefault(one.name, one)
+        same = [one for one in found if target.revision in (None, one.revision)]
+        if not same and target.revision:
+            place = disk.cached_place(target.repo, context.roots)
+            same = [check.cached_subject(target.repo, place, target.revision)]
+        for one in same:
+            found_ones.setdefault(f"{one.name}@{one.revision}" if target.revision else one.name, one)
     return tuple(found_ones.values())
 
 

@@ -52,7 +52,7 @@ def fetch(revisions: Sequence[Broken], context: pulling.Context, console: Consol
         return {"repaired": []}
     memories = model_memory.load(context.settings.app_dir)
     tasks = tuple(
-        Task(one.model, one.place, None, tuple(one.model.files), local_dir.Outdated((), ())) for one in wanted
+        Task(one.model, one.place, None, tuple(one.model.files), (), local_dir.Outdated((), (), ())) for one in wanted
     )
     try:
         with pulling.pull_lock(context):
@@ -61,9 +61,10 @@ def fetch(revisions: Sequence[Broken], context: pulling.Context, console: Consol
                 for ref in one.refs:
                     refs.move(one.model._replace(revision=ref), one.place, pin=False)
     except LauncherError as error:
+        lost = ", ".join(f"{ref} of {one.model.repo} was {one.model.commit}" for one in wanted for ref in one.refs)
         raise LauncherError(
-            f"what was damaged is removed, and could not be fetched: {error.message}",
-            "start_app.py models pull, when the hub answers again",
+            f"what was damaged is removed, and could not be fetched: {error.message}; {lost}",
+            "start_app.py models lock REPO@COMMIT, then start_app.py models pull, when the hub answers again",
             error.status,
         ) from error
     finally:
@@ -84,7 +85,7 @@ def _broken(root: Root, repo: layout.Repo, revision: layout.Revision) -> Broken:
             path = os.path.relpath(f"{folder}/{name}", base)
             with suppress(OSError):
                 digest = os.path.basename(os.readlink(f"{folder}/{name}"))
-                if path not in files and layout.HASH.fullmatch(digest):
+                if path not in files and layout.HASH.fullmatch(digest) and names.is_path(path):
                     files[path] = LockedFile(disk.ANY_SIZE, digest)
     name_ = naming.name(repo.folder)
     model = LockedModel(name_, revision.commit, revision.commit, None, (), (), dict(sorted(files.items())))

@@ -89,8 +89,8 @@ def forget(app_dir: Path, name: str) -> None:
                 os.unlink(folder / name)
 
 
-def write(app_dir: Path, name: str, data: bytes) -> None:
-    """Write a whole file or nothing, in the first place that takes it.
+def write(app_dir: Path, name: str, data: bytes, *, durable: bool = False) -> None:
+    """Write a whole file or nothing, in the first place that takes it; `durable` before anything that comes after it.
 
     Raises OSError when none does.
     """
@@ -102,6 +102,9 @@ def write(app_dir: Path, name: str, data: bytes) -> None:
             try:
                 with open(descriptor, "wb") as file:
                     file.write(data)
+                    if durable:
+                        file.flush()
+                        os.fsync(file.fileno())
                 os.rename(folder / new, folder / name)
             except BaseException:
                 with suppress(OSError):

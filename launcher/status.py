@@ -11,12 +11,14 @@ from typing import Any, Literal, NamedTuple
 
 from . import readiness, running, text
 from .cache import roots
+from .errors import LauncherError
 from .instances import processes
 from .instances.discovery import Instance, describe
 from .launch import instance_document, process_document
 from .models import current, in_use, lockfile
 from .models.current import NAMED_AT_MOST
 from .models.in_use import InUse
+from .models.lockfile import Lock
 from .models.view import VIEW
 from .readiness import Page
 from .running import Observed
@@ -136,7 +138,7 @@ def status(settings: Settings, environ: Mapping[str, str]) -> Status:
     recorded = record.models if instance and record and record.pid == instance.pid else {}
     models: tuple[InUse, ...] = ()
     if instance:
-        now = current.current(paths, settings.app_dir, lockfile.read(settings.app_dir))
+        now = current.current(paths, settings.app_dir, _lock(settings))
         models = in_use.in_use(tree, paths, recorded, now)
     return Status(
         settings=settings,
@@ -160,6 +162,13 @@ def _models_roots(settings: Settings, environ: Mapping[str, str], environment: M
         *roots.folders(app_environment(settings, environ), settings.app_dir),
     )
     return tuple(path for path in dict.fromkeys(found) if not path.name.startswith(VIEW))
+
+
+def _lock(settings: Settings) -> Lock | None:
+    try:
+        return lockfile.read(settings.app_dir)
+    except LauncherError:
+        return None  # what runs can be told of without it; models check says what is wrong with it
 
 
 def _state(observed: Observed, page: Page | None) -> State:

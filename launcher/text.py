@@ -47,6 +47,12 @@ def size(count: int) -> str:
     return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:.1f} {unit}"
 
 
+def some(names: Sequence[str], most: int) -> str:
+    """Return the first of these names, and how many more there are."""
+    more = len(names) - most
+    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
+
+
 def user(uid: int | None) -> str:
     """Return a user's name, or the number where it has none."""
     if uid is None:

@@ -176,6 +176,7 @@ class Hub:
         self._log: list[Asked] = []
         self._faults: list[Fault] = []
         self._holds: list[Hold] = []
+        self._sent_on: list[tuple[str, str]] = []
         self._closing = threading.Event()
         self._lock = threading.Lock()
         self._servers = (Server(self), Server(self))
@@ -302,12 +303,16 @@ class Hub:
         self._faults.append(fault)
         return fault
 
+    def send_on(self, pattern: str, origin: str) -> None:
+        """Redirect requests whose path contains `pattern` to another origin."""
+        self._sent_on.append((pattern, origin))
+
     def serve(self, handler: Handler) -> None:
         """Answer one request."""
         headers = handler.headers
         body = handler.rfile.read(int(headers.get("Content-Length") or 0))
         request = Request(handler.command, handler.path, headers.get("Range"), headers.get("Authorization"), body)
-        response = self._answers.answer(request)
+        response = self._redirected(request) or self._answers.answer(request)
         kind = self._fault(request, response)
         response = response if kind is None else spoiled(response, kind)
         status = 0 if kind == "hang" else response.status
@@ -326,6 +331,10 @@ class Hub:
                 handler.reset()
         else:
             self._send(handler, request, response)
+
+    def _redirected(self, request: Request) -> Response | None:
+        origin = next((origin for pattern, origin in self._sent_on if pattern in request.path), None)
+        return Response(307, {"Location": f"{origin}{request.path}"}) if origin else None
 
     def _fault(self, request: Request, response: Response) -> Kind | None:
         with self._lock:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from ..text import duration, size
+from ..text import duration, size, some
 from . import entries, layout, select, store
 from .folders import reason
 from .layout import Repo, Revision
@@ -120,7 +120,7 @@ def lines(found: Listing, *, revisions: bool, now: float | None = None) -> tuple
     below = [f"cannot be read: {one.path}: {one.reason}" for one in found.unreadable]
     below += [f"not a repo: {found.root.real}/{folder}: {why}" for folder, why in found.strange.items()]
     if found.foreign:
-        below.append(f"not huggingface_hub's, never touched: {_some(found.foreign, 10)}")
+        below.append(f"not huggingface_hub's, never touched: {some(found.foreign, 10)}")
     if found.trash:
         below.append("trash of an interrupted removal: the next clear, remove, prune or launch deletes it")
     count = len(found.repos)
@@ -280,6 +280,5 @@ def _count(things: Collection[object], what: str) -> str:
     return f"{len(things)} {what}{'' if len(things) == 1 else 's'}"
 
 
-def _some(names: Sequence[str], most: int = _NAMED_AT_MOST) -> str:
-    more = len(names) - most
-    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
+def _some(names: Sequence[str]) -> str:
+    return some(names, _NAMED_AT_MOST)

@@ -64,7 +64,7 @@ def prune(
     }
     outdated, note = _outdated(repos, by_repo, payloads, options, now, busy)
     for folder, why in outdated.items():
-        by_repo[folder] = _pruned(repos[folder], why, (), "")
+        by_repo[folder] = _pruned(repos[folder], why, (), "", _only(options.locked, folder))
     for folder, (parts, blobs) in by_repo.items():
         if parts and folder in busy:
             left += left_busy(root, (folder,), busy, {})
@@ -121,7 +121,8 @@ def _outdated(
     for repo in by_age:
         if total <= options.max_size:
             break
-        pinned = any(revision.pinned for revision in repo.revisions)
+        only = _only(options.locked, repo.folder) or frozenset()
+        pinned = any(revision.pinned or revision.commit in only for revision in repo.revisions)
         if repo.folder not in sizes or repo.folder in busy or repo.young or pinned:
             continue
         found[repo.folder] = "least recently used, over the size that may stay"

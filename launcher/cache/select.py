@@ -147,7 +147,9 @@ def _fits(parts: Sequence[str], pattern: Sequence[str]) -> bool:
     return len(parts) == len(pattern) and all(map(fnmatch.fnmatchcase, parts, pattern))
 
 
-def unknown(target: str, folders: Sequence[str], hint: str, so: str = "") -> LauncherError:
+def unknown(
+    target: str, folders: Sequence[str], hint: str, so: str = "", *, where: str = "in the cache"
+) -> LauncherError:
     """Return the error for a target that means nothing here, the nearest names in it; `so` is what follows from it."""
     import difflib
 
@@ -161,4 +163,4 @@ def unknown(target: str, folders: Sequence[str], hint: str, so: str = "") -> Lau
         last = plain.lower().rpartition("/")[2]
         nearest = [known for known in names if last and last in known.lower()][:_NEAREST]
     near = f"; the nearest: {', '.join(nearest)}" if nearest else ""
-    return LauncherError(f"{target} is not in the cache{near}{so}", hint, ExitStatus.USAGE)
+    return LauncherError(f"{target} is not {where}{near}{so}", hint, ExitStatus.USAGE)

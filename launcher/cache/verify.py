@@ -324,7 +324,13 @@ def tree(path: str) -> Mapping[str, tuple[str, int]]:
         }
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return {}  # none, or no list as any version writes it
-    return {name: pair for name, pair in pairs.items() if isinstance(pair[0], str) and HASH.fullmatch(pair[0])}
+    return {name: pair for name, pair in pairs.items() if _is_entry(name, *pair)}
+
+
+def _is_entry(name: str, digest: object, size: object) -> bool:
+    """Tell whether a line of such a list can be one: in a cache that others share, anybody may have written it."""
+    inside = not any(part in ("", ".", "..") for part in name.split("/"))
+    return inside and isinstance(digest, str) and bool(HASH.fullmatch(digest)) and type(size) is int and size >= 0
 
 
 def _open(path: str) -> int:

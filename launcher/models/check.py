@@ -108,12 +108,15 @@ def cached_subjects(roots: Sequence[Root]) -> tuple[Subject, ...]:
     for root in roots:
         for folder in entries.contents(root.real).entries:
             repo = naming.name(folder)
-            if repo not in found and names.is_name(repo):
-                found[repo] = _cached_subject(repo, Place(root, f"{root.real}/{folder}"))
+            # A download to a folder of its own leaves a ref in the cache, and nothing that it leads to.
+            parts = (f"{root.real}/{folder}/{part}" for part in ("snapshots", "blobs"))
+            if repo not in found and names.is_name(repo) and any(map(os.path.isdir, parts)):
+                found[repo] = cached_subject(repo, Place(root, f"{root.real}/{folder}"))
     return tuple(found[repo] for repo in sorted(found))
 
 
-def _cached_subject(repo: str, place: Place) -> Subject:
+def cached_subject(repo: str, place: Place, wanted: str | None = None) -> Subject:
+    """Return a cached repo to be checked, by the revision that is `wanted`, or by the one that its refs suggest."""
     assert place.root
     try:
         read = layout.read(place.root.real, os.path.basename(place.path))
@@ -121,7 +124,9 @@ def _cached_subject(repo: str, place: Place) -> Subject:
         return Subject(repo, repo, names.DEFAULT_REVISION, None, "it cannot be read", None, "", None)
     pinned = next((one.commit for one in read.revisions if one.pinned), None)
     refs = sorted(ref for one in read.revisions for ref in one.refs if ref != layout.PIN)
-    if names.DEFAULT_REVISION in refs or not (refs or read.revisions):
+    if wanted:
+        revision = wanted
+    elif names.DEFAULT_REVISION in refs or names.DEFAULT_REVISION in read.broken_refs or not (refs or read.revisions):
         revision = names.DEFAULT_REVISION
     else:
         revision = refs[0] if refs else read.revisions[0].commit

@@ -14,7 +14,7 @@ from .lockfile import Lock
 
 VARIABLE = "START_APP_MODELS"
 # What the kernel takes for one variable is 128 KiB: execve(2), MAX_ARG_STRLEN.
-MOST = 1000
+MOST_BYTES = 100_000
 NAMED_AT_MOST = 10
 _MAIN = "main"
 _COMMIT_LENGTH = 40
@@ -34,12 +34,19 @@ def current(roots: Sequence[Path], app_dir: Path, lock: Lock | None) -> tuple[Cu
     found: dict[str, Current] = {}
     for one in _locked(roots, app_dir, lock) if lock is not None else _cached(roots):
         found.setdefault(one.repo, one)
-    return tuple(found[repo] for repo in sorted(found)[:MOST])
+    return tuple(found[repo] for repo in sorted(found))
 
 
 def variable(models: Sequence[Current]) -> str:
-    """Return what the app is told: a JSON object of commits by repo."""
-    return json.dumps({one.repo: one.commit for one in models}, ensure_ascii=False)
+    """Return what the app is told: a JSON object of commits by repo, of as many as one variable can hold."""
+    told: dict[str, str] = {}
+    count = 2
+    for one in models:
+        count += len(os.fsencode(one.repo)) + len(one.commit) + 8
+        if count > MOST_BYTES:
+            break
+        told[one.repo] = one.commit
+    return json.dumps(told, ensure_ascii=False)
 
 
 def lines(models: Sequence[Current], *, locked: bool) -> tuple[str, ...]:

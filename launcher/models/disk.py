@@ -8,19 +8,17 @@ from __future__ import annotations
 import os
 import stat
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from ..cache import layout
 from ..cache.folders import walk
 from ..cache.memory import Memory, line_of
 from ..cache.roots import Root
+from ..text import some
 from . import names
 from .lockfile import LockedFile, LockedModel
-
-if TYPE_CHECKING:
-    from ..cache.verify import Candidate
 
 ANY_SIZE = -1
 """The size of a file of which only the hash is known."""
@@ -64,10 +62,11 @@ class Held(NamedTuple):
 
 
 class Noted(NamedTuple):
-    """Hold what huggingface_hub has noted of a file in a local folder."""
+    """Hold what huggingface_hub has noted of a file in a local folder: its commit and hash, and when, in seconds."""
 
     commit: str
     etag: str
+    time: float
 
 
 class OnDisk(NamedTuple):
@@ -119,22 +118,19 @@ def held(base: str, files: Mapping[str, LockedFile], memory: Memory) -> Held:
     return Held(tuple(missing), tuple(resized), tuple(unread))
 
 
-def candidates(place: Place, commit: str, files: Mapping[str, LockedFile], paths: Sequence[str]) -> Iterator[Candidate]:
-    """Yield these files, to be verified against what the lock says of them."""
-    from ..cache.verify import Candidate  # what is remembered as whole needs no hashing
-
-    base = place.base(commit)
-    for path in paths:
-        yield Candidate(place.path, f"{base}/{path}", "", (commit,), files[path].hash, name=path)
-
-
-def blob_path(path: str) -> str:
-    """Return where the content of a snapshot's file lies: the blob it links to, else the file itself."""
+def own_blob(place: Place, path: str) -> str | None:
+    """Return the blob of its own repo that a snapshot's file links to; None for any other link, or a plain file."""
     try:
-        target = os.readlink(path)
+        target = os.path.normpath(os.path.join(os.path.dirname(path), os.readlink(path)))
     except OSError:
-        return path
-    return os.path.normpath(os.path.join(os.path.dirname(path), target))
+        return None
+    folder, _, blob = target.rpartition("/")
+    return blob if folder == f"{place.path}/blobs" else None
+
+
+def leads_to_own_blob(place: Place, path: str) -> bool:
+    """Tell whether a snapshot's file is a plain one, or links to a blob of its own repo."""
+    return not os.path.islink(path) or own_blob(place, path) is not None
 
 
 def on_disk(model: LockedModel, place: Place) -> OnDisk:
@@ -180,17 +176,17 @@ def noted_of(folder: str, path: str) -> Noted | None:
     """Return what huggingface_hub has noted of a file, None where it has not."""
     try:
         with open(f"{folder}/{METADATA}/{path}.metadata", encoding="utf-8") as file:
-            commit, etag = file.readline().strip(), file.readline().strip()
-    except (OSError, UnicodeDecodeError):
+            commit, etag, moment = (file.readline().strip() for _ in range(3))
+            noted = Noted(commit, etag, float(moment))
+    except (OSError, ValueError):
         return None
-    return Noted(commit, etag) if names.COMMIT.fullmatch(commit) and layout.HASH.fullmatch(etag) else None
+    return noted if names.COMMIT.fullmatch(commit) and layout.HASH.fullmatch(etag) else None
 
 
 def _lacking(paths: Sequence[str], of: int) -> str:
     if not paths:
         return ""
-    shown = ", ".join(paths[:3]) + (f" and {len(paths) - 3} more" if len(paths) > 3 else "")
-    return f"{len(paths)} of {of} files missing: {shown}"
+    return f"{len(paths)} of {of} files missing: {some(paths, 3)}"
 
 
 def files_here(place: Place, commit: str) -> frozenset[str]:

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 OFFICIAL = "https://huggingface.co"
-_KEEPS_TOKEN = ("HF_HUB_DISABLE_IMPLICIT_TOKEN", "HF_HUB_OFFLINE")
 TRUE = frozenset(("1", "true", "yes", "on"))
 
 
@@ -65,7 +64,7 @@ def sends_token(environment: Mapping[str, str], hf_home: str) -> str | None:
     https://huggingface.co/docs/huggingface_hub/package_reference/environment_variables
     """
     found = of(environment)
-    if found.used.token or any(is_true(environment.get(name)) for name in _KEEPS_TOKEN):
+    if found.used.token or is_true(environment.get("HF_HUB_DISABLE_IMPLICIT_TOKEN")) or is_offline(environment):
         return None
     if any(environment.get(name, "").strip() for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")):
         return found.used.url
@@ -79,6 +78,11 @@ def sends_token(environment: Mapping[str, str], hf_home: str) -> str | None:
 def split(text: str) -> tuple[str, ...]:
     """Return the addresses of a list that commas or blanks divide."""
     return tuple(text.replace(",", " ").split())
+
+
+def is_offline(environment: Mapping[str, str]) -> bool:
+    """Tell whether the settings say that no hub may be asked, as huggingface_hub reads them."""
+    return is_true(environment.get("HF_HUB_OFFLINE") or environment.get("TRANSFORMERS_OFFLINE"))
 
 
 def is_true(text: str | None) -> bool:

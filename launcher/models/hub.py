@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from .. import requirements
+from ..cache.layout import HASH
 from . import names
 from .endpoints import Endpoint
 from .lockfile import LockedFile
@@ -31,7 +32,11 @@ _START_SECONDS = 60.0
 _TICK_SECONDS = 0.2
 _WORKER = Path(__file__).with_name("worker.py")
 # As a script, its own folder would stand first on the path, and its neighbours for other people's modules.
-_BOOT = "import runpy, sys; '' in sys.path[:1] and sys.path.pop(0); runpy.run_path(sys.argv[1], run_name='__main__')"
+# Nor may the current folder stand there, where anybody may have put a runpy.py.
+_BOOT = (
+    "import sys; sys.path[:1] == [''] and sys.path.pop(0); "
+    "import runpy; runpy.run_path(sys.argv[1], run_name='__main__')"
+)
 _QUIET = {
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "HF_HUB_DISABLE_TELEMETRY": "1",
@@ -40,7 +45,8 @@ _QUIET = {
 }
 
 Trouble = Literal["gone", "no revision", "no file", "gated", "denied", "unreachable", "full", "disk", "wrong"]
-_TROUBLES = frozenset(("gone", "no revision", "no file", "gated", "denied", "unreachable", "full", "disk"))
+_TROUBLES = frozenset(("gone", "no revision", "no file", "gated", "denied", "unreachable", "full", "disk", "wrong"))
+_MOST_BYTES = 1 << 63
 
 
 class Question(NamedTuple):
@@ -100,9 +106,9 @@ class Child:
         descriptor = self._process.stdout.fileno()
         while True:
             ready, _, _ = select.select([descriptor], [], [], _TICK_SECONDS)
+            if not patience():
+                return
             if not ready:
-                if not patience():
-                    return
                 yield None
                 continue
             block = os.read(descriptor, 1 << 16)
@@ -111,7 +117,9 @@ class Child:
             self._buffer += block
             *lines, self._buffer = self._buffer.split(b"\n")
             for line in lines:
-                yield json.loads(line)
+                event = _event(line)
+                if event is not None:
+                    yield event
 
     def last_words(self) -> str:
         """Return the last line of what it printed besides, for when it died without a word."""
@@ -159,7 +167,7 @@ def download(
     endpoint: Endpoint,
     repo: str,
     commit: str,
-    files: Sequence[str],
+    files: Mapping[str, LockedFile],
     environment: Mapping[str, str],
     *,
     cache: str | None = None,
@@ -180,7 +188,7 @@ def download(
         "repo": identifier,
         "kind": kind,
         "commit": commit,
-        "files": list(files),
+        "files": {path: [file.size, file.hash] for path, file in files.items()},
         "cache_dir": cache,
         "local_dir": local_dir,
         "timeout": min(stall, DEFAULT_SECONDS),
@@ -250,10 +258,21 @@ def _tree(files: Mapping[str, Any]) -> Answer:
     for path, (size, digest) in files.items():
         if not names.is_path(path):
             return Answer(trouble="wrong", text=f"it names a file {path!r}, which leads out of the repo")
-        if type(size) is not int or not isinstance(digest, str) or len(digest) not in (40, 64):
+        if type(size) is not int or not 0 <= size < _MOST_BYTES:
+            return Answer(trouble="wrong", text=f"it tells no size of {path}")
+        if not isinstance(digest, str) or not HASH.fullmatch(digest):
             return Answer(trouble="wrong", text=f"it tells no hash of {path}")
         found[path] = LockedFile(size, digest)
     return Answer(files=found)
+
+
+def _event(line: bytes) -> Mapping[str, Any] | None:
+    """Return what a line tells; what else is printed in there is nobody's answer."""
+    try:
+        event = json.loads(line)
+    except ValueError:
+        return None
+    return event if isinstance(event, dict) else None
 
 
 def _trouble(event: Mapping[str, Any]) -> Trouble:

@@ -8,39 +8,47 @@ changed it since; whatever else lies there is its owner's.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
 from .. import state
+from ..cache.layout import HASH
 from ..cache.memory import Memory, line_of
 from . import disk, names
-from .lockfile import LockedFile, LockedModel
+from .lockfile import LockedModel
 
 STAGING = ".cache/start_app"
 JOURNAL = "switch-"
 
 
 class Outdated(NamedTuple):
-    """Hold files that the new commit does not have: those that go, and those that stay, since somebody changed them."""
+    """Hold what a change would take away: files that go, those that stay since somebody changed them, and own ones.
+
+    `own` are files in the way of new ones that no download has brought, or that were changed since: they are kept.
+    """
 
     going: tuple[str, ...]
     changed: tuple[str, ...]
+    own: tuple[str, ...]
 
 
 class Switch(NamedTuple):
-    """Hold one change of a folder: which staged files come in, and which files go."""
+    """Hold one change of a folder: which staged files come in, which go, which are kept, and every file's hash."""
 
-    folder: str
-    staged: str
-    kept: str
+    local_dir: str
+    commit: str
     incoming: tuple[str, ...]
     going: tuple[str, ...]
+    own: tuple[str, ...]
+    hashes: Mapping[str, str]
 
 
 def staging(folder: str, commit: str) -> str:
@@ -59,7 +67,7 @@ def refuse_outside(folder: str, paths: Sequence[str]) -> None:
             raise OSError(f"{folder}/{parent} is reached by a link")
 
 
-def outdated(folder: str, model: LockedModel) -> Outdated:
+def outdated(folder: str, model: LockedModel, lacking: Sequence[str]) -> Outdated:
     """Return which files in the folder an earlier commit of this model has brought and the new one does not have.
 
     An earlier commit is one of which a file with a path of this model is noted to be: several repos may share a folder.
@@ -72,7 +80,13 @@ def outdated(folder: str, model: LockedModel) -> Outdated:
         if path in model.files or one.commit not in earlier or not os.path.lexists(f"{folder}/{path}"):
             continue
         (going if _is(f"{folder}/{path}", one.etag) else changed).append(path)
-    return Outdated(tuple(going), tuple(changed))
+    own = [path for path in lacking if os.path.lexists(f"{folder}/{path}") and not _is_as_brought(folder, path)]
+    return Outdated(tuple(going), tuple(changed), tuple(own))
+
+
+def own_name(path: str, commit: str) -> str:
+    """Return what a file of the user's own is called when the commit's takes its place."""
+    return f"{path}.before-{commit[:7]}"
 
 
 def foreign(folder: str, model: LockedModel, besides: Sequence[str]) -> tuple[str, ...]:
@@ -84,93 +98,125 @@ def foreign(folder: str, model: LockedModel, besides: Sequence[str]) -> tuple[st
         return ()
 
 
-def switch(app_dir: Path, model: LockedModel, incoming: Sequence[str], going: Sequence[str], memory: Memory) -> None:
+def switch(app_dir: Path, model: LockedModel, incoming: Sequence[str], going: Outdated, memory: Memory) -> None:
     """Bring these staged files in and move the old ones away, all of it noted before; whoever calls has verified them.
 
     Raises OSError; what was begun is then finished by `recover`.
     """
     assert model.local_dir
+    hashes = {path: file.hash for path, file in model.files.items()}
+    one = Switch(model.local_dir, model.commit, tuple(incoming), going.going, going.own, hashes)
     folder = str(app_dir / model.local_dir)
-    staged = staging(folder, model.commit)
-    one = Switch(folder, staged, f"{folder}/{STAGING}/kept-{model.commit}", tuple(incoming), tuple(going))
-    if not incoming and not going:
-        _drop(folder)
+    if not (incoming or going.going or _is_unnoted(folder, one)):
         return
-    name = JOURNAL + hashlib.sha256(model.local_dir.encode()).hexdigest()[:16]
-    state.write(app_dir, name, json.dumps(one._asdict()).encode())
-    _apply(one, model.files, memory)
+    name = JOURNAL + hashlib.sha256(model.local_dir.encode() + model.commit.encode()).hexdigest()[:16]
+    state.write(app_dir, name, json.dumps({**one._asdict(), "hashes": hashes}).encode(), durable=True)
+    _apply(folder, one, memory)
     state.forget(app_dir, name)
-    _drop(folder)
 
 
 def recover(app_dir: Path) -> tuple[str, ...]:
     """Finish each change that a killed run has begun, and return the folders that were changed.
 
-    Raises OSError.
+    To be called under the lock of a pull. Raises OSError.
     """
     found = []
     for name in state.listed(app_dir, JOURNAL):
         if "." in name:
             continue  # a write that was cut short: nothing had been moved then
-        try:
-            one = Switch(**json.loads(state.read(app_dir, name)))
-        except (ValueError, TypeError):
-            state.forget(app_dir, name)  # nobody can tell what it was about
-            continue
-        if _is_own(one, app_dir):
-            _apply(one, {}, Memory())
-            found.append(one.folder)
+        one = _read(state.read(app_dir, name))
+        if one:
+            _apply(str(app_dir / one.local_dir), one, Memory())
+            drop(str(app_dir / one.local_dir))
+            found.append(str(app_dir / one.local_dir))
         state.forget(app_dir, name)
-        _drop(one.folder)
     return tuple(found)
 
 
-def _is_own(one: Switch, app_dir: Path) -> bool:
-    """Tell whether a journal is about a folder of this app: it may have been copied along with another's."""
-    inside = one.folder.startswith(f"{app_dir}{os.sep}")
-    below = all(path.startswith(f"{one.folder}/{STAGING}/") for path in (one.staged, one.kept))
-    return inside and below and all(map(names.is_path, (*one.incoming, *one.going)))
+def _read(data: bytes) -> Switch | None:
+    """Return what a journal says, None where nobody can have meant it."""
+    try:
+        one = Switch(**json.loads(data))
+        texts = (one.local_dir, one.commit, *one.incoming, *one.going, *one.own, *one.hashes, *one.hashes.values())
+        sound = all(isinstance(text, str) for text in texts) and names.is_local_dir(one.local_dir)
+        paths = (*one.incoming, *one.going, *one.own, *one.hashes)
+        sound = sound and bool(names.COMMIT.fullmatch(one.commit)) and all(map(names.is_path, paths))
+        return one if sound and all(map(HASH.fullmatch, one.hashes.values())) else None
+    except (ValueError, TypeError, AttributeError):
+        return None
 
 
-def _apply(one: Switch, files: object, memory: Memory) -> None:
-    refuse_outside(one.folder, (*one.incoming, *one.going))
-    known = files if isinstance(files, dict) else {}
+def _apply(folder: str, one: Switch, memory: Memory) -> None:
+    refuse_outside(folder, (*one.incoming, *one.going))
+    staged = staging(folder, one.commit)
     for path in one.incoming:
-        if not os.path.lexists(f"{one.staged}/{path}"):
-            continue  # it has come in already
-        _keep(one, path)
-        _move(f"{one.staged}/{path}", f"{one.folder}/{path}", known.get(path), memory)
-        metadata = f"{disk.METADATA}/{path}.metadata"
-        if os.path.lexists(f"{one.staged}/{metadata}"):
-            os.makedirs(os.path.dirname(f"{one.folder}/{metadata}"), exist_ok=True)
-            os.rename(f"{one.staged}/{metadata}", f"{one.folder}/{metadata}")
+        if not os.path.lexists(f"{staged}/{path}"):
+            if os.path.lexists(f"{folder}/{path}"):
+                continue  # it has come in already
+            raise FileNotFoundError(errno.ENOENT, "it was staged, and is not any more", f"{staged}/{path}")
+        if path in one.own:
+            os.rename(f"{folder}/{path}", f"{folder}/{_free_name(folder, own_name(path, one.commit))}")
+        _keep(folder, one.commit, path)
+        _move(f"{staged}/{path}", f"{folder}/{path}", one.hashes.get(path, ""), memory)
     for path in one.going:
-        _keep(one, path)
+        _keep(folder, one.commit, path)
         with suppress(FileNotFoundError):
-            os.unlink(f"{one.folder}/{disk.METADATA}/{path}.metadata")
-        _remove_empty(one.folder, os.path.dirname(path))
-        _remove_empty(one.folder, os.path.dirname(f"{disk.METADATA}/{path}"))
+            os.unlink(f"{folder}/{disk.METADATA}/{path}.metadata")
+        _remove_empty(folder, os.path.dirname(path))
+        _remove_empty(folder, os.path.dirname(f"{disk.METADATA}/{path}"))
+    # Every file is of this commit now, those too that it did not change.
+    for path, digest in one.hashes.items():
+        _note(folder, path, one.commit, digest)
 
 
-def _keep(one: Switch, path: str) -> None:
-    """Move the old file away; it is dropped when all the others have changed places too."""
-    if not os.path.lexists(f"{one.folder}/{path}"):
+def _is_unnoted(folder: str, one: Switch) -> bool:
+    noted = (disk.noted_of(folder, path) for path in one.hashes)
+    return any(found is None or found.commit != one.commit for found in noted)
+
+
+def _note(folder: str, path: str, commit: str, digest: str) -> None:
+    """Note a file as huggingface_hub does, so that its own downloads know it too: `_local_folder.py` in it."""
+    target = f"{folder}/{disk.METADATA}/{path}.metadata"
+    os.makedirs(os.path.dirname(target), exist_ok=True)
+    new = f"{target}.{os.urandom(4).hex()}"
+    try:
+        with open(new, "x", encoding="utf-8") as file:
+            file.write(f"{commit}\n{digest}\n{time.time()}\n")
+        os.rename(new, target)
+    except BaseException:
+        with suppress(OSError):
+            os.unlink(new)
+        raise
+
+
+def _keep(folder: str, commit: str, path: str) -> None:
+    """Move an old file away; it is dropped when all the others have changed places too."""
+    if not os.path.lexists(f"{folder}/{path}"):
         return
-    kept = f"{one.kept}/{path}"
+    base = f"{folder}/{STAGING}"
+    kept = f"{base}/{_free_name(base, f'kept-{commit}/{path}')}"
     os.makedirs(os.path.dirname(kept), exist_ok=True)
-    os.rename(f"{one.folder}/{path}", kept)
+    os.rename(f"{folder}/{path}", kept)
 
 
-def _move(source: str, target: str, file: LockedFile | None, memory: Memory) -> None:
-    known = bool(file) and memory.knows(line_of(os.lstat(source), file.hash)) if file else False
+def _free_name(folder: str, path: str) -> str:
+    """Return the path, or with a number behind it where something has that name already."""
+    found, number = path, 1
+    while os.path.lexists(f"{folder}/{found}"):
+        found, number = f"{path}-{number}", number + 1
+    return found
+
+
+def _move(source: str, target: str, digest: str, memory: Memory) -> None:
+    known = memory.knows(line_of(os.lstat(source), digest))
     os.makedirs(os.path.dirname(target), exist_ok=True)
     os.rename(source, target)
-    if known and file:
-        memory.remember(line_of(os.lstat(target), file.hash))  # a rename gives it another ctime, and no other content
+    if known:
+        memory.remember(line_of(os.lstat(target), digest))  # a rename gives it another ctime, and no other content
 
 
-def _drop(folder: str) -> None:
-    """Remove what is staged and kept; it is ours alone, and nothing uses it any more."""
+def drop(folder: str) -> None:
+    """Remove what is staged and kept, once nothing uses it any more; the folder for it is ours alone."""
     with suppress(OSError):
         shutil.rmtree(f"{folder}/{STAGING}")
 
@@ -193,6 +239,15 @@ def _noted(folder: str) -> Iterator[tuple[str, disk.Noted]]:
                 noted = disk.noted_of(folder, path)
                 if noted and names.is_path(path):
                     yield path, noted
+
+
+def _is_as_brought(folder: str, path: str) -> bool:
+    """Tell whether a file was brought by a download and not written to since, as huggingface_hub itself tells it."""
+    noted = disk.noted_of(folder, path)
+    try:
+        return noted is not None and os.stat(f"{folder}/{path}").st_mtime - 1 <= noted.time
+    except OSError:
+        return False
 
 
 def _is(path: str, digest: str) -> bool:

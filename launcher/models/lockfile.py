@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+import stat
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
@@ -20,6 +21,7 @@ from . import names
 NAME = "models.lock"
 VERSION = 1
 MAX_BYTES = 1 << 28
+MOST_BYTES_OF_A_FILE = 1 << 63
 _MODEL_KEYS = frozenset(("repo", "revision", "commit", "local_dir", "include", "exclude", "files"))
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -77,7 +79,10 @@ def read(app_dir: Path) -> Lock | None:
     """
     path = path_of(app_dir)
     try:
-        with open(path, "rb") as file:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        with open(descriptor, "rb") as file:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise _nonsense(path, "it is not a plain file")
             data = file.read(MAX_BYTES + 1)
     except FileNotFoundError:
         return None
@@ -91,18 +96,16 @@ def read(app_dir: Path) -> Lock | None:
         raise _nonsense(path, str(error)) from None
 
 
-def write(app_dir: Path, models: Iterable[LockedModel]) -> bool:
+def write(app_dir: Path, models: Collection[LockedModel]) -> bool:
     """Write an app's lock file whole or not at all; tell whether that changed anything.
 
     Raises OSError. A link in its place is replaced, never followed: the folder may be another user's.
     """
     path = path_of(app_dir)
     data = dump(models)
-    try:
-        if not path.is_symlink() and path.read_bytes() == data:
-            return False
-    except FileNotFoundError:
-        pass
+    parse(data)  # what nobody could read again must not replace what everybody can
+    if not differs(app_dir, models):
+        return False
     new = path.with_name(f".{NAME}.{os.urandom(4).hex()}")
     descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
     try:
@@ -116,6 +119,15 @@ def write(app_dir: Path, models: Iterable[LockedModel]) -> bool:
         os.unlink(new)
         raise
     return True
+
+
+def differs(app_dir: Path, models: Iterable[LockedModel]) -> bool:
+    """Tell whether the lock file is another one than these models give."""
+    path = path_of(app_dir)
+    try:
+        return path.is_symlink() or path.read_bytes() != dump(models)
+    except FileNotFoundError:
+        return True
 
 
 def dump(models: Iterable[LockedModel]) -> bytes:
@@ -136,6 +148,8 @@ def parse(data: bytes) -> Lock:
         raise _WrongError(f"line {error.lineno} is not JSON: {error.msg.lower()}{conflict}") from None
     except RecursionError:
         raise _WrongError("it is nested too deeply") from None
+    except ValueError as error:
+        raise _WrongError(f"it holds what is no number: {str(error).lower()[:80]}") from None
     if not isinstance(document, dict) or not isinstance(document.get("models"), list):
         raise _WrongError('it is not {"version": 1, "models": […]}')
     version = document.get("version")
@@ -149,11 +163,6 @@ def parse(data: bytes) -> Lock:
             raise _WrongError(f"{model.name} is in it twice")
         seen.add(model.key)
     return tuple(sorted(models, key=lambda model: model.key))
-
-
-def same_models(one: Sequence[LockedModel], other: Sequence[LockedModel]) -> bool:
-    """Tell whether both pin the same."""
-    return dump(one) == dump(other)
 
 
 def _nonsense(path: Path, what: str) -> LauncherError:
@@ -211,11 +220,14 @@ def _model(entry: Any, where: str) -> LockedModel:
     if names.COMMIT.fullmatch(revision) and revision != commit:
         _refuse(f"{where}.commit", commit, f"not the commit that is the revision, {revision}")
     local_dir = entry.get("local_dir")
-    if local_dir is not None and (not isinstance(local_dir, str) or not names.is_path(local_dir)):
-        _refuse(f"{where}.local_dir", local_dir, "no folder below the app's own")
+    if local_dir is not None and (not isinstance(local_dir, str) or not names.is_local_dir(local_dir)):
+        _refuse(f"{where}.local_dir", local_dir, "no folder for a model below the app's own")
     files = entry.get("files")
     if not isinstance(files, dict):
         raise _WrongError(f"{where}.files is no object")
+    hidden = next((path for path in files if local_dir and path.startswith(".cache/")), None)
+    if hidden:
+        raise _WrongError(f"{where}.files[{hidden!r}] is where huggingface_hub keeps its own notes")
     return LockedModel(
         repo,
         revision,
@@ -233,7 +245,7 @@ def _file(path: str, entry: Any, where: str) -> LockedFile:
     if not isinstance(entry, dict) or len(entry) != 2:
         raise _WrongError(f"{where} is not a size and a hash")
     size, sha256, sha1 = entry.get("size"), entry.get("sha256"), entry.get("git_sha1")
-    if type(size) is not int or size < 0:
+    if type(size) is not int or not 0 <= size < MOST_BYTES_OF_A_FILE:
         _refuse(f"{where}.size", size, "no number of bytes")
     if isinstance(sha256, str) and _SHA256.fullmatch(sha256):
         return LockedFile(size, sha256)
@@ -251,7 +263,7 @@ def _text(entry: Mapping[str, Any], key: str, where: str) -> str:
 
 def _globs(entry: Mapping[str, Any], key: str, where: str) -> tuple[str, ...]:
     value = entry.get(key, [])
-    if not isinstance(value, list) or not all(isinstance(glob, str) and glob for glob in value):
+    if not isinstance(value, list) or not all(isinstance(glob, str) and glob and glob.isprintable() for glob in value):
         raise _WrongError(f"{where}.{key} is no list of globs")
     return tuple(value)
 

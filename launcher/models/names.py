@@ -13,9 +13,11 @@ TYPES = {"datasets": "dataset", "spaces": "space", "kernels": "kernel"}
 COMMIT = re.compile(r"[0-9a-f]{40}")
 DEFAULT_REVISION = "main"
 # https://huggingface.co/docs/huggingface_hub/package_reference/utilities: validate_repo_id
-_NAME = re.compile(r"(?:(?:datasets|spaces|kernels)/)?[A-Za-z0-9_][\w.-]{0,95}(?:/[A-Za-z0-9_][\w.-]{0,95})?", re.ASCII)
+_NAME = re.compile(r"(?:(?:datasets|spaces|kernels)/)?(?:\w(?:[\w.-]*\w)?/)?\w(?:[\w.-]{0,94}\w)?", re.ASCII)
 # What git takes for a branch or tag, without what would lead out of a folder.
 _REVISION = re.compile(r"[\w][\w./+@=-]{0,199}")
+# The app's environments and caches; its own state and git's are hidden folders.
+_NO_LOCAL_DIRS = frozenset(("venv", "env", "cache_hub", "launcher", "node_modules"))
 _VERSION = re.compile(r"(?:[-_.]?v\.?\d+(?:[._-]\d+)*|[-_]\d+(?:[._]\d+)*)$", re.IGNORECASE)
 
 
@@ -28,7 +30,7 @@ class Target(NamedTuple):
 
 def is_name(text: str) -> bool:
     """Tell whether this can be the name of a repo."""
-    return bool(_NAME.fullmatch(text)) and "--" not in text and ".." not in text and not text.endswith((".", "-"))
+    return bool(_NAME.fullmatch(text)) and "--" not in text and ".." not in text and not text.endswith(".git")
 
 
 def is_revision(text: str) -> bool:
@@ -45,6 +47,12 @@ def is_path(text: str) -> bool:
         and "\\" not in text
         and not any(part in ("", ".", "..") for part in text.split("/"))
     )
+
+
+def is_local_dir(text: str) -> bool:
+    """Tell whether this can be the folder of a model below the app's own: no hidden one, no environment, no cache."""
+    parts = text.split("/")
+    return is_path(text) and not any(part.startswith(".") for part in parts) and parts[0] not in _NO_LOCAL_DIRS
 
 
 def target(text: str) -> Target | None:

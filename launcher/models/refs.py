@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 from contextlib import suppress
 
 from ..cache.folders import below, opened
@@ -11,6 +13,8 @@ from ..cache.roots import TRASH
 from . import names
 from .disk import Place
 from .lockfile import LockedModel
+
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 
 
 def move(model: LockedModel, place: Place, *, pin: bool) -> None:
@@ -25,6 +29,22 @@ def move(model: LockedModel, place: Place, *, pin: bool) -> None:
         wanted.append(PIN)
     for ref in wanted:
         _write(place.root.real, f"{folder}/refs/{ref}", model.commit)
+
+
+def probe(model: LockedModel, place: Place) -> None:
+    """Try whether the refs could be moved.
+
+    Raises OSError where they could not.
+    """
+    assert place.root
+    folder = os.path.basename(place.path)
+    with opened(place.root.real) as descriptor, below(descriptor, f"{folder}/{_temporary()}") as (repo, name):
+        os.close(os.open(name, _NEW, 0o644, dir_fd=repo))
+        os.unlink(name, dir_fd=repo)
+        for ref in (*(() if names.COMMIT.fullmatch(model.revision) else (model.revision,)), PIN):
+            with suppress(FileNotFoundError), below(repo, f"refs/{ref}") as (parent, entry):
+                if stat.S_ISDIR(os.stat(entry, dir_fd=parent, follow_symlinks=False).st_mode):
+                    raise IsADirectoryError(errno.EISDIR, f"refs/{ref} is a folder")
 
 
 def unpin(root: str, folder: str) -> None:
@@ -47,8 +67,8 @@ def _write(root: str, path: str, commit: str) -> None:
                 if _read(parent, name) == commit:
                     return
             # In `refs` itself, what a kill leaves would be a ref, and an empty one hides the whole repo; this is trash.
-            with below(descriptor, f"{parts[0]}/{TRASH}ref-{os.urandom(8).hex()}") as (repo, new):
-                file = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644, dir_fd=repo)
+            with below(descriptor, f"{parts[0]}/{_temporary()}") as (repo, new):
+                file = os.open(new, _NEW, 0o644, dir_fd=repo)
                 try:
                     os.write(file, commit.encode())
                     os.rename(new, name, src_dir_fd=repo, dst_dir_fd=parent)
@@ -57,6 +77,10 @@ def _write(root: str, path: str, commit: str) -> None:
                     raise
                 finally:
                     os.close(file)
+
+
+def _temporary() -> str:
+    return f"{TRASH}ref-{os.urandom(8).hex()}"
 
 
 def _read(parent: int, name: str) -> str:

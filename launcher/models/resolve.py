@@ -65,11 +65,18 @@ def resolve(
     for wish in wishes:
         answers = {endpoint: heads[Question(endpoint, "head", wish.repo, wish.revision)] for endpoint in asked}
         chosen.append((wish, *_head(wish, answers)))
+    # A hub that did not answer is not waited for once more.
+    silent = {
+        endpoint
+        for endpoint in asked
+        if all(heads[Question(endpoint, "head", w.repo, w.revision)].trouble == "unreachable" for w in wishes)
+    }
     trees = hub.ask(
         [
             Question(source, "tree", wish.repo, commit)
             for wish, endpoint, head in chosen
             for source in _sources(endpoint, asked)
+            if source not in silent
             for commit in (str(head.commit), *((wish.copy.commit,) if wish.copy else ()))
         ],
         environment,
@@ -118,7 +125,8 @@ def _resolved(
 ) -> Resolved:
     assert head.commit
     sources = tuple(_sources(endpoint, asked))
-    answers = {source: trees[Question(source, "tree", wish.repo, head.commit)] for source in sources}
+    unasked = Answer(trouble="unreachable", text="it did not answer")
+    answers = {source: trees.get(Question(source, "tree", wish.repo, head.commit), unasked) for source in sources}
     tree = _told(answers.values())
     if tree is None:
         told = "; ".join(f"{source.url}: {answer.text}" for source, answer in answers.items())
@@ -128,7 +136,7 @@ def _resolved(
     paths = tuple(names.wanted(tree, wish.include, wish.exclude))
     partial = False
     if wish.copy:
-        before = _told(trees[Question(source, "tree", wish.repo, wish.copy.commit)] for source in sources)
+        before = _told(trees.get(Question(source, "tree", wish.repo, wish.copy.commit), unasked) for source in sources)
         # Where nobody knows the old commit any more, what is here is all that is known to be used.
         partial = before is None or not wish.copy.files.issuperset(before)
         paths = tuple(path for path in paths if path in wish.copy.files) if partial else paths

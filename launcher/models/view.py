@@ -1,7 +1,8 @@
 """A locked app is shown a hub cache in which there is nothing but what is pinned.
 
-Offline alone would leave every other model in the cache to be loaded by its name. The view is a folder of a few links
-into the real cache, named by what it shows: a repo, the ref of its requested revision, and the one snapshot.
+Offline alone would leave every other model in the cache to be loaded by its name. The view is a folder of links into
+the real cache: of each pinned repo the ref of the requested revision, and the one snapshot, made anew for each launch.
+It belongs to a port, since instances on other ports have their own.
 """
 
 from __future__ import annotations
@@ -28,42 +29,35 @@ class Shown(NamedTuple):
     place: Place
 
 
-def make(app_dir: Path, shown: Iterable[Shown]) -> Path:
-    """Return the hub cache that shows just these models, made where it is not there yet.
+def make(app_dir: Path, port: int, shown: Iterable[Shown]) -> Path:
+    """Make a hub cache that shows just these models, and return it.
 
     Raises OSError when no folder of the app's state can be written.
     """
-    listed = sorted(shown, key=lambda one: one.model.key)
-    content = "\n".join(f"{one.place.path}\0{one.model.revision}\0{one.model.commit}" for one in listed)
-    import hashlib
-
-    name = VIEW + hashlib.sha256(content.encode(errors="surrogateescape")).hexdigest()[:16]
+    listed = tuple(shown)
+    name = f"{_prefix(port)}{os.urandom(8).hex()}"
     failure: OSError | None = None
     for folder in state.folders(app_dir):
-        path = folder / name
         try:
             os.close(state.open_file(folder, f"{VIEW}views", app_dir))  # makes the folder, and proves whose it is
-            if _is_whole(path, listed):
-                return path
-            _build(path, listed)
+            _build(folder / name, listed)
         except OSError as error:
             failure = error
             if error.errno not in state.ELSEWHERE:
                 raise
         else:
-            return path
+            return folder / name
     assert failure
     raise failure
 
 
-def forget_others(app_dir: Path, used: Iterable[Path]) -> None:
-    """Remove the views that no instance uses any more; they hold links and nothing else."""
-    kept = frozenset(used)
+def forget_others(app_dir: Path, port: int, used: Path | None) -> None:
+    """Remove the views of this port that no instance uses any more; they hold links and nothing else."""
     for folder in state.folders(app_dir):
         if not state.is_trusted(folder, app_dir):
             continue
-        for path in folder.glob(f"{VIEW}*"):
-            if path not in kept and path.is_dir() and not path.is_symlink():
+        for path in folder.glob(f"{_prefix(port)}*"):
+            if path != used and path.is_dir() and not path.is_symlink():
                 _remove(path)
 
 
@@ -77,38 +71,44 @@ def environment(path: Path, variables: Mapping[str, str]) -> Mapping[str, str]:
     return found
 
 
-def _is_whole(path: Path, shown: Iterable[Shown]) -> bool:
-    try:
-        return all(
-            os.readlink(path / names.folder(one.model.repo) / "snapshots" / one.model.commit)
-            == one.place.base(one.model.commit)
-            and (path / names.folder(one.model.repo) / "refs" / one.model.revision).read_text() == one.model.commit
-            for one in shown
-        )
-    except OSError:
-        return False
+def _prefix(port: int) -> str:
+    return f"{VIEW}{port}-"
 
 
 def _build(path: Path, shown: Iterable[Shown]) -> None:
-    new = path.with_name(f"{path.name}.{os.urandom(4).hex()}")
-    new.mkdir()
+    path.mkdir()
     try:
-        for one in shown:
-            repo = new / names.folder(one.model.repo)
-            ref = repo / "refs" / one.model.revision
+        for model, place in shown:
+            repo = path / names.folder(model.repo)
+            base = place.base(model.commit)
+            ref = repo / "refs" / model.revision
             ref.parent.mkdir(parents=True)
-            ref.write_text(one.model.commit)
+            ref.write_text(model.commit)
             (repo / "snapshots").mkdir()
-            (repo / "snapshots" / one.model.commit).symlink_to(one.place.base(one.model.commit))
-            for part in ("blobs", "trees"):
-                if os.path.isdir(f"{one.place.path}/{part}"):
-                    (repo / part).symlink_to(f"{one.place.path}/{part}")
-        if path.exists():
-            _remove(path)
-        new.rename(path)
+            snapshot = repo / "snapshots" / model.commit
+            if _is_exact(base, model):
+                snapshot.symlink_to(base)
+                continue
+            # Something lies in the snapshot that the lock does not name: the app gets the named files one by one.
+            for file in model.files:
+                link = snapshot / file
+                link.parent.mkdir(parents=True, exist_ok=True)
+                link.symlink_to(f"{base}/{file}")
     except BaseException:
-        _remove(new)
+        _remove(path)
         raise
+
+
+def _is_exact(base: str, model: LockedModel) -> bool:
+    """Tell whether a snapshot holds the files that the lock names and no others."""
+    found = 0
+    for folder, _, listed in os.walk(base):
+        prefix = folder[len(base) + 1 :]
+        for name in listed:
+            if (f"{prefix}/{name}" if prefix else name) not in model.files:
+                return False
+            found += 1
+    return found == len(model.files)
 
 
 def _remove(path: Path) -> None:

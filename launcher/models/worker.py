@@ -13,20 +13,29 @@ import queue
 import sys
 import threading
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TextIO
 
 _AT_ONCE = 32
 _DOWNLOADS_AT_ONCE = 4
+_CHUNK = 1 << 17
 _EXPANDED = {"model": ["sha", "lastModified", "gated"], "dataset": ["sha", "lastModified", "gated"]}
 _told = threading.Lock()
+_answers: list[TextIO] = []
+_expected = threading.local()
+
+
+class WrongAnswerError(Exception):
+    """Tell what a hub announces that cannot be: the file that was asked for is known by its hash."""
 
 
 def main() -> None:
     """Read one task and carry it out."""
+    # Whatever else is printed in this process must not pass for an answer.
+    _answers.append(os.fdopen(os.dup(1), "w", encoding="utf-8"))
+    os.dup2(2, 1)
     task = json.loads(sys.stdin.readline())
     threading.Thread(target=_end_with_parent, daemon=True).start()
     {"ask": _ask, "download": _download}[task["do"]](task)
-    sys.stdout.flush()
     os._exit(0)  # a thread that still waits for a hub is not waited for
 
 
@@ -38,8 +47,8 @@ def _end_with_parent() -> None:
 
 def _tell(answer: Mapping[str, Any]) -> None:
     with _told:
-        sys.stdout.write(json.dumps(answer) + "\n")
-        sys.stdout.flush()
+        _answers[0].write(json.dumps(answer) + "\n")
+        _answers[0].flush()
 
 
 def _ask(task: Mapping[str, Any]) -> None:
@@ -48,8 +57,7 @@ def _ask(task: Mapping[str, Any]) -> None:
     Each hub has workers of its own, and a worker that a question keeps too long is given up and another one takes its
     place.
     """
-    import huggingface_hub  # noqa: F401  before the clock runs: its import takes longer than most answers
-
+    _import_all()  # before the clock runs: it takes longer than most answers
     hubs: dict[str, list[Mapping[str, Any]]] = {}
     for question in task["questions"]:
         hubs.setdefault(question["endpoint"], []).append(question)
@@ -60,6 +68,19 @@ def _ask(task: Mapping[str, Any]) -> None:
         thread.start()
     for thread in threads:
         thread.join()
+
+
+def _import_all() -> None:
+    """Import what is needed of huggingface_hub, which loads its parts late, and not soundly from several threads."""
+    from huggingface_hub import (  # noqa: F401
+        HfApi,
+        constants,
+        errors,
+        file_download,
+        get_hf_file_metadata,
+        hf_hub_download,
+        hf_hub_url,
+    )
 
 
 def _ask_hub(questions: list[Mapping[str, Any]], timeout: float) -> None:
@@ -160,8 +181,12 @@ def _tree(question: Mapping[str, Any], timeout: float) -> Mapping[str, Any]:  # 
 
 def _download(task: Mapping[str, Any]) -> None:
     """Download files of one commit, some at once; the first that fails ends it."""
-    from huggingface_hub import hf_hub_download
+    _import_all()
+    from huggingface_hub import constants, hf_hub_download
 
+    # It writes what has come every 10 MiB, and what grows on the disk is how a slow download shows that it lives.
+    constants.DOWNLOAD_CHUNK_SIZE = _CHUNK
+    _believe_nothing()
     _tell({"begun": True})
     work: queue.SimpleQueue[str] = queue.SimpleQueue()
     for file in task["files"]:
@@ -175,6 +200,8 @@ def _download(task: Mapping[str, Any]) -> None:
                 file = work.get_nowait()
             except queue.Empty:
                 return
+            size, digest = task["files"][file]
+            _expected.file = (task["commit"], digest, size)
             try:
                 hf_hub_download(
                     task["repo"],
@@ -202,6 +229,29 @@ def _download(task: Mapping[str, Any]) -> None:
     _tell({"end": not failed.is_set()})
 
 
+def _believe_nothing() -> None:
+    """Refuse what is announced otherwise than it must be, before huggingface_hub makes names and refs of it.
+
+    It takes the commit and the hash that a hub's headers name for parts of paths.
+    """
+    from huggingface_hub import file_download
+
+    original = file_download.get_hf_file_metadata
+
+    def checked(*arguments: Any, **keywords: Any) -> Any:
+        found = original(*arguments, **keywords)
+        commit, digest, size = _expected.file
+        if found.commit_hash != commit:
+            raise WrongAnswerError(f"it serves the commit {str(found.commit_hash)[:40]!r}")
+        if found.etag != digest:
+            raise WrongAnswerError(f"it announces another content, {str(found.etag)[:64]!r}")
+        if size >= 0 and found.size not in (None, size):
+            raise WrongAnswerError(f"it announces {found.size} bytes instead of {size}")
+        return found
+
+    file_download.get_hf_file_metadata = checked
+
+
 def _classified(error: BaseException) -> dict[str, Any]:
     """Return what an error of huggingface_hub means, and what it says in one line."""
     from huggingface_hub import errors
@@ -214,6 +264,8 @@ def _classified(error: BaseException) -> dict[str, Any]:
     for one in chain:
         if isinstance(one, OSError) and one.errno in (28, 122):  # ENOSPC, EDQUOT
             return {"error": "full", "text": "no space left on the disk"}
+        if isinstance(one, WrongAnswerError):
+            return {"error": "wrong", "text": str(one)}
         if isinstance(one, PermissionError):
             return {"error": "disk", "text": str(one).lower()}
     kinds = (
