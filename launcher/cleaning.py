@@ -66,13 +66,13 @@ class Cleaning:
                 verify_command.check(self._settings, self._roots, (), self._console, besides=going), self._console
             )
 
-    def carry_out(self, *, background: bool, stopped: bool) -> None:
+    def carry_out(self, *, background: bool, changed: bool) -> None:
         """Do it, now that nothing of ours runs any more; in the background only the deleting is left to be done.
 
         Raises LauncherError when something asked for could not go: the app would load just what was to be gone.
         """
-        # What was looked at a moment ago, with nothing stopped since, need not be looked at once more.
-        fresh = not stopped and len(self._requests) == 1 and time.monotonic() - self._looked_at < _FRESH_SECONDS
+        # What was looked at a moment ago, with nothing stopped or pulled since, need not be looked at once more.
+        fresh = not changed and len(self._requests) == 1 and time.monotonic() - self._looked_at < _FRESH_SECONDS
         if not fresh or any(item.kind == "trash" for one in self._planned for item in one.items):
             action.restore(self._roots)
         for request in self._requests:

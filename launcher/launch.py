@@ -146,9 +146,9 @@ def prepare(
     stopped = running.clear_port(
         settings, take_port=take_port, timeout=stop_timeout, say=say, tell=_teller(say, detail), lock=lock
     )
-    models.settle()
+    moved = models.settle()
     if cleaning:
-        cleaning.carry_out(background=True, stopped=bool(stopped))
+        cleaning.carry_out(background=True, changed=bool(stopped) or moved)
         running.refuse_taken_port(settings)
     elif trashed(folders(command.environment, settings.app_dir)):
         _finish_trash(command, settings, say)
@@ -190,9 +190,9 @@ def stop_only(
         stopped = running.clear_port(
             settings, take_port=take_port, timeout=stop_timeout, say=say, tell=_teller(say, detail)
         )
-        models.settle()
+        moved = models.settle()
         if cleaning:
-            cleaning.carry_out(background=False, stopped=bool(stopped))
+            cleaning.carry_out(background=False, changed=bool(stopped) or moved)
         return stopped
     finally:
         launch_lock.close()

@@ -155,11 +155,12 @@ class ModelStep:
                     what = f"{model.repo} @ {commit[:7]} is in {root.path} too"
                     self._console.warn(f"{what}: an app that names that cache itself loads it")
 
-    def settle(self) -> None:
-        """Switch to what was fetched, now that nothing of ours reads it any more.
+    def settle(self) -> bool:
+        """Switch to what was fetched, now that nothing of ours reads it any more; tell whether that changed anything.
 
         Raises LauncherError (74).
         """
+        changed = False
         try:
             if self._survey and self._memories:
                 from . import model_memory
@@ -169,6 +170,7 @@ class ModelStep:
                     pull.settle(self._survey, self._settings.app_dir, self._memories, pin=self._pin)
                 finally:
                     model_memory.save(self._settings.app_dir, self._memories, self._console.detail)
+                changed = True
             elif state.listed(self._settings.app_dir, "switch-"):
                 from . import pulling
 
@@ -177,6 +179,7 @@ class ModelStep:
                     pulling.recover(context, self._console)
         finally:
             self._held.close()
+        return changed
 
     def command(self, command: Command) -> Command:
         """Return the command with what the app is told of its models; a locked one sees only these.
@@ -250,13 +253,11 @@ class ModelStep:
         return True
 
     def _is_noted(self, model: LockedModel, folder: str) -> bool:
-        """Tell whether a folder of the app's is all of the one commit, with nothing left of an earlier one."""
-        from .models import disk, local_dir
+        """Tell whether a folder of the app's was switched to this commit: with the last note, all of it was."""
+        from .models import disk
 
         noted = (disk.noted_of(folder, path) for path in model.files)
-        if any(one is None or one.commit != model.commit for one in noted):
-            return False
-        return not local_dir.outdated(folder, model, ()).going
+        return all(one is not None and one.commit == model.commit for one in noted)
 
     def _refuse_lost(self) -> None:
         from .cache.memory import Memory

@@ -169,6 +169,7 @@ def _wishes(arguments: Arguments, context: pulling.Context) -> list[resolve.Wish
             folder or (old.local_dir if old else None),
             tuple(arguments.include or (old.include if old else ())),
             tuple(arguments.exclude or (old.exclude if old else ())),
+            held=old.commit if old and target.revision in (None, old.revision) else None,
         )
         if wishes.setdefault((wish.repo, wish.local_dir or ""), wish) != wish:
             raise LauncherError(

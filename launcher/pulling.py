@@ -42,6 +42,15 @@ class Context:
         """Read `models.lock` once more."""
         self.lock = lockfile.read(self.settings.app_dir)
 
+    def has_commit(self, repo: str, commit: str) -> bool:
+        """Tell whether any hub knows a commit as one of a repo; where nobody answers, it is not known to be."""
+        if self.offline:
+            return False
+        asked = tuple(dict.fromkeys((self.endpoints.official, *self.endpoints.chain)))
+        questions = [hub.Question(endpoint, "head", repo, commit) for endpoint in asked]
+        answers = hub.ask(questions, self.environment, hub.DEFAULT_SECONDS)
+        return any(answer.commit == commit for answer in answers.values())
+
     @property
     def offline(self) -> bool:
         """Tell whether the settings say that no hub may be asked."""
@@ -167,7 +176,15 @@ def survey(models: Sequence[LockedModel], context: Context, memories: disk.Memor
     """Look at what is on the disk, with a bar while files must be read."""
     total = sum(model.size for model in models) if console.interactive else None
     with console.bar("verifying", total) as progress:
-        return pull.survey(models, context.roots, context.settings.app_dir, memories, progress)
+        return pull.survey(
+            models,
+            context.roots,
+            context.settings.app_dir,
+            memories,
+            progress,
+            lock=context.lock or (),
+            is_of=context.has_commit,
+        )
 
 
 def fetch(

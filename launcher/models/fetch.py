@@ -76,9 +76,9 @@ def fetch(task: Task, reach: Reach, memories: Memories, say: Say, progress: Prog
             _remove(task, path)
         lacking = [path for path in lacking if path not in staged.good]
     failures: list[tuple[Endpoint, str]] = []
-    lied = 0
+    lied = denied = 0
     for endpoint in reach.endpoints.chain if lacking else ():
-        why, lying = "", False
+        why, lying, refused = "", False, False
         if damaged:
             why = _refusal(task, endpoint, sorted(damaged), reach)
             for path in () if why else sorted(damaged):
@@ -95,17 +95,19 @@ def fetch(task: Task, reach: Reach, memories: Memories, say: Say, progress: Prog
             if ended.trouble in ("full", "disk"):
                 raise _refused_by_disk(task, ended.text)
             lying = bool(arrived.bad) or ended.trouble == "wrong"
+            refused = ended.trouble == "gated"
             why = _said(task, ended, arrived)
             if not (lacking and arrived.bad and resumed):
                 break
         if not lacking:
             return Served(task, endpoint, task.size)
         lied += lying
+        denied += refused
         failures.append((endpoint, why))
         say(f"pull: {task.model.name}: {endpoint.url}: {why}")
     if not lacking:
         return Served(task, reach.endpoints.used, 0)
-    raise _unserved(task, failures, damaged=lied == len(failures) > 0)
+    raise _unserved(task, failures, damaged=lied == len(failures) > 0, denied=denied == len(failures) > 0)
 
 
 def verified(
@@ -325,12 +327,14 @@ def _refused_by_disk(task: Task, why: str) -> LauncherError:
     return LauncherError(f"cannot pull {task.model.name}: {why}", f"df -h {task.place.path}", ExitStatus.IO)
 
 
-def _unserved(task: Task, failures: Sequence[tuple[Endpoint, str]], *, damaged: bool) -> LauncherError:
+def _unserved(task: Task, failures: Sequence[tuple[Endpoint, str]], *, damaged: bool, denied: bool) -> LauncherError:
     model = task.model
     tried = "; ".join(f"{endpoint.url}: {why}" for endpoint, why in failures)
     more = "HF_ENDPOINT_FALLBACK=https://huggingface.co in .env asks another one"
+    hint = f"start_app.py models check compares the hubs; {more}"
+    if denied:
+        hint = "set HF_TOKEN in .env, and ask for access on the model's page"
+    status = ExitStatus.DAMAGED if damaged else ExitStatus.DENIED if denied else ExitStatus.RETRY
     return LauncherError(
-        f"cannot pull {model.name} @ {model.commit[:7]} ({size(task.size)} lacking): {tried}",
-        f"start_app.py models check compares the hubs; {more}",
-        ExitStatus.DAMAGED if damaged else ExitStatus.RETRY,
+        f"cannot pull {model.name} @ {model.commit[:7]} ({size(task.size)} lacking): {tried}", hint, status
     )

@@ -14,7 +14,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -67,17 +67,30 @@ def refuse_outside(folder: str, paths: Sequence[str]) -> None:
             raise OSError(f"{folder}/{parent} is reached by a link")
 
 
-def outdated(folder: str, model: LockedModel, lacking: Sequence[str]) -> Outdated:
+def outdated(
+    folder: str,
+    model: LockedModel,
+    lacking: Sequence[str],
+    others: Sequence[LockedModel],
+    is_of: Callable[[str, str], bool],
+) -> Outdated:
     """Return which files in the folder an earlier commit of this model has brought and the new one does not have.
 
-    An earlier commit is one of which a file with a path of this model is noted to be: several repos may share a folder.
+    `others` are the models that share the folder, and `is_of` tells whether a commit is one of a repo: a path that
+    several repos have, such as `.gitattributes`, says nothing of the others' files.
     """
     noted = dict(_noted(folder))
-    earlier = {noted[path].commit for path in model.files if path in noted} - {model.commit}
+    taken = {path for other in others for path in other.files}
+    candidates = {one.commit for path, one in noted.items() if path not in model.files and path not in taken}
+    near = {noted[path].commit for path in model.files if path in noted}
+    doubtful = sorted((candidates & near) - {model.commit} - {other.commit for other in others})
+    earlier = {commit for commit in doubtful if is_of(model.repo, commit)}
     going: list[str] = []
     changed: list[str] = []
     for path, one in sorted(noted.items()):
-        if path in model.files or one.commit not in earlier or not os.path.lexists(f"{folder}/{path}"):
+        if path in model.files or path in taken or one.commit not in earlier:
+            continue
+        if not os.path.lexists(f"{folder}/{path}"):
             continue
         (going if _is(f"{folder}/{path}", one.etag) else changed).append(path)
     own = [path for path in lacking if os.path.lexists(f"{folder}/{path}") and not _is_as_brought(folder, path)]

@@ -8,7 +8,7 @@ until the end the old revision stays what it was. The steps are `survey` (what i
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -75,10 +75,15 @@ def survey(
     app_dir: Path,
     memories: Memories,
     progress: Progress | None = None,
+    *,
+    lock: Sequence[LockedModel] = (),
+    is_of: Callable[[str, str], bool] = lambda _repo, _commit: False,
 ) -> Survey:
     """Look at what is there; only files that are not remembered as whole are read.
 
-    Raises LauncherError: 74 for what cannot be read or lies behind a link, 65 where the lock contradicts what is whole.
+    `lock` are all models of the app, also those that are not surveyed, and `is_of` tells whether a commit is one of a
+    repo: without it nothing in a folder of the app's is taken for outdated. Raises LauncherError: 74 for what cannot be
+    read or lies behind a link, 65 where the lock contradicts what is whole.
     """
     tasks = []
     read = 0
@@ -98,9 +103,20 @@ def survey(
         lacking = tuple(sorted({*held.lacking, *wrong}))
         damaged = tuple(sorted(wrong)) if place.root else ()
         before = disk.commit_of(place, model.revision) if place.root else _before(place, model, lacking)
-        outdated = local_dir.Outdated((), (), ()) if place.root else local_dir.outdated(place.path, model, lacking)
+        outdated = local_dir.Outdated((), (), ()) if place.root else _outdated(model, place, lacking, lock, is_of)
         tasks.append(Task(model, place, before, lacking, damaged, outdated))
     return Survey(tuple(tasks), read)
+
+
+def _outdated(
+    model: LockedModel,
+    place: Place,
+    lacking: Sequence[str],
+    lock: Sequence[LockedModel],
+    is_of: Callable[[str, str], bool],
+) -> local_dir.Outdated:
+    others = [one for one in lock if one.local_dir == model.local_dir and one.repo != model.repo]
+    return local_dir.outdated(place.path, model, lacking, others, is_of)
 
 
 def fetch(

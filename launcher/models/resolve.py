@@ -28,6 +28,12 @@ class Wish(NamedTuple):
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     copy: Copy | None = None
+    held: str | None = None
+
+    @property
+    def before(self) -> str | None:
+        """Return the commit that is here or pinned, which a mirror alone must not take back to an older one."""
+        return self.copy.commit if self.copy else self.held
 
 
 class Resolved(NamedTuple):
@@ -44,7 +50,7 @@ class Resolved(NamedTuple):
 
 def wish_of(model: LockedModel) -> Wish:
     """Return what a locked model was asked for."""
-    return Wish(model.repo, model.revision, model.local_dir, model.include, model.exclude)
+    return Wish(model.repo, model.revision, model.local_dir, model.include, model.exclude, held=model.commit)
 
 
 def resolve(
@@ -65,6 +71,7 @@ def resolve(
     for wish in wishes:
         answers = {endpoint: heads[Question(endpoint, "head", wish.repo, wish.revision)] for endpoint in asked}
         chosen.append((wish, *_head(wish, answers)))
+    chosen = _not_back(chosen, environment, timeout)
     # A hub that did not answer is not waited for once more.
     silent = {
         endpoint
@@ -110,6 +117,36 @@ def _head(wish: Wish, answers: Mapping[Endpoint, Answer]) -> tuple[Endpoint, Ans
     )
 
 
+def _not_back(
+    chosen: Sequence[tuple[Wish, Endpoint, Answer]], environment: Mapping[str, str], timeout: float
+) -> list[tuple[Wish, Endpoint, Answer]]:
+    """Keep the commit that is here where only a mirror answers, and names an older one.
+
+    Raises LauncherError (75) where that cannot be told.
+    """
+    doubtful = {
+        wish: Question(endpoint, "head", wish.repo, wish.before)
+        for wish, endpoint, head in chosen
+        if not endpoint.official and wish.before and head.commit != wish.before
+    }
+    answers = hub.ask(tuple(doubtful.values()), environment, timeout)
+    found = []
+    for wish, endpoint, head in chosen:
+        before = answers[doubtful[wish]] if wish in doubtful else None
+        if before is None:
+            found.append((wish, endpoint, head))
+        elif before.commit is None or before.date is None or head.date is None:
+            raise LauncherError(
+                f"{wish.repo}@{wish.revision} is {str(head.commit)[:7]} for {endpoint.url}, which does not know "
+                f"{str(wish.before)[:7]}, and the Hub did not answer: who of them is behind?",
+                "start_app.py models check, when the Hub answers",
+                ExitStatus.RETRY,
+            )
+        else:
+            found.append((wish, endpoint, head if head.date >= before.date else before))
+    return found
+
+
 def _sources(endpoint: Endpoint, asked: Sequence[Endpoint]) -> Iterator[Endpoint]:
     yield endpoint
     yield from (one for one in asked if one != endpoint)
@@ -142,7 +179,11 @@ def _resolved(
         paths = tuple(path for path in paths if path in wish.copy.files) if partial else paths
     if not paths:
         raise LauncherError(
-            f"no file of {wish.repo}@{head.commit[:7]} is wanted by these globs", "--include '*'", ExitStatus.USAGE
+            f"no file of {wish.repo}@{head.commit[:7]} is wanted by these globs"
+            if not wish.copy
+            else f"{wish.repo}@{head.commit[:7]} has none of the files that are here of {wish.copy.commit[:7]}",
+            "--include '*'" if not wish.copy else f"start_app.py models lock {wish.repo} pins all of its files",
+            ExitStatus.USAGE,
         )
     warnings = []
     lacking = answers[endpoints.used]

@@ -28,6 +28,10 @@ class WrongAnswerError(Exception):
     """Tell what a hub announces that cannot be: the file that was asked for is known by its hash."""
 
 
+class NoAnswerError(Exception):
+    """Tell what a hub says in the place of an answer."""
+
+
 def main() -> None:
     """Read one task and carry it out."""
     # Whatever else is printed in this process must not pass for an answer.
@@ -234,13 +238,19 @@ def _believe_nothing() -> None:
 
     It takes the commit and the hash that a hub's headers name for parts of paths.
     """
-    from huggingface_hub import file_download
+    from huggingface_hub import errors, file_download
 
     original = file_download.get_hf_file_metadata
 
     def checked(*arguments: Any, **keywords: Any) -> Any:
-        found = original(*arguments, **keywords)
         commit, digest, size = _expected.file
+        try:
+            found = original(*arguments, **keywords)
+        except errors.EntryNotFoundError as error:
+            # It would note that for the commit which the answer names, whichever that is.
+            raise NoAnswerError(f"it does not have the file, of {commit[:7]}") from error
+        if found.commit_hash is None:
+            raise NoAnswerError("its answer names no commit, as that of a sign-in page")
         if found.commit_hash != commit:
             raise WrongAnswerError(f"it serves the commit {str(found.commit_hash)[:40]!r}")
         if found.etag != digest:
@@ -266,6 +276,8 @@ def _classified(error: BaseException) -> dict[str, Any]:
             return {"error": "full", "text": "no space left on the disk"}
         if isinstance(one, WrongAnswerError):
             return {"error": "wrong", "text": str(one)}
+        if isinstance(one, NoAnswerError):
+            return {"error": "unreachable", "text": str(one)}
         if isinstance(one, PermissionError):
             return {"error": "disk", "text": str(one).lower()}
     kinds = (
