@@ -10,6 +10,7 @@ from .cache import entries, naming, select
 from .errors import ExitStatus, LauncherError
 from .models import check, hub, lockfile, names, resolve
 from .models.lockfile import LockedModel
+from .service import history
 from .settings import Settings
 
 if TYPE_CHECKING:
@@ -94,6 +95,8 @@ def _lock(arguments: Arguments, context: pulling.Context, console: Console) -> i
     changed = not lockfile.same_models(before, tuple(after)) or context.lock is None
     if not arguments.dry_run:
         changed = _write(context, after)
+        if changed:
+            history.record(context.settings, "lock", history.names([line for line, _ in moved]) or "models.lock")
         if arguments.remove:
             pulling.unpin(context, [one.repo for one in before if one.key not in {a.key for a in after}])
     console.say(_lock_summary(context, after, changed=changed, dry_run=arguments.dry_run))

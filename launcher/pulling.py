@@ -14,6 +14,7 @@ from .handoff import lock as locks
 from .models import check, disk, endpoints, hub, local_dir, lockfile, names, pull, refs, resolve
 from .models.lockfile import LockedModel
 from .models.pull import Reach, Survey
+from .service import history
 from .settings import Settings, app_environment
 
 if TYPE_CHECKING:
@@ -170,6 +171,8 @@ def fetch(
     with console.bar("pulling", found.size) as progress:
         served = pull.fetch(found, reach, memories, console.say, progress)
     for one in served:
+        name = f"{one.task.model.name} @ {one.task.model.commit[:7]}"
+        history.record(context.settings, "pull", name, f"{text.size(one.size)} from {one.endpoint.url}, verified")
         console.say(f"pull: {one.task.model.name}: {text.size(one.size)} from {one.endpoint.url}, verified")
     return served
 

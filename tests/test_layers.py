@@ -17,6 +17,7 @@ FILES = tuple(sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE /
 LAYERS = (
     {"__main__"},
     {"cli"},
+    {"launch_command", "logs_command", "contradictions"},
     {"launch", "status", "wait", "demo"},
     {"cleaning", "model_step", "models_command"},
     {"verify_command"},
@@ -25,7 +26,7 @@ LAYERS = (
     {"cache_command"},
     {"model_memory", "running"},
     {"models"},
-    {"instances", "handoff", "readiness", "cache"},
+    {"instances", "handoff", "readiness", "cache", "service"},
     {"settings"},
     {"validation"},
     {"sources"},
@@ -33,7 +34,7 @@ LAYERS = (
     {"text", "requirements", "paths", "state"},
     {"errors", "redact", "__init__"},
 )
-DOMAINS = frozenset(("instances", "handoff", "readiness", "cache"))
+DOMAINS = frozenset(("instances", "handoff", "readiness", "cache", "service"))
 # The child that speaks to hubs is a program of its own: it has a stdin, a stdout and an end.
 WORKER = PACKAGE / "models" / "worker.py"
 IDS = [str(path.relative_to(PACKAGE)) for path in FILES]
