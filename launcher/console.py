@@ -133,7 +133,8 @@ class Console(NamedTuple):
 
         def show(line: str) -> None:
             try:
-                stream.write(f"\r{_CLEAR}{fitting(clean(line), os.get_terminal_size(stream.fileno()).columns - 1)}")
+                columns = os.get_terminal_size(stream.fileno()).columns or 80  # a serial line does not know
+                stream.write(f"\r{_CLEAR}{fitting(clean(line), columns - 1)}")
                 stream.flush()
             except OSError:
                 pass  # the terminal is gone
