@@ -10,8 +10,9 @@ import fcntl
 import json
 import os
 import re
+import stat
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -178,15 +179,20 @@ def _entries(path: Path) -> Iterator[Entry]:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
         return
-    with open(descriptor, "rb") as file:
-        for line in file.read(4 * MAX_BYTES).splitlines():
-            try:
-                yield _entry(json.loads(line))
-            except (ValueError, TypeError, KeyError):
-                continue
+    try:
+        data = os.pread(descriptor, 4 * MAX_BYTES, 0) if stat.S_ISREG(os.fstat(descriptor).st_mode) else b""
+    finally:
+        os.close(descriptor)
+    for line in data.splitlines():
+        try:
+            yield _entry(json.loads(line))
+        except (ValueError, TypeError, KeyError, RecursionError):
+            continue
 
 
-def _entry(document: Mapping[str, Any]) -> Entry:
+def _entry(document: Any) -> Entry:
+    if not isinstance(document, dict):
+        raise TypeError("an entry is an object")
     values: dict[str, Any] = {name: document.get(name) for name in Entry._fields}
     for name, value in values.items():
         if name in ("port", "pid"):
