@@ -6,7 +6,8 @@ In the background the launcher stays only until the page answers. Whatever happe
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -50,10 +51,12 @@ def run(
             models=models,
             check=lambda: _check(arguments, environ, target),
         )
-        log = target.places[0] if target else None
-        return _show_plan(plan._replace(log=log, background=arguments.background), console)
+        shown = target.places[0] if target else None
+        return _show_plan(plan._replace(log=shown, background=arguments.background), console)
+    pid: int | None = None
+    log: Path | None = None
     try:
-        with history.refusals(found, "launch"):
+        with _refusals(found, environ):
             _check(arguments, environ, target)
             if arguments.no_launch:
                 return _stop_only(arguments, found, console, models, cleaning)
@@ -76,11 +79,16 @@ def run(
             if not arguments.background:
                 _become(prepared, found, environ, console, documents, log, output)
             assert log is not None and output is not None
-            pid = _spawn(prepared, found, environ, console, log, output)
-    except LauncherError as error:
-        _notify(found, environ, "refused", error.message)
+            from .service import background
+
+            # An interruption between the two would leave an app of which nobody was told.
+            with background.shielded():
+                pid = _spawn(prepared, found, environ, console, log, output)
+        return _see_it_ready(arguments, found, environ, console, pid, log, documents, python)
+    except KeyboardInterrupt:
+        if pid is not None:
+            console.warn(f"left running: pid {pid}, log {log}")
         raise
-    return _see_it_ready(arguments, found, environ, console, pid, log, documents, python)
 
 
 def _become(
@@ -153,9 +161,6 @@ def _see_it_ready(
     except LauncherError as error:
         console.warn(f"left running: pid {pid}, log {log}")
         _tell_end(found, environ, "fail", "failed", pid, error.message)
-        raise
-    except KeyboardInterrupt:
-        console.warn(f"left running: pid {pid}, log {log}")
         raise
     if ready is None:
         end = background.told_end(background.ended(pid))
@@ -279,6 +284,17 @@ def _show_plan(plan: LaunchPlan, console: Console) -> int:
         return ExitStatus.DONE
     console.tell_error(plan.refused)
     return plan.refused.status
+
+
+@contextmanager
+def _refusals(found: Settings, environ: Mapping[str, str]) -> Iterator[None]:
+    """Tell the history and the webhook what keeps the app from being started."""
+    try:
+        with history.refusals(found, "launch"):
+            yield
+    except LauncherError as error:
+        _notify(found, environ, "refused", error.message)
+        raise
 
 
 def _tell_start(prepared: Prepared, found: Settings, environ: Mapping[str, str], pid: int, how: str) -> None:

@@ -11,8 +11,8 @@ import errno
 import json
 import os
 import signal
-from collections.abc import Callable, Collection
-from contextlib import suppress
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager, suppress
 from typing import NoReturn
 
 from .. import state
@@ -22,29 +22,33 @@ from ..errors import ExitStatus, LauncherError
 _TERMINAL_SIGNALS = (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGTSTP, signal.SIGTTOU, signal.SIGTTIN)
 
 
+@contextmanager
+def shielded() -> Iterator[None]:
+    """Hold back what the terminal sends until all within is done."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _TERMINAL_SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def spawn(prepare: Callable[[], None], become: Callable[[], NoReturn], output: int, keep: Collection[int]) -> int:
     """Start a program in a session of its own, its output going to `output`, and return its pid once it runs.
 
-    In the new process, `prepare` is called while the streams still are the launcher's, then `become`, which ends in an
-    exec. Of the other descriptors it gets those in `keep`. Raises the LauncherError that one of them has raised.
+    To be called shielded: a Ctrl-C that comes before it has left the terminal is not for it. In the new process,
+    `prepare` is called while the streams still are the launcher's, then `become`, which ends in an exec. Of the other
+    descriptors it gets those in `keep`. Raises the LauncherError that one of them has raised.
     """
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # ignored, it would keep the exit status from us
     read_end, write_end = (state.above_streams(end) for end in os.pipe())
-    # A Ctrl-C that comes before the child has left the terminal is not for it.
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _TERMINAL_SIGNALS)
     try:
-        try:
-            pid = os.fork()
-            if not pid:
-                _be(prepare, become, output, keep, write_end)
-        finally:
-            os.close(write_end)
-        problem = b""
-        while block := os.read(read_end, 65536):  # closed by the exec
-            problem += block
+        pid = os.fork()
+        if not pid:
+            _be(prepare, become, output, keep, write_end)
     finally:
-        os.close(read_end)
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        os.close(write_end)
+    with open(read_end, "rb") as told:  # it ends with the exec, or with what kept it from that
+        problem = told.read()
     if problem:
         ended(pid)
         message, hint, status = json.loads(problem)
