@@ -107,6 +107,21 @@ def test_the_app_has_left_the_terminal_and_holds_its_lock_alone(app: AppFolder, 
     assert stat.S_IMODE(log_of(app).parent.stat().st_mode) == 0o700
 
 
+@pytest.mark.parametrize("closed", ["<&-", ">&- 2>&-", "<&- >&- 2>&-"])
+def test_closed_streams_of_the_caller_are_no_streams_of_the_app(
+    closed: str, app: AppFolder, processes: Processes
+) -> None:
+    command = shlex.join((sys.executable, str(START_APP), "--background", *app.arguments))
+    assert subprocess.run(("bash", "-c", f"exec {command} {closed}"), env=clean_environment()).returncode == 0
+    pid = app.lock_holder()
+    assert pid
+    processes.end_also(pid)
+    links = {fd: link for fd, link in hello(log_of(app))["fds"].items() if not link.startswith("/proc/")}
+    assert [links.pop(fd) for fd in "012"] == ["/dev/null", str(log_of(app)), str(log_of(app))]
+    assert list(links.values()) == [str(lock_of(app))]
+    assert get(app.port) == f"pid {pid}"
+
+
 def test_it_survives_the_end_of_its_terminal_which_shows_how_it_loads(app: AppFolder, processes: Processes) -> None:
     main, terminal = pty.openpty()
     running = processes.start(

@@ -112,7 +112,7 @@ def _be(
         os.setsid()
         _reset_signals()
         prepare()
-        null = os.open(os.devnull, os.O_RDONLY)
+        null = state.above_streams(os.open(os.devnull, os.O_RDONLY))  # itself in its place, the exec would close it
         os.dup2(null, 0)
         os.dup2(output, 1)
         os.dup2(output, 2)
