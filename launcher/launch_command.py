@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from . import launch
-from .cleaning import Cleaning
 from .errors import ExitStatus, LauncherError
 from .handoff.command import execute
 from .model_step import ModelStep
@@ -20,10 +19,12 @@ from .service import history
 from .settings import Settings
 
 if TYPE_CHECKING:
+    from .cleaning import Cleaning
     from .console import Console
     from .launch import LaunchPlan, Prepared
     from .options import Arguments
     from .service import logs
+    from .service.notify import Event
     from .wait import Ready
 
 _TAIL_LINES = 20
@@ -241,6 +242,8 @@ def _stop_only(
 def _cleaning(arguments: Arguments, found: Settings, environ: Mapping[str, str], console: Console) -> Cleaning | None:
     if not (arguments.clear_cache or arguments.remove_model or arguments.prune_cache or arguments.verify):
         return None
+    from .cleaning import Cleaning  # most launches remove nothing
+
     return Cleaning(arguments, found, environ, console)
 
 
@@ -305,13 +308,13 @@ def _tell_start(prepared: Prepared, found: Settings, environ: Mapping[str, str],
 
 
 def _tell_end(
-    found: Settings, environ: Mapping[str, str], action: history.Action, event: Any, pid: int, how: str
+    found: Settings, environ: Mapping[str, str], action: history.Action, event: Event, pid: int, how: str
 ) -> None:
     history.record(found, action, f"pid {pid}", how)
     _notify(found, environ, event, f"pid {pid}, {how}")
 
 
-def _notify(found: Settings, environ: Mapping[str, str], event: Any, what: str) -> None:
+def _notify(found: Settings, environ: Mapping[str, str], event: Event, what: str) -> None:
     if found.notify_url:
         from .service import notify
 
