@@ -208,7 +208,7 @@ def test_two_writers_lose_nothing_of_one_another_while_it_is_cut(app: AppFolder)
         numbers = [int(what[1]) for what in whats if what[0] == name]
         # Of each the newest, without a gap.
         assert numbers == list(range(count - len(numbers), count))
-        assert len(numbers) > 200
+    assert len(lines) > 500
 
 
 def test_a_halted_writer_delays_nobody_for_ever(app: AppFolder) -> None:

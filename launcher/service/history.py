@@ -24,7 +24,7 @@ from ..settings import Settings
 NAME = "history.jsonl"
 MAX_BYTES = 1 << 20
 _LONGEST = 600  # of one value: a hostile command line must not push out what others did
-_LOCK_SECONDS = 0.2
+_LOCK_SECONDS = 1.0
 _POLL_SECONDS = 0.005
 _UNIT = re.compile(r"/((?!user@)[^/\n]+\.service)")
 
