@@ -13,6 +13,7 @@ from .cache.action import Request, Result
 from .cache.plan import Plan
 from .cache.roots import Root
 from .errors import ExitStatus, LauncherError
+from .service import history
 from .settings import Settings
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ def run(arguments: Arguments, settings: Settings, found: tuple[Root, ...], conso
         return _list(arguments, found, console)
     request = request_of(name, arguments, settings.app_dir, arguments.repos)
     roots.refuse_unsafe(found, settings.app_dir, home)
-    return remove(request, found, console, dry_run=arguments.dry_run, yes=arguments.yes)
+    return remove(request, found, settings, console, dry_run=arguments.dry_run, yes=arguments.yes)
 
 
 def requests(arguments: Arguments, app_dir: Path) -> tuple[Request, ...]:
@@ -72,16 +73,20 @@ def _locked(app_dir: Path) -> Mapping[str, frozenset[str]]:
     return {names.folder(one.repo): frozenset((one.commit,)) for one in lock if not one.local_dir}
 
 
-def remove(request: Request, found: tuple[Root, ...], console: Console, *, dry_run: bool, yes: bool) -> int:
+def remove(
+    request: Request, found: tuple[Root, ...], settings: Settings, console: Console, *, dry_run: bool, yes: bool
+) -> int:
     """Plan a removal, ask where the cache is not this app's own, apply it, and tell what it freed."""
     if not dry_run:
         action.restore(found)
     planned = action.plan(request, found)
-    return apply(planned, console, dry_run=dry_run, yes=yes)
+    return apply(planned, request.what, settings, console, dry_run=dry_run, yes=yes)
 
 
 def apply(
     planned: tuple[Plan, ...],
+    kind: history.Action,
+    settings: Settings,
     console: Console,
     *,
     dry_run: bool,
@@ -104,6 +109,7 @@ def apply(
     result = action.condemn(planned, console_teller(console))
     with console.bar("freeing", sum(one.size for one in planned)) as progress:
         result = action.finish(planned, result, progress)
+    record(settings, kind, result, later=False)
     tell(planned, result, console)
     status = _status(planned, result)
     more = afterwards() if afterwards and not status else {}
@@ -172,6 +178,15 @@ def tell(planned: Sequence[Plan], result: Result, console: Console, *, later: bo
     what = f"removed {gone}, " if gone > _NAMED_AT_MOST else ""
     how = "the disk space is freed in the background" if later else f"freed {text.size(result.freed)}"
     console.say(f"cache: {what}{how}")
+
+
+def record(settings: Settings, kind: history.Action, result: Result, *, later: bool) -> None:
+    """Write into the app's history what a removal took."""
+    names = [plans.label(item) for item in result.items if item.kind in ("repo", "revision")]
+    what = history.names(names) or (f"{len(result.items)} leftovers" if result.items else "nothing to remove")
+    freed = "freed in the background" if later else f"freed {text.size(result.freed)}"
+    failed = f", {len(result.failures)} could not be removed" if result.failures else ""
+    history.record(settings, kind, what, freed + failed)
 
 
 def result_document(planned: Sequence[Plan], result: Result) -> Mapping[str, Any]:

@@ -82,6 +82,7 @@ class Cleaning:
                 with self._console.bar("freeing", sum(one.size for one in planned)) as progress:
                     result = action.finish(planned, result, progress)
             self.done.append({**cache_command.result_document(planned, result), "freed_later": background})
+            cache_command.record(self._settings, request.what, result, later=background)
             cache_command.tell(planned, result, self._console, later=background)
             if background:
                 self._finish_later(planned)

@@ -11,16 +11,12 @@ import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TextIO
 
-from . import requirements, settings
+from . import contradictions, requirements, settings
 from .console import Console
 from .errors import ExitStatus, LauncherError
-from .options import LAUNCH, Arguments, help_text, parse, version_text
-
-if TYPE_CHECKING:
-    from .cleaning import Cleaning
-    from .launch import LaunchPlan
+from .options import CHANGING, LAUNCH, Arguments, help_text, parse, version_text
 
 DEMO_FOLDER = "start_app_demo"
 
@@ -34,6 +30,7 @@ def main(argv: Sequence[str] | None = None, launcher_file: str | None = None) ->
     console = _console(words)._replace(program=_program(launcher_file))
     try:
         arguments = parse(words)
+        contradictions.refuse(arguments)
         console = console._replace(
             quiet=arguments.quiet, verbose=arguments.verbose, as_json=arguments.json, context=_context(arguments)
         )
@@ -83,7 +80,7 @@ def _run(arguments: Arguments, console: Console, folders: tuple[Path, ...]) -> i
         launcher_folders=() if arguments.demo else folders,
         env_file_flag=arguments.env_file,
         app_args=arguments.app_args,
-        needs_script=not arguments.command.startswith(("cache ", "models ")),
+        needs_script=not arguments.command.startswith(("cache ", "models ", "history")),
     )
     for warning in found.warnings:
         console.warn(warning)
@@ -91,88 +88,36 @@ def _run(arguments: Arguments, console: Console, folders: tuple[Path, ...]) -> i
         return _launch(arguments, found, environ, console)
     if arguments.command == "status":
         return _status(found, environ, console)
+    if arguments.command == "wait":
+        return _wait(arguments, found, console)
+    if arguments.command in ("logs", "history"):
+        from . import logs_command
+
+        return logs_command.run(arguments, found, console)
+    if arguments.dry_run or arguments.command not in CHANGING:
+        return _other(arguments, found, environ, console)
+    from .service import history
+
+    with history.refusals(found, arguments.command):
+        return _other(arguments, found, environ, console)
+
+
+def _other(arguments: Arguments, found: settings.Settings, environ: Mapping[str, str], console: Console) -> int:
     if arguments.command == "stop":
         return _stop(arguments, found, console)
     if arguments.command.startswith("cache "):
         return _cache(arguments, found, environ, console)
-    if arguments.command.startswith("models "):
-        from . import models_command
+    from . import models_command
 
-        return models_command.run(arguments, found, environ, console)
-    return _wait(arguments, found, console)
+    return models_command.run(arguments, found, environ, console)
 
 
 def _launch(arguments: Arguments, found: settings.Settings, environ: Mapping[str, str], console: Console) -> int:
     _collect_no_garbage()
-    from . import launch
-    from .handoff.command import execute
-    from .model_step import ModelStep
+    from . import launch_command
 
-    models = ModelStep(arguments, found, environ, console)
-    cleaning = _cleaning(arguments, found, environ, console)
-    if arguments.dry_run:
-        plan = launch.plan(
-            found,
-            environ,
-            sys.executable,
-            take_port=arguments.take_port,
-            no_launch=arguments.no_launch,
-            cleaning=cleaning,
-            models=models,
-        )
-        return _show_plan(plan, console)
-    if arguments.no_launch:
-        stopped = launch.stop_only(
-            found,
-            take_port=arguments.take_port,
-            stop_timeout=arguments.stop_timeout,
-            say=console.say,
-            detail=console.detail,
-            cleaning=cleaning,
-            models=models,
-        )
-        if console.as_json:
-            console.json(
-                {
-                    "stopped": [launch.stopped_document(one) for one in stopped],
-                    "launched": False,
-                    "cache": cleaning.done if cleaning else [],
-                }
-            )
-        console.say(f"not launched: port {found.port} is free")
-        return ExitStatus.DONE
-    if console.verbose:
-        for line in launch.origins(found):
-            console.detail(line)
-    command, stopped = launch.prepare(
-        found,
-        environ,
-        sys.executable,
-        take_port=arguments.take_port,
-        stop_timeout=arguments.stop_timeout,
-        say=console.say,
-        detail=console.detail,
-        cleaning=cleaning,
-        models=models,
-    )
-    if console.as_json:
-        console.json(launch.handoff_document(command, stopped, models, cleaning))
-    console.say(f"exec: {launch.shown(command)}")
-    try:
-        console.flush()
-    except OSError:
-        pass  # the old instance is stopped already: a reader who has gone must not leave the user without an app
-    execute(command)
-
-
-def _cleaning(
-    arguments: Arguments, found: settings.Settings, environ: Mapping[str, str], console: Console
-) -> Cleaning | None:
-    if not (arguments.clear_cache or arguments.remove_model or arguments.prune_cache or arguments.verify):
-        return None
-    from .cleaning import Cleaning
-
-    return Cleaning(arguments, found, environ, console)
+    cwd = _current_folder() if arguments.log_file else found.app_dir
+    return launch_command.run(arguments, found, environ, console, cwd, sys.executable)
 
 
 def _cache(arguments: Arguments, found: settings.Settings, environ: Mapping[str, str], console: Console) -> int:
@@ -193,22 +138,6 @@ def _collect_no_garbage() -> None:
     import gc
 
     gc.disable()
-
-
-def _show_plan(plan: LaunchPlan, console: Console) -> int:
-    if console.as_json:
-        refused = plan.refused
-        problem = (
-            {"error": refused.message, "hint": refused.hint, "exit_status": int(refused.status)} if refused else {}
-        )
-        console.json({**plan.document(), "error": None, "hint": None, "exit_status": 0, **problem})
-    else:
-        for line in (*plan.lines(), *(plan.details() if console.verbose else ())):
-            console.out(line)
-    if plan.refused is None:
-        return ExitStatus.DONE
-    console.tell_error(plan.refused)
-    return plan.refused.status
 
 
 def _status(found: settings.Settings, environ: Mapping[str, str], console: Console) -> int:
@@ -272,6 +201,10 @@ def _wait(arguments: Arguments, found: settings.Settings, console: Console) -> i
                 "seconds": round(ready.seconds, 3),
             }
         )
+    if arguments.open:
+        from . import launch_command
+
+        launch_command.open_page(ready.page.url, console, sys.executable)
     return ExitStatus.DONE
 
 

@@ -7,16 +7,18 @@ so that a hostile name cannot drive the terminal.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple, TextIO
 
 from . import redact
 from .errors import LauncherError
-from .text import clean, pasteable
+from .text import clean, fitting, pasteable
 
 JSON_VERSION = 1
 _RED, _CYAN, _BOLD, _RESET = "\x1b[31m", "\x1b[36m", "\x1b[1m", "\x1b[0m"
+_CLEAR = "\x1b[K"
 
 
 class Console(NamedTuple):
@@ -120,6 +122,34 @@ class Console(NamedTuple):
                 bar.update(count)
 
             yield step
+
+    @contextmanager
+    def live(self) -> Iterator[Callable[[str], None] | None]:
+        """Show one line that changes, on a terminal only, and take it away at the end."""
+        if self.quiet or self.as_json or self.stderr is None or not self.stderr.isatty():
+            yield None
+            return
+        stream = self.stderr
+
+        def show(line: str) -> None:
+            try:
+                columns = os.get_terminal_size(stream.fileno()).columns or 80  # a serial line does not know
+                stream.write(f"\r{_CLEAR}{fitting(clean(line), columns - 1)}")
+                stream.flush()
+            except OSError:
+                pass  # the terminal is gone
+
+        try:
+            yield show
+        finally:
+            show("")
+
+    def raw(self, data: bytes) -> None:
+        """Print bytes that were asked for, such as a log, as they are and at once."""
+        if self.stdout is not None:
+            self.stdout.flush()
+            self.stdout.buffer.write(data)
+            self.stdout.buffer.flush()
 
     def flush(self) -> None:
         """Hand everything printed so far to the operating system; an OSError of stdout is the caller's."""

@@ -6,8 +6,8 @@ value: `--dry-run` and `--json` show the one that the launch applies.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from . import redact, running, text
@@ -41,6 +41,8 @@ class LaunchPlan(NamedTuple):
     no_launch: bool
     cleaning: Cleaning | None = None
     models: ModelStep | None = None
+    log: Path | None = None
+    background: bool = False
 
     def lines(self) -> tuple[str, ...]:
         """Return the plan as a dry run tells it."""
@@ -57,7 +59,9 @@ class LaunchPlan(NamedTuple):
         if self.cleaning:
             lines += self.cleaning.lines()
         if self.refused is None:
-            lines.append("would start nothing" if self.no_launch else f"would exec: {shown(self.command)}")
+            lines += [f"would log: {self.log}"] if self.log else []
+            how = "would start in the background" if self.background else "would exec"
+            lines.append("would start nothing" if self.no_launch else f"{how}: {shown(self.command)}")
         return tuple(lines)
 
     def details(self) -> tuple[str, ...]:
@@ -84,12 +88,25 @@ class LaunchPlan(NamedTuple):
             if self.refused is None
             else [],
             "launch": not self.no_launch,
+            "background": self.background,
+            "log": str(self.log) if self.log else None,
             "siblings": [instance_document(instance) for instance in survey.siblings],
             "waits_for_launcher": self.observed.launcher is not None,
             "cache": self.cleaning.document() if self.cleaning else [],
             "locked": self.settings.locked,
             "models": self.models.document() if self.models else [],
         }
+
+
+class Prepared(NamedTuple):
+    """Hold all that an exec needs once nothing stands in its way, with the locks that keep others out until then."""
+
+    command: Command
+    stopped: tuple[Stopped, ...]
+    lock: locks.Lock
+    launch_lock: locks.Lock
+    commits: Mapping[str, str]
+    locked: bool
 
 
 def plan(
@@ -101,12 +118,15 @@ def plan(
     no_launch: bool,
     cleaning: Cleaning | None = None,
     models: ModelStep | None = None,
+    check: Callable[[], None] = lambda: None,
 ) -> LaunchPlan:
     """Check all that can be checked without changing anything, and return what a launch would do."""
     command = build(settings, environ, running_interpreter)
     observed = running.observe(settings)
     refused = observed.launch_refusal(take_port)
     try:
+        if refused is None:
+            check()
         if refused is None and models:
             models.check()
             command = command if models.asked else models.command(command)
@@ -128,11 +148,11 @@ def prepare(
     detail: Say,
     models: ModelStep,
     cleaning: Cleaning | None = None,
-) -> tuple[Command, tuple[Stopped, ...]]:
-    """Do everything up to the exec: nothing of ours runs on the port any more, and the instance lock is ours.
+) -> Prepared:
+    """Do everything up to the record: nothing of ours runs on the port any more, and the instance lock is ours.
 
-    The launch lock stays open and closes by itself at the exec or exit. Raises LauncherError; what it refuses, it
-    refuses before anything was stopped.
+    Both locks close by themselves at the exec or exit. Raises LauncherError; what it refuses, it refuses before
+    anything was stopped.
     """
     command = build(settings, environ, running_interpreter)
     for line in facts(settings, command):
@@ -140,7 +160,7 @@ def prepare(
     models.check()
     if cleaning:
         cleaning.check(lambda: _to_stop(running.observe(settings), take_port=take_port))
-    running.take_launch_lock(settings, stop_timeout, say)
+    launch_lock = running.take_launch_lock(settings, stop_timeout, say)
     _fetch(models, settings, take_port=take_port)
     lock = locks.open_lock(settings.app_dir, locks.instance_name(settings.port))
     stopped = running.clear_port(
@@ -155,9 +175,21 @@ def prepare(
     command = models.command(command)
     models.tell(say, command.environment)
     commits = {one.repo: one.commit for one in models.models}
-    running.write_record(lock, settings, command.argv, say, models=commits, locked=models.locked)
-    lock.keep_across_exec()
-    return command, stopped
+    return Prepared(command, stopped, lock, launch_lock, commits, models.locked)
+
+
+def record(prepared: Prepared, settings: Settings, say: Say, log: Path | None) -> None:
+    """Write this process into the instance lock, and keep that across the exec that comes next."""
+    running.write_record(
+        prepared.lock,
+        settings,
+        prepared.command.argv,
+        say,
+        models=prepared.commits,
+        locked=prepared.locked,
+        log=log,
+    )
+    prepared.lock.keep_across_exec()
 
 
 def _fetch(models: ModelStep, settings: Settings, *, take_port: bool) -> None:
@@ -213,15 +245,12 @@ def shown(command: Command) -> str:
     return text.command_line(command.shown)
 
 
-def handoff_document(
-    command: Command, stopped: tuple[Stopped, ...], models: ModelStep, cleaning: Cleaning | None = None
-) -> Mapping[str, Any]:
+def handoff_document(prepared: Prepared, models: ModelStep, cleaning: Cleaning | None = None) -> Mapping[str, Any]:
     """Return for `--json` what was done just before the exec."""
     return {
         "launched": True,
-        "pid": os.getpid(),
-        "argv": list(redact.arguments(command.argv)),
-        "stopped": [stopped_document(one) for one in stopped],
+        "argv": list(redact.arguments(prepared.command.argv)),
+        "stopped": [stopped_document(one) for one in prepared.stopped],
         "cache": cleaning.done if cleaning else [],
         "locked": models.locked,
         "models": models.document(),

@@ -10,6 +10,7 @@ from .cache import entries, naming, select
 from .errors import ExitStatus, LauncherError
 from .models import check, hub, lockfile, names, resolve
 from .models.lockfile import LockedModel
+from .service import history
 from .settings import Settings
 
 if TYPE_CHECKING:
@@ -104,6 +105,8 @@ def _relock(arguments: Arguments, context: pulling.Context, console: Console) ->
     changed = lockfile.differs(context.settings.app_dir, after)
     if not arguments.dry_run:
         changed = _write(context, after)
+        if changed:
+            history.record(context.settings, "lock", history.names([line for line, _ in moved]) or "models.lock")
         if arguments.remove:
             pulling.unpin(context, [one.repo for one in before if one.key not in {a.key for a in after}])
     console.say(_lock_summary(context, after, changed=changed, dry_run=arguments.dry_run))

@@ -20,6 +20,8 @@ COMMANDS = {
     "status": "tell what runs on the port",
     "stop": "stop this app's instance",
     "wait": "return when the instance's page answers",
+    "logs": "what the instance has printed; -f follows it",
+    "history": "who did what to this app, and when",
     "cache list": "what is in the model cache, the largest first [REPO…]",
     "cache remove": "remove models or revisions: REPO, REPO@REVISION, a commit, a glob",
     "cache clear": "remove every model",
@@ -29,6 +31,10 @@ COMMANDS = {
     "models lock": "pin models in models.lock: REPO, REPO@REVISION; alone, resolve all anew",
     "models pull": "make the disk match models.lock [REPO…]",
 }
+# What these have done, or were refused, is told by `history`.
+CHANGING = frozenset(
+    (LAUNCH, "stop", "cache remove", "cache clear", "cache prune", "cache verify", "models lock", "models pull")
+)
 EVERY = frozenset(COMMANDS)
 _WIDTH = 100
 _LAUNCH = frozenset((LAUNCH,))
@@ -53,6 +59,8 @@ examples:
   start_app.py models check             is it the newest one, by the mirror and by the Hub
   start_app.py models lock koge/v23     pin it in models.lock; --locked then starts with exactly that
   start_app.py cache list               which models are there, and what is wrong with them
+  start_app.py --background             start it apart from this terminal; return when the page answers
+  start_app.py logs -f                  what it prints; start_app.py history: who did what, and when
   start_app.py status                   what runs, and which cache and endpoint it uses
   start_app.py wait --timeout 600       until the page answers
   start_app.py --demo                   try it all on a playground of its own
@@ -86,6 +94,11 @@ class Arguments(argparse.Namespace):
     take_port: bool
     stop_timeout: float
     timeout: float | None
+    background: bool
+    log_file: str | None
+    open: bool
+    follow: bool
+    lines: int | None
     no_launch: bool
     clear_cache: bool
     prune_cache: bool
@@ -122,6 +135,12 @@ def _seconds(value: str) -> float:
     return seconds
 
 
+def _count(value: str) -> int:
+    if not value.isascii() or not value.isdecimal() or len(value) > 9:
+        raise ValueError(value)
+    return int(value)
+
+
 def _duration(value: str) -> float:
     return parsed_duration(value)
 
@@ -132,6 +151,7 @@ def _size(value: str) -> int:
 
 _duration.__name__ = "time span such as 30d"
 _size.__name__ = "size such as 50G"
+_count.__name__ = "number of lines"
 _seconds.__name__ = "number of seconds"  # argparse shows it: invalid number of seconds value: 'x'
 
 
@@ -156,10 +176,36 @@ OPTIONS = (
     ),
     _option(
         "--timeout",
-        commands=frozenset(("wait",)) | _ASKING,
+        commands=frozenset((LAUNCH, "wait")) | _ASKING,
         metavar="SECONDS",
         type=_seconds,
-        help="how long to wait (default: 600), for a hub's answer (10), or until a pull's next bytes (60)",
+        help="how long to wait for the page (default: 600), for a hub's answer (10), or until a pull's next bytes (60)",
+    ),
+    _option(
+        "--background",
+        commands=_LAUNCH,
+        action="store_true",
+        help="start it apart from this terminal, and return when its page answers",
+    ),
+    _option(
+        "--log-file",
+        commands=_LAUNCH,
+        metavar="FILE",
+        help="where its output goes, a new file each time (with --background: .start_app/logs/ unless said)",
+    ),
+    _option(
+        "--open",
+        commands=frozenset((LAUNCH, "wait")),
+        action="store_true",
+        help="open a browser when the page answers, with --background or wait",
+    ),
+    _option("-f", "--follow", commands=frozenset(("logs",)), action="store_true", help="show what comes, too"),
+    _option(
+        "--lines",
+        commands=frozenset(("logs", "history")),
+        metavar="N",
+        type=_count,
+        help="how many of the last lines (default: 50)",
     ),
     _option("--no-launch", commands=_LAUNCH, action="store_true", help="do all but start the app"),
     _option("--clear-cache", commands=_LAUNCH, action="store_true", help="start with an empty model cache"),
@@ -249,7 +295,6 @@ def parse(argv: Sequence[str]) -> Arguments:
         raise LauncherError(
             f"{arguments.command} takes no arguments for the app", "start_app.py -- ARGUMENTS", ExitStatus.USAGE
         )
-    _refuse_contradictions(arguments)
     return arguments
 
 
@@ -335,54 +380,6 @@ def _meant(word: str) -> str:
     names = [name for option in OPTIONS for name in option.names if name.startswith("--")]
     close = difflib.get_close_matches(f"--{bare}" if word.startswith("-") else bare, (*names, *COMMANDS), 1, 0.75)
     return f"did you mean {close[0]}? " if close else ""
-
-
-def _refuse_contradictions(arguments: Arguments) -> None:
-    if arguments.clear_cache and (arguments.prune_cache or arguments.remove_model):
-        raise LauncherError(
-            "--clear-cache removes every model: --prune-cache and --remove-model say nothing beside it",
-            "start_app.py --clear-cache",
-            ExitStatus.USAGE,
-        )
-    if arguments.clear_cache and (arguments.locked or arguments.force_refresh):
-        asked = "--locked" if arguments.locked else "--force-refresh"
-        raise LauncherError(
-            f"--clear-cache would remove what {asked} has just pulled",
-            f"start_app.py {asked} --prune-cache",
-            ExitStatus.USAGE,
-        )
-    if arguments.locked and arguments.force_refresh:
-        raise LauncherError(
-            "--locked keeps to models.lock, and --force-refresh goes beyond it",
-            "start_app.py models lock, then start_app.py --locked",
-            ExitStatus.USAGE,
-        )
-    _refuse_lock_contradictions(arguments)
-    pruning = arguments.older_than is not None or arguments.max_size is not None or arguments.keep or arguments.unlocked
-    if arguments.command == LAUNCH and pruning and not arguments.prune_cache:
-        raise LauncherError(
-            "--older-than, --max-size, --keep and --unlocked say how to prune, but nothing is to be pruned",
-            "start_app.py --prune-cache",
-            ExitStatus.USAGE,
-        )
-    if arguments.quiet and arguments.verbose:
-        raise LauncherError("-q and -v exclude each other", "start_app.py --help", ExitStatus.USAGE)
-
-
-def _refuse_lock_contradictions(arguments: Arguments) -> None:
-    details = arguments.local_dir or arguments.include or arguments.exclude
-    if arguments.remove and (details or not arguments.repos):
-        raise LauncherError(
-            "--remove takes just the models that are to be taken out",
-            "start_app.py models lock --remove REPO",
-            ExitStatus.USAGE,
-        )
-    if details and len(arguments.repos) != 1:
-        raise LauncherError(
-            "--local-dir, --include and --exclude are about one model",
-            "start_app.py models lock REPO --local-dir DIR",
-            ExitStatus.USAGE,
-        )
 
 
 def _refuse_misplaced(arguments: Arguments, ours: list[str]) -> None:

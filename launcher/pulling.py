@@ -15,6 +15,7 @@ from .models import check, disk, endpoints, hub, local_dir, lockfile, names, pul
 from .models.fetch import STALL_SECONDS, Reach, Served
 from .models.lockfile import LockedModel
 from .models.pull import Survey
+from .service import history
 from .settings import Settings, app_environment
 
 if TYPE_CHECKING:
@@ -200,6 +201,8 @@ def fetch(
     with console.bar("pulling", found.size) as progress:
         served = pull.fetch(found, reach, memories, console.say, progress)
     for one in served:
+        name = f"{one.task.model.name} @ {one.task.model.commit[:7]}"
+        history.record(context.settings, "pull", name, f"{text.size(one.size)} from {one.endpoint.url}, verified")
         console.say(f"pull: {one.task.model.name}: {text.size(one.size)} from {one.endpoint.url}, verified")
     return served
 

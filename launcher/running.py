@@ -12,13 +12,14 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
-from . import __version__, redact, text
+from . import __version__, redact, state, text
 from .errors import ExitStatus, LauncherError
 from .handoff import lock as locks
 from .instances import discovery, port, refusal
 from .instances.discovery import App, Claim, Instance, Survey
 from .instances.family import Family, lineage, start_of
 from .instances.processes import Process, look, own_file
+from .service import history
 from .settings import Settings
 
 if TYPE_CHECKING:
@@ -135,6 +136,7 @@ def write_record(
     *,
     models: Mapping[str, str] = MappingProxyType({}),
     locked: bool = False,
+    log: Path | None = None,
 ) -> None:
     """Write who holds the lock into it; a disk too full for that is told and does not stop a launch."""
     boot_id, namespace = locks.own_namespace()
@@ -152,6 +154,7 @@ def write_record(
         launcher_version=__version__,
         models=models,
         locked=locked,
+        log=str(log) if log else None,
     )
     try:
         lock.write(record)
@@ -185,7 +188,7 @@ def clear_port(
             raise refused
         victims = refusal.targets(seen.survey, take_port=take_port)
         if victims:
-            stopped += _stop(seen, victims, timeout, say)
+            stopped += _stop(settings, seen, victims, timeout, say)
             _await_free_port(settings)
         elif lock is None or lock.acquire(_PROBE_SECONDS):
             return tuple(stopped)
@@ -220,7 +223,7 @@ def stop_instance(settings: Settings, timeout: float, say: Say) -> tuple[Stopped
                 raise refused
             if not seen.survey.stale:
                 return tuple(stopped)
-            stopped += _stop(seen, refusal.targets(seen.survey), timeout, say)
+            stopped += _stop(settings, seen, refusal.targets(seen.survey), timeout, say)
         raise _reborn(settings)
     finally:
         launch_lock.close()
@@ -230,6 +233,26 @@ def tree(instance: Instance) -> tuple[int, ...]:
     """Return every pid of an instance as it is now, its own first."""
     below = (pid for pid, _ in Family().below((instance.pid, *instance.members)))
     return tuple(dict.fromkeys((instance.pid, *instance.members, *below)))
+
+
+def is_up(settings: Settings) -> bool:
+    """Tell by the locks whether an instance lives, or a launcher is about to start one; orphans of one do not count."""
+    if locks.find_held(settings.app_dir, locks.launch_name(settings.port)):
+        return True
+    lock = locks.find_held(settings.app_dir, locks.instance_name(settings.port))
+    record = locks.read(lock) if lock else None
+    return lock is not None and (record is None or _holder(record) != "dead")
+
+
+def last_record(settings: Settings) -> locks.Record | None:
+    """Return the record of the instance on the port, or of the last one that was."""
+    name = locks.instance_name(settings.port)
+    held = locks.find_held(settings.app_dir, name)
+    if held:
+        return locks.read(held)
+    trusted = [folder for folder in state.folders(settings.app_dir) if state.is_trusted(folder, settings.app_dir)]
+    records = [record for folder in trusted if (record := locks.read(folder / name))]
+    return max(records, key=lambda record: record.started_at, default=None)
 
 
 def _holder(record: locks.Record) -> str:
@@ -253,7 +276,9 @@ def _probe(settings: Settings) -> tuple[bool, LauncherError | None]:
         return True, error  # a running instance can be told of and stopped even so
 
 
-def _stop(seen: Observed, victims: tuple[Process, ...], timeout: float, say: Say) -> tuple[Stopped, ...]:
+def _stop(
+    settings: Settings, seen: Observed, victims: tuple[Process, ...], timeout: float, say: Say
+) -> tuple[Stopped, ...]:
     from .instances.stop import stop  # most launches have nothing to stop
 
     spare = seen.survey.spare.union(lineage(os.getpid()), (1,))
@@ -263,6 +288,8 @@ def _stop(seen: Observed, victims: tuple[Process, ...], timeout: float, say: Say
         say(f"{what}: {discovery.describe(process)}")
     done = stop(victims, timeout, spare, say)
     for one in done:
+        end = f"killed after {timeout:g} s" if one.killed else f"terminated after {one.seconds:.1f} s"
+        history.record(settings, "kill" if one.killed else "stop", discovery.describe(one.process), end)
         below = f" and {one.others} below it" if one.others else ""
         how = f"killed pid {one.process.pid}{below} (still there after {timeout:g} s)"
         say(how if one.killed else f"terminated pid {one.process.pid}{below} ({one.seconds:.1f} s)")

@@ -24,6 +24,7 @@ LAUNCHER_NAMES = (
     "GRADIO_SERVER_PORT",
     "GRADIO_SERVER_NAME",
     "APP_LOCKED",
+    "APP_NOTIFY_URL",
 )
 ENDPOINT_NAMES = ("HF_ENDPOINT", "HF_OFFICIAL_ENDPOINT")
 HUB_CACHE_NAMES = ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_HOME")
@@ -62,6 +63,8 @@ class Settings(NamedTuple):
     variables: Mapping[str, Setting]
     origins: Mapping[str, Setting]
     warnings: tuple[str, ...]
+    notify_url: Setting | None = None
+    sudo_user: str | None = None
 
 
 def load(
@@ -116,6 +119,9 @@ def load(
     fallback = sources.find("HF_ENDPOINT_FALLBACK")
     if fallback:
         validation.check_endpoints("HF_ENDPOINT_FALLBACK", fallback)
+    notify_url = sources.find("APP_NOTIFY_URL")
+    if notify_url:
+        validation.check_notify_url(notify_url)
     for name in PATH_NAMES:
         if name in variables:
             validation.refuse_unset_variable(name, variables[name])
@@ -146,8 +152,11 @@ def load(
             APP_ARGS=args,
             APP_PYTHON=python,
             APP_LOCKED=locked,
+            APP_NOTIFY_URL=notify_url,
         ),
         warnings=_warnings(file) if file else (),
+        notify_url=notify_url,
+        sudo_user=environ.get("SUDO_USER", "").strip() or None,
     )
 
 

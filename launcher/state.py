@@ -120,10 +120,10 @@ def write(app_dir: Path, name: str, data: bytes, *, durable: bool = False) -> No
     raise failure
 
 
-def open_file(folder: Path, name: str, app_dir: Path) -> int:
-    """Open a file in a state folder, both made where needed, for reading and writing.
+def open_folder(folder: Path, app_dir: Path) -> int:
+    """Open a state folder, made where needed.
 
-    Raises OSError, also for a folder of another user and for anything but a plain file.
+    Raises OSError, also for a folder of another user.
     """
     made = _make(folder)
     # From here on by descriptor: in a folder that others may write to, a name can become a link at any time.
@@ -137,6 +137,19 @@ def open_file(folder: Path, name: str, app_dir: Path) -> int:
             os.write(ignore, b"*\n")
             give_to_owner(ignore, os.stat(app_dir))
             os.close(ignore)
+    except BaseException:
+        os.close(parent)
+        raise
+    return parent
+
+
+def open_file(folder: Path, name: str, app_dir: Path) -> int:
+    """Open a file in a state folder, both made where needed, for reading and writing.
+
+    Raises OSError, also for a folder of another user and for anything but a plain file.
+    """
+    parent = open_folder(folder, app_dir)
+    try:
         flags = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
         descriptor = os.open(name, flags | os.O_CREAT, 0o644, dir_fd=parent)
         found = os.fstat(descriptor)
@@ -144,14 +157,19 @@ def open_file(folder: Path, name: str, app_dir: Path) -> int:
             os.close(descriptor)
             raise OSError(errno.EINVAL, "it is not a plain file of its own")
         give_to_owner(descriptor, os.fstat(parent))
-        if descriptor > 2:
-            return descriptor
         # A closed standard stream: the app would inherit the lock file in its place, and print into it.
-        above = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 3)
-        os.close(descriptor)
-        return above
+        return above_streams(descriptor)
     finally:
         os.close(parent)
+
+
+def above_streams(descriptor: int) -> int:
+    """Return a descriptor that is none of the standard streams, which may have been closed."""
+    if descriptor > 2:
+        return descriptor
+    above = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 3)
+    os.close(descriptor)
+    return above
 
 
 def give_to_owner(descriptor: int, owner: os.stat_result) -> None:

@@ -49,6 +49,12 @@ class Status(NamedTuple):
         """Tell whether the instance can load nothing but what is pinned."""
         return bool(self.instance and self.observed.record and self.observed.record.locked)
 
+    @property
+    def log(self) -> str | None:
+        """Return the file that the instance prints to, as far as a launcher has arranged for it."""
+        record = self.observed.record
+        return record.log if self.instance and record and record.pid == self.instance.pid else None
+
     def facts(self) -> tuple[tuple[str, str], ...]:
         """Return the status as `name: value` rows for a person."""
         rows = [("state", f"{self.state}, locked" if self.locked else self.state), ("app", str(self.settings.script))]
@@ -63,6 +69,8 @@ class Status(NamedTuple):
             ]
             if self.instance.supervisor:
                 rows.append(("supervisor", self.instance.supervisor.name))
+        if self.log:
+            rows.append(("log", self.log))
         rows.append(("port", str(self.settings.port)))
         answer = "does not answer" if self.instance else "not asked: no instance of this app and user runs there"
         rows.append(("page", f"{self.page.url} answers {self.page.status}" if self.page else answer))
@@ -106,6 +114,7 @@ class Status(NamedTuple):
             "memory_bytes": self.memory,
             "gpu_memory_bytes": self.gpu_memory,
             "locked": self.locked,
+            "log": self.log,
             "models": [one.document() for one in self.models],
             "siblings": [instance_document(instance) for instance in survey.siblings],
             "others": [instance_document(instance) for instance in survey.others],

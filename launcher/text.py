@@ -77,6 +77,20 @@ def pasteable(hint: str, program: str, context: Sequence[tuple[str, str]]) -> st
     return re.sub(r"(?<![\w./-])start_app\.py(?![\w.])((?:(?!; |, or ).)*)", called, hint)
 
 
+def fitting(line: str, columns: int) -> str:
+    """Return as much of a line as fits into so many columns of a terminal; Chinese letters take two."""
+    if line.isascii():
+        return line[: max(0, columns)]
+    import unicodedata
+
+    used = 0
+    for position, letter in enumerate(line):
+        used += 2 if unicodedata.east_asian_width(letter) in "WF" else 1
+        if used > columns:
+            return line[:position]
+    return line
+
+
 def table(rows: Sequence[Sequence[str]], *, right: Collection[int] = ()) -> tuple[str, ...]:
     """Return rows as lines with aligned columns; those of the numbers in `right` stand to the right."""
     cells = [[clean(cell) for cell in row] for row in rows]

@@ -21,6 +21,9 @@ _OTHER_SCRIPTS = ("app.py", "main.py", "gradio_app.py", "launch.py", "demo.py", 
 _ENDPOINT = re.compile(
     r"https?://([^/@\s#?\[\]]+@)?(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?)(:[0-9]{1,5})?(/[^\s#?]*)?"
 )
+_NOTIFY_URL = re.compile(
+    r"https?://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?)(:[0-9]{1,5})?([/?][!\"$-~]*)?"
+)
 _HOST = re.compile(r"[A-Za-z0-9._:%\[\]-]+")
 
 
@@ -181,6 +184,17 @@ def check_endpoints(name: str, setting: Setting) -> None:
     """Check that this is a list of such addresses, divided by commas or blanks."""
     for value in setting.value.replace(",", " ").split():
         check_endpoint(name, Setting(value, setting.origin, setting.level))
+
+
+def check_notify_url(setting: Setting) -> None:
+    """Check that this is an http(s) address; it is a secret, so it is not told how it reads."""
+    match = _NOTIFY_URL.fullmatch(setting.value)
+    if not match or (match[3] and not 0 < int(match[3][1:]) < 65536):
+        raise LauncherError(
+            f"APP_NOTIFY_URL is no http(s) address ({setting.origin}); it is a secret and not shown",
+            "APP_NOTIFY_URL=https://HOST/PATH as the chat gave it, with nothing after it on the line",
+            setting.bad,
+        )
 
 
 def yes_or_no(name: str, setting: Setting) -> bool:

@@ -44,6 +44,8 @@ def verify(
         status = ExitStatus(
             cache_command.apply(
                 planned,
+                "repair",
+                settings,
                 console,
                 dry_run=arguments.dry_run,
                 yes=arguments.yes,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import NamedTuple
 
 from . import readiness, running
@@ -10,6 +11,7 @@ from .errors import ExitStatus, LauncherError
 from .instances import port
 from .instances.discovery import Instance, describe
 from .instances.handle import Handle, wait_for_any
+from .instances.processes import look
 from .readiness import Page
 from .settings import Settings
 
@@ -51,13 +53,34 @@ def wait(settings: Settings, timeout: float) -> Ready:
             )
 
 
-def _await_page(settings: Settings, instance: Instance, deadline: float, timeout: float) -> Page | None:
+def wait_for(settings: Settings, pid: int, timeout: float, tick: Callable[[], None]) -> Ready | None:
+    """Wait for the page of the very process that was just started, or return None when it ends first.
+
+    `tick` is called every now and then. Raises LauncherError (75) after `timeout` seconds.
+    """
+    begun = time.monotonic()
+    process = look(pid)
+    if process is None:
+        return None
+    instance = Instance(process, (), (pid,), settings.port, frozenset(), None)
+    page = _await_page(settings, instance, begun + timeout, timeout, tick)
+    return Ready(instance, page, time.monotonic() - begun) if page else None
+
+
+def _await_page(
+    settings: Settings,
+    instance: Instance,
+    deadline: float,
+    timeout: float,
+    tick: Callable[[], None] = lambda: None,
+) -> Page | None:
     """Return the page once it has kept answering, or None when the instance ends first."""
     handle = Handle(instance.process)
     try:
         answered: float | None = None
         young = instance.process.age < YOUNG_SECONDS
         while not handle.ended():
+            tick()
             now = time.monotonic()
             patience = max(0.1, min(readiness.REQUEST_SECONDS, deadline - now))
             page = readiness.page(settings.host, settings.port, patience)

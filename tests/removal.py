@@ -26,6 +26,7 @@ from typing import Any
 
 import pytest
 
+from launcher import state
 from launcher.cache.roots import TRASH
 from launcher.paths import HUB_ENTRY
 from tests.caches import add_blob
@@ -182,13 +183,18 @@ def make_cached(app: AppFolder, base: Path) -> Cached:
 
 
 def everything(folder: Path) -> Contents:
-    """Return all there is below a folder, links never followed: type and mode, and bytes or target."""
+    """Return all there is below a folder, links never followed: type and mode, and bytes or target.
+
+    What the launcher keeps of an app is not looked at: its history tells of refusals too.
+    """
     found: dict[str, tuple[str, bytes]] = {}
     pending = [os.fsencode(folder)]
     base = len(pending[0]) + 1
     while pending:
         with os.scandir(pending.pop()) as entries:
             for entry in entries:
+                if os.fsdecode(entry.name) == state.FOLDER:
+                    continue
                 status = entry.stat(follow_symlinks=False)
                 data = b""
                 if stat.S_ISLNK(status.st_mode):

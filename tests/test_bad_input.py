@@ -62,7 +62,7 @@ BAD_FLAGS = [
     (
         ("--timeout", "5"),
         2,
-        "--timeout does not go with launch, only with models check or ",
+        "--timeout is about waiting for the page",
     ),
     (("--model_dir", "checkpoints"), 2, "unknown option --model_dir"),
     (("--model_dir=checkpoints",), 2, "unknown option --model_dir=checkpoints"),

@@ -17,6 +17,7 @@ FILES = tuple(sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE /
 LAYERS = (
     {"__main__"},
     {"cli"},
+    {"launch_command", "logs_command", "contradictions"},
     {"launch", "status", "wait", "demo"},
     {"cleaning", "model_step", "models_command"},
     {"verify_command"},
@@ -25,7 +26,7 @@ LAYERS = (
     {"cache_command"},
     {"model_memory", "running"},
     {"models"},
-    {"instances", "handoff", "readiness", "cache"},
+    {"instances", "handoff", "readiness", "cache", "service"},
     {"settings"},
     {"validation"},
     {"sources"},
@@ -33,7 +34,7 @@ LAYERS = (
     {"text", "requirements", "paths", "state"},
     {"errors", "redact", "__init__"},
 )
-DOMAINS = frozenset(("instances", "handoff", "readiness", "cache"))
+DOMAINS = frozenset(("instances", "handoff", "readiness", "cache", "service"))
 # The child that speaks to hubs is a program of its own: it has a stdin, a stdout and an end.
 WORKER = PACKAGE / "models" / "worker.py"
 IDS = [str(path.relative_to(PACKAGE)) for path in FILES]
@@ -165,6 +166,8 @@ def test_a_launch_that_replaces_an_instance_never_imports_huggingface_hub(app: A
     names = _imports(done.err)
     assert {"launcher.launch", "launcher.instances.stop", "psutil", "dotenv.parser"} <= names
     assert "dotenv.main" not in names  # logging and tempfile come with it, and nothing of it is used
+    # Nobody has asked for a log or a webhook.
+    assert [name for name in names if name.startswith("launcher.service.")] == ["launcher.service.history"]
     assert not [name for name in names if name in HEAVY or name.startswith(("huggingface_hub", "gradio"))]
 
 
@@ -174,7 +177,7 @@ def test_a_question_about_the_launcher_itself_imports_no_library_at_all(argument
     assert not _imports(done.err) & {"psutil", "dotenv", "launcher.launch", "launcher.running", *HEAVY}
 
 
-@pytest.mark.parametrize("arguments", [("-n",), ("status",), ("stop",), ("--no-launch",)])
+@pytest.mark.parametrize("arguments", [("-n",), ("status",), ("stop",), ("--no-launch",), ("history",)])
 def test_no_other_command_imports_huggingface_hub_either(app: AppFolder, arguments: tuple[str, ...]) -> None:
     done = launcher(*app.arguments, *arguments, python=(sys.executable, "-X", "importtime"))
     assert done.status == 0, done.err

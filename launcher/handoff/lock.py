@@ -29,7 +29,7 @@ class Record(NamedTuple):
 
     `start` is the process's start in clock ticks since `boot_id` (proc_pid_stat(5) field 22), which, with the pid and
     its namespace, names one process for ever; `started_at` is UTC in ISO 8601, for people. `models` are the commits of
-    the models that it was started with, `locked` tells that it can load no other.
+    the models that it was started with, `locked` tells that it can load no other. `log` is the file its output goes to.
     """
 
     pid: int
@@ -45,6 +45,7 @@ class Record(NamedTuple):
     launcher_version: str
     models: Mapping[str, str] = MappingProxyType({})
     locked: bool = False
+    log: str | None = None
 
 
 class Lock:
@@ -53,6 +54,11 @@ class Lock:
     def __init__(self, path: Path, descriptor: int) -> None:
         self.path = path
         self._descriptor = descriptor
+
+    @property
+    def descriptor(self) -> int:
+        """Return the descriptor that holds the lock."""
+        return self._descriptor
 
     def try_acquire(self) -> bool:
         """Take the lock if nobody holds it."""
@@ -240,4 +246,6 @@ def _record(document: Any) -> Record:
     models = values.get("models", {})
     if not isinstance(models, dict) or not all(isinstance(commit, str) for commit in models.values()):
         raise TypeError("models are commits")
+    if not isinstance(values.get("log"), str | None):
+        raise TypeError("the log is a path")
     return Record(**{**values, "argv": tuple(str(argument) for argument in values["argv"])})

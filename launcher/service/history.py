@@ -1,0 +1,235 @@
+"""What was done to an app, by whom and from where: one JSON line each, on a box with many hands the only witness.
+
+A line is appended whole, by one write under a lock, and a history that grows too long loses its older half. It never
+fails or delays what it tells of: where it cannot be written, it is not.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import re
+import stat
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from .. import state, text
+from ..errors import LauncherError
+from ..settings import Settings
+
+NAME = "history.jsonl"
+MAX_BYTES = 1 << 20
+_LONGEST = 600  # of one value: a hostile command line must not push out what others did
+_LOCK_SECONDS = 1.0
+_POLL_SECONDS = 0.005
+_UNIT = re.compile(r"/((?!user@)[^/\n]+\.service)")
+
+Action = Literal[
+    "start", "ready", "fail", "stop", "kill", "clear", "remove", "prune", "repair", "pull", "lock", "refuse"
+]
+
+
+class Entry(NamedTuple):
+    """Hold one line of the history, as far as it is one; `time` is UTC in ISO 8601."""
+
+    time: str
+    action: str
+    port: int | None
+    user: str
+    sudo_user: str | None
+    pid: int | None
+    parent: str | None
+    tty: str | None
+    unit: str | None
+    what: str
+    result: str
+
+    @property
+    def who(self) -> str:
+        """Return the user who did it, behind sudo too."""
+        return f"{self.user} ({self.sudo_user})" if self.sudo_user and self.sudo_user != self.user else self.user
+
+    @property
+    def origin(self) -> str:
+        """Return where it was done from: the unit, else the terminal, else what called the launcher."""
+        return self.unit or self.tty or self.parent or "unknown"
+
+
+def record(settings: Settings, action: Action, what: str, result: str = "done") -> None:
+    """Append what was done, or tried, to the app's history."""
+    entry = Entry(
+        time=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        action=action,
+        port=settings.port,
+        user=text.user(os.geteuid()),
+        sudo_user=settings.sudo_user,
+        pid=os.getpid(),
+        parent=_parent(),
+        tty=_terminal(),
+        unit=_unit(),
+        what=what,
+        result=result,
+    )
+    values = {name: _short(value) if isinstance(value, str) else value for name, value in entry._asdict().items()}
+    line = json.dumps(values).encode() + b"\n"
+    for folder in state.folders(settings.app_dir):
+        try:
+            _append(folder, settings.app_dir, line)
+        except OSError:
+            continue  # the next place, or nowhere
+        return
+
+
+@contextmanager
+def refusals(settings: Settings, what: str) -> Iterator[None]:
+    """Record the error that keeps a command from being done, and let it pass on."""
+    try:
+        yield
+    except LauncherError as error:
+        record(settings, "refuse", what, f"exit status {int(error.status)}: {error.message}")
+        raise
+
+
+def read(app_dir: Path) -> tuple[Entry, ...]:
+    """Return the history, newest last, of every place where it can be trusted; a line that is none is left out."""
+    entries: list[Entry] = []
+    for folder in state.folders(app_dir):
+        if state.is_trusted(folder, app_dir):
+            entries += _entries(folder / NAME)
+    return tuple(sorted(entries, key=lambda entry: entry.time))
+
+
+def rows(entries: Sequence[Entry]) -> list[tuple[str, ...]]:
+    """Return the history as a table with a head."""
+    found: list[tuple[str, ...]] = [("TIME", "ACTION", "PORT", "WHO", "FROM", "WHAT", "RESULT")]
+    for one in entries:
+        port = "" if one.port is None else str(one.port)
+        found.append((one.time, one.action, port, one.who, one.origin, one.what, one.result))
+    return found
+
+
+def names(of: Sequence[str], most: int = 3) -> str:
+    """Return a list of names in few words."""
+    more = f" and {len(of) - most} more" if len(of) > most else ""
+    return ", ".join(of[:most]) + more
+
+
+def _append(folder: Path, app_dir: Path, line: bytes) -> None:
+    while True:
+        descriptor = state.open_file(folder, NAME, app_dir)
+        try:
+            locked = _lock(descriptor)
+            size = os.fstat(descriptor).st_size
+            if locked and not _is_at(descriptor, folder / NAME):
+                continue  # somebody has cut it meanwhile: this one is read no more
+            if size and os.pread(descriptor, 1, size - 1) != b"\n":
+                line = b"\n" + line  # after a line that a full disk cut short
+            fcntl.fcntl(descriptor, fcntl.F_SETFL, os.O_APPEND)
+            os.write(descriptor, line)
+            if locked and size + len(line) > MAX_BYTES:
+                _cut(descriptor, folder, app_dir)
+            return
+        finally:
+            os.close(descriptor)
+
+
+def _lock(descriptor: int) -> bool:
+    """Take the lock, which is held for milliseconds; from somebody who was halted meanwhile it is not waited for."""
+    deadline = time.monotonic() + _LOCK_SECONDS
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(_POLL_SECONDS)
+        else:
+            return True
+
+
+def _is_at(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), os.lstat(path))
+    except FileNotFoundError:
+        return False
+
+
+def _cut(descriptor: int, folder: Path, app_dir: Path) -> None:
+    """Put the newer half in the place of it all: killed at any time, one or the other is there."""
+    size = os.fstat(descriptor).st_size
+    kept = os.pread(descriptor, size, size // 2).partition(b"\n")[2]
+    new = f"{NAME}.new"
+    with suppress(FileNotFoundError):
+        os.unlink(folder / new)  # of one who was killed at this very point
+    half = state.open_file(folder, new, app_dir)
+    try:
+        with open(half, "wb", closefd=False) as file:
+            file.write(kept)
+        os.rename(folder / new, folder / NAME)
+    finally:
+        os.close(half)
+
+
+def _entries(path: Path) -> Iterator[Entry]:
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return
+    try:
+        data = os.pread(descriptor, 4 * MAX_BYTES, 0) if stat.S_ISREG(os.fstat(descriptor).st_mode) else b""
+    finally:
+        os.close(descriptor)
+    for line in data.splitlines():
+        try:
+            yield _entry(json.loads(line))
+        except (ValueError, TypeError, KeyError, RecursionError):
+            continue
+
+
+def _entry(document: Any) -> Entry:
+    if not isinstance(document, dict):
+        raise TypeError("an entry is an object")
+    values: dict[str, Any] = {name: document.get(name) for name in Entry._fields}
+    for name, value in values.items():
+        if name in ("port", "pid"):
+            values[name] = value if isinstance(value, int) else None
+        elif name in ("sudo_user", "parent", "tty", "unit"):
+            values[name] = None if value is None else str(value)
+        else:
+            values[name] = str(document[name])
+    return Entry(**values)
+
+
+def _short(value: str) -> str:
+    value = text.clean(value)
+    return value if len(value) <= _LONGEST else value[:_LONGEST] + "…"
+
+
+def _parent() -> str | None:
+    try:
+        with open(f"/proc/{os.getppid()}/cmdline", "rb") as file:
+            argv = file.read(4096).rstrip(b"\0").split(b"\0")
+    except OSError:
+        return None
+    return text.command_line(os.fsdecode(word) for word in argv) or None
+
+
+def _terminal() -> str | None:
+    for stream in (0, 2, 1):
+        with suppress(OSError):
+            return os.ttyname(stream)
+    return None
+
+
+def _unit() -> str | None:
+    """Return the service that this runs in; whoever has logged in is in a scope instead."""
+    try:
+        with open("/proc/self/cgroup", encoding="utf-8", errors="replace") as file:
+            found = _UNIT.findall(file.read())
+    except OSError:
+        return None
+    return found[-1] if found else None

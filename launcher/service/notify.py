@@ -1,0 +1,108 @@
+"""A webhook is told of starts and failures, and nothing waits for it: a process of its own posts the message.
+
+The URL is a secret, since whoever has it can post. The message carries none.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Literal
+
+from .. import text
+from ..settings import Settings, app_environment
+from .background import beside
+
+if TYPE_CHECKING:
+    import urllib.request
+
+_REQUEST_SECONDS = 10.0
+_SECONDS = 20
+_HOST = re.compile(r"https?://([^/?#]*)", re.IGNORECASE)
+_FEISHU = ("feishu.cn", "larksuite.com")
+_DINGTALK = ("dingtalk.com",)
+
+Event = Literal["started", "ready", "failed", "refused"]
+
+
+def notify(settings: Settings, environ: Mapping[str, str], event: Event, what: str) -> None:
+    """Have the webhook told, where the settings name one; a process that cannot be started is not missed."""
+    if settings.notify_url is None:
+        return
+    url = settings.notify_url.value
+    line = text.clean(f"{settings.script.name} on {os.uname().nodename}, port {settings.port}: {event}: {what}")
+    environment = app_environment(settings, environ)
+    try:
+        beside(lambda: post(url, payload(url, line), environment), _SECONDS)
+    except OSError:
+        pass  # no process left for it; the launch goes on
+
+
+def payload(url: str, line: str) -> Mapping[str, Any]:
+    """Return the message in the words that the webhook of this host understands, Slack's where it is none of these.
+
+    https://api.slack.com/messaging/webhooks, https://open.feishu.cn/document/client-docs/bot-v3/add-custom-bot,
+    https://open.dingtalk.com/document/orgapp/custom-robots-send-group-messages
+    """
+    host = _host(url)
+    if _within(host, _FEISHU):
+        return {"msg_type": "text", "content": {"text": line}}
+    if _within(host, _DINGTALK):
+        return {"msgtype": "text", "text": {"content": line}}
+    return {"text": line}
+
+
+def post(url: str, document: Mapping[str, Any], environment: Mapping[str, str]) -> None:
+    """Post a document as JSON, through the proxy that the app's environment names.
+
+    Raises whatever urllib does; a redirect is not followed, since it would lead the message elsewhere.
+    """
+    import urllib.request
+
+    class NoRedirect(urllib.request.HTTPRedirectHandler):
+        def redirect_request(self, *_: Any) -> None:
+            return None
+
+    request = urllib.request.Request(
+        url,
+        data=json.dumps(document).encode(),
+        headers={"Content-Type": "application/json; charset=utf-8", "User-Agent": "start_app"},
+        method="POST",
+    )
+    opener = urllib.request.build_opener(NoRedirect, _proxies(_host(url), environment))
+    opener.open(request, timeout=_REQUEST_SECONDS).close()
+
+
+def _proxies(host: str, environment: Mapping[str, str]) -> urllib.request.ProxyHandler:
+    import urllib.request
+
+    found: dict[str, str] = {}
+    for kind in ("http", "https", "no"):
+        value = environment.get(f"{kind}_proxy") or environment.get(f"{kind}_proxy".upper())
+        if value:
+            found[kind] = value
+    bypassed = found.pop("no", None)
+    if bypassed and _is_bypassed(host, bypassed):
+        return urllib.request.ProxyHandler({})
+    return urllib.request.ProxyHandler(found)
+
+
+def _is_bypassed(host: str, patterns: str) -> bool:
+    """Tell whether `no_proxy` names this host, as urllib reads it."""
+    bare = host.partition(":")[0]
+    for pattern in (one.strip().lstrip(".").lower() for one in patterns.split(",")):
+        if pattern == "*" or (pattern and (pattern in (host, bare) or bare.endswith(f".{pattern}"))):
+            return True
+    return False
+
+
+def _host(url: str) -> str:
+    found = _HOST.match(url)
+    return found[1].rpartition("@")[2].lower() if found else ""
+
+
+def _within(host: str, domains: tuple[str, ...]) -> bool:
+    name = host.partition(":")[0]
+    return any(name == domain or name.endswith(f".{domain}") for domain in domains)
