@@ -9,7 +9,7 @@ import importlib.util
 import os
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
@@ -35,9 +35,13 @@ def main(argv: Sequence[str] | None = None, launcher_file: str | None = None) ->
     try:
         arguments = parse(words)
         console = console._replace(
-            quiet=arguments.quiet, verbose=arguments.verbose, as_json=arguments.json, context=_context(arguments)
+            quiet=arguments.quiet,
+            verbose=arguments.verbose,
+            as_json=arguments.json,
+            context=_context(arguments),
+            report=_report(os.environ) if arguments.command == LAUNCH and not arguments.dry_run else None,
         )
-        status = _run(arguments, console, _folders(launcher_file))
+        status = _run(arguments, console, launcher_file)
         console.flush()
         return status
     except LauncherError as error:
@@ -64,7 +68,8 @@ def main(argv: Sequence[str] | None = None, launcher_file: str | None = None) ->
         return _flushed(console, ExitStatus.BUG)
 
 
-def _run(arguments: Arguments, console: Console, folders: tuple[Path, ...]) -> int:
+def _run(arguments: Arguments, console: Console, launcher_file: str | None) -> int:
+    folders = _folders(launcher_file)
     name = console.program.rpartition("/")[2].rpartition(" ")[2]
     if arguments.help:
         console.text(help_text(name))
@@ -99,7 +104,11 @@ def _run(arguments: Arguments, console: Console, folders: tuple[Path, ...]) -> i
         from . import models_command
 
         return models_command.run(arguments, found, environ, console)
-    return _wait(arguments, found, console)
+    if arguments.command == "unit":
+        from . import unit_command
+
+        return unit_command.run(arguments, found, environ, console, launcher_file)
+    return _wait(arguments, found, environ, console)
 
 
 def _launch(arguments: Arguments, found: settings.Settings, environ: Mapping[str, str], console: Console) -> int:
@@ -258,15 +267,19 @@ def _show_stop(found: settings.Settings, console: Console) -> int:
     return ExitStatus.DONE
 
 
-def _wait(arguments: Arguments, found: settings.Settings, console: Console) -> int:
+def _wait(arguments: Arguments, found: settings.Settings, environ: Mapping[str, str], console: Console) -> int:
     from . import launch, wait
 
-    ready = wait.wait(found, wait.DEFAULT_SECONDS if arguments.timeout is None else arguments.timeout)
-    console.say(f"ready: pid {ready.instance.pid} answers at {ready.page.url} ({ready.seconds:.1f} s)")
+    seconds = wait.DEFAULT_SECONDS if arguments.timeout is None else arguments.timeout
+    pid = wait.main_pid(arguments.pid, environ)
+    ready = wait.wait(found, seconds) if pid is None else wait.wait_for(pid, found, seconds)
+    # Only now: why a launch has failed is for the launcher itself to tell.
+    console = console._replace(report=_report(environ))
+    console.say(f"ready: pid {ready.process.pid} answers at {ready.page.url} ({ready.seconds:.1f} s)")
     if console.as_json:
         console.json(
             {
-                "instance": launch.process_document(ready.instance.process),
+                "instance": launch.process_document(ready.process),
                 "url": ready.page.url,
                 "status": ready.page.status,
                 "seconds": round(ready.seconds, 3),
@@ -300,6 +313,15 @@ def _program(launcher_file: str | None) -> str:
     except OSError:
         here = os.sep
     return shlex.join(os.path.abspath(path).removeprefix(here) for path in (sys.executable, launcher_file))
+
+
+def _report(environ: Mapping[str, str]) -> Callable[[str], None] | None:
+    """Return what tells systemd how it goes, where it listens."""
+    if "NOTIFY_SOCKET" not in environ:
+        return None
+    from .service.sd_notify import reporter
+
+    return reporter(environ)
 
 
 def _context(arguments: Arguments) -> tuple[tuple[str, str], ...]:

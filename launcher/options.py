@@ -20,6 +20,7 @@ COMMANDS = {
     "status": "tell what runs on the port",
     "stop": "stop this app's instance",
     "wait": "return when the instance's page answers",
+    "unit": "print a systemd unit for this app",
     "cache list": "what is in the model cache, the largest first [REPO…]",
     "cache remove": "remove models or revisions: REPO, REPO@REVISION, a commit, a glob",
     "cache clear": "remove every model",
@@ -32,6 +33,7 @@ COMMANDS = {
 EVERY = frozenset(COMMANDS)
 _WIDTH = 100
 _LAUNCH = frozenset((LAUNCH,))
+_UNIT = frozenset(("unit",))
 _REMOVING = frozenset(("cache remove", "cache clear", "cache prune"))
 _PRUNING = frozenset((LAUNCH, "cache prune"))
 _VERIFY = frozenset(("cache verify",))
@@ -55,6 +57,7 @@ examples:
   start_app.py cache list               which models are there, and what is wrong with them
   start_app.py status                   what runs, and which cache and endpoint it uses
   start_app.py wait --timeout 600       until the page answers
+  start_app.py unit                     a systemd unit that keeps it running
   start_app.py --demo                   try it all on a playground of its own
 """
 EXIT_STATUSES = """\
@@ -113,6 +116,9 @@ class Arguments(argparse.Namespace):
     demo: bool
     help: bool
     version: bool
+    pid: int | None
+    template: bool
+    user: bool
 
 
 def _seconds(value: str) -> float:
@@ -120,6 +126,13 @@ def _seconds(value: str) -> float:
     if not math.isfinite(seconds) or not 0 <= seconds <= 86400:
         raise ValueError(value)
     return seconds
+
+
+def _pid(value: str) -> int:
+    pid = int(value)
+    if not 0 < pid < 1 << 31:
+        raise ValueError(value)
+    return pid
 
 
 def _duration(value: str) -> float:
@@ -130,6 +143,7 @@ def _size(value: str) -> int:
     return parsed_size(value)
 
 
+_pid.__name__ = "process id"
 _duration.__name__ = "time span such as 30d"
 _size.__name__ = "size such as 50G"
 _seconds.__name__ = "number of seconds"  # argparse shows it: invalid number of seconds value: 'x'
@@ -142,7 +156,12 @@ def _option(*names: str, commands: frozenset[str] = EVERY, **keywords: Any) -> O
 OPTIONS = (
     _option("--app-dir", metavar="DIR", help="the app's folder (APP_DIR; default: where start_app.py lies, or here)"),
     _option("--env-file", metavar="FILE", help="the .env to read (default: the one in the app's folder)"),
-    _option("--python", metavar="PATH", commands=_LAUNCH, help="the app's interpreter or its environment (APP_PYTHON)"),
+    _option(
+        "--python",
+        metavar="PATH",
+        commands=_LAUNCH | _UNIT,
+        help="the app's interpreter or its environment (APP_PYTHON)",
+    ),
     _option("--host", help="the address the app listens on (GRADIO_SERVER_NAME)"),
     _option("-p", "--port", help="the app's port (GRADIO_SERVER_PORT; default: 7860)"),
     _option("--take-port", commands=_LAUNCH, action="store_true", help="stop whoever of this user holds the port"),
@@ -161,6 +180,17 @@ OPTIONS = (
         type=_seconds,
         help="how long to wait (default: 600), for a hub's answer (10), or until a pull's next bytes (60)",
     ),
+    _option(
+        "--pid",
+        commands=frozenset(("wait",)),
+        metavar="PID",
+        type=_pid,
+        help="wait for the page of this very process (default: MAINPID, which systemd sets)",
+    ),
+    _option(
+        "--template", commands=_UNIT, action="store_true", help="a unit for several instances, named by their port"
+    ),
+    _option("--user", commands=_UNIT, action="store_true", help="a unit for systemctl --user"),
     _option("--no-launch", commands=_LAUNCH, action="store_true", help="do all but start the app"),
     _option("--clear-cache", commands=_LAUNCH, action="store_true", help="start with an empty model cache"),
     _option("--prune-cache", commands=_LAUNCH, action="store_true", help="first remove what nothing can load any more"),
@@ -180,7 +210,10 @@ OPTIONS = (
         help="first pull the newest commit of every model, while the old instance serves",
     ),
     _option(
-        "--locked", commands=_LAUNCH, action="store_true", help="start with exactly what models.lock pins (APP_LOCKED)"
+        "--locked",
+        commands=_LAUNCH | _UNIT,
+        action="store_true",
+        help="start with exactly what models.lock pins (APP_LOCKED)",
     ),
     _option(
         "--older-than",
@@ -245,7 +278,7 @@ def parse(argv: Sequence[str]) -> Arguments:
     arguments.command, arguments.repos = _command(rest)
     arguments.app_args = theirs
     _refuse_misplaced(arguments, ours)
-    if theirs and arguments.command != LAUNCH:
+    if theirs and arguments.command not in (LAUNCH, "unit"):
         raise LauncherError(
             f"{arguments.command} takes no arguments for the app", "start_app.py -- ARGUMENTS", ExitStatus.USAGE
         )

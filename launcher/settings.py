@@ -62,6 +62,7 @@ class Settings(NamedTuple):
     variables: Mapping[str, Setting]
     origins: Mapping[str, Setting]
     warnings: tuple[str, ...]
+    env_file: Path | None = None
 
 
 def load(
@@ -148,6 +149,7 @@ def load(
             APP_LOCKED=locked,
         ),
         warnings=_warnings(file) if file else (),
+        env_file=file.path if file else None,
     )
 
 

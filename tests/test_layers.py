@@ -17,6 +17,8 @@ FILES = tuple(sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE /
 LAYERS = (
     {"__main__"},
     {"cli"},
+    {"unit_command"},
+    {"service"},
     {"launch", "status", "wait", "demo"},
     {"cleaning", "model_step", "models_command"},
     {"verify_command"},

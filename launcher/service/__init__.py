@@ -1,0 +1,1 @@
+"""How the app is kept running: what a service manager is given, and what it is told."""
