@@ -1,6 +1,7 @@
 """A machine with a real systemd in it, booted in namespaces of its own in a fraction of a second and always ended.
 
-It has this machine's files and network, and its own processes, cgroups, /run, /tmp and units. Apps lie in its /srv.
+It has this machine's files and network, and its own processes, cgroups, /run, /tmp and units. Apps, the launcher and
+this environment lie in its /srv.
 """
 
 from __future__ import annotations
@@ -16,10 +17,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import ROOT, START_APP, AppFolder, Done, clean_environment, eventually, free_port, make_app
+from tests.support import ROOT, AppFolder, Done, clean_environment, eventually, make_app
 
 SYSTEMD = Path("/lib/systemd/systemd")
 CGROUPS = Path("/sys/fs/cgroup")
+# Where the machine has the launcher and this environment: its /tmp is its own, and they may lie in the one out here.
+START_APP = "/srv/start_app/start_app.py"
+PYTHON = f"/srv/python/bin/{Path(sys.executable).name}"
 TARGETS = ("sysinit", "basic", "shutdown", "multi-user", "network-online", "umount", "final", "default")
 JOURNAL = ("systemd-journald.service", "systemd-journald.socket", "systemd-journald-dev-log.socket")
 
@@ -39,22 +43,13 @@ fi
 mount -t proc proc /proc
 mount -t tmpfs -o mode=755 tmpfs /run
 mount -t tmpfs tmpfs /var/log
-mkdir /run/keep /run/units /run/lock
-# Private ones of these, with what the tests themselves need of the old ones in it.
-number=0
-for path in "$@"; do
-    mkdir "/run/keep/$number" && mount --bind "$path" "/run/keep/$number"
-    number=$((number + 1))
-done
+mkdir /run/units /run/lock
+mount --bind "$units" /run/units
+mount --bind "$srv" /srv
+mount --bind "$root" /srv/start_app
+mount --bind "$prefix" /srv/python
 mount -t tmpfs -o mode=1777 tmpfs /tmp
 mount -t tmpfs -o mode=1777 tmpfs /var/tmp
-number=0
-for path in "$@"; do
-    mkdir -p "$path" && mount --bind "/run/keep/$number" "$path"
-    number=$((number + 1))
-done
-mount --bind "$srv" /srv
-mount --bind "$units" /run/units
 exec env -i "PATH=$PATH" container=start-app-tests SYSTEMD_UNIT_PATH=/run/units \
     /lib/systemd/systemd --system --unit=test.target --show-status=no --log-target=console
 """
@@ -85,7 +80,7 @@ class Machine:
         return result
 
     def launcher(self, *arguments: str | Path, check: bool = False) -> Done:
-        return self.run(sys.executable, START_APP, *arguments, check=check)
+        return self.run(PYTHON, START_APP, *arguments, check=check)
 
     def systemctl(self, *arguments: str, check: bool = True) -> Done:
         return self.run("systemctl", "--no-pager", *arguments, check=check)
@@ -141,8 +136,8 @@ def boot(folder: Path) -> Iterator[Machine]:
     if reason:
         pytest.skip(reason)
     units, log = folder / "units", folder / "boot.log"
-    for path in (units, folder / "srv"):
-        path.mkdir()
+    for path in (units, folder / "srv" / "start_app", folder / "srv" / "python"):
+        path.mkdir(parents=True)
     _write_units(units)
     groups = [path / f"start-app-{os.getpid()}-{folder.name}" for path in _hierarchies()]
     try:
@@ -167,20 +162,17 @@ def boot(folder: Path) -> Iterator[Machine]:
 
 
 def _start(folder: Path, groups: list[Path], log: Path) -> subprocess.Popen[bytes]:
-    kept = {
-        path
-        for path in (str(ROOT), sys.prefix, sys.base_prefix, str(folder))
-        if path.startswith(("/tmp/", "/var/tmp/"))
-    }
     enter = "".join(f"echo $$ > {group}/cgroup.procs; " for group in groups)
     namespaces = "--mount --pid --fork --kill-child --cgroup --uts --ipc"
     with log.open("wb") as output:
         return subprocess.Popen(
-            ("bash", "-c", f'{enter} exec unshare {namespaces} bash -c "$boot" boot "$@"', "boot", *sorted(kept)),
+            ("bash", "-c", f'{enter} exec unshare {namespaces} bash -c "$boot"'),
             env={
                 "PATH": os.environ["PATH"],
                 "boot": BOOT,
                 "srv": str(folder / "srv"),
+                "root": str(ROOT),
+                "prefix": sys.prefix,
                 "units": str(folder / "units"),
                 "unified": "yes" if _hierarchies() == (CGROUPS,) else "no",
             },

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -24,6 +23,7 @@ from tests.support import (
     free_port,
     get,
     launcher,
+    make_app,
 )
 from tests.systemd import Machine
 
@@ -45,7 +45,7 @@ def page_pid(port: int) -> str:
 
 def by_hand(machine: Machine, processes: Processes, app: AppFolder, *arguments: str) -> str:
     """Start the app in the machine as a person does, without the launcher, and return its pid there."""
-    shell = f"cd /srv/{app.path.name} && exec {sys.executable} webui.py --port {app.port} {' '.join(arguments)}"
+    shell = f"cd /srv/{app.path.name} && exec {systemd.PYTHON} webui.py --port {app.port} {' '.join(arguments)}"
     processes.start((*machine.inside, "sh", "-c", shell))
     return page_pid(app.port)
 
@@ -131,7 +131,7 @@ def test_what_may_pass_by_itself_is_tried_again(machine: Machine) -> None:
 
 def test_a_stranger_on_the_port_is_left_and_not_tried_for_again(machine: Machine, processes: Processes) -> None:
     app = machine.app("app", WEBUI)
-    processes.start((*machine.inside, sys.executable, "-m", "http.server", str(app.port), "--bind", "127.0.0.1"))
+    processes.start((*machine.inside, systemd.PYTHON, "-m", "http.server", str(app.port), "--bind", "127.0.0.1"))
     eventually(lambda: get(app.port), what="page")
     name = machine.install(app)
     assert machine.systemctl("start", name, check=False).status != 0
@@ -202,3 +202,155 @@ def test_two_instances_of_a_template_never_touch_one_another(machine: Machine) -
     done = machine.launcher("--app-dir", f"/srv/{app.path.name}", "--port", str(other.port))
     assert done.status == 69
     assert f"systemctl restart {names[1]}" in done.err
+
+
+ODD = 'o\'dd "%n" $ 5$ \\x41 \\ é; #'
+
+
+def test_a_path_with_anything_in_it_reaches_the_launcher_unchanged(machine: Machine) -> None:
+    app = machine.app(ODD, WEBUI)
+    # The environment's folder is a link of an odd name: systemd would not take such a path as a program.
+    environment = machine.folder / "srv" / "venv '$HOME' %n=\\"
+    environment.symlink_to("/srv/python")
+    interpreter = f"/srv/{environment.name}/bin/python"
+    arguments = ("--app-dir", f"/srv/{ODD}", "--", "--", "a\nb", "$MAINPID", "%i", "\udcff", ";")
+    printed = machine.run(interpreter, systemd.START_APP, "unit", *arguments)
+    machine.write_unit("odd.service", printed.out)
+    machine.systemctl("daemon-reload")
+    machine.systemctl("start", "odd.service")
+    main = page_pid(app.port)  # systemctl cannot show a unit whose command line is no text
+    words = machine.run("cat", f"/proc/{main}/cmdline").out.split("\0")
+    assert words[0] == interpreter
+    assert words[4:-1] == ["--", "a\nb", "$MAINPID", "%i", "\ufffd", ";"]
+    # A second start finds the first one by the same path.
+    assert machine.launcher("--app-dir", f"/srv/{ODD}").status == 69
+
+
+def test_what_the_unit_keeps_the_app_from_leaves_devices_and_processes_in_sight(machine: Machine) -> None:
+    app = machine.app("app", WEBUI)
+    name = machine.install(app)
+    machine.systemctl("start", name)
+    shown = {
+        option: machine.show(name, option)
+        for option in ("PrivateDevices", "DevicePolicy", "DeviceAllow", "ProtectClock", "ProtectProc", "ProcSubset")
+    }
+    assert shown == {
+        "PrivateDevices": "no",
+        "DevicePolicy": "auto",
+        "DeviceAllow": "",
+        "ProtectClock": "no",
+        "ProtectProc": "default",
+        "ProcSubset": "all",
+    }
+    assert machine.show(name, "MemoryDenyWriteExecute") == "no"
+    assert machine.show(name, "PrivateTmp") == "yes"
+    main = machine.show(name, "MainPID")
+    status = machine.run("cat", f"/proc/{main}/status").out
+    assert re.search(r"^NoNewPrivs:\s+1$", status, re.MULTILINE)
+    # Its lock lies where a launch by hand looks for it, and the cache can be written.
+    assert app.lock_holder() == int(main)
+    probe = "import os; open('/srv/app/cache_hub', 'w').close(); print(sorted(os.listdir('/dev')))"
+    inside = machine.run("nsenter", "-t", main, "-m", systemd.PYTHON, "-c", probe).out
+    assert inside == f"{sorted(os.listdir('/dev'))}\n"
+    read_only = machine.run("nsenter", "-t", main, "-m", "touch", "/usr/x", check=False)
+    assert read_only.status != 0
+
+
+def test_an_app_in_a_folder_that_units_may_not_write_gets_its_own_folder_back(machine: Machine) -> None:
+    app = machine.app("app", WEBUI)
+    home = "/usr/local/app"
+    machine.run("sh", "-c", f"mount -t tmpfs tmpfs /usr/local && mkdir {home} && mount --bind /srv/app {home}")
+    printed = machine.launcher("unit", "--app-dir", home, check=True).out
+    assert f"ReadWritePaths=-{home}\n" in printed
+    machine.write_unit("app.service", printed)
+    machine.systemctl("daemon-reload")
+    machine.systemctl("start", "app.service")
+    assert app.lock_holder() == int(machine.show("app.service", "MainPID"))
+
+
+def test_a_unit_of_a_users_own_manager_runs_in_it(machine: Machine) -> None:
+    app = machine.app("app", WEBUI)
+    machine.write_unit(
+        "user@0.service",
+        "[Service]\nType=notify\nDelegate=yes\nEnvironment=XDG_RUNTIME_DIR=/run/user/0 HOME=/run/user/0\n"
+        "Environment=SYSTEMD_UNIT_PATH=/run/units\n"
+        "ExecStartPre=mkdir -p -m 700 /run/user/0\nExecStart=/lib/systemd/systemd --user --unit=test.target\n",
+    )
+    machine.systemctl("daemon-reload")
+    machine.systemctl("start", "user@0.service")
+    printed = machine.launcher("unit", "--user", "--app-dir", "/srv/app", check=True).out
+    machine.write_unit("app.service", printed)
+    ours = ("env", "XDG_RUNTIME_DIR=/run/user/0", "systemctl", "--user")
+    machine.run(*ours, "daemon-reload")
+    machine.run(*ours, "start", "app.service")
+    main = machine.run(*ours, "show", "--value", "--property=MainPID", "app.service").out.strip()
+    assert get(app.port) == f"pid {main}"
+    done = machine.launcher("--app-dir", "/srv/app")
+    assert done.status == 69
+    assert "systemctl --user restart app.service" in done.err
+    machine.run(*ours, "stop", "app.service")
+    assert get(app.port) is None
+
+
+def verified(folder: Path, name: str, text: str, *flags: str) -> str:
+    """Return what systemd-analyze has to say of a unit; nothing is the best that it says."""
+    if shutil.which("systemd-analyze") is None:
+        pytest.skip("systemd-analyze is not installed")
+    path = folder / name
+    path.write_text(text, errors="surrogateescape")
+    runtime = folder / "runtime"
+    runtime.mkdir(mode=0o700, exist_ok=True)
+    done = subprocess.run(
+        ("systemd-analyze", "verify", "--man=no", *flags, str(path)),
+        env=clean_environment(XDG_RUNTIME_DIR=str(runtime)),
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    # Other units of this machine that it comes across on the way are not ours to judge.
+    return "".join(line for line in done.stderr.splitlines(keepends=True) if name in line)
+
+
+@pytest.mark.parametrize("flags", [(), ("--template",), ("--user",), ("--template", "--user")])
+@pytest.mark.parametrize("folder", ["app", ODD])
+def test_systemd_analyze_has_nothing_to_say_of_any_unit(flags: tuple[str, ...], folder: str, tmp_path: Path) -> None:
+    app = make_app(tmp_path / folder)
+    app.write_env("HF_HOME=./cache hub\n")
+    done = launcher("unit", "--json", *flags, "--app-dir", app.path, "--host", "0.0.0.0", "--locked", "--", "--fp16")
+    assert (done.status, done.err) == (0, "")
+    name = done.json["name"].replace("@.", "@7860.")
+    assert verified(tmp_path, name, done.json["unit"], *(("--user",) if "--user" in flags else ())) == ""
+
+
+def test_the_unit_has_what_flags_and_this_shell_say_and_leaves_the_rest_to_the_env_file(app: AppFolder) -> None:
+    env_file = app.write_env("GRADIO_SERVER_NAME=0.0.0.0\nAPP_LOCKED=1\n")
+    plain = launcher("unit", "--app-dir", app.path).out
+    starts = re.findall(r"^ExecStart(?:Post)?=(.*)$", plain, re.MULTILINE)
+    called = f"{sys.executable} {START_APP}"
+    where = f"--app-dir {app.path} --env-file {env_file}"
+    assert starts == [f"{called} {where}", f"{called} wait {where} --timeout 21600 --pid $MAINPID"]
+    assert "EnvironmentFile" not in plain
+    env = clean_environment(GRADIO_SERVER_PORT="7999", HF_HOME="/models", HF_ENDPOINT="https://hf-mirror.com")
+    done = launcher("unit", "--app-dir", app.path, "--python", sys.executable, "--locked", "--", "--fp16", env=env)
+    (start,) = re.findall(r"^ExecStart=(.*)$", done.out, re.MULTILINE)
+    assert start == f"{called} {where} --port 7999 --python {sys.executable} --locked -- --fp16"
+    for name in ("HF_HOME", "HF_ENDPOINT"):
+        assert f"{name} is set in this shell only, and the unit will not have it" in done.err
+    assert "GRADIO_SERVER_PORT" not in done.err
+    template = launcher("unit", "--template", "--app-dir", app.path, env=env).out
+    assert len(re.findall(r" --port %i(?: |$)", template, re.MULTILINE)) == 2
+
+
+def test_root_prints_a_unit_for_whom_the_app_belongs_to(app: AppFolder) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("needs root")
+    assert "\nUser=root\n" in launcher("unit", "--app-dir", app.path).out
+    os.chown(app.path, 65534, 65534)
+    assert re.search(r"^User=(nobody|65534)$", launcher("unit", "--app-dir", app.path).out, re.MULTILINE)
+    assert "User=" not in launcher("unit", "--user", "--app-dir", app.path).out
+
+
+@pytest.mark.parametrize("arguments", [("--template",), ("status", "--user"), ("wait", "--pid", "0"), ("unit", "x")])
+def test_options_of_the_unit_go_with_it_alone(arguments: tuple[str, ...], app: AppFolder) -> None:
+    assert launcher(*arguments, *app.arguments).status == 2
