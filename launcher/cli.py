@@ -113,6 +113,10 @@ def _run(arguments: Arguments, console: Console, launcher_file: str | None) -> i
 
 def _launch(arguments: Arguments, found: settings.Settings, environ: Mapping[str, str], console: Console) -> int:
     _collect_no_garbage()
+    if os.getpid() == 1 and not (arguments.dry_run or arguments.no_launch):
+        status = _stay_above(console)
+        if status is not None:
+            return status
     from . import launch
     from .handoff.command import execute
     from .model_step import ModelStep
@@ -172,6 +176,16 @@ def _launch(arguments: Arguments, found: settings.Settings, environ: Mapping[str
     except OSError:
         pass  # the old instance is stopped already: a reader who has gone must not leave the user without an app
     execute(command)
+
+
+def _stay_above(console: Console) -> int | None:
+    """Let the launch go on in a child; return None there, and in pid 1 the status to end with."""
+    from .handoff import init
+
+    console.warn("the launcher is pid 1, where signals get lost and nobody collects what ends: it stays above the app")
+    console.warn(f"hint: an init of its own is the better one: {init.ADVICE}")
+    console.flush()
+    return init.stand_above()
 
 
 def _cleaning(
