@@ -77,6 +77,11 @@ def _run(arguments: Arguments, console: Console, launcher_file: str | None) -> i
     if arguments.version:
         console.text(version_text(name))
         return ExitStatus.DONE
+    if arguments.print_completion:
+        from . import completion
+
+        console.text(completion.script(arguments.print_completion, name))
+        return ExitStatus.DONE
     requirements.check((Path(arguments.app_dir),) if arguments.app_dir else (Path(), *folders))
     environ: Mapping[str, str] = dict(os.environ)
     if arguments.demo:

@@ -119,6 +119,7 @@ class Arguments(argparse.Namespace):
     pid: int | None
     template: bool
     user: bool
+    print_completion: str | None
 
 
 def _seconds(value: str) -> float:
@@ -253,6 +254,12 @@ OPTIONS = (
     _option("--json", action="store_true", help="one JSON object on stdout"),
     _option("-q", "--quiet", action="store_true", help="errors and warnings only"),
     _option("-v", "--verbose", action="store_true", help="where settings come from, and who was left alone and why"),
+    _option(
+        "--print-completion",
+        commands=_LAUNCH,
+        choices=("bash", "zsh"),
+        help="show the script that completes commands and options in this shell",
+    ),
     _option("--version", action="store_true", help="show the version"),
     _option("-h", "--help", action="store_true", help="show this help"),
 )

@@ -132,16 +132,19 @@ def why_not() -> str | None:
     return f"no overlay in namespaces here: {done.stderr.strip()}" if done.returncode else None
 
 
-def make_image(tmp_path: Path, processes: Processes, script: str = WEBUI) -> Image:
-    """Make what containers are started from, or skip the test where that is impossible."""
+def make_image(tmp_path: Path, processes: Processes, script: str = WEBUI, *, name: str = "app") -> Image:
+    """Make what containers are started from, or skip the test where that is impossible.
+
+    Those of another name are another host's: only the cache is the same.
+    """
     reason = why_not()
     if reason:
         pytest.skip(reason)
-    app = make_app(tmp_path / "app", script)
+    app = make_app(tmp_path / name, script)
     shutil.copy(ROOT / "start_app.py", app.path)
     shutil.copytree(ROOT / "launcher", app.path / "launcher", ignore=shutil.ignore_patterns("__pycache__"))
-    models, layer = tmp_path / "models", tmp_path / "layer"
-    models.mkdir()
+    models, layer = tmp_path / "models", tmp_path / f"layer of {name}"
+    models.mkdir(exist_ok=True)
     layer.mkdir()
     for path in (app.path, *app.path.rglob("*"), models):
         os.chown(path, USER, USER)

@@ -17,7 +17,7 @@ FILES = tuple(sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE /
 LAYERS = (
     {"__main__"},
     {"cli"},
-    {"unit_command"},
+    {"unit_command", "completion"},
     {"service"},
     {"launch", "status", "wait", "demo"},
     {"cleaning", "model_step", "models_command"},
@@ -123,6 +123,7 @@ def test_only_the_edge_reads_the_environment_and_exits(path: Path) -> None:
         ("dotenv", {"env_file"}),
         ("tqdm", {"console"}),
         ("huggingface_hub", {"models"}),
+        ("shtab", {"completion"}),
         ("gradio", set()),
         ("requests", set()),
     ],
