@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -383,8 +384,11 @@ def test_wait_for_a_process_ends_after_it_and_not_before_its_parent_knows(app: A
     waiting = processes.start(command)
 
     def watches() -> bool:
-        links = Path(f"/proc/{waiting.pid}/fd").iterdir()
-        return any(os.readlink(link) == "anon_inode:[pidfd]" for link in links)
+        for link in Path(f"/proc/{waiting.pid}/fd").iterdir():
+            with suppress(FileNotFoundError):  # it closes others meanwhile
+                if os.readlink(link) == "anon_inode:[pidfd]":
+                    return True
+        return False
 
     eventually(watches, what="wait at work")
     running.process.kill()

@@ -354,3 +354,22 @@ def test_root_prints_a_unit_for_whom_the_app_belongs_to(app: AppFolder) -> None:
 @pytest.mark.parametrize("arguments", [("--template",), ("status", "--user"), ("wait", "--pid", "0"), ("unit", "x")])
 def test_options_of_the_unit_go_with_it_alone(arguments: tuple[str, ...], app: AppFolder) -> None:
     assert launcher(*arguments, *app.arguments).status == 2
+
+
+def test_where_the_driver_has_a_helper_it_makes_the_device_files_before_the_app_may_gain_no_privileges(
+    machine: Machine,
+) -> None:
+    # There is no GPU here: a program of that name tells how it was called, and what it may do.
+    app = machine.app("app", WEBUI)
+    helper = machine.folder / "srv" / "bin" / "nvidia-modprobe"
+    helper.parent.mkdir()
+    helper.write_text('#!/bin/sh\n(echo "$@"; grep NoNewPrivs /proc/self/status) > /srv/called\nexit 1\n')
+    helper.chmod(0o755)
+    printed = machine.run(
+        "env", f"PATH=/srv/bin:{os.environ['PATH']}", systemd.PYTHON, systemd.START_APP, "unit", "--app-dir", "/srv/app"
+    )
+    machine.write_unit("app.service", printed.out)
+    machine.systemctl("daemon-reload")
+    machine.systemctl("start", "app.service")  # that it fails is no reason not to start
+    assert (machine.folder / "srv" / "called").read_text().split() == ["-u", "-c=0", "NoNewPrivs:", "0"]
+    assert get(app.port)
