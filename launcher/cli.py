@@ -9,7 +9,7 @@ import importlib.util
 import os
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TextIO
 
@@ -32,9 +32,13 @@ def main(argv: Sequence[str] | None = None, launcher_file: str | None = None) ->
         arguments = parse(words)
         contradictions.refuse(arguments)
         console = console._replace(
-            quiet=arguments.quiet, verbose=arguments.verbose, as_json=arguments.json, context=_context(arguments)
+            quiet=arguments.quiet,
+            verbose=arguments.verbose,
+            as_json=arguments.json,
+            context=_context(arguments),
+            report=_report(os.environ) if arguments.command == LAUNCH and not arguments.dry_run else None,
         )
-        status = _run(arguments, console, _folders(launcher_file))
+        status = _run(arguments, console, launcher_file)
         console.flush()
         return status
     except LauncherError as error:
@@ -61,13 +65,19 @@ def main(argv: Sequence[str] | None = None, launcher_file: str | None = None) ->
         return _flushed(console, ExitStatus.BUG)
 
 
-def _run(arguments: Arguments, console: Console, folders: tuple[Path, ...]) -> int:
+def _run(arguments: Arguments, console: Console, launcher_file: str | None) -> int:
+    folders = _folders(launcher_file)
     name = console.program.rpartition("/")[2].rpartition(" ")[2]
     if arguments.help:
         console.text(help_text(name))
         return ExitStatus.DONE
     if arguments.version:
         console.text(version_text(name))
+        return ExitStatus.DONE
+    if arguments.print_completion:
+        from . import completion
+
+        console.text(completion.script(arguments.print_completion, name))
         return ExitStatus.DONE
     requirements.check((Path(arguments.app_dir),) if arguments.app_dir else (Path(), *folders))
     environ: Mapping[str, str] = dict(os.environ)
@@ -89,7 +99,11 @@ def _run(arguments: Arguments, console: Console, folders: tuple[Path, ...]) -> i
     if arguments.command == "status":
         return _status(found, environ, console)
     if arguments.command == "wait":
-        return _wait(arguments, found, console)
+        return _wait(arguments, found, environ, console)
+    if arguments.command == "unit":
+        from . import unit_command
+
+        return unit_command.run(arguments, found, environ, console, launcher_file)
     if arguments.command in ("logs", "history"):
         from . import logs_command
 
@@ -114,10 +128,24 @@ def _other(arguments: Arguments, found: settings.Settings, environ: Mapping[str,
 
 def _launch(arguments: Arguments, found: settings.Settings, environ: Mapping[str, str], console: Console) -> int:
     _collect_no_garbage()
+    if os.getpid() == 1 and not (arguments.dry_run or arguments.no_launch or arguments.background):
+        status = _stay_above(console)
+        if status is not None:
+            return status
     from . import launch_command
 
     cwd = _current_folder() if arguments.log_file else found.app_dir
     return launch_command.run(arguments, found, environ, console, cwd, sys.executable)
+
+
+def _stay_above(console: Console) -> int | None:
+    """Let the launch go on in a child; return None there, and in pid 1 the status to end with."""
+    from .handoff import init
+
+    console.warn("the launcher is pid 1, where signals get lost and nobody collects what ends: it stays above the app")
+    console.warn(f"hint: an init of its own is the better one: {init.ADVICE}")
+    console.flush()
+    return init.stand_above()
 
 
 def _cache(arguments: Arguments, found: settings.Settings, environ: Mapping[str, str], console: Console) -> int:
@@ -187,15 +215,19 @@ def _show_stop(found: settings.Settings, console: Console) -> int:
     return ExitStatus.DONE
 
 
-def _wait(arguments: Arguments, found: settings.Settings, console: Console) -> int:
+def _wait(arguments: Arguments, found: settings.Settings, environ: Mapping[str, str], console: Console) -> int:
     from . import launch, wait
 
-    ready = wait.wait(found, wait.DEFAULT_SECONDS if arguments.timeout is None else arguments.timeout)
-    console.say(f"ready: pid {ready.instance.pid} answers at {ready.page.url} ({ready.seconds:.1f} s)")
+    seconds = wait.DEFAULT_SECONDS if arguments.timeout is None else arguments.timeout
+    pid = wait.main_pid(arguments.pid, environ)
+    ready = wait.wait(found, seconds) if pid is None else wait.wait_for(pid, found, seconds)
+    # Only now: why a launch has failed is for the launcher itself to tell.
+    console = console._replace(report=_report(environ))
+    console.say(f"ready: pid {ready.process.pid} answers at {ready.page.url} ({ready.seconds:.1f} s)")
     if console.as_json:
         console.json(
             {
-                "instance": launch.process_document(ready.instance.process),
+                "instance": launch.process_document(ready.process),
                 "url": ready.page.url,
                 "status": ready.page.status,
                 "seconds": round(ready.seconds, 3),
@@ -233,6 +265,15 @@ def _program(launcher_file: str | None) -> str:
     except OSError:
         here = os.sep
     return shlex.join(os.path.abspath(path).removeprefix(here) for path in (sys.executable, launcher_file))
+
+
+def _report(environ: Mapping[str, str]) -> Callable[[str], None] | None:
+    """Return what tells systemd how it goes, where it listens."""
+    if "NOTIFY_SOCKET" not in environ:
+        return None
+    from .service.sd_notify import reporter
+
+    return reporter(environ)
 
 
 def _context(arguments: Arguments) -> tuple[tuple[str, str], ...]:

@@ -22,7 +22,10 @@ _CLEAR = "\x1b[K"
 
 
 class Console(NamedTuple):
-    """Print for a person, or for a program with `as_json`; a closed stream prints nothing."""
+    """Print for a person, or for a program with `as_json`; a closed stream prints nothing.
+
+    `report` is told the same facts, one after the other, for who watches from outside.
+    """
 
     stdout: TextIO | None
     stderr: TextIO | None
@@ -33,9 +36,12 @@ class Console(NamedTuple):
     program: str = "start_app.py"
     context: tuple[tuple[str, str], ...] = ()
     stdin: TextIO | None = None
+    report: Callable[[str], None] | None = None
 
     def say(self, line: str) -> None:
         """Tell a fact that a quiet run leaves out."""
+        if self.report:
+            self.report(clean(line))
         if not self.quiet:
             self._tell(clean(line))
 
@@ -61,6 +67,8 @@ class Console(NamedTuple):
 
     def tell_error(self, error: LauncherError) -> None:
         """Tell what happened, then the command that helps, on stderr only."""
+        if self.report:
+            self.report(clean(error.message))
         self._tell(self._painted(_RED, clean(error.message)))
         if error.hint:
             hint = clean(pasteable(error.hint, self.program, self.context))

@@ -207,7 +207,7 @@ def _await(found: Settings, console: Console, pid: int, log: Path, seconds: floa
                 last = "".join(logs.tail(log, 1))
                 show(f"loading: {duration(time.monotonic() - begun)}  {last}")
 
-        return wait.wait_for(found, pid, seconds, tick)
+        return wait.wait_for_child(found, pid, seconds, tick)
 
 
 def _hint(end: str) -> str:

@@ -22,6 +22,7 @@ COMMANDS = {
     "wait": "return when the instance's page answers",
     "logs": "what the instance has printed; -f follows it",
     "history": "who did what to this app, and when",
+    "unit": "print a systemd unit for this app",
     "cache list": "what is in the model cache, the largest first [REPO…]",
     "cache remove": "remove models or revisions: REPO, REPO@REVISION, a commit, a glob",
     "cache clear": "remove every model",
@@ -38,6 +39,7 @@ CHANGING = frozenset(
 EVERY = frozenset(COMMANDS)
 _WIDTH = 100
 _LAUNCH = frozenset((LAUNCH,))
+_UNIT = frozenset(("unit",))
 _REMOVING = frozenset(("cache remove", "cache clear", "cache prune"))
 _PRUNING = frozenset((LAUNCH, "cache prune"))
 _VERIFY = frozenset(("cache verify",))
@@ -63,6 +65,7 @@ examples:
   start_app.py logs -f                  what it prints; start_app.py history: who did what, and when
   start_app.py status                   what runs, and which cache and endpoint it uses
   start_app.py wait --timeout 600       until the page answers
+  start_app.py unit                     a systemd unit that keeps it running
   start_app.py --demo                   try it all on a playground of its own
 """
 EXIT_STATUSES = """\
@@ -126,6 +129,10 @@ class Arguments(argparse.Namespace):
     demo: bool
     help: bool
     version: bool
+    pid: int | None
+    template: bool
+    user: bool
+    print_completion: str | None
 
 
 def _seconds(value: str) -> float:
@@ -141,6 +148,13 @@ def _count(value: str) -> int:
     return int(value)
 
 
+def _pid(value: str) -> int:
+    pid = int(value)
+    if not 0 < pid < 1 << 31:
+        raise ValueError(value)
+    return pid
+
+
 def _duration(value: str) -> float:
     return parsed_duration(value)
 
@@ -149,6 +163,7 @@ def _size(value: str) -> int:
     return parsed_size(value)
 
 
+_pid.__name__ = "process id"
 _duration.__name__ = "time span such as 30d"
 _size.__name__ = "size such as 50G"
 _count.__name__ = "number of lines"
@@ -162,7 +177,12 @@ def _option(*names: str, commands: frozenset[str] = EVERY, **keywords: Any) -> O
 OPTIONS = (
     _option("--app-dir", metavar="DIR", help="the app's folder (APP_DIR; default: where start_app.py lies, or here)"),
     _option("--env-file", metavar="FILE", help="the .env to read (default: the one in the app's folder)"),
-    _option("--python", metavar="PATH", commands=_LAUNCH, help="the app's interpreter or its environment (APP_PYTHON)"),
+    _option(
+        "--python",
+        metavar="PATH",
+        commands=_LAUNCH | _UNIT,
+        help="the app's interpreter or its environment (APP_PYTHON)",
+    ),
     _option("--host", help="the address the app listens on (GRADIO_SERVER_NAME)"),
     _option("-p", "--port", help="the app's port (GRADIO_SERVER_PORT; default: 7860)"),
     _option("--take-port", commands=_LAUNCH, action="store_true", help="stop whoever of this user holds the port"),
@@ -207,6 +227,17 @@ OPTIONS = (
         type=_count,
         help="how many of the last lines (default: 50)",
     ),
+    _option(
+        "--pid",
+        commands=frozenset(("wait",)),
+        metavar="PID",
+        type=_pid,
+        help="wait for the page of this very process (default: MAINPID, which systemd sets)",
+    ),
+    _option(
+        "--template", commands=_UNIT, action="store_true", help="a unit for several instances, named by their port"
+    ),
+    _option("--user", commands=_UNIT, action="store_true", help="a unit for systemctl --user"),
     _option("--no-launch", commands=_LAUNCH, action="store_true", help="do all but start the app"),
     _option("--clear-cache", commands=_LAUNCH, action="store_true", help="start with an empty model cache"),
     _option("--prune-cache", commands=_LAUNCH, action="store_true", help="first remove what nothing can load any more"),
@@ -226,7 +257,10 @@ OPTIONS = (
         help="first pull the newest commit of every model, while the old instance serves",
     ),
     _option(
-        "--locked", commands=_LAUNCH, action="store_true", help="start with exactly what models.lock pins (APP_LOCKED)"
+        "--locked",
+        commands=_LAUNCH | _UNIT,
+        action="store_true",
+        help="start with exactly what models.lock pins (APP_LOCKED)",
     ),
     _option(
         "--older-than",
@@ -266,6 +300,12 @@ OPTIONS = (
     _option("--json", action="store_true", help="one JSON object on stdout"),
     _option("-q", "--quiet", action="store_true", help="errors and warnings only"),
     _option("-v", "--verbose", action="store_true", help="where settings come from, and who was left alone and why"),
+    _option(
+        "--print-completion",
+        commands=_LAUNCH,
+        choices=("bash", "zsh"),
+        help="show the script that completes commands and options in this shell",
+    ),
     _option("--version", action="store_true", help="show the version"),
     _option("-h", "--help", action="store_true", help="show this help"),
 )
@@ -291,7 +331,7 @@ def parse(argv: Sequence[str]) -> Arguments:
     arguments.command, arguments.repos = _command(rest)
     arguments.app_args = theirs
     _refuse_misplaced(arguments, ours)
-    if theirs and arguments.command != LAUNCH:
+    if theirs and arguments.command not in (LAUNCH, "unit"):
         raise LauncherError(
             f"{arguments.command} takes no arguments for the app", "start_app.py -- ARGUMENTS", ExitStatus.USAGE
         )

@@ -231,8 +231,13 @@ def stop_instance(settings: Settings, timeout: float, say: Say) -> tuple[Stopped
 
 def tree(instance: Instance) -> tuple[int, ...]:
     """Return every pid of an instance as it is now, its own first."""
-    below = (pid for pid, _ in Family().below((instance.pid, *instance.members)))
-    return tuple(dict.fromkeys((instance.pid, *instance.members, *below)))
+    return below(instance.pid, *instance.members)
+
+
+def below(*pids: int) -> tuple[int, ...]:
+    """Return these pids and every one below them as they are now."""
+    descendants = (pid for pid, _ in Family().below(pids))
+    return tuple(dict.fromkeys((*pids, *descendants)))
 
 
 def is_up(settings: Settings) -> bool:

@@ -65,6 +65,7 @@ class Settings(NamedTuple):
     warnings: tuple[str, ...]
     notify_url: Setting | None = None
     sudo_user: str | None = None
+    env_file: Path | None = None
 
 
 def load(
@@ -157,6 +158,7 @@ def load(
         warnings=_warnings(file) if file else (),
         notify_url=notify_url,
         sudo_user=environ.get("SUDO_USER", "").strip() or None,
+        env_file=file.path if file else None,
     )
 
 

@@ -17,7 +17,7 @@ FILES = tuple(sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE /
 LAYERS = (
     {"__main__"},
     {"cli"},
-    {"launch_command", "logs_command", "contradictions"},
+    {"launch_command", "logs_command", "unit_command", "completion", "contradictions"},
     {"launch", "status", "wait", "demo"},
     {"cleaning", "model_step", "models_command"},
     {"verify_command"},
@@ -122,6 +122,7 @@ def test_only_the_edge_reads_the_environment_and_exits(path: Path) -> None:
         ("dotenv", {"env_file"}),
         ("tqdm", {"console"}),
         ("huggingface_hub", {"models"}),
+        ("shtab", {"completion"}),
         ("gradio", set()),
         ("requests", set()),
     ],

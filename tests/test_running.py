@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -357,3 +358,51 @@ def test_a_real_launch_tells_in_json_what_it_did_before_the_app_speaks(app: AppF
     assert first["launched"] is True
     assert first["pid"] == running.pid
     assert [stopped["pid"] for stopped in first["stopped"]] == [old.pid]
+
+
+def test_wait_for_a_process_does_not_take_another_instances_page_for_its_own(
+    app: AppFolder, processes: Processes
+) -> None:
+    old = processes.launch(*app.arguments)
+    eventually(lambda: get(app.port) == f"pid {old.pid}", what="old page")
+    new = processes.start((sys.executable, "webui.py", "--load", "600", "--port", str(app.port)), cwd=app.path)
+    new.hello()
+    done = launcher("wait", "--timeout", "1", "--pid", str(new.pid), *app.arguments)
+    assert done.status == 75
+    assert f"it has not opened the port yet: pid {new.pid}, " in done.err
+    told = clean_environment(MAINPID=str(old.pid))
+    done = launcher("wait", "--timeout", "20", "--json", *app.arguments, env=told)
+    assert (done.status, done.json["instance"]["pid"]) == (0, old.pid)
+    # A flag comes before what systemd says.
+    assert launcher("wait", "--timeout", "1", "--pid", str(new.pid), *app.arguments, env=told).status == 75
+
+
+def test_wait_for_a_process_ends_after_it_and_not_before_its_parent_knows(app: AppFolder, processes: Processes) -> None:
+    running = processes.launch(*app.arguments, "--", "--load", "600")
+    running.hello()
+    command = (sys.executable, START_APP, "wait", "--pid", str(running.pid), "--timeout", "300", *app.arguments)
+    waiting = processes.start(command)
+
+    def watches() -> bool:
+        for link in Path(f"/proc/{waiting.pid}/fd").iterdir():
+            with suppress(FileNotFoundError):  # it closes others meanwhile
+                if os.readlink(link) == "anon_inode:[pidfd]":
+                    return True
+        return False
+
+    eventually(watches, what="wait at work")
+    running.process.kill()
+    # It has seen the end, and stays for as long as the zombie does.
+    eventually(lambda: alive(waiting.pid) and not watches(), what="the end seen")
+    assert waiting.process.poll() is None
+    running.wait()
+    assert waiting.wait(10) == 75
+    assert f"the instance has ended before its page answered: pid {running.pid}, " in waiting.err
+
+
+def test_wait_for_a_process_that_is_not_there_says_so(app: AppFolder, processes: Processes) -> None:
+    gone = processes.start(("true",))
+    gone.wait()
+    done = launcher("wait", "--pid", str(gone.pid), *app.arguments)
+    assert done.status == 75
+    assert f"the instance has ended before its page answered: pid {gone.pid}" in done.err

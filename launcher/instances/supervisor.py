@@ -6,6 +6,7 @@ Pure: it decides from the text of a cgroup and the name of a parent process.
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
@@ -73,7 +74,7 @@ def _supervising_unit(path: str) -> Supervisor | None:
             return None
         if part.endswith(".service"):
             user = "--user " if "/user@" in path else ""
-            return Supervisor(part, f"systemctl {user}stop {part}")
+            return Supervisor(part, f"systemctl {user}stop {shlex.quote(part)}")
     match = _CONTAINER_PATH.match(path)
     return _container(match[1], match[2]) if match else None
 

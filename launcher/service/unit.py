@@ -1,0 +1,214 @@
+"""The text of a systemd unit for one app: everything it needs is in it, nothing of the shell that printed it.
+
+Its main process is the launcher, which becomes the app. It is started when `wait` has seen *that* process's page, and
+restarted when it fails, but not when it would only be refused again.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+from ..errors import ExitStatus
+from ..settings import Settings
+from ..sources import FLAGS
+from . import quoting
+from .quoting import Raw
+
+# A first start may download tens of gigabytes before the page answers.
+READY_SECONDS = 6 * 3600
+STOP_SECONDS = 30
+RESTART_SECONDS = 10
+# What the next start would be refused for as well. 69 is among them because a unit that tries until the port is free
+# takes it from whom it belongs to at that one's own restart, who then does the same: so two units change places for
+# ever. 74 and 75 pass by themselves, and 80 is never the end of a launch.
+NEVER_AGAIN = (ExitStatus.USAGE, ExitStatus.DAMAGED, ExitStatus.TAKEN, ExitStatus.DENIED, ExitStatus.CONFIG)
+_TEMPORARY = ("/tmp", "/var/tmp")
+_SYSTEM = ("/usr", "/etc", "/boot", "/efi")
+
+
+class Machine(NamedTuple):
+    """Hold what a unit takes from where it was printed.
+
+    `launcher` are the words that call the launcher, `user` is whom the app is to run as, `helper` the command that
+    makes the GPUs' device files, where this machine has one, `caches` where the unit's app will have its models, and
+    `app_args` what follows `--`.
+    """
+
+    launcher: tuple[str, ...]
+    user: str
+    helper: tuple[str, ...]
+    caches: tuple[str, ...]
+    app_args: tuple[str, ...] = ()
+
+
+class Unit(NamedTuple):
+    """Hold a unit: its text, its file name, and what of this shell's environment is not in it."""
+
+    name: str
+    text: str
+    left_out: tuple[str, ...]
+
+
+def unit(settings: Settings, machine: Machine, *, template: bool, user_manager: bool) -> Unit:
+    """Return the unit that keeps this app running.
+
+    A `template` unit takes its port from the instance's name; `user_manager` makes it one for `systemctl --user`.
+    Raises LauncherError for a path that no unit can hold.
+    """
+    name = f"{_name(settings.app_dir)}{'@' if template else ''}.service"
+    target = "default.target" if user_manager else "multi-user.target"
+    sections = (
+        ("Unit", _unit(settings, machine, template=template, user_manager=user_manager)),
+        ("Service", _service(settings, machine, template=template, user_manager=user_manager)),
+        ("Install", (f"WantedBy={target}", *(("DefaultInstance=7860",) if template else ()))),
+    )
+    body = "\n\n".join("\n".join((f"[{title}]", *lines)) for title, lines in sections)
+    head = "\n".join(f"# {line}" for line in _installation(name, user_manager))
+    return Unit(name, f"{head}\n\n{body}\n", _left_out(settings))
+
+
+def gpu_helper(program: str | None, gpus: int) -> tuple[str, ...]:
+    """Return the command that makes the device files of this many GPUs, where NVIDIA's `program` for it is there.
+
+    A driver that udev does not set up is set up by the first program that needs it, through this set-uid helper, which
+    an app that may gain no privileges cannot use.
+    """
+    return (program, "-u", *(f"-c={number}" for number in range(max(gpus, 1)))) if program else ()
+
+
+def _installation(name: str, user_manager: bool) -> tuple[str, ...]:
+    folder, sudo, flag = (
+        ("~/.config/systemd/user", "", "--user ") if user_manager else ("/etc/systemd/system", "sudo ", "")
+    )
+    into = f"> {folder}/{name}" if user_manager else f"| sudo tee {folder}/{name}"
+    started = name.replace("@.", "@7860.")
+    lines = [
+        f"start_app.py unit{' --template' if '@' in name else ''}{' --user' if user_manager else ''} {into}",
+        f"{sudo}systemctl {flag}daemon-reload && {sudo}systemctl {flag}enable --now {started}",
+    ]
+    if "@" in name:
+        lines.append("What stands after the @ is the port; one more instance is one more `enable --now`.")
+    if user_manager:
+        lines.append("`loginctl enable-linger` has it run while nobody is logged in.")
+    return tuple(lines)
+
+
+def _unit(settings: Settings, machine: Machine, *, template: bool, user_manager: bool) -> tuple[str, ...]:
+    port = " on port %i" if template else ""
+    lines = [f"Description={quoting.line(settings.app_dir.name) or 'app'}, a Gradio app kept by start_app.py{port}"]
+    if not user_manager:
+        lines += ["Wants=network-online.target", "After=network-online.target nvidia-persistenced.service"]
+        mounts = (str(settings.app_dir), *machine.caches)
+        lines += [f"RequiresMountsFor={path}" for path in map(quoting.path, mounts) if path]
+    return (
+        *lines,
+        "# What passes by itself (no network, a full disk) is tried again for as long as it takes.",
+        "StartLimitIntervalSec=0",
+    )
+
+
+def _service(settings: Settings, machine: Machine, *, template: bool, user_manager: bool) -> tuple[str, ...]:
+    own, waiting = _words(settings, machine.app_args, template=template)
+    launched = quoting.command((*machine.launcher, *own))
+    awaited = quoting.command(
+        (*machine.launcher, "wait", *waiting, "--timeout", str(READY_SECONDS), "--pid", Raw("$MAINPID"))
+    )
+    lines = [
+        "Type=exec",
+        "# The launcher and `wait` tell what they are doing; nobody announces readiness but the end of `wait`.",
+        "NotifyAccess=exec",
+    ]
+    if not user_manager:
+        lines.append(f"User={machine.user}")
+        if machine.helper:
+            lines.append(f"ExecStartPre=-+{quoting.command(machine.helper)}")
+    lines += [
+        f"ExecStart={launched}",
+        f"ExecStartPost={awaited}",
+        "# `wait` has a time-out of its own, long enough for a first download.",
+        "TimeoutStartSec=infinity",
+        "",
+        "# Gradio closes its page on SIGINT and dies of SIGTERM; what it started is ended after it.",
+        "KillSignal=SIGINT",
+        "KillMode=mixed",
+        f"TimeoutStopSec={STOP_SECONDS}",
+        f"SuccessExitStatus={int(ExitStatus.INTERRUPTED)}",
+        "",
+        "# Not when the next start would be refused for the same reason: see `exit status` in start_app.py --help.",
+        "Restart=on-failure",
+        f"RestartSec={RESTART_SECONDS}",
+        f"RestartPreventExitStatus={' '.join(str(int(status)) for status in NEVER_AGAIN)}",
+    ]
+    return (*lines, "", *_hardening(settings, machine, user_manager=user_manager))
+
+
+def _words(settings: Settings, app_args: tuple[str, ...], *, template: bool) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the options of the launch and those of `wait`: what a flag or this shell decided is written out."""
+    shared: list[str] = ["--app-dir", str(settings.app_dir)]
+    if settings.env_file:
+        shared += ["--env-file", os.path.abspath(settings.env_file)]
+    if template:
+        shared += ["--port", Raw("%i")]
+    elif _said_here(settings, "GRADIO_SERVER_PORT"):
+        shared += ["--port", str(settings.port)]
+    if settings.host and _said_here(settings, "GRADIO_SERVER_NAME"):
+        shared += ["--host", settings.host]
+    own = list(shared)
+    if settings.python and _said_here(settings, "APP_PYTHON"):
+        own += ["--python", settings.python.value]
+    if settings.locked and _said_here(settings, "APP_LOCKED"):
+        own.append("--locked")
+    return (*own, *(("--", *app_args) if app_args else ())), tuple(shared)
+
+
+def _said_here(settings: Settings, name: str) -> bool:
+    setting = settings.origins.get(name)
+    return setting is not None and setting.level in ("flag", "environment")
+
+
+def _left_out(settings: Settings) -> tuple[str, ...]:
+    found = {**settings.variables, **settings.origins}
+    return tuple(name for name, setting in found.items() if setting.level == "environment" and name not in FLAGS)
+
+
+def _hardening(settings: Settings, machine: Machine, *, user_manager: bool) -> tuple[str, ...]:
+    """Return what the app is kept from.
+
+    Not used, each for a reason: PrivateDevices=, DevicePolicy= and ProtectClock= (which implies it) hide the GPUs,
+    MemoryDenyWriteExecute= stops what compiles at run time (torch, triton, numba), ProtectProc= and ProcSubset= hide
+    the stale instance, ProtectHome= the app in /root and ~/.cache, ProtectKernelModules= keeps root's CUDA from loading
+    its driver. A user's manager may not do more than the first of these: systemd.exec(5).
+    """
+    if user_manager:
+        return ("NoNewPrivileges=yes",)
+    lines = [
+        "# The GPUs, /proc, the app's folder and the model cache stay as they are.",
+        "NoNewPrivileges=yes",
+        "LockPersonality=yes",
+        "ProtectSystem=full",
+        "ProtectKernelTunables=yes",
+        "ProtectKernelLogs=yes",
+        "ProtectControlGroups=yes",
+    ]
+    used = (str(settings.app_dir), *machine.caches)
+    reads = (*machine.launcher[:2], *((str(settings.env_file),) if settings.env_file else ()))
+    reads += (settings.python.value,) if settings.python else ()
+    if not any(_below(path, _TEMPORARY) for path in (*used, *reads)):
+        lines.append("PrivateTmp=yes")
+    for path in used:
+        writable = quoting.path(os.path.realpath(path))
+        if _below(path, _SYSTEM) and writable:
+            lines.append(f"ReadWritePaths=-{writable}")
+    return tuple(lines)
+
+
+def _below(path: str, places: tuple[str, ...]) -> bool:
+    return any(f"{one}/".startswith(f"{place}/") for one in (path, os.path.realpath(path)) for place in places)
+
+
+def _name(app_dir: Path) -> str:
+    name = re.sub(r"[^A-Za-z0-9_.]+", "-", app_dir.name).strip("-.")
+    return name[:100] or "app"
