@@ -15,6 +15,7 @@ import struct
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from tests.support import AppFolder, Done, Processes, Running, eventually, free_
 
 MODEL, OTHER = "koge/index-tts-v23", "amphion/MaskGCT"
 FOLDER = "checkpoints"
+OLD_DAY, NEW_DAY = (datetime(2026, month, 1, tzinfo=timezone.utc) for month in (10, 11))
 OLD: Mapping[str, bytes] = {
     "config.json": b'{"version": "old"}',
     "gpt.safetensors": b"gpt old " * 40_000,
@@ -228,8 +230,8 @@ def pulled_app(app: AppFolder, base: Path) -> Iterator[Pulled]:
     pytest.importorskip("huggingface_hub")
     shutil.copytree(template(base), app.path / "hf", symlinks=True)
     with Hub() as hub, Library() as library:
-        old, other = hub.commit(MODEL, OLD), hub.commit(OTHER, CODEC)
-        new = hub.commit(MODEL, NEW)
+        old, other = hub.commit(MODEL, OLD, date=OLD_DAY), hub.commit(OTHER, CODEC)
+        new = hub.commit(MODEL, NEW, date=NEW_DAY)
         with hub.mirror() as mirror:
             # The port that was free before the hubs came may be one of theirs by now.
             made = Pulled(replace(app, port=free_port()), hub, mirror, old, new, other, library)

@@ -78,17 +78,24 @@ def resolve(
         for endpoint in asked
         if all(heads[Question(endpoint, "head", w.repo, w.revision)].trouble == "unreachable" for w in wishes)
     }
-    trees = hub.ask(
-        [
-            Question(source, "tree", wish.repo, commit)
-            for wish, endpoint, head in chosen
-            for source in _sources(endpoint, asked)
-            if source not in silent
-            for commit in (str(head.commit), *((wish.copy.commit,) if wish.copy else ()))
-        ],
-        environment,
-        max(timeout, hub.TREE_SECONDS if timeout >= hub.DEFAULT_SECONDS else timeout),
+    trees = dict(
+        hub.ask(
+            [
+                Question(source, "tree", wish.repo, commit)
+                for wish, endpoint, head in chosen
+                for source in _sources(endpoint, asked)
+                if source not in silent
+                for commit in (str(head.commit), *((wish.copy.commit,) if wish.copy else ()))
+            ],
+            environment,
+            max(timeout, hub.TREE_SECONDS if timeout >= hub.DEFAULT_SECONDS else timeout),
+        )
     )
+    for wish, _, head in chosen:
+        for source in silent:
+            said = heads[Question(source, "head", wish.repo, wish.revision)]
+            for commit in (str(head.commit), *((wish.copy.commit,) if wish.copy else ())):
+                trees[Question(source, "tree", wish.repo, commit)] = said
     return tuple(_resolved(wish, endpoint, head, trees, asked, endpoints) for wish, endpoint, head in chosen)
 
 
@@ -162,8 +169,7 @@ def _resolved(
 ) -> Resolved:
     assert head.commit
     sources = tuple(_sources(endpoint, asked))
-    unasked = Answer(trouble="unreachable", text="it did not answer")
-    answers = {source: trees.get(Question(source, "tree", wish.repo, head.commit), unasked) for source in sources}
+    answers = {source: trees[Question(source, "tree", wish.repo, head.commit)] for source in sources}
     tree = _told(answers.values())
     if tree is None:
         told = "; ".join(f"{source.url}: {answer.text}" for source, answer in answers.items())
@@ -173,7 +179,7 @@ def _resolved(
     paths = tuple(names.wanted(tree, wish.include, wish.exclude))
     partial = False
     if wish.copy:
-        before = _told(trees.get(Question(source, "tree", wish.repo, wish.copy.commit), unasked) for source in sources)
+        before = _told(trees[Question(source, "tree", wish.repo, wish.copy.commit)] for source in sources)
         # Where nobody knows the old commit any more, what is here is all that is known to be used.
         partial = before is None or not wish.copy.files.issuperset(before)
         paths = tuple(path for path in paths if path in wish.copy.files) if partial else paths

@@ -1,14 +1,14 @@
 """A locked app is shown a hub cache in which there is nothing but what is pinned.
 
 Offline alone would leave every other model in the cache to be loaded by its name. The view is a folder of links into
-the real cache: of each pinned repo the ref of the requested revision, and the one snapshot, made anew for each launch.
-It belongs to a port, since instances on other ports have their own.
+the real cache: of each pinned repo the ref of the requested revision, and the one snapshot. It belongs to a port, since
+instances on other ports have their own, and one that holds anything else is made anew.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -30,17 +30,22 @@ class Shown(NamedTuple):
 
 
 def make(app_dir: Path, port: int, shown: Iterable[Shown]) -> Path:
-    """Make a hub cache that shows just these models, and return it.
+    """Return a hub cache that shows just these models, made where it is not there yet.
 
     Raises OSError when no folder of the app's state can be written.
     """
+    import hashlib
+
     listed = tuple(shown)
-    name = f"{_prefix(port)}{os.urandom(8).hex()}"
+    content = "\n".join(f"{place.path}\0{model.revision}\0{model.commit}" for model, place in listed)
+    name = _prefix(port) + hashlib.sha256(content.encode(errors="surrogateescape")).hexdigest()[:16]
     failure: OSError | None = None
     for folder in state.folders(app_dir):
         try:
             os.close(state.open_file(folder, f"{VIEW}views", app_dir))  # makes the folder, and proves whose it is
-            _build(folder / name, listed)
+            if not _is_whole(str(folder / name), listed):
+                _remove(folder / name)
+                _build(str(folder / name), listed)
         except OSError as error:
             failure = error
             if error.errno not in state.ELSEWHERE:
@@ -56,9 +61,11 @@ def forget_others(app_dir: Path, port: int, used: Path | None) -> None:
     for folder in state.folders(app_dir):
         if not state.is_trusted(folder, app_dir):
             continue
-        for path in folder.glob(f"{_prefix(port)}*"):
-            if path != used and path.is_dir() and not path.is_symlink():
-                _remove(path)
+        with suppress(OSError), os.scandir(folder) as entries:
+            for entry in entries:
+                view = entry.name.startswith(_prefix(port)) and entry.is_dir(follow_symlinks=False)
+                if view and Path(entry.path) != used:
+                    _remove(Path(entry.path))
 
 
 def environment(path: Path, variables: Mapping[str, str]) -> Mapping[str, str]:
@@ -75,39 +82,68 @@ def _prefix(port: int) -> str:
     return f"{VIEW}{port}-"
 
 
-def _build(path: Path, shown: Iterable[Shown]) -> None:
-    path.mkdir()
+def _build(path: str, shown: Iterable[Shown]) -> None:
+    os.mkdir(path)
     try:
         for model, place in shown:
-            repo = path / names.folder(model.repo)
+            repo = f"{path}/{names.folder(model.repo)}"
             base = place.base(model.commit)
-            ref = repo / "refs" / model.revision
-            ref.parent.mkdir(parents=True)
-            ref.write_text(model.commit)
-            (repo / "snapshots").mkdir()
-            snapshot = repo / "snapshots" / model.commit
+            ref = f"{repo}/refs/{model.revision}"
+            os.makedirs(os.path.dirname(ref))
+            with open(ref, "x", encoding="ascii") as file:
+                file.write(model.commit)
+            os.mkdir(f"{repo}/snapshots")
+            snapshot = f"{repo}/snapshots/{model.commit}"
             if _is_exact(base, model):
-                snapshot.symlink_to(base)
+                Path(snapshot).symlink_to(base)
                 continue
             # Something lies in the snapshot that the lock does not name: the app gets the named files one by one.
-            for file in model.files:
-                link = snapshot / file
-                link.parent.mkdir(parents=True, exist_ok=True)
-                link.symlink_to(f"{base}/{file}")
+            for name in model.files:
+                os.makedirs(os.path.dirname(f"{snapshot}/{name}"), exist_ok=True)
+                Path(f"{snapshot}/{name}").symlink_to(f"{base}/{name}")
     except BaseException:
-        _remove(path)
+        _remove(Path(path))
         raise
+
+
+def _is_whole(path: str, shown: Collection[Shown]) -> bool:
+    """Tell whether a view shows these models and nothing else."""
+    try:
+        if set(os.listdir(path)) != {names.folder(model.repo) for model, _ in shown}:
+            return False
+        for model, place in shown:
+            repo, base = f"{path}/{names.folder(model.repo)}", place.base(model.commit)
+            if set(os.listdir(repo)) != {"refs", "snapshots"} or os.listdir(f"{repo}/snapshots") != [model.commit]:
+                return False
+            if os.readlink(f"{repo}/snapshots/{model.commit}") != base or not _is_exact(base, model):
+                return False
+            folder = f"{repo}/refs"
+            for part in model.revision.split("/"):
+                if os.listdir(folder) != [part]:
+                    return False
+                folder = f"{folder}/{part}"
+            with open(folder, encoding="ascii") as file:
+                if file.read() != model.commit:
+                    return False
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def _is_exact(base: str, model: LockedModel) -> bool:
     """Tell whether a snapshot holds the files that the lock names and no others."""
     found = 0
-    for folder, _, listed in os.walk(base):
-        prefix = folder[len(base) + 1 :]
-        for name in listed:
-            if (f"{prefix}/{name}" if prefix else name) not in model.files:
-                return False
-            found += 1
+    pending = [""]
+    while pending:
+        prefix = pending.pop()
+        with os.scandir(f"{base}/{prefix}") as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    pending.append(f"{prefix}{entry.name}/")
+                elif f"{prefix}{entry.name}" in model.files:
+                    found += 1
+                else:
+                    return False
     return found == len(model.files)
 
 

@@ -248,7 +248,10 @@ def _believe_nothing() -> None:
             found = original(*arguments, **keywords)
         except errors.EntryNotFoundError as error:
             # It would note that for the commit which the answer names, whichever that is.
-            raise NoAnswerError(f"it does not have the file, of {commit[:7]}") from error
+            response = getattr(error, "response", None)
+            named = response.headers.get("X-Repo-Commit") if response is not None else None
+            kind = WrongAnswerError if named == commit else NoAnswerError  # what a commit has never changes
+            raise kind(f"it does not have the file, of {commit[:7]}") from error
         if found.commit_hash is None:
             raise NoAnswerError("its answer names no commit, as that of a sign-in page")
         if found.commit_hash != commit:
