@@ -195,7 +195,7 @@ def _resolved(
     lacking = answers[endpoints.used]
     if lacking.files is None and endpoints.used != endpoint:
         warnings.append(
-            f"{endpoints.used.url} does not have {wish.repo} @ {head.commit[:7]}: {lacking.text}; "
+            f"{endpoints.used.url} {_lacks(lacking)} {wish.repo} @ {head.commit[:7]}: {lacking.text}; "
             "a pull needs HF_ENDPOINT_FALLBACK until it does"
         )
     if not endpoint.official:
@@ -208,6 +208,10 @@ def _resolved(
         tuple(warnings),
         partial,
     )
+
+
+def _lacks(answer: Answer) -> str:
+    return "could not be asked for" if answer.trouble == "unreachable" else "does not have"
 
 
 def _told(answers: Iterable[Answer]) -> Mapping[str, LockedFile] | None:
