@@ -183,7 +183,7 @@ def tell(planned: Sequence[Plan], result: Result, console: Console, *, later: bo
 def record(settings: Settings, kind: history.Action, result: Result, *, later: bool) -> None:
     """Write into the app's history what a removal took."""
     names = [plans.label(item) for item in result.items if item.kind in ("repo", "revision")]
-    what = history.names(names) or (f"{len(result.items)} leftovers" if result.items else "nothing to remove")
+    what = text.some(names, 3) or (f"{len(result.items)} leftovers" if result.items else "nothing to remove")
     freed = "freed in the background" if later else f"freed {text.size(result.freed)}"
     failed = f", {len(result.failures)} could not be removed" if result.failures else ""
     history.record(settings, kind, what, freed + failed)

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from . import launch
+from . import launch, text
 from .errors import ExitStatus, LauncherError
 from .handoff.command import execute
 from .model_step import ModelStep
@@ -197,7 +197,6 @@ def _await(found: Settings, console: Console, pid: int, log: Path, seconds: floa
 
     from . import wait
     from .service import logs
-    from .text import duration
 
     begun = time.monotonic()
     with console.live() as show:
@@ -205,7 +204,7 @@ def _await(found: Settings, console: Console, pid: int, log: Path, seconds: floa
         def tick() -> None:
             if show:
                 last = "".join(logs.tail(log, 1))
-                show(f"loading: {duration(time.monotonic() - begun)}  {last}")
+                show(f"loading: {text.duration(time.monotonic() - begun)}  {last}")
 
         return wait.wait_for_child(found, pid, seconds, tick)
 
@@ -302,7 +301,7 @@ def _refusals(found: Settings, environ: Mapping[str, str]) -> Iterator[None]:
 
 def _tell_start(prepared: Prepared, found: Settings, environ: Mapping[str, str], pid: int, how: str) -> None:
     commits = [f"{repo} @ {commit[:7]}" for repo, commit in prepared.commits.items()]
-    models = f"; {history.names(commits)}" if commits else ""
+    models = f"; {text.some(commits, 3)}" if commits else ""
     history.record(found, "start", f"pid {pid}, {launch.shown(prepared.command)}{models}", how)
     _notify(found, environ, "started", f"pid {pid}{models}")
 

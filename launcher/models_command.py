@@ -106,7 +106,7 @@ def _relock(arguments: Arguments, context: pulling.Context, console: Console) ->
     if not arguments.dry_run:
         changed = _write(context, after)
         if changed:
-            history.record(context.settings, "lock", history.names([line for line, _ in moved]) or "models.lock")
+            history.record(context.settings, "lock", text.some([line for line, _ in moved], 3) or "models.lock")
         if arguments.remove:
             pulling.unpin(context, [one.repo for one in before if one.key not in {a.key for a in after}])
     console.say(_lock_summary(context, after, changed=changed, dry_run=arguments.dry_run))

@@ -17,11 +17,6 @@ class Endpoint(NamedTuple):
     official: bool
     token: bool
 
-    @property
-    def role(self) -> str:
-        """Return what a person calls it."""
-        return "the Hub" if self.official else "the mirror"
-
 
 class Endpoints(NamedTuple):
     """Hold the hub that the app uses, the official one, and those that are tried when the first fails."""

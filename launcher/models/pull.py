@@ -63,11 +63,6 @@ class Survey(NamedTuple):
         """Return the bytes that are to be downloaded."""
         return sum(task.size for task in self.tasks)
 
-    @property
-    def matches(self) -> bool:
-        """Tell whether everything is there, right, and what is loaded."""
-        return not any(task.lacking or task.outdated.going or task.before != task.model.commit for task in self.tasks)
-
 
 def survey(
     models: Iterable[LockedModel],

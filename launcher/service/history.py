@@ -112,12 +112,6 @@ def rows(entries: Sequence[Entry]) -> list[tuple[str, ...]]:
     return found
 
 
-def names(of: Sequence[str], most: int = 3) -> str:
-    """Return a list of names in few words."""
-    more = f" and {len(of) - most} more" if len(of) > most else ""
-    return ", ".join(of[:most]) + more
-
-
 def _append(folder: Path, app_dir: Path, line: bytes) -> None:
     while True:
         descriptor = state.open_file(folder, NAME, app_dir)
