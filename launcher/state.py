@@ -153,6 +153,10 @@ def open_file(folder: Path, name: str, app_dir: Path) -> int:
         flags = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
         descriptor = os.open(name, flags | os.O_CREAT, 0o644, dir_fd=parent)
         found = os.fstat(descriptor)
+        while not found.st_nlink:  # a new one was put in its place since it was opened
+            os.close(descriptor)
+            descriptor = os.open(name, flags | os.O_CREAT, 0o644, dir_fd=parent)
+            found = os.fstat(descriptor)
         if not stat.S_ISREG(found.st_mode) or found.st_nlink != 1:
             os.close(descriptor)
             raise OSError(errno.EINVAL, "it is not a plain file of its own")

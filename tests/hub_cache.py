@@ -39,7 +39,9 @@ constants.DOWNLOAD_CHUNK_SIZE = 1 << 16
 def download(cache, repo, revision, repo_type, symlinks=True):
     if not symlinks:
         file_download.are_symlinks_supported = lambda cache_dir=None: False
-    return snapshot_download(repo, revision=revision, repo_type=repo_type, cache_dir=cache)
+    # Threads race to mark a new shared store, and a file whose thread loses stays out of it: one goes first.
+    workers = 8 if os.path.isdir(os.path.join(cache, "blobs")) else 1
+    return snapshot_download(repo, revision=revision, repo_type=repo_type, cache_dir=cache, max_workers=workers)
 
 
 def download_to(folder, repo, revision):

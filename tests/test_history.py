@@ -211,6 +211,48 @@ def test_two_writers_lose_nothing_of_one_another_while_it_is_cut(app: AppFolder)
     assert len(lines) > 500
 
 
+def test_a_line_written_without_the_lock_outlives_the_cut(app: AppFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = loaded(app)
+    history.record(found, "start", "first")
+    with path_of(app).open("ab") as file:
+        file.write(b"{}\n" * (history.MAX_BYTES // 3))
+    rename = os.rename
+    writer = multiprocessing.get_context("spawn").Process(target=_write, args=(found, "other", 1))
+
+    def late(source: Path, target: Path) -> None:
+        writer.start()  # the lock is held by this process for longer than the other waits
+        writer.join(60)
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", late)
+    history.record(found, "start", "last")
+    assert writer.exitcode == 0
+    assert [entry.what.split()[0] for entry in history.read(app.path)] == ["last", "other"]
+    assert path_of(app).stat().st_size < history.MAX_BYTES
+
+
+def test_a_line_for_a_file_that_was_just_replaced_goes_into_the_new_one(
+    app: AppFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = loaded(app)
+    history.record(found, "start", "first")
+    path = path_of(app)
+    replaced = []
+    open_ = os.open
+
+    def late(name: Any, *arguments: Any, **keywords: Any) -> int:
+        descriptor = open_(name, *arguments, **keywords)
+        if name == history.NAME and not replaced:
+            replaced.append(path.with_name("new").write_bytes(path.read_bytes()))
+            path.with_name("new").rename(path)
+        return descriptor
+
+    monkeypatch.setattr(os, "open", late)
+    history.record(found, "start", "second")
+    assert replaced
+    assert [entry["what"] for entry in entries(app)] == ["first", "second"]
+
+
 def test_a_halted_writer_delays_nobody_for_ever(app: AppFolder) -> None:
     import fcntl
 

@@ -124,6 +124,8 @@ def _append(folder: Path, app_dir: Path, line: bytes) -> None:
                 line = b"\n" + line  # after a line that a full disk cut short
             fcntl.fcntl(descriptor, fcntl.F_SETFL, os.O_APPEND)
             os.write(descriptor, line)
+            if not locked and not _is_at(descriptor, folder / NAME):
+                continue  # it was cut while this was written: into the one that is read now
             if locked and size + len(line) > MAX_BYTES:
                 _cut(descriptor, folder, app_dir)
             return
@@ -153,7 +155,10 @@ def _is_at(descriptor: int, path: Path) -> bool:
 
 
 def _cut(descriptor: int, folder: Path, app_dir: Path) -> None:
-    """Put the newer half in the place of it all: killed at any time, one or the other is there."""
+    """Put the newer half in the place of it all: killed at any time, one or the other is there.
+
+    Whoever did not get the lock in time writes without it: what came while this was at work is taken along.
+    """
     size = os.fstat(descriptor).st_size
     kept = os.pread(descriptor, size, size // 2).partition(b"\n")[2]
     new = f"{NAME}.new"
@@ -164,6 +169,8 @@ def _cut(descriptor: int, folder: Path, app_dir: Path) -> None:
         with open(half, "wb", closefd=False) as file:
             file.write(kept)
         os.rename(folder / new, folder / NAME)
+        fcntl.fcntl(half, fcntl.F_SETFL, os.O_APPEND)
+        os.write(half, os.pread(descriptor, MAX_BYTES, size))
     finally:
         os.close(half)
 
