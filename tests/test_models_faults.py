@@ -218,6 +218,8 @@ def test_the_next_hub_is_asked_after_each_of_them(kind: Kind, pulled: Pulled) ->
     _at_files(kind)(pulled)
     assert pulled.pulled()["served"][0]["endpoint"] == pulled.hub.endpoint
     assert pulled.loads() == NEW
+    # Where another hub can be asked, the one that fails is not asked again and again.
+    assert pulled.mirror.count("/resolve/", "HEAD") <= 2 * len(NEW)
 
 
 HANGS = {

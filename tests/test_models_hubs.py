@@ -284,7 +284,7 @@ def test_a_token_goes_to_the_mirror_where_the_settings_say_so(world: World, new:
 def test_a_token_that_the_hub_refuses_is_no_model_that_is_gone(world: World, new: str) -> None:
     done = world.check("--json", env={"HF_TOKEN": "hf_expired"})
     assert (done.status, verdict(done)) == (DONE, "up to date")
-    assert said(done, "hub") == "it answers 401"
+    assert said(done, "hub") == "it answers 401: the token is wrong or has expired, or there is none"
     world.configure(HF_ENDPOINT=None)
     alone = world.check("--json", env={"HF_TOKEN": "hf_expired"})
     assert verdict(alone) in ("unreachable", "gated, no access")

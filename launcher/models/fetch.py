@@ -196,6 +196,7 @@ def _download(task: Task, lacking: Sequence[str], endpoint: Endpoint, reach: Rea
         local_dir=None if root else task.base,
         stall=reach.stall,
         watch=watch.look,
+        last=endpoint == reach.endpoints.chain[-1],
     )
 
 

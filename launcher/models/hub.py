@@ -174,8 +174,9 @@ def download(
     local_dir: str | None = None,
     stall: float,
     watch: Callable[[], object],
+    last: bool,
 ) -> Downloaded:
-    """Download files of one commit into a hub cache or a folder.
+    """Download files of one commit into a hub cache or a folder; a hub that is not the last is not asked for long.
 
     `watch` is called every tick and returns what changes while bytes arrive; when neither that nor a file has changed
     for `stall` seconds, the child is ended.
@@ -192,6 +193,7 @@ def download(
         "cache_dir": cache,
         "local_dir": local_dir,
         "timeout": min(stall, DEFAULT_SECONDS),
+        "last": last,
     }
     variables = {**environment, "HF_ENDPOINT": endpoint.url}
     if not endpoint.official:

@@ -190,7 +190,7 @@ def _download(task: Mapping[str, Any]) -> None:
 
     # It writes what has come every 10 MiB, and what grows on the disk is how a slow download shows that it lives.
     constants.DOWNLOAD_CHUNK_SIZE = _CHUNK
-    _believe_nothing()
+    _believe_nothing(last=task["last"])
     _tell({"begun": True})
     work: queue.SimpleQueue[str] = queue.SimpleQueue()
     for file in task["files"]:
@@ -233,10 +233,11 @@ def _download(task: Mapping[str, Any]) -> None:
     _tell({"end": not failed.is_set()})
 
 
-def _believe_nothing() -> None:
+def _believe_nothing(*, last: bool) -> None:
     """Refuse what is announced otherwise than it must be, before huggingface_hub makes names and refs of it.
 
-    It takes the commit and the hash that a hub's headers name for parts of paths.
+    It takes the commit and the hash that a hub's headers name for parts of paths. Since 1.0 it asks a hub that does not
+    answer again and again, for some 25 s: only the last is worth that.
     """
     from huggingface_hub import errors, file_download
 
@@ -244,6 +245,8 @@ def _believe_nothing() -> None:
 
     def checked(*arguments: Any, **keywords: Any) -> Any:
         commit, digest, size = _expected.file
+        if not last and keywords.get("retry_on_errors"):
+            keywords["retry_on_errors"] = False
         try:
             found = original(*arguments, **keywords)
         except errors.EntryNotFoundError as error:
@@ -305,6 +308,8 @@ def _status(status: int, response: Any) -> str:
     after = response.headers.get("Retry-After")
     if status == 429:
         return "it answers 429, too many requests" + (f": try again in {after} s" if after else "")
+    if status == 401:
+        return "it answers 401: the token is wrong or has expired, or there is none"
     return f"it answers {status}"
 
 
