@@ -199,15 +199,15 @@ def download(
     if not endpoint.official:
         # A third-party mirror sends the client on to the Hub's own storage, which may be what it stands in for.
         variables.setdefault("HF_HUB_DISABLE_XET", "1")
-    last: object = None
+    seen: object = None
     moved = time.monotonic() + _START_SECONDS
     trouble: Downloaded | None = None
 
     def moving() -> bool:
-        nonlocal last, moved
+        nonlocal seen, moved
         now = watch()
-        if now != last:
-            last, moved = now, max(moved, time.monotonic())
+        if now != seen:
+            seen, moved = now, max(moved, time.monotonic())
         return time.monotonic() - moved < stall
 
     child = Child(task, variables)
