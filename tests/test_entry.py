@@ -275,3 +275,12 @@ def test_the_wrong_python_is_told_of_the_apps_own(app: AppFolder, tmp_path: Path
     done = launcher(*app.arguments, python=(wrong,))
     assert done.status == 78
     assert f"hint: run it with the app's own Python: {python} " in done.err
+
+
+def test_the_apps_own_python_is_not_told_to_be_itself(copied: AppFolder) -> None:
+    make_venv(copied.path / ".venv")
+    words = {"cwd": copied.path, "python": (".venv/bin/python",), "start_app": Path("start_app.py")}
+    done = launcher("-p", str(copied.port), **words)
+    assert done.status == 78
+    python = copied.path / ".venv" / "bin" / "python"
+    assert done.err.splitlines()[1] == f"hint: uv pip install --python {python} 'psutil>=6' 'python-dotenv>=1.0'"
