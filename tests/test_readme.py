@@ -532,12 +532,3 @@ def test_every_message_of_the_troubleshooting_table_is_told(name: str) -> None:
     blocks = importlib.util.find_spec("gradio")
     if blocks and blocks.origin:
         assert "When localhost is not accessible" in Path(blocks.origin).with_name("blocks.py").read_text()
-
-
-def test_both_readmes_have_the_same_blocks_and_the_same_code_in_each_section() -> None:
-    english, chinese = (readme.sections(name) for name in readme.READMES)
-    assert len(english) == len(chinese)
-    for ours, theirs in zip(english, chinese, strict=True):
-        assert set(readme.spans(ours)) == set(readme.spans(theirs)), theirs.splitlines()[0]
-    assert readme.fences(readme.ENGLISH) == readme.fences(readme.CHINESE)
-    assert len(readme.tables(readme.ENGLISH)) == len(readme.tables(readme.CHINESE))

@@ -113,3 +113,27 @@ def test_no_line_of_prose_is_wider_than_a_terminal(name: str) -> None:
         pytest.skip("a paragraph of Chinese is one line: a break would show as a blank")
     prose = re.sub(r"^```.*?^```$", "", readme.read(name), flags=re.MULTILINE | re.DOTALL).splitlines()
     assert [line for line in prose if len(line) > 120 and not line.startswith("|")] == []
+
+
+def test_both_readmes_have_the_same_blocks_and_the_same_code_in_each_section() -> None:
+    english, chinese = (readme.sections(name) for name in readme.READMES)
+    assert len(english) == len(chinese)
+    for ours, theirs in zip(english, chinese, strict=True):
+        heading = theirs.splitlines()[0]
+        assert set(readme.spans(ours)) - set(readme.spans(theirs)) == set(), heading
+        # A sentence may name what stands in a block or in another sentence of the other language.
+        more = set(readme.spans(theirs)) - set(readme.spans(ours))
+        assert {span for span in more if span not in readme.read(readme.ENGLISH)} == set(), heading
+    assert readme.fences(readme.ENGLISH) == readme.fences(readme.CHINESE)
+
+
+def test_both_readmes_have_the_same_rows_in_each_table() -> None:
+    english, chinese = (readme.tables(name) for name in readme.READMES)
+    assert len(english) == len(chinese) == readme.SPEED + 1
+    for ours, theirs in zip(english, chinese, strict=True):
+        assert len(ours) == len(theirs)
+        for one, other in zip(ours, theirs, strict=True):
+            assert len(one) == len(other)
+            assert set(readme.spans(one[0])) - set(readme.spans(other[0])) == set(), other
+    for one, other in zip(english[readme.SPEED], chinese[readme.SPEED], strict=True):
+        assert sorted(re.findall(r"\d[\d,.]*", " ".join(one))) == sorted(re.findall(r"\d[\d,.]*", " ".join(other)))
