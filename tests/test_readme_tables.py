@@ -1,20 +1,38 @@
-"""The tables of the READMEs say what the code says: options, commands, settings and exit statuses."""
+"""The READMEs name what there is, all of it and nothing else: commands, options, settings and exit statuses."""
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import shlex
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
 from launcher import contradictions, settings
 from launcher.errors import ExitStatus, LauncherError
 from launcher.options import COMMANDS, LAUNCH, OPTIONS, parse
-from tests import readme
+
+# Once these two are imported it is known which commands they run.
+from tests import readme, test_readme, test_readme_troubles  # noqa: F401
+from tests.readme_world import RUN, TOLD
 from tests.support import ROOT
 
 # Settings that are read where a hub is asked, by no name that settings.py lists.
 HUBS = {"HF_ENDPOINT_FALLBACK", "HF_TOKEN_FOR_MIRROR"}
+
+# What is on the READMEs' lists and cannot be run here, each with the reason.
+NOT_RUN = {
+    ".venv/bin/python -m benchmarks": "it takes many minutes; .ci/run runs it",
+    "dmesg | tail": "a container may not read the kernel's log",
+    "loginctl enable-linger": "systemd-logind is nowhere in the tests",
+}
+# Which are the names of programs and their options rather than commands to be typed.
+NAMES = {"docker run --init", "pip install", "systemctl --user", "uv run", "start-app --app-dir DIR"}
+# What the app says or another program, in words that are not ours: its source is asked where there is one.
+OTHERS = {"When localhost is not accessible", "unrecognized arguments: --host"}
 both = pytest.mark.parametrize("name", readme.READMES)
 
 
@@ -137,3 +155,29 @@ def test_both_readmes_have_the_same_rows_in_each_table() -> None:
             assert set(readme.spans(one[0])) - set(readme.spans(other[0])) == set(), other
     for one, other in zip(english[readme.SPEED], chinese[readme.SPEED], strict=True):
         assert sorted(re.findall(r"\d[\d,.]*", " ".join(one))) == sorted(re.findall(r"\d[\d,.]*", " ".join(other)))
+
+
+@both
+def test_every_command_is_run_and_nothing_else(name: str) -> None:
+    commands = set(readme.commands(name)) - NAMES - set(NOT_RUN)
+    assert commands - set(RUN) == set(), "no test runs these"
+    assert {command for command in RUN if command not in commands} == set(), f"these are not in {name}"
+    assert set(NOT_RUN) <= set(readme.commands(name))
+    for command, reason in NOT_RUN.items():
+        print(f"not run: {command}: {reason}")
+
+
+def test_what_is_not_run_is_at_least_there() -> None:
+    for command in (*NOT_RUN, *NAMES):
+        assert subprocess.run(("bash", "-nc", command)).returncode == 0
+    assert ".venv/bin/python -m benchmarks " in (ROOT / ".ci" / "run").read_text()
+    subprocess.run((sys.executable, "-c", "import benchmarks.__main__"), cwd=ROOT, check=True)
+
+
+@both
+def test_every_message_of_the_troubleshooting_table_is_told(name: str) -> None:
+    messages = {span for row in readme.troubles(name) for span in readme.spans(row[0])}
+    assert messages - OTHERS == set(TOLD)
+    blocks = importlib.util.find_spec("gradio")
+    if blocks and blocks.origin:
+        assert "When localhost is not accessible" in Path(blocks.origin).with_name("blocks.py").read_text()
