@@ -61,7 +61,7 @@ def test_what_is_the_apps_own_reaches_it(world: World) -> None:
 
 @runs(
     ".venv/bin/python start_app.py --port 7861",
-    tells=("port 7860 is held … which is not this app's instance", "unrecognized arguments: --port"),
+    tells=("port 7860 is held … which is not this app's instance",),
 )
 def test_who_holds_the_port_is_left_unless_it_may_go(world: World) -> None:
     stranger = world.processes.start((sys.executable, "-m", "http.server", str(world.app.port)))
@@ -74,10 +74,26 @@ def test_who_holds_the_port_is_left_unless_it_may_go(world: World) -> None:
     taken = world.processes.start(world.script("start_app.py --take-port"), world.app.path, world.environment())
     eventually(lambda: get(world.app.port) == f"pid {taken.pid}", what="page")
     assert not alive(stranger.pid)
-    world.app.script.write_text(INDEXTTS.replace('parser.add_argument("--port", type=int, default=7860)\n', ""))
-    failed = world.run("start_app.py --background")
-    assert failed.status == 75
-    world.tells("unrecognized arguments: --port", failed.out)
+
+
+@runs(tells=("unrecognized arguments: --port", "unrecognized arguments: --host"))
+def test_an_app_without_these_options_takes_both_from_the_environment(world: World) -> None:
+    settings = world.app.write_env("HF_HOME=./cache_hub\nGRADIO_SERVER_NAME=127.0.0.1\n")
+    for name, option, told in (
+        ("port", ", type=int, default=7860)", "int(os.environ['GRADIO_SERVER_PORT'])"),
+        ("host", ', default="0.0.0.0")', "os.environ['GRADIO_SERVER_NAME']"),
+    ):
+        option = f'parser.add_argument("--{name}"{option}'
+        assert option in INDEXTTS
+        script = INDEXTTS.replace(option, f"parser.set_defaults({name}={told})")
+        world.app.script.write_text(script)
+        failed = world.run(".venv/bin/python start_app.py --background")
+        assert failed.status == 75
+        world.tells(f"unrecognized arguments: --{name}", failed.out)
+        before = settings.read_text()
+        settings.write_text(f"{before}APP_{name.upper()}_FLAG=none\n")
+        world.background()
+        settings.write_text(before)
 
 
 @needs_root_and("unshare", "ss")
