@@ -173,6 +173,12 @@ class Console(NamedTuple):
         if self.stderr is None:
             return
         try:
+            # Where both go to one place, a log or a pipe, their lines must not change places.
+            if self.stdout is not None:
+                self.stdout.flush()
+        except OSError:
+            pass  # the last flush says so
+        try:
             self.stderr.write(line + "\n")
         except OSError:
             pass  # a full disk or a closed pipe behind stderr must not stop a launch half-way

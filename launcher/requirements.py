@@ -30,7 +30,7 @@ def check(app_dirs: Iterable[Path]) -> None:
     for folder in app_dirs:
         for name in (".venv", "venv"):
             python = folder / name / "bin" / "python"
-            if python.exists() and not sys.executable.startswith(str(folder / name)):
+            if python.exists() and os.path.realpath(folder / name) != os.path.realpath(sys.prefix):
                 error.hint = f"run it with the app's own Python: {python} {START_APP}; or {error.hint}"
                 raise error
     raise error

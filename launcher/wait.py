@@ -147,7 +147,7 @@ def _await_page(
             else:
                 answered, young = None, True
             if time.monotonic() >= deadline:
-                raise _not_ready(watched, settings.port, timeout)
+                raise _not_ready(watched, settings, timeout)
             # Each look at a page that answers is a line in the app's log.
             pause = _POLL_SECONDS if answered is None else SETTLE_SECONDS / 3
             wait_for_any([handle], min(pause, max(0.0, deadline - time.monotonic())))
@@ -178,15 +178,17 @@ def _await_instance(settings: Settings, begun: float, deadline: float) -> Instan
         time.sleep(_POLL_SECONDS)
 
 
-def _not_ready(watched: _Watched, number: int, timeout: float) -> LauncherError:
+def _not_ready(watched: _Watched, settings: Settings, timeout: float) -> LauncherError:
     listening = port.listening(watched.tree())
     hint = "it may still be loading its models: start_app.py wait --timeout 600"
-    if number in listening:
+    if settings.port in listening:
         state = "its page does not answer"
     elif listening:
         ports = ", ".join(str(other) for other in sorted(listening))
         state = f"it listens on {ports} instead"
-        hint = "does the app take its port by that option? set APP_PORT_FLAG in .env"
+        hint = f"where its code names that port: start_app.py --port {min(listening)}"
+        if settings.port_flag:
+            hint = f"where {settings.port_flag} is none of its options: APP_PORT_FLAG=none in .env; {hint}"
     else:
         state = "it has not opened the port yet"
     return LauncherError(f"not ready after {timeout:g} s, {state}: {describe(watched.process)}", hint, ExitStatus.RETRY)

@@ -5,15 +5,12 @@ import os
 import shutil
 import subprocess
 import sys
-import sysconfig
-from collections.abc import Iterable
 from importlib.util import find_spec
 from pathlib import Path
 
-import dotenv
-import psutil
 import pytest
 
+from tests.environments import DOTENV, PSUTIL, make_venv, skip_where_unreachable
 from tests.launched import hello
 from tests.support import (
     ROOT,
@@ -109,28 +106,6 @@ def test_it_is_executable_by_its_own_first_line(app: AppFolder) -> None:
     assert first == "#!/usr/bin/env python3"
 
 
-def make_venv(folder: Path, packages: Iterable[Path] = ()) -> Path:
-    """Make an environment that has nothing, then link the packages into it."""
-    subprocess.run((sys.executable, "-m", "venv", "--without-pip", folder), check=True, capture_output=True)
-    site = Path(sysconfig.get_path("purelib", "venv" if sys.version_info >= (3, 11) else "posix_prefix",
-                                   {"base": str(folder), "platbase": str(folder)}))  # fmt: skip
-    for package in packages:
-        (site / package.name).symlink_to(package)
-    return site
-
-
-PSUTIL, DOTENV = (Path(str(module.__file__)).parent for module in (psutil, dotenv))
-
-
-# What installers say when they cannot get the build backend, which is no fault of the project.
-UNREACHABLE = (
-    "No matching distribution",
-    "Failed to fetch",
-    "error sending request",
-    "not found in the package registry",
-)
-
-
 @pytest.fixture(scope="session")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Install the project into an environment of its own, as a user does, and return its start-app."""
@@ -146,8 +121,8 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     make_venv(folder / "venv", (PSUTIL, DOTENV))
     words = (*installers[found], python, *(("install",) if found == "pip" else ()), "--no-deps", source)
     done = subprocess.run((sys.executable, "-m", *words), capture_output=True, text=True)
-    if done.returncode and any(text in done.stdout + done.stderr for text in UNREACHABLE):
-        pytest.skip(f"{found} cannot reach a package index")
+    if done.returncode:
+        skip_where_unreachable(done.stdout + done.stderr)
     assert done.returncode == 0, done.stdout + done.stderr
     return python.parent / "start-app"
 
@@ -275,3 +250,12 @@ def test_the_wrong_python_is_told_of_the_apps_own(app: AppFolder, tmp_path: Path
     done = launcher(*app.arguments, python=(wrong,))
     assert done.status == 78
     assert f"hint: run it with the app's own Python: {python} " in done.err
+
+
+def test_the_apps_own_python_is_not_told_to_be_itself(copied: AppFolder) -> None:
+    make_venv(copied.path / ".venv")
+    words = {"cwd": copied.path, "python": (".venv/bin/python",), "start_app": Path("start_app.py")}
+    done = launcher("-p", str(copied.port), **words)
+    assert done.status == 78
+    python = copied.path / ".venv" / "bin" / "python"
+    assert done.err.splitlines()[1] == f"hint: uv pip install --python {python} 'psutil>=6' 'python-dotenv>=1.0'"

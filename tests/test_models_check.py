@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -29,7 +31,7 @@ from tests.models import (
     world_of,
 )
 from tests.removal import everything
-from tests.support import AppFolder
+from tests.support import START_APP, AppFolder, clean_environment
 
 OLD_DATE, NEW_DATE = f"{OLD_DAY:%Y-%m-%d}", f"{NEW_DAY:%Y-%m-%d}"
 
@@ -398,3 +400,12 @@ def test_a_lock_that_is_nonsense_is_refused_before_any_hub_is_asked(world: World
     assert (done.status, done.out, world.asked) == (CONFIG, "", 0)
     assert done.err.startswith(f"{world.lock}: models[0].repo: '../../etc' is no repo's name")
     assert "hint: git checkout models.lock" in done.err
+
+
+def test_in_a_log_that_takes_both_streams_the_hint_stands_behind_the_table(world: World) -> None:
+    old, _ = world.publish()
+    world.put(old)
+    words = (sys.executable, START_APP, "models", "check", "--app-dir", world.app.path)
+    done = subprocess.run(words, env=clean_environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    beginnings = [line.split()[0] for line in done.stdout.splitlines()]
+    assert beginnings == ["mirror:", "hub:", "MODEL", V23, "hint:"]

@@ -24,6 +24,7 @@ from tests.support import (
     get,
     launcher,
     make_app,
+    program,
 )
 
 
@@ -240,15 +241,22 @@ def test_stop_names_the_instance_that_runs_on_another_port(app: AppFolder, proce
     assert alive(running.pid)
 
 
-def test_an_app_that_listens_on_another_port_than_it_was_told_is_told_of(app: AppFolder, processes: Processes) -> None:
+@pytest.mark.parametrize("flag", ["--port", "none"])
+def test_an_app_that_listens_on_another_port_than_it_was_told_is_told_of(
+    flag: str, app: AppFolder, processes: Processes
+) -> None:
     other = free_port()
+    app.write_env(f"APP_PORT_FLAG={flag}\n")
     app.script.write_text(app.script.read_text().replace("(args.host, args.port)", f"(args.host, {other})"))
     processes.launch(*app.arguments)
     eventually(lambda: get(other), what="page")
     done = launcher("wait", "--timeout", "1", *app.arguments)
     assert done.status == 75
-    assert f"it listens on {other} instead" in done.err
-    assert "APP_PORT_FLAG" in done.err
+    message, hint = done.err.splitlines()
+    assert f"it listens on {other} instead" in message
+    way = f"where its code names that port: {program()} --app-dir {app.path} --port {other}"
+    unknown = "where --port is none of its options: APP_PORT_FLAG=none in .env; "
+    assert hint == f"hint: {'' if flag == 'none' else unknown}{way}"
     assert f"listens on: {other}\n" in launcher("status", *app.arguments).out
 
 
