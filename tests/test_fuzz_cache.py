@@ -103,7 +103,7 @@ ODDITIES = (
     Oddity("a file among snapshots", file(f"{REPO}/snapshots/stray"), (f"{REPO}/snapshots/stray",)),
     Oddity("a link among snapshots", link(f"{REPO}/snapshots/{B}", "{out}/repo"), (f"{REPO}/snapshots/{B}",)),
     Oddity("a name among blobs", file(f"{REPO}/blobs/strange"), (f"{REPO}/blobs/strange",)),
-    Oddity("a folder among blobs", file(f"{REPO}/blobs/folder/x")),
+    Oddity("a folder among blobs", file(f"{REPO}/blobs/folder/x"), (f"{REPO}/blobs/folder/x",)),
     Oddity("snapshots elsewhere", link(f"{REPO}/snapshots", "{out}/repo")),
     Oddity("blobs elsewhere", link(f"{REPO}/blobs", "{out}/repo")),
     Oddity("refs elsewhere", link(f"{REPO}/refs", "{out}/repo")),

@@ -110,6 +110,10 @@ class _Run:
                 for name in os.listdir(inside):
                     if f"{part}/{name}" not in foreign:
                         self._take_if_there(inside, name)
+        with below(self.trash.descriptor, f"{item.folder}/x") as (repo, _):
+            for name in os.listdir(repo):
+                if name.startswith(TRASH):
+                    self._take_if_there(repo, name)
         with suppress(OSError):
             os.rmdir(item.folder, dir_fd=self.trash.descriptor)  # what looked strange was not
 
