@@ -79,7 +79,7 @@ def script(app_dir: Path, setting: Setting, launcher_folders: tuple[Path, ...]) 
 def port(setting: Setting) -> int:
     """Return the port as a number."""
     text = setting.value.strip()
-    if re.fullmatch("0*[0-9]{1,5}", text) and 0 < int(text) < 65536:
+    if re.fullmatch("0{0,9}[0-9]{1,5}", text) and 0 < int(text) < 65536:
         return int(text)
     raise LauncherError(
         f"{redact.scrub(text)!r} is no port (GRADIO_SERVER_PORT, {setting.origin}): a port is a number from 1 to 65535",

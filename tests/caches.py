@@ -180,6 +180,9 @@ class File(NamedTuple):
     data: bytes
     way: str
 
+    def __repr__(self) -> str:
+        return f"File({self.data[:1]!r} * {len(self.data)}, {self.way!r})"
+
 
 class Generated(NamedTuple):
     revisions: list[dict[str, File]]

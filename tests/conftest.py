@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import urllib.parse
@@ -8,13 +9,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import HealthCheck, is_hypothesis_test, settings
 
 from launcher import state
 from launcher.demo import make_playground
+from tests.fuzz import USUAL
 from tests.support import AppFolder, Processes, make_app
 
 if TYPE_CHECKING:
     from tests.removal import Cached
+
+# The normal run tries the same examples each time; the long one others, and begins with those that failed before.
+# An example may start a process or write a tree, and the machine may be busy: none of them is timed.
+_ALIKE = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+settings.register_profile("default", _ALIKE, max_examples=USUAL, derandomize=True, database=None)
+settings.register_profile("long", _ALIKE, max_examples=50 * USUAL)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 
 # A job in the background of a script has these ignored, and so would every process that a test starts.
@@ -28,6 +38,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if settings().max_examples > USUAL:
+        for item in items:
+            if is_hypothesis_test(getattr(item, "obj", None)):
+                item.add_marker(pytest.mark.timeout(0))  # a property of the long profile takes its time
     case = config.getoption("--case")
     if case is None:
         return

@@ -12,7 +12,7 @@ import socketserver
 import struct
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -118,7 +118,9 @@ class Handler(BaseHTTPRequestHandler):
         self.send_response(response.status)
         for name, value in response.headers.items():
             self.send_header(name, value)
-        if length:
+        if "Content-Length" in response.headers:
+            self.close_connection = True
+        elif length:
             self.send_header("Content-Length", str(len(response.body)))
         else:
             self.send_header("Connection", "close")
@@ -177,6 +179,7 @@ class Hub:
         self._faults: list[Fault] = []
         self._holds: list[Hold] = []
         self._sent_on: list[tuple[str, str]] = []
+        self.spoil: Callable[[Request, Response], Response] | None = None
         self._closing = threading.Event()
         self._lock = threading.Lock()
         self._servers = (Server(self), Server(self))
@@ -313,6 +316,7 @@ class Hub:
         body = handler.rfile.read(int(headers.get("Content-Length") or 0))
         request = Request(handler.command, handler.path, headers.get("Range"), headers.get("Authorization"), body)
         response = self._redirected(request) or self._answers.answer(request)
+        response = self.spoil(request, response) if self.spoil else response
         kind = self._fault(request, response)
         response = response if kind is None else spoiled(response, kind)
         status = 0 if kind == "hang" else response.status

@@ -76,6 +76,30 @@ def test_hostile_names_within_a_repo_are_only_names(app: AppFolder, hub: Path) -
     assert len(os.listdir(repo / "blobs")) == 1
 
 
+@pytest.mark.parametrize("arguments", COMMANDS)
+def test_a_strangers_folder_among_the_blobs_stays_and_nothing_else(
+    arguments: tuple[str, ...], app: AppFolder, hub: Path
+) -> None:
+    repo = make_repo(hub, "models--koge--a")
+    kept = repo / "blobs" / "mine" / "thesis.txt"
+    kept.parent.mkdir()
+    kept.write_text("mine")
+    (repo / f".start_app-trash-{B}-0123456789abcdef").mkdir()
+    done = insist(app, *arguments)
+    assert done.status == 0, done.err
+    assert [path for path in repo.rglob("*") if path.is_file()] == [kept]
+    assert os.listdir(repo) == ["blobs"]
+
+
+def test_what_a_killed_run_left_in_a_repo_keeps_no_empty_folder_there(app: AppFolder, hub: Path) -> None:
+    repo = make_repo(hub, "models--koge--a")
+    (repo / "snapshots" / ".DS_Store").touch()  # it must be read to be known for what it is
+    (repo / f".start_app-trash-{B}-0123456789abcdef").mkdir()
+    done = insist(app, "remove", "koge/a")
+    assert done.status == 0, done.err
+    assert not repo.exists()
+
+
 def _nest(folder: Path, depth: int, length: int) -> None:
     """Make folders in folders, deeper than a process may have files open or a path may be long."""
     code = "import os, sys\nfor _ in range(int(sys.argv[1])): os.mkdir(sys.argv[2]); os.chdir(sys.argv[2])\n"

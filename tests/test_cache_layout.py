@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 
 from launcher.cache import entries, layout, listing
 from launcher.cache.layout import Repo
 from launcher.cache.listing import Listing, RepoRow
 from tests import caches, hub_cache
 from tests.caches import MISSING, A, B, C, add_blob, add_file, add_link, add_plain, add_ref, make_repo
+from tests.fuzz import examples
 from tests.hub import Hub
 from tests.support import ROOT
 
@@ -76,8 +77,8 @@ def unknown_kinds(library: hub_cache.Library) -> frozenset[str]:
     return frozenset(("kernel",)) if tuple(map(int, library.version().split(".")[:2])) < (1, 10) else frozenset()
 
 
-@settings(max_examples=60, derandomize=True, deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow])
 @given(cache=caches.generated)
+@examples(60)
 def test_every_cache_is_read_as_huggingface_hub_reads_it(
     cache: dict[str, caches.Generated], library: hub_cache.Library, unknown_kinds: frozenset[str]
 ) -> None:

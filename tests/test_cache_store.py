@@ -310,6 +310,18 @@ def test_a_store_in_no_format_that_is_known_is_never_touched(
     assert not (made / folder(TWO)).exists()
 
 
+@pytest.mark.parametrize("path", ["mine", "mine/x", "ab/mine", ".hidden"])
+def test_what_a_stranger_keeps_in_the_store_outlives_a_clear(path: str, app: AppFolder, made: Path) -> None:
+    kept = made / "blobs" / path
+    kept.parent.mkdir(exist_ok=True)
+    kept.write_text("mine")
+    done = run(app, "clear")
+    assert done.status == 0, done.err
+    assert kept.read_text() == "mine"
+    assert list(store.sizes(str(made))) == []
+    assert not [name for name in os.listdir(made) if name.startswith("models--")]
+
+
 def test_a_store_that_is_a_link_is_not_followed(app: AppFolder, made: Path, tmp_path: Path) -> None:
     os.rename(made / "blobs", tmp_path / "elsewhere")
     (made / "blobs").symlink_to(tmp_path / "elsewhere")

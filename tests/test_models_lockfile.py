@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import json
 import os
@@ -14,13 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from launcher.errors import ExitStatus, LauncherError
 from launcher.models import lockfile, names
 from launcher.models.lockfile import LockedFile, LockedModel
 from tests.caches import A, B
+from tests.fuzz import examples
 from tests.support import ROOT
 
 SHA256, SHA1 = "5" * 64, "6" * 40
@@ -62,26 +62,24 @@ V23 = LockedModel(
     {"qwen/模型.json": LockedFile(1, SHA1), "gpt.pth": LockedFile(3, SHA256)},
 )
 
-often = settings(
-    max_examples=200,
-    derandomize=True,
-    deadline=None,
-    database=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-)
+often = examples(100)
 hashes = st.sampled_from((SHA1, SHA256))
 files = st.builds(LockedFile, st.integers(0, 1 << 50), hashes)
-texts = st.text(min_size=1, max_size=20)
-writable = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12).filter(str.isprintable)
+printable = st.characters(exclude_categories=["C", "Z"])
+writable = st.text(st.one_of(printable, st.just(" ")), min_size=1, max_size=12)
 commits = st.text("0123456789abcdef", min_size=40, max_size=40)
-paths = st.one_of(st.sampled_from(("a.bin", "b/c.json", "ä ö/模型.bin", '"quoted".txt')), texts.filter(names.is_path))
+paths = st.one_of(
+    st.sampled_from(("a.bin", "b/c.json", "ä ö/模型.bin", '"quoted".txt')),
+    st.lists(writable, min_size=1, max_size=3).map("/".join).filter(names.is_path),
+)
+revisions = st.text(st.sampled_from("aZ0_./+@=-分é"), min_size=1, max_size=20).filter(names.is_revision)
 repos = st.sampled_from(("gpt2", "koge/voices", "datasets/koge/voices", "spaces/a/b.c", "kernels/a/b_c"))
 
 
 @st.composite
 def models(draw: st.DrawFn) -> LockedModel:
     commit = draw(commits)
-    revision = draw(st.one_of(st.sampled_from(("main", "refs/pr/1", "分支", commit)), texts.filter(names.is_revision)))
+    revision = draw(st.one_of(st.sampled_from(("main", "refs/pr/1", "分支", commit)), revisions))
     return LockedModel(
         draw(repos),
         commit if names.COMMIT.fullmatch(revision) else revision,
@@ -131,14 +129,15 @@ def test_what_is_written_is_read_again_whatever_the_models(found: list[LockedMod
     json.loads(data)
 
 
-@given(data=st.one_of(st.binary(max_size=200), st.text().map(lambda text: text.encode("utf-8", "surrogatepass"))))
-@often
-def test_bytes_that_are_no_lock_raise_nothing_but_the_error_that_says_so(data: bytes, tmp_path: Path) -> None:
-    assert str(tmp_path / "models.lock") in refused_file(tmp_path, data)
-
-
 json_values = st.recursive(
-    st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=5)),
+    st.one_of(
+        st.none(),
+        st.booleans(),
+        st.integers(),
+        st.floats(),
+        st.text(max_size=5),
+        st.sampled_from(("\ud800", "\x1b[31m", "../x", "x" * 5000, A, SHA256, 10**400, 1 << 63)),
+    ),
     lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(st.text(max_size=5), inner, max_size=3)),
     max_leaves=8,
 )
@@ -150,36 +149,100 @@ def places(value: Any, at: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     return [at, *(place for key, item in inner for place in places(item, (*at, key)))]
 
 
-@given(data=st.data())
-@often
-def test_a_lock_with_anything_in_any_place_is_read_as_one_that_can_be_written_or_is_refused(
-    data: st.DataObject, tmp_path: Path
-) -> None:
-    document = json.loads(BYTES)
-    place = data.draw(st.sampled_from(places(document)))
-    value = data.draw(json_values)
-    if place:
+@st.composite
+def with_anything_anywhere(draw: st.DrawFn) -> bytes:
+    """Return a lock in which any values, or their keys, are other ones."""
+    document: Any = [json.loads(BYTES)]
+    for _ in range(draw(st.integers(1, 3))):
+        *way, last = draw(st.sampled_from(places(document)[1:]))
         into = document
-        for key in place[:-1]:
+        for key in way:
             into = into[key]
-        into[place[-1]] = value
-    else:
-        document = value
-    (tmp_path / "models.lock").write_text(json.dumps(document))
-    with contextlib.suppress(LauncherError):
-        found = lockfile.read(tmp_path)
-        assert found is not None
-        assert lockfile.parse(lockfile.dump(found)) == found
+        value = draw(st.one_of(st.just(into[last]), json_values))
+        if isinstance(into, dict) and draw(st.booleans()):
+            del into[last]
+            last = draw(st.one_of(st.text(max_size=9), st.sampled_from(("../x", "a/b", "\x1b[0m", "local_dir"))))
+        into[last] = value
+    return json.dumps(document[0], ensure_ascii=draw(st.booleans())).encode("utf-8", "surrogatepass")
 
 
-@given(start=st.integers(0, len(BYTES)), length=st.integers(0, 20), new=st.binary(max_size=6))
-@often
-def test_a_lock_that_was_cut_or_overwritten_is_read_or_refused_and_nothing_else(
-    start: int, length: int, new: bytes, tmp_path: Path
+@st.composite
+def overwritten(draw: st.DrawFn) -> bytes:
+    """Return a lock of which some bytes were cut out, overwritten or written twice."""
+    data = BYTES
+    for _ in range(draw(st.integers(1, 3))):
+        start, length = draw(st.integers(0, len(data))), draw(st.integers(0, 40))
+        spans = st.sampled_from((data[start : start + length], data[start : start + length] * 2))
+        new = draw(st.one_of(st.binary(max_size=6), spans, st.sampled_from((b"NaN", b"-1", b"1e999", b"[" * 3000))))
+        data = data[:start] + new + data[start + length :]
+    return data
+
+
+anything = st.one_of(
+    st.binary(max_size=200),
+    st.text().map(lambda text: text.encode("utf-8", "surrogatepass")),
+    with_anything_anywhere(),
+    overwritten(),
+)
+
+
+@given(data=anything)
+@examples(300)
+def test_any_bytes_are_a_lock_that_is_written_as_it_is_read_or_are_refused_in_a_few_words(
+    data: bytes, tmp_path: Path
 ) -> None:
-    (tmp_path / "models.lock").write_bytes(BYTES[:start] + new + BYTES[start + length :])
-    with contextlib.suppress(LauncherError):
-        lockfile.read(tmp_path)
+    path = tmp_path / "models.lock"
+    path.write_bytes(data)
+    try:
+        found = lockfile.read(tmp_path)
+    except LauncherError as error:
+        assert error.status == ExitStatus.CONFIG
+        assert error.message.startswith(f"{path}: ")
+        told = error.message.removeprefix(f"{path}: ")
+        assert 0 < len(told) < 500
+        assert told.isprintable()
+        assert error.hint
+        return
+    assert found is not None
+    written = lockfile.dump(found)
+    assert lockfile.parse(written) == found
+    assert lockfile.dump(lockfile.parse(written)) == written
+    for model in found:
+        folder = os.path.join("/app", model.local_dir or names.folder(model.repo))
+        for inside in (*model.files, f"refs/{model.revision}"):
+            assert os.path.normpath(os.path.join(folder, inside)) == os.path.join(folder, inside)
+
+
+LONG = b"x" * 1_000_000
+ENDLESS = {
+    "revision": BYTES.replace(b'"main"', b'"-' + LONG + b'"'),
+    "repo": BYTES.replace(b'"koge/index', b'"-' + LONG + b"/index"),
+    "owner": BYTES.replace(b'"koge/index', b'"' + LONG + b"/index"),
+    "commit": BYTES.replace(b"a" * 40, LONG),
+    "local_dir": BYTES.replace(b'"checkpoints"', b'"/' + LONG + b'"'),
+    "file": BYTES.replace(b"gpt.pth", b"/" + LONG),
+    "hidden file": BYTES.replace(b"gpt.pth", b".cache/" + LONG),
+    "key": BYTES.replace(b'"include"', b'"\\u001b[31m' + LONG + b'"'),
+    "key twice": BYTES.replace(b'"repo"', b'"' + LONG + b'": 1, "' + LONG + b'"'),
+    "size": BYTES.replace(b'"size": 3', b'"size": ' + b"9" * 4000),
+    "number": BYTES.replace(b'"size": 3', b'"size": ' + b"9" * 1_000_000),
+    "version": BYTES.replace(b'"version": 1', b'"version": "' + LONG + b'"'),
+    "nested": BYTES.replace(b'"version": 1', b'"version": ' + b"[" * 900 + b"]" * 900),
+}
+
+
+@pytest.mark.parametrize("data", ENDLESS.values(), ids=ENDLESS.keys())
+def test_however_long_a_wrong_value_is_the_refusal_is_short(data: bytes, tmp_path: Path) -> None:
+    message = refused_file(tmp_path, data).removeprefix(f"{tmp_path / 'models.lock'}: ")
+    assert 0 < len(message) < 500
+    assert message.isprintable()
+
+
+def test_what_is_too_long_to_be_read_again_is_not_written(tmp_path: Path) -> None:
+    many = {f"{number:0900}": LockedFile(1, SHA1) for number in range(lockfile.MAX_BYTES // 900)}
+    with pytest.raises(Exception, match=f"more than {lockfile.MAX_BYTES} bytes"):
+        lockfile.write(tmp_path, [V23._replace(files=many)])
+    assert os.listdir(tmp_path) == []
 
 
 def edited(*place: Any) -> Callable[[Any], str]:

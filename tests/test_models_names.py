@@ -10,7 +10,7 @@ import pytest
 from huggingface_hub.constants import REPO_TYPES
 from huggingface_hub.file_download import repo_folder_name
 from huggingface_hub.utils import HFValidationError, filter_repo_objects, validate_repo_id
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from launcher.cache.naming import name as name_of_folder
@@ -18,8 +18,9 @@ from launcher.models import names
 from launcher.models.names import Target
 from launcher.paths import HUB_ENTRY
 from tests.caches import A
+from tests.fuzz import examples
 
-often = settings(max_examples=300, derandomize=True, deadline=None, database=None)
+often = examples(100)
 plain = st.from_regex(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,8}", fullmatch=True)
 owned = st.builds("/".join, st.tuples(plain, plain))
 typed = st.builds("/".join, st.tuples(st.sampled_from(tuple(names.TYPES)), owned))

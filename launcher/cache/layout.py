@@ -136,7 +136,7 @@ def read(root: str, folder: str) -> Repo:
     for part in REPO_PARTS.intersection(names):
         if os.path.islink(f"{path}/{part}") and not os.path.isdir(f"{path}/{part}"):
             raise OSError(errno.ENOLINK, f"its {part} is a link to what is not there")
-    found_blobs = _read_blobs(root, f"{path}/blobs") if "blobs" in names else _Blobs({}, {}, (), 0, {})
+    found_blobs = _read_blobs(root, f"{path}/blobs") if "blobs" in names else _Blobs({}, {}, (), (), 0, {})
     blobs = found_blobs.blobs
     refs = dict(_read_refs(f"{path}/refs")) if "refs" in names else {}
     by_commit: dict[str, list[str]] = {}
@@ -156,6 +156,7 @@ def read(root: str, folder: str) -> Repo:
     linked = frozenset().union(*(revision.blobs for revision in revisions)) if revisions else frozenset()
     unlinked = blobs.keys() - linked
     strange = {blob for blob in unlinked if not HASH.fullmatch(blob)}
+    folders = frozenset(found_blobs.strange)
     used = [blobs[blob] for blob in linked]
     fallback = found if not (used or plain.files) else None
     return Repo(
@@ -171,7 +172,11 @@ def read(root: str, folder: str) -> Repo:
         odd_refs=tuple(sorted(ref for ref, text in refs.items() if text != text.strip())),
         young=any(_is_young(f"{path}/refs/{ref}") for rest in by_commit.values() for ref in rest),
         condemned=tuple(sorted(name for name in names if name.startswith(TRASH))),
-        foreign=(*sorted(filter(is_foreign, names)), *sorted(stray), *(f"blobs/{one}" for one in sorted(strange))),
+        foreign=(
+            *sorted(filter(is_foreign, names)),
+            *sorted(stray),
+            *(f"blobs/{one}" for one in sorted(strange | folders)),
+        ),
         size=sum(blob.size for blob in used) + plain.size,
         held=found_blobs.held + plain.held,
         hard_linked={**found_blobs.hard_linked, **plain.hard_linked},
@@ -215,6 +220,7 @@ class _Blobs(NamedTuple):
     blobs: dict[str, Blob]
     partial: dict[str, int]
     missing: tuple[str, ...]
+    strange: tuple[str, ...]
     held: int
     hard_linked: dict[Identity, int]
 
@@ -223,6 +229,7 @@ def _read_blobs(root: str, path: str) -> _Blobs:
     blobs: dict[str, Blob] = {}
     partial: dict[str, int] = {}
     missing: list[str] = []
+    strange: list[str] = []
     hard_linked: dict[Identity, int] = {}
     held = 0
     with os.scandir(path) as found:
@@ -240,6 +247,8 @@ def _read_blobs(root: str, path: str) -> _Blobs:
                 missing.append(entry.name)
                 continue
             if not stat.S_ISREG(status.st_mode):
+                if not HASH.fullmatch(entry.name) and not is_partial(entry.name):
+                    strange.append(entry.name)
                 continue
             identity = (status.st_dev, status.st_ino)
             own = 0 if entry.is_symlink() else status.st_size
@@ -252,7 +261,7 @@ def _read_blobs(root: str, path: str) -> _Blobs:
             else:
                 times = (status.st_atime, status.st_mtime)
                 blobs[entry.name] = Blob(entry.name, status.st_size, *times, identity, shared, own)
-    return _Blobs(blobs, partial, tuple(sorted(missing)), held, hard_linked)
+    return _Blobs(blobs, partial, tuple(sorted(missing)), tuple(strange), held, hard_linked)
 
 
 def _read_snapshot(

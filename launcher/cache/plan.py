@@ -183,6 +183,7 @@ def repair(
                 Item("link", f"{repo.path}/blobs/{missing}", 0, "it links to nothing", folder)
                 for missing in repo.missing_payloads
             ]
+            items += condemned_items(repo)
     kept = frozenset().union(*(repos[folder].shared for folder in busy if folder in repos), frozenset())
     items += [
         Item("damaged", store.path_of(root.real, payload), payloads[payload].size, "it is damaged")

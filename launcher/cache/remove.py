@@ -110,6 +110,10 @@ class _Run:
                 for name in os.listdir(inside):
                     if f"{part}/{name}" not in foreign:
                         self._take_if_there(inside, name)
+        with below(self.trash.descriptor, f"{item.folder}/x") as (repo, _):
+            for name in os.listdir(repo):
+                if name.startswith(TRASH):
+                    self._take_if_there(repo, name)
         with suppress(OSError):
             os.rmdir(item.folder, dir_fd=self.trash.descriptor)  # what looked strange was not
 
@@ -127,8 +131,9 @@ class _Run:
 
     def take_store(self, _item: Item) -> None:
         self._refuse_mount(store.FOLDER)
-        if self._repos():
-            # A repo could not go or has come meanwhile: only what it does not link to may leave.
+        if self._repos() or store.has_strangers(self.root):
+            # A repo could not go or has come meanwhile, or somebody else keeps something in there: only payloads that
+            # nothing links to may leave.
             for payload, _ in tuple(store.sizes(self.root)):
                 with suppress(FileNotFoundError):
                     sweep(self.root, payload, self._linked(), self.trash.take)

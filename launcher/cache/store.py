@@ -24,6 +24,8 @@ _MARKED = b"1\n"
 LOCK_SECONDS = 5.0
 _POLL_SECONDS = 0.02
 _PAYLOAD = re.compile(r"[0-9a-f]{64}")
+_PREFIX = re.compile(r"[0-9a-f]{2}")
+_OWN = re.compile(r"[0-9a-f]{64}(\..+)?", re.DOTALL)
 _FAST = re.compile(r"\.\./\.\./blobs/[0-9a-f]{2}/([0-9a-f]{64})")
 
 
@@ -117,6 +119,19 @@ def widowed(root: str) -> Iterator[str]:
             payload = name.removesuffix(".refs")
             if payload != name and _PAYLOAD.fullmatch(payload) and payload not in names:
                 yield payload
+
+
+def has_strangers(root: str) -> bool:
+    """Tell whether anything lies in the store that is not huggingface_hub's."""
+    for prefix in os.listdir(f"{root}/{FOLDER}"):
+        path = f"{root}/{FOLDER}/{prefix}"
+        if prefix.startswith(_MARKER):
+            continue
+        if not _PREFIX.fullmatch(prefix) or os.path.islink(path) or not os.path.isdir(path):
+            return True
+        if not all(_OWN.fullmatch(name) and name.startswith(prefix) for name in os.listdir(path)):
+            return True
+    return False
 
 
 def _names(root: str) -> Iterator[str]:

@@ -49,17 +49,34 @@ _RELOADER = "gradio"
 
 
 class ScriptArgument(NamedTuple):
-    """Hold what a Python was told to run: a script's path, or a module's dotted name."""
+    """Hold what a Python was told to run: a script's path, or a module's dotted name.
+
+    `options` are the one-letter options that stood before it: some of them say where a module is looked for.
+    """
 
     kind: Literal["script", "module"]
     text: str
+    options: frozenset[str] = frozenset()
 
     def paths(self) -> tuple[str, ...]:
-        """Return the paths that this can mean, relative to the folder it was started in."""
+        """Return the paths that this can mean, the first that is there; a package goes before a module of its name."""
         if self.kind == "script":
             return (self.text, os.path.join(self.text, "__main__.py"))
         path = self.text.replace(".", "/")
-        return (path + ".py", path + "/__main__.py")
+        return (path + "/__init__.py", path + ".py", path + "/__main__.py")
+
+    def folders(self, environ: Mapping[str, str]) -> tuple[str, ...]:
+        """Return the folders that those paths are looked for in, relative to the one it was started in.
+
+        https://docs.python.org/3/library/sys_path_init.html: that folder itself goes first, unless -P, -I or
+        PYTHONSAFEPATH takes it away. What is installed beside the interpreter comes last, and is nobody's app.
+        """
+        if self.kind == "script":
+            return ("",)
+        heeded = {} if self.options & frozenset("EI") else environ
+        safe = self.options & frozenset("PI") or heeded.get("PYTHONSAFEPATH")
+        path = heeded.get("PYTHONPATH")
+        return (*(() if safe else ("",)), *(path.split(":") if path else ()))
 
 
 def is_python(exe: str | None) -> bool:
@@ -80,6 +97,7 @@ def script_argument(argv: Sequence[str]) -> ScriptArgument | None:
 def _after_options(argv: Sequence[str]) -> tuple[int, ScriptArgument | None]:
     # The same walk that CPython's own getopt does; returns where the script stands, or the module that -m names.
     position = 1
+    seen: set[str] = set()
     while position < len(argv):
         word = argv[position]
         if word == "--":
@@ -94,7 +112,8 @@ def _after_options(argv: Sequence[str]) -> tuple[int, ScriptArgument | None]:
                 return len(argv), None
             if letter == "m":
                 module = word[index + 1 :] or (argv[position + 1] if position + 1 < len(argv) else "")
-                return len(argv), ScriptArgument("module", module) if module else None
+                return len(argv), ScriptArgument("module", module, frozenset(seen)) if module else None
+            seen.add(letter)
             if letter in _OPTIONS_WITH_VALUE:
                 position += 0 if word[index + 1 :] else 1
                 break
@@ -107,8 +126,11 @@ def wrapped_argument(argv: Sequence[str], python: bool) -> ScriptArgument | None
 
     A wrapper lives as long as what it runs and may start it again, so it goes with it. `uv run vim webui.py` runs vim.
     """
-    if not argv:
-        return None
+    found = _wrapped(argv, python) if argv else None
+    return found if found and found.text else None
+
+
+def _wrapped(argv: Sequence[str], python: bool) -> ScriptArgument | None:
     name, rest = os.path.basename(argv[0]), argv[1:]
     if python:
         script = script_argument(argv)
@@ -164,7 +186,12 @@ def declared_port(argv: Sequence[str], environ: Mapping[str, str], port_flags: S
     """Return the port that a command line, or else its environment, tells the app to use."""
     for flag in port_flags:
         told = option_value(argv[1:], flag)
-        if told is not None and told.isdecimal():
+        if told is not None and _is_number(told):
             return int(told)
     told = environ.get("GRADIO_SERVER_PORT", "").strip()
-    return int(told) if told.isdecimal() else None
+    return int(told) if _is_number(told) else None
+
+
+def _is_number(text: str) -> bool:
+    # Python refuses to make a number of thousands of digits, and anybody's command line may have them.
+    return text.isdecimal() and len(text) < 10

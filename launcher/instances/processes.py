@@ -10,7 +10,7 @@ import errno
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
@@ -140,12 +140,20 @@ def files_run(pid: int, argument: ScriptArgument) -> tuple[FileIdentity, ...]:
 
     Raises PermissionError when its folder may not be looked at.
     """
-    found = []
-    for path in argument.paths():
-        identity = _look_up(pid, path) or _in_replaced_folder(pid, path)
-        if identity:
-            found.append(identity)
-    return tuple(found)
+    return _files_in(pid, argument, argument.folders(environment(pid) if argument.kind == "module" else {}))
+
+
+def _files_in(pid: int, argument: ScriptArgument, folders: Iterable[str]) -> tuple[FileIdentity, ...]:
+    # Of a module, the first folder that has it counts, and in that a package goes before a file.
+    for folder in folders:
+        paths = [os.path.join(folder, path) for path in argument.paths()]
+        found = {path: there for path in paths if (there := _look_up(pid, path) or _in_replaced_folder(pid, path))}
+        if argument.kind == "script":
+            return tuple(found.values())
+        package, module, main = paths
+        if found:
+            return tuple(found[path] for path in ((main,) if package in found else (module, main)) if path in found)
+    return ()
 
 
 def contradicted(pid: int, argument: ScriptArgument, identity: FileIdentity) -> bool:
@@ -153,11 +161,13 @@ def contradicted(pid: int, argument: ScriptArgument, identity: FileIdentity) -> 
 
     A process that changed its folder since would otherwise be taken for the app of the folder it went to.
     """
-    folder = environment(pid).get("PWD", "")
+    variables = environment(pid)
+    folder = variables.get("PWD", "")
     if not os.path.isabs(folder) or os.path.isabs(argument.text):
         return False
-    others = [_look_up(pid, os.path.join(folder, path)) for path in argument.paths()]
-    return any(others) and identity not in others
+    folders = argument.folders(variables if argument.kind == "module" else {})
+    others = _files_in(pid, argument, [os.path.join(folder, one) for one in folders])
+    return bool(others) and identity not in others
 
 
 def same_mount_namespace(pid: int) -> bool:

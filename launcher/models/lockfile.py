@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import reprlib
 import stat
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
@@ -20,10 +21,13 @@ from . import names
 
 NAME = "models.lock"
 VERSION = 1
-MAX_BYTES = 1 << 28
+MAX_BYTES = 1 << 25  # a quarter of a million files
 MOST_BYTES_OF_A_FILE = 1 << 63
 _MODEL_KEYS = frozenset(("repo", "revision", "commit", "local_dir", "include", "exclude", "files"))
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+_MOST_DIGITS = 640  # what any Python turns into a number at once
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxlong = _SHORT.maxother = 100
 
 
 class LockedFile(NamedTuple):
@@ -88,8 +92,6 @@ def read(app_dir: Path) -> Lock | None:
         return None
     except OSError as error:
         raise LauncherError(f"cannot read {path}: {(error.strerror or str(error)).lower()}", f"ls -l {path}") from error
-    if len(data) > MAX_BYTES:
-        raise _nonsense(path, f"more than {MAX_BYTES} bytes is no models.lock")
     try:
         return parse(data)
     except _WrongError as error:
@@ -139,8 +141,10 @@ def dump(models: Iterable[LockedModel]) -> bytes:
 
 def parse(data: bytes) -> Lock:
     """Return the models of a lock file's bytes; raise an exception that says in words where they are wrong."""
+    if len(data) > MAX_BYTES:
+        raise _WrongError(f"more than {MAX_BYTES} bytes is no models.lock")
     try:
-        document = json.loads(data.decode("utf-8"), object_pairs_hook=_once)
+        document = json.loads(data.decode("utf-8"), object_pairs_hook=_once, parse_int=_number)
     except UnicodeDecodeError as error:
         raise _WrongError(f"line {data[: error.start].count(10) + 1} is not UTF-8 text") from None
     except json.JSONDecodeError as error:
@@ -148,13 +152,11 @@ def parse(data: bytes) -> Lock:
         raise _WrongError(f"line {error.lineno} is not JSON: {error.msg.lower()}{conflict}") from None
     except RecursionError:
         raise _WrongError("it is nested too deeply") from None
-    except ValueError as error:
-        raise _WrongError(f"it holds what is no number: {str(error).lower()[:80]}") from None
     if not isinstance(document, dict) or not isinstance(document.get("models"), list):
         raise _WrongError('it is not {"version": 1, "models": […]}')
     version = document.get("version")
     if type(version) is not int or version != VERSION:
-        raise _WrongError(f"its version is {version!r}, and this launcher knows version {VERSION}")
+        raise _WrongError(f"its version is {_shown(version)}, and this launcher knows version {VERSION}")
     _refuse_unknown_keys(document, frozenset(("version", "models")), "")
     models = tuple(_model(entry, f"models[{number}]") for number, entry in enumerate(document["models"]))
     seen: set[tuple[str, str]] = set()
@@ -195,11 +197,22 @@ def _json(value: object) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
+def _number(text: str) -> int:
+    if len(text) > _MOST_DIGITS:
+        raise _WrongError(f"it holds a number of {len(text)} digits")
+    return int(text)
+
+
+def _shown(value: object) -> str:
+    """Return a value as messages show it, however long it is and however deep it goes."""
+    return _SHORT.repr(value)
+
+
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for key, value in pairs:
         if key in found:
-            raise _WrongError(f"{key!r} is in one object twice")
+            raise _WrongError(f"{_shown(key)} is in one object twice")
         found[key] = value
     return found
 
@@ -227,7 +240,7 @@ def _model(entry: Any, where: str) -> LockedModel:
         raise _WrongError(f"{where}.files is no object")
     hidden = next((path for path in files if local_dir and path.startswith(".cache/")), None)
     if hidden:
-        raise _WrongError(f"{where}.files[{hidden!r}] is where huggingface_hub keeps its own notes")
+        raise _WrongError(f"{where}.files[{_shown(hidden)}] is where huggingface_hub keeps its own notes")
     return LockedModel(
         repo,
         revision,
@@ -235,7 +248,7 @@ def _model(entry: Any, where: str) -> LockedModel:
         local_dir,
         _globs(entry, "include", where),
         _globs(entry, "exclude", where),
-        {path: _file(path, file, f"{where}.files[{path!r}]") for path, file in sorted(files.items())},
+        {path: _file(path, file, f"{where}.files[{_shown(path)}]") for path, file in sorted(files.items())},
     )
 
 
@@ -271,8 +284,9 @@ def _globs(entry: Mapping[str, Any], key: str, where: str) -> tuple[str, ...]:
 def _refuse_unknown_keys(entry: Mapping[str, Any], known: frozenset[str], where: str) -> None:
     strange = sorted(entry.keys() - known)
     if strange:
-        raise _WrongError(f"{where}{'.' if where else ''}{strange[0]} is nothing that a models.lock holds")
+        key = strange[0] if strange[0].isidentifier() and len(strange[0]) < _SHORT.maxstring else _shown(strange[0])
+        raise _WrongError(f"{where}{'.' if where else ''}{key} is nothing that a models.lock holds")
 
 
 def _refuse(where: str, value: object, what: str) -> NoReturn:
-    raise _WrongError(f"{where}: {value!r} is {what}")
+    raise _WrongError(f"{where}: {_shown(value)} is {what}")

@@ -14,6 +14,8 @@ COMMIT = re.compile(r"[0-9a-f]{40}")
 DEFAULT_REVISION = "main"
 # https://huggingface.co/docs/huggingface_hub/package_reference/utilities: validate_repo_id
 _NAME = re.compile(r"(?:(?:datasets|spaces|kernels)/)?(?:\w(?:[\w.-]*\w)?/)?\w(?:[\w.-]{0,94}\w)?", re.ASCII)
+# `models--owner--name` is the name of a folder, NAME_MAX bytes at the most.
+_LONGEST_NAME = 255 - len("models----")
 # What git takes for a branch or tag, without what would lead out of a folder.
 _REVISION = re.compile(r"[\w][\w./+@=-]{0,199}")
 # The app's environments and caches; its own state and git's are hidden folders.
@@ -29,8 +31,14 @@ class Target(NamedTuple):
 
 
 def is_name(text: str) -> bool:
-    """Tell whether this can be the name of a repo."""
-    return bool(_NAME.fullmatch(text)) and "--" not in text and ".." not in text and not text.endswith(".git")
+    """Tell whether this can be the name of a repo, and of a folder."""
+    return (
+        len(text) <= _LONGEST_NAME
+        and bool(_NAME.fullmatch(text))
+        and "--" not in text
+        and ".." not in text
+        and not text.endswith(".git")
+    )
 
 
 def is_revision(text: str) -> bool:

@@ -1,0 +1,22 @@
+"""How many examples a property gets: its own number in a normal run, fifty times that in a long one.
+
+`HYPOTHESIS_PROFILE=long pytest -k fuzz` looks for new faults; what it finds becomes a test that needs no luck.
+"""
+
+from __future__ import annotations
+
+from hypothesis import Phase, settings
+
+USUAL = 100
+"""The examples of the default profile, against which a property's own number is measured."""
+UNSHRUNK = (Phase.explicit, Phase.reuse, Phase.generate)
+
+
+def examples(count: int, *, shrink: bool = True) -> settings:
+    """Return the loaded profile's settings with this many examples, or as many times more as the profile says.
+
+    Without `shrink` a failure is told as it was found: where examples are processes, a smaller one takes minutes.
+    """
+    loaded = settings()
+    number = max(1, count * loaded.max_examples // USUAL)
+    return settings(max_examples=number, phases=loaded.phases if shrink else UNSHRUNK)
