@@ -16,6 +16,7 @@ import mmap
 import os
 import shlex
 import sys
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -185,8 +186,8 @@ def scan_cache() -> tuple[tuple[CachedRevision, ...], tuple[str, ...]]:
         for revision in repo.revisions
     ]
     # Before 1.9 huggingface_hub takes the CACHEDIR.TAG of later ones for a broken repo.
-    warnings = [str(warning) for warning in report.warnings if "CACHEDIR.TAG" not in str(warning)]
-    return tuple(sorted(revisions, key=lambda each: (each.repo, each.commit))), tuple(warnings)
+    unreadable = [str(warning) for warning in report.warnings if "CACHEDIR.TAG" not in str(warning)]
+    return tuple(sorted(revisions, key=lambda each: (each.repo, each.commit))), tuple(unreadable)
 
 
 def fresh_playground(port: int) -> str:
@@ -194,7 +195,9 @@ def fresh_playground(port: int) -> str:
     return f"python start_app.py --demo --app-dir new-playground --port {port + 1}"
 
 
-def version_card(model: Model | None, port: int, cached: Sequence[CachedRevision], warnings: Sequence[str] = ()) -> str:
+def version_card(
+    model: Model | None, port: int, cached: Sequence[CachedRevision], unreadable: Sequence[str] = ()
+) -> str:
     """Say in HTML which model this process runs, and whether a restart would run the same one."""
     chips: list[tuple[str, bool]] = []
     if model is None:
@@ -209,8 +212,8 @@ def version_card(model: Model | None, port: int, cached: Sequence[CachedRevision
         else:
             chips.append(("emotion control not available", False))
         chips.append((f"{model.parameters:,} parameters in {model.tensors} tensors", False))
-    good = model is not None and not note and not warnings
-    notes = "".join(f'<p class="note">{each}</p>' for each in [note, *map(html.escape, warnings)] if each)
+    good = model is not None and not note and not unreadable
+    notes = "".join(f'<p class="note">{each}</p>' for each in [note, *map(html.escape, unreadable)] if each)
     marks = "".join(f'<span class="{"on" if on else ""}">{html.escape(text)}</span>' for text, on in chips)
     return (
         f'<div class="tts-card {"good" if good else "odd"}">'
@@ -307,15 +310,15 @@ def make_page(model: Model | None, port: int, look: dict[str, Any]) -> gr.Blocks
     import gradio as gr
 
     def refresh() -> tuple[str, list[list[str]], Any, str]:
-        cached, warnings = scan_cache()
+        cached, unreadable = scan_cache()
         return (
-            version_card(model, port, cached, warnings),
+            version_card(model, port, cached, unreadable),
             table_rows(cached),
             gr.update(value=chart_data(model, cached), y_lim=chart_limits(cached)),
             process_facts(),
         )
 
-    cached, warnings = scan_cache()
+    cached, unreadable = scan_cache()
     page = gr.Blocks(title="index-tts demo", analytics_enabled=False, **look)
     with page:
         with gr.Row():
@@ -323,7 +326,7 @@ def make_page(model: Model | None, port: int, look: dict[str, Any]) -> gr.Blocks
                 '<div class="tts-head"><h1>index-tts</h1><span>the demo app of start_app.py</span></div>', padding=False
             )
             button = gr.Button("refresh", variant="secondary", size="sm", min_width=120, elem_id="refresh")
-        version = gr.HTML(version_card(model, port, cached, warnings), padding=False, elem_id="version")
+        version = gr.HTML(version_card(model, port, cached, unreadable), padding=False, elem_id="version")
         with gr.Row():
             table = gr.Dataframe(
                 table_rows(cached),
@@ -373,6 +376,9 @@ def serve(model: Model | None, host: str, port: int) -> None:
     look: dict[str, Any] = {"theme": theme, "css": CSS}
     # Gradio 6 moved the look of a page from Blocks() to launch().
     late = int(gr.__version__.split(".")[0]) >= 6
+    if not late:
+        # The last of Gradio 5 warn of that move, and take nothing in launch() yet.
+        warnings.filterwarnings("ignore", "The '(theme|css)' parameter in the Blocks", DeprecationWarning)
     page = make_page(model, port, {} if late else look)
     page.launch(server_name=host, server_port=port, share=False, ssr_mode=False, **(look if late else {}))
 
