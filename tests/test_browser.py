@@ -68,7 +68,7 @@ def page() -> Iterator[Page]:
 @pytest.fixture
 def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder as the README has it: start_app.py, and the environment of the tests as `.venv`."""
-    folder = tmp_path_factory.mktemp("start-app", numbered=False)
+    folder = tmp_path_factory.mktemp("src", numbered=False)
     (folder / "start_app.py").symlink_to(START_APP)
     (folder / "launcher").symlink_to(ROOT / "launcher")
     (folder / ".venv").symlink_to(sys.prefix)
