@@ -253,7 +253,9 @@ def _enter_demo(arguments: Arguments, environ: Mapping[str, str], console: Conso
         console.say(f"demo: {'made' if made else 'using'} {folder}")
     elif not folder.is_dir():
         raise LauncherError(f"there is no playground in {folder}", "start_app.py --demo makes and launches it")
-    return {name: value for name, value in environ.items() if not name.startswith(("HF_", "HUGGINGFACE_", "APP_"))}
+    # Gradio was found in the launcher's own environment: one that the shell has active need not have it.
+    left_out = ("HF_", "HUGGINGFACE_", "APP_", "VIRTUAL_ENV", "CONDA_PREFIX")
+    return {name: value for name, value in environ.items() if not name.startswith(left_out)}
 
 
 def _program(launcher_file: str | None) -> str:

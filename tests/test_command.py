@@ -102,6 +102,16 @@ def test_a_blank_or_broken_environment_variable_does_not_count_as_an_environment
     assert build(app, {}, {"VIRTUAL_ENV": " ", "CONDA_PREFIX": "/nowhere"}).interpreter == sys.executable
 
 
+@pytest.mark.parametrize("name", ["VIRTUAL_ENV", "CONDA_PREFIX"])
+def test_the_demo_runs_where_gradio_was_looked_for_and_not_in_the_environment_that_the_shell_has_active(
+    name: str, playground: Path, tmp_path: Path
+) -> None:
+    active = make_environment(tmp_path / "active")
+    env = clean_environment(**{name: str(active)})
+    assert launcher("--app-dir", playground, "-n", "--json", env=env).json["interpreter"] == f"{active}/bin/python"
+    assert launcher("--demo", "--app-dir", playground, "-n", "--json", env=env).json["interpreter"] == sys.executable
+
+
 def test_a_broken_environment_of_the_app_is_named_and_not_passed_over(app: AppFolder, tmp_path: Path) -> None:
     (app.path / ".venv" / "bin").mkdir(parents=True)
     (app.path / ".venv" / "bin" / "python").symlink_to("/usr/bin/python3.8-removed")

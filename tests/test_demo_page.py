@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import html
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -16,6 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from launcher.demo import make_playground
 from tests.playground import (
     DEADLINE_S,
     NEWEST,
@@ -26,7 +29,7 @@ from tests.playground import (
     run_python,
     settings_of,
 )
-from tests.support import free_port
+from tests.support import START_APP, free_port
 
 
 def get(url: str, data: bytes | None = None) -> bytes:
@@ -102,12 +105,12 @@ def test_the_page_says_which_model_runs_and_what_lies_in_the_cache(playground: P
         assert f"running {NEWEST} @ {commit[:7]}" in card
         assert "a restart runs another model" in card
         assert [row[0] for row in rows["data"]] == [OLDER]
-        assert bars(plot) == {OLDER: "not loaded"}
+        assert bars(plot["value"]) == {OLDER: "not loaded"}
 
         shutil.rmtree(playground / "cache_hub")
         _, rows, plot, _ = call_refresh(base)
         assert rows["data"] == []
-        assert bars(plot) == {}
+        assert bars(plot["value"]) == {}
 
         app.send_signal(signal.SIGINT)
         output, _ = app.communicate(timeout=DEADLINE_S)
@@ -118,7 +121,7 @@ def test_the_page_says_which_model_runs_and_what_lies_in_the_cache(playground: P
     # Gradio ends with 0, the app with 130 when SIGINT came before Gradio was ready for it.
     assert app.returncode in {0, 130}
     assert output.splitlines()[0] == f"model: {NEWEST} @ {commit[:7]}"
-    assert "Traceback" not in output
+    assert "Traceback" not in output and "Warning" not in output
 
 
 def load_in(playground: Path) -> str:
@@ -169,6 +172,28 @@ def test_a_newer_commit_in_the_cache_is_announced(playground: Path) -> None:
     card = run_python(code, playground, settings_of(playground))
     assert f"running {NEWEST} @ {commit[:7]}" in card
     assert "another <code>main</code>" in card
+
+
+def commands_in(playground: Path, port: int) -> list[str]:
+    """Return the commands that the page of an app on `port` offers."""
+    steps = run_python(f"import webui; print(webui.things_to_try({port}))", playground, {})
+    return [html.unescape(command) for command in re.findall("<code>(.+?)</code>", steps)]
+
+
+def test_the_commands_on_the_page_can_be_pasted_where_the_demo_was_started(tmp_path: Path) -> None:
+    playground, port = tmp_path / "start_app_demo", free_port()
+    make_playground(playground)
+    (tmp_path / "start_app.py").symlink_to(START_APP)
+    assert commands_in(playground, 7860)[0] == f"{sys.executable} start_app.py --demo status"
+    command = commands_in(playground, port)[0]
+    assert command == f"{sys.executable} start_app.py --demo --port {port} status"
+    done = subprocess.run(shlex.split(command), cwd=tmp_path, capture_output=True, text=True, timeout=DEADLINE_S)
+    assert done.returncode == 0, done.stderr
+    assert f"app: {playground}/webui.py" in done.stdout
+
+
+def test_the_commands_on_the_page_name_a_playground_that_was_put_elsewhere(playground: Path) -> None:
+    assert commands_in(playground, 7860)[0] == f"python start_app.py --demo --app-dir {playground} status"
 
 
 def test_an_option_that_the_app_does_not_know_is_rejected(playground: Path) -> None:

@@ -44,7 +44,7 @@ def test_a_real_gradio_page_is_launched_restarted_and_stopped_behind_a_proxy_tha
     assert document["cache_roots"] == [str(folder / "cache_hub" / "hub")]
 
     second = processes.launch(*words, env=env)
-    waited = launcher("wait", "--timeout", "120", "--json", *words, env=env, timeout=150)
+    waited = launcher("wait", "--pid", str(second.pid), "--timeout", "120", "--json", *words, env=env, timeout=150)
     assert waited.status == 0, waited.err + second.err
     assert waited.json["instance"]["pid"] == second.pid
     assert first.wait() == -signal.SIGTERM

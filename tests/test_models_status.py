@@ -47,7 +47,7 @@ def test_a_mapped_model_is_told_by_its_file_and_one_that_is_not_by_the_record(
     assert (found[OTHER]["commit"], found[OTHER]["evidence"]) == (pulled.other, "lock record")
     text = pulled.run("status").out
     assert f"model: {MODEL} @ {pulled.old[:7]} (mapped: gpt.safetensors)" in text
-    assert f"model: {OTHER} @ {pulled.other[:7]} (by its lock record)" in text
+    assert f"model: {OTHER} @ {pulled.other[:7]} (on the disk when it started)" in text
 
 
 @pytest.mark.parametrize("mapped", [True, False])

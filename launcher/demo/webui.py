@@ -12,9 +12,11 @@ import argparse
 import html
 import json
 import math
+import mmap
 import os
 import shlex
 import sys
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 
 NEWEST_FIRST = ("koge/index-tts-v23", "koge/index-tts-v22")
 DEFAULT_PORT = 7860
+DEFAULT_FOLDER = "start_app_demo"
 COLUMNS = ["repo", "refs", "commit", "size"]
 RUNNING, IDLE = "running here", "not loaded"
 # The page keeps to the reader's own fonts: nothing is fetched from outside.
@@ -57,13 +60,15 @@ CSS = """
 .tts-chips span { border: 1px solid var(--border-color-primary); border-radius: 999px; padding: .1rem .7rem;
   font-size: .85rem; color: var(--tts-quiet); }
 .tts-chips span.on { border-color: var(--tts-good); color: var(--tts-good); }
-.tts-facts { display: grid; grid-template-columns: repeat(auto-fit, minmax(290px, 1fr)); gap: 0 2.5rem; }
+.tts-facts { display: grid; grid-template-columns: minmax(0, 2fr) minmax(0, 3fr); gap: 0 2rem; }
+@media (max-width: 760px) { .tts-facts { grid-template-columns: minmax(0, 1fr); } }
 .tts-facts div { display: flex; gap: .75rem; padding: .2rem 0; font-size: .875rem; }
 .tts-facts dt { flex: 0 0 8rem; color: var(--tts-quiet); }
 .tts-facts dd { overflow-wrap: anywhere; font-family: var(--font-mono); color: var(--body-text-color); }
 .tts-steps { list-style: none; }
-.tts-steps li { display: grid; gap: .1rem; padding: .35rem 0; font-size: .9rem; color: var(--tts-quiet); }
-.tts-steps code { justify-self: start; }
+.tts-steps li { display: flex; flex-wrap: wrap; align-items: baseline; gap: .1rem .75rem; padding: .2rem 0;
+  font-size: .875rem; color: var(--tts-quiet); }
+#cache-table .label p { font-size: .95rem; font-weight: 600; color: var(--body-text-color); }
 """
 
 
@@ -81,6 +86,7 @@ class Model:
     emotions: tuple[str, ...]
     tensors: int
     parameters: int
+    weights: mmap.mmap
 
     @property
     def name(self) -> str:
@@ -123,7 +129,10 @@ def _load(repo: str, snapshot: Path) -> Model:
     try:
         config = json.loads(path.read_bytes())
         path = snapshot / "model.safetensors"
-        shapes = _tensor_shapes(path)
+        # As the safetensors library does: whoever looks at the process from outside sees what it has loaded.
+        with path.open("rb") as file:
+            weights = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        shapes = _tensor_shapes(weights)
         return Model(
             repo=repo,
             commit=snapshot.name,
@@ -131,22 +140,22 @@ def _load(repo: str, snapshot: Path) -> Model:
             emotions=tuple(config.get("emotion", {}).get("dimensions", ())),
             tensors=len(shapes),
             parameters=sum(math.prod(shape) for shape in shapes),
+            weights=weights,
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DamagedModelError(f"{repo} @ {snapshot.name[:7]}: cannot load {path.name}: {error}") from error
 
 
-def _tensor_shapes(path: Path) -> list[list[int]]:
+def _tensor_shapes(weights: mmap.mmap) -> list[list[int]]:
     """Read a safetensors header and check that the file is as long as it says.
 
     https://github.com/huggingface/safetensors#format
     """
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        head_size = int.from_bytes(file.read(8), "little")
-        if head_size > size - 8:
-            raise ValueError(f"the header ends at byte {head_size + 8}, the file at {size}")
-        header = json.loads(file.read(head_size))
+    size = len(weights)
+    head_size = int.from_bytes(weights[:8], "little")
+    if head_size > size - 8:
+        raise ValueError(f"the header ends at byte {head_size + 8}, the file at {size}")
+    header = json.loads(weights[8 : 8 + head_size])
     tensors = [tensor for name, tensor in header.items() if name != "__metadata__"]
     expected = 8 + head_size + max((tensor["data_offsets"][1] for tensor in tensors), default=0)
     if size != expected:
@@ -177,8 +186,8 @@ def scan_cache() -> tuple[tuple[CachedRevision, ...], tuple[str, ...]]:
         for revision in repo.revisions
     ]
     # Before 1.9 huggingface_hub takes the CACHEDIR.TAG of later ones for a broken repo.
-    warnings = [str(warning) for warning in report.warnings if "CACHEDIR.TAG" not in str(warning)]
-    return tuple(sorted(revisions, key=lambda each: (each.repo, each.commit))), tuple(warnings)
+    unreadable = [str(warning) for warning in report.warnings if "CACHEDIR.TAG" not in str(warning)]
+    return tuple(sorted(revisions, key=lambda each: (each.repo, each.commit))), tuple(unreadable)
 
 
 def fresh_playground(port: int) -> str:
@@ -186,7 +195,9 @@ def fresh_playground(port: int) -> str:
     return f"python start_app.py --demo --app-dir new-playground --port {port + 1}"
 
 
-def version_card(model: Model | None, port: int, cached: Sequence[CachedRevision], warnings: Sequence[str] = ()) -> str:
+def version_card(
+    model: Model | None, port: int, cached: Sequence[CachedRevision], unreadable: Sequence[str] = ()
+) -> str:
     """Say in HTML which model this process runs, and whether a restart would run the same one."""
     chips: list[tuple[str, bool]] = []
     if model is None:
@@ -201,8 +212,8 @@ def version_card(model: Model | None, port: int, cached: Sequence[CachedRevision
         else:
             chips.append(("emotion control not available", False))
         chips.append((f"{model.parameters:,} parameters in {model.tensors} tensors", False))
-    good = model is not None and not note and not warnings
-    notes = "".join(f'<p class="note">{each}</p>' for each in [note, *map(html.escape, warnings)] if each)
+    good = model is not None and not note and not unreadable
+    notes = "".join(f'<p class="note">{each}</p>' for each in [note, *map(html.escape, unreadable)] if each)
     marks = "".join(f'<span class="{"on" if on else ""}">{html.escape(text)}</span>' for text, on in chips)
     return (
         f'<div class="tts-card {"good" if good else "odd"}">'
@@ -242,6 +253,11 @@ def chart_data(model: Model | None, cached: Sequence[CachedRevision]) -> Any:
     ).astype({"repo": "str", "kB": "float", "state": "str"})
 
 
+def chart_limits(cached: Sequence[CachedRevision]) -> list[float | None]:
+    """Return where the chart's axis of kB begins and ends: a bar that touches the frame looks cut off."""
+    return [0, 1.15 * max((each.size / 1000 for each in cached), default=1)]
+
+
 def process_facts() -> str:
     """Return, in HTML, what this process is and which settings it really uses."""
     import gradio
@@ -260,22 +276,33 @@ def process_facts() -> str:
     return f'<div class="tts-card"><h2>this process</h2><dl class="tts-facts">{rows}</dl></div>'
 
 
+def _launcher() -> tuple[str, Path | None]:
+    """Return how to call start_app.py on this playground, and the folder from which, if it has to be that one."""
+    folder = Path.cwd()
+    if folder.name != DEFAULT_FOLDER or not (folder.parent / "start_app.py").is_file():
+        return f"python start_app.py --demo --app-dir {shlex.quote(str(folder))}", None
+    python = sys.executable.removeprefix(f"{folder.parent}{os.sep}")
+    return f"{shlex.quote(python)} start_app.py --demo", folder.parent
+
+
 def things_to_try(port: int) -> str:
     """Return, in HTML, the commands which show what the launcher does with this page's process."""
-    app = f"python start_app.py --demo --app-dir {shlex.quote(os.getcwd())}"
+    app, where = _launcher()
     if port != DEFAULT_PORT:
         app += f" --port {port}"
     steps = {
-        f"{app} status": "what runs here, since when, with which cache and endpoint",
-        f"{app} -n -v": "what a restart would do, and where each setting comes from",
-        app: "a restart: this page again, from a new process",
-        f"{app} cache list": "which models are on the disk, and what is wrong with them",
+        f"{app} status": "what runs here, with which model",
+        f"{app} -n -v": "what a restart would do, and why",
+        app: "a restart: reload this page, it has a new pid",
+        f"{app} cache list": "which models are on the disk",
         f"{app} cache verify": "whether each file is what the hub had",
-        f"{app} --remove-model koge/index-tts-v22": "a restart without the older model, which leaves the table above",
+        f"{app} --remove-model koge/index-tts-v22": "a restart without it: reload this page",
         f"{app} stop": "an end to exactly this process",
     }
     rows = "".join(f"<li><code>{html.escape(k)}</code>{html.escape(v)}</li>" for k, v in steps.items())
-    return f'<div class="tts-card"><h2>try in a terminal</h2><ol class="tts-steps">{rows}</ol></div>'
+    place = f", in {where}" if where else ""
+    heading = f"try in another terminal{html.escape(place)}"
+    return f'<div class="tts-card"><h2>{heading}</h2><ol class="tts-steps">{rows}</ol></div>'
 
 
 def make_page(model: Model | None, port: int, look: dict[str, Any]) -> gr.Blocks:
@@ -283,15 +310,15 @@ def make_page(model: Model | None, port: int, look: dict[str, Any]) -> gr.Blocks
     import gradio as gr
 
     def refresh() -> tuple[str, list[list[str]], Any, str]:
-        cached, warnings = scan_cache()
+        cached, unreadable = scan_cache()
         return (
-            version_card(model, port, cached, warnings),
+            version_card(model, port, cached, unreadable),
             table_rows(cached),
-            chart_data(model, cached),
+            gr.update(value=chart_data(model, cached), y_lim=chart_limits(cached)),
             process_facts(),
         )
 
-    card, rows, bars, facts = refresh()
+    cached, unreadable = scan_cache()
     page = gr.Blocks(title="index-tts demo", analytics_enabled=False, **look)
     with page:
         with gr.Row():
@@ -299,10 +326,10 @@ def make_page(model: Model | None, port: int, look: dict[str, Any]) -> gr.Blocks
                 '<div class="tts-head"><h1>index-tts</h1><span>the demo app of start_app.py</span></div>', padding=False
             )
             button = gr.Button("refresh", variant="secondary", size="sm", min_width=120, elem_id="refresh")
-        version = gr.HTML(card, padding=False, elem_id="version")
+        version = gr.HTML(version_card(model, port, cached, unreadable), padding=False, elem_id="version")
         with gr.Row():
             table = gr.Dataframe(
-                rows,
+                table_rows(cached),
                 headers=COLUMNS,
                 label="models in the cache",
                 show_label=True,
@@ -313,7 +340,7 @@ def make_page(model: Model | None, port: int, look: dict[str, Any]) -> gr.Blocks
                 min_width=320,
             )
             chart = gr.BarPlot(
-                bars,
+                chart_data(model, cached),
                 x="repo",
                 y="kB",
                 color="state",
@@ -323,13 +350,13 @@ def make_page(model: Model | None, port: int, look: dict[str, Any]) -> gr.Blocks
                 x_title=" ",
                 y_title=" ",
                 color_title=" ",
-                y_lim=[0, None],
+                y_lim=chart_limits(cached),
                 height=240,
                 elem_id="cache-chart",
                 scale=2,
                 min_width=320,
             )
-        process = gr.HTML(facts, padding=False, elem_id="process")
+        process = gr.HTML(process_facts(), padding=False, elem_id="process")
         gr.HTML(things_to_try(port), padding=False, elem_id="try")
         gr.on(
             [page.load, button.click],
@@ -349,6 +376,9 @@ def serve(model: Model | None, host: str, port: int) -> None:
     look: dict[str, Any] = {"theme": theme, "css": CSS}
     # Gradio 6 moved the look of a page from Blocks() to launch().
     late = int(gr.__version__.split(".")[0]) >= 6
+    if not late:
+        # The last of Gradio 5 warn of that move, and take nothing in launch() yet.
+        warnings.filterwarnings("ignore", "The '(theme|css)' parameter in the Blocks", DeprecationWarning)
     page = make_page(model, port, {} if late else look)
     page.launch(server_name=host, server_port=port, share=False, ssr_mode=False, **(look if late else {}))
 

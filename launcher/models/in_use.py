@@ -39,7 +39,7 @@ class InUse(NamedTuple):
     def line(self) -> str:
         """Return what a person is told."""
         commit = self.commit[:7] if self.commit else "a commit that is not on the disk any more"
-        how = f"mapped: {self.file}" if self.evidence == "mapped" else "by its lock record"
+        how = f"mapped: {self.file}" if self.evidence == "mapped" else "on the disk when it started"
         if not self.changed:
             return f"{self.repo} @ {commit} ({how})"
         then = f"{self.now[:7]} is on the disk by now: a restart loads that" if self.now else "the disk has none by now"
