@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, is_hypothesis_test, settings
 from launcher import state
 from launcher.demo import make_playground
 from tests.fuzz import USUAL
+from tests.hub_cache import Library, Loads, Wanted
 from tests.support import AppFolder, Processes, make_app
 
 if TYPE_CHECKING:
@@ -98,3 +99,21 @@ def hub(app: AppFolder) -> Path:
     folder = app.path / "hub"
     folder.mkdir()
     return folder
+
+
+@pytest.fixture(scope="module")
+def library() -> Iterator[Library]:
+    """The library without a network; each question is answered by a new process."""
+    pytest.importorskip("huggingface_hub")
+    with Library() as library:
+        yield library
+
+
+@pytest.fixture
+def loads(library: Library) -> Loads:
+    """Return what loads offline of some repos."""
+
+    def loads(cache: Path, *wanted: Wanted) -> list[dict[str, bytes] | None]:
+        return [library.load(cache, repo, revision) for repo, revision, _ in wanted]
+
+    return loads

@@ -12,7 +12,7 @@ import pickle
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -25,6 +25,8 @@ from tests.support import Processes, Running, clean_environment
 
 Wanted = tuple[str, str, str]
 """Repository, revision and type."""
+Loads = Callable[..., "list[dict[str, bytes] | None]"]
+"""What loads offline of some repos of a cache."""
 
 QUESTIONS = """\
 import json, os, pickle, sys, traceback

@@ -140,12 +140,6 @@ def _state(pid: int) -> str:
         return file.read().rpartition(")")[2].split()[0]
 
 
-@pytest.fixture(scope="module")
-def library() -> Iterator[Library]:
-    with Library() as one:
-        yield one
-
-
 def _litter(cached: Cached) -> None:
     """Leave in the cache what prune is for."""
     partial_of(cached, V22)

@@ -7,7 +7,6 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -62,13 +61,6 @@ def facts(one: RepoRow) -> dict[str, Any]:
             for revision in one.revisions
         ],
     }
-
-
-@pytest.fixture(scope="module")
-def library() -> Iterator[hub_cache.Library]:
-    pytest.importorskip("huggingface_hub")
-    with hub_cache.Library() as found:
-        yield found
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ import pytest
 
 from tests.caches import HAS_STORE, VERSION, A, B, add_blob, add_link, flip, make_repo, share, unprivileged, verify
 from tests.hub import Hub
-from tests.hub_cache import Library, Wanted, download_many
+from tests.hub_cache import Library, Loads, Wanted, download_many
 from tests.hub_files import make_file
 from tests.playground import tree
 from tests.support import AppFolder, Processes, clean_environment, eventually, launcher
@@ -24,7 +24,6 @@ FILES = {"config.json": CONFIG, "sub/tokens.txt": TOKENS, "model.safetensors": W
 OLD = {"config.json": CONFIG, "model.safetensors": MORE}
 ONE, TWO = "koge/index-tts-v22", "koge/index-tts-v23"
 V1: Wanted = (ONE, "v1", "model")
-Loads = Callable[..., "list[dict[str, bytes] | None]"]
 MAIN: tuple[Wanted, ...] = ((ONE, "main", "model"), (TWO, "main", "model"))
 
 
@@ -44,23 +43,6 @@ def written(loopback: Hub, tmp_path_factory: pytest.TempPathFactory) -> Path:
     cache = tmp_path_factory.mktemp("written") / "hub"
     download_many(loopback, cache, [V1, *MAIN])
     return cache
-
-
-@pytest.fixture(scope="module")
-def library() -> Iterator[Library]:
-    """The library without a network; each question is answered by a new process."""
-    with Library() as library:
-        yield library
-
-
-@pytest.fixture
-def loads(library: Library) -> Loads:
-    """Return what loads offline of some repos."""
-
-    def loads(cache: Path, *wanted: Wanted) -> list[dict[str, bytes] | None]:
-        return [library.load(cache, repo, revision) for repo, revision, _ in wanted]
-
-    return loads
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import fcntl
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -21,7 +21,7 @@ from launcher.cache.plan import Item
 from launcher.cache.roots import TRASH
 from tests.caches import HAS_STORE, A, B, add_ref, disk, make_repo, root_of, share
 from tests.hub import Hub
-from tests.hub_cache import Library, Wanted, download_many, hf
+from tests.hub_cache import Library, Loads, Wanted, download_many, hf
 from tests.playground import tree
 from tests.support import AppFolder, Done, Processes, eventually, launcher
 
@@ -36,7 +36,6 @@ FILES = {
 }
 MAIN: tuple[Wanted, ...] = tuple((repo, "main", "model") for repo in FILES)
 V1: Wanted = (ONE, "v1", "model")
-Loads = Callable[..., "list[dict[str, bytes] | None]"]
 
 
 @pytest.fixture(scope="module")
@@ -72,23 +71,6 @@ def cache(request: pytest.FixtureRequest, app: AppFolder, downloaded: Path | Non
     if downloaded is None:
         pytest.skip("no shared blob store in this huggingface_hub")
     return Path(shutil.copytree(downloaded, cache, symlinks=True))
-
-
-@pytest.fixture(scope="module")
-def library() -> Iterator[Library]:
-    """The library without a network; each question is answered by a new process."""
-    with Library() as library:
-        yield library
-
-
-@pytest.fixture
-def loads(library: Library) -> Loads:
-    """Return what loads offline of some repos."""
-
-    def loads(cache: Path, *wanted: Wanted) -> list[dict[str, bytes] | None]:
-        return [library.load(cache, repo, revision) for repo, revision, _ in wanted]
-
-    return loads
 
 
 @pytest.fixture
