@@ -138,6 +138,7 @@ def _waiting(pulled: Pulled, processes: Processes, *arguments: str) -> tuple[Run
     new = processes.launch(*pulled.app.arguments, "--locked", "--stop-timeout", "600", *arguments)
     views = pulled.app.path / ".start_app"
     eventually(lambda: list(views.glob(f"locked-*/*/snapshots/{pulled.old}/gpt.safetensors")), what=new.err)
+    eventually(lambda: f"stale: pid {old.pid}" in new.err, what=new.err)
     return old, new
 
 
