@@ -1,6 +1,7 @@
 """Measure every claim and print one table: `python -m benchmarks [SUITE…] [--quick] [--json]`.
 
-stdout has the table or the JSON object, stderr what is being done. Exit status: 0 every bar is met; 1 one is not, or
+stdout has the table or the JSON object, stderr what is being done. The table is Markdown, and README.md's is a copy of
+its rows. Exit status: 0 every bar is met; 1 one is not, or
 could not be measured; 2 usage; 130 interrupted.
 """
 
@@ -11,9 +12,10 @@ import json
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 from . import cache, launch, models
-from .measure import FULL, HEADINGS, QUICK, BenchmarkError, Result, Say, Scale, machine
+from .measure import FULL, HEADINGS, NUMBERS, QUICK, BenchmarkError, Result, Say, Scale, machine
 
 SUITES: Mapping[str, Callable[[Scale, Say], Iterator[Result]]] = {
     "launch": launch.results,
@@ -37,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     # What was started must be ended on SIGTERM as on Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     before = machine()
-    _say(", ".join(f"{name} {value}" for name, value in before.items()))
+    _say(_facts(before))
     try:
         results = [
             result
@@ -63,6 +65,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
     else:
         print(table(results))
+        print()
+        print(_facts({**before, "load": f"{before['load']} to {machine()['load']}"}))
     return 0 if all(result.passed for result in results) else 1
 
 
@@ -70,14 +74,20 @@ def table(results: Sequence[Result]) -> str:
     """Return the results as one table; what is a number stands to the right."""
     rows = [HEADINGS, *(result.cells() for result in results)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    numbers = {position for position, heading in enumerate(HEADINGS) if heading in ("median", "result", "bar")}
-    return "\n".join(
-        "  ".join(
-            cell.rjust(width) if position in numbers else cell.ljust(width)
-            for position, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    )
+    right = [heading in NUMBERS for heading in HEADINGS]
+    rule = [f"{'-' * (width - 1)}{':' if number else '-'}" for number, width in zip(right, widths, strict=True)]
+    padded = [
+        [
+            cell.rjust(width) if number else cell.ljust(width)
+            for cell, number, width in zip(row, right, widths, strict=True)
+        ]
+        for row in (rows[0], rule, *rows[1:])
+    ]
+    return "\n".join(f"| {' | '.join(row)} |" for row in padded)
+
+
+def _facts(found: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in found.items())
 
 
 def _say(line: str) -> None:

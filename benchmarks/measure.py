@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
@@ -112,8 +113,8 @@ class Result:
             claim.beside,
             _amount(self.median_beside, claim.unit),
             _compared(self.value, claim),
-            "-" if claim.bar is None else f"<= {_compared(claim.bar, claim)}",
-            "told" if claim.bar is None else "pass" if self.passed else "NOT PASS",
+            "–" if claim.bar is None else f"≤ {_compared(claim.bar, claim)}",
+            "–" if claim.bar is None else "pass" if self.passed else "NOT PASS",
         )
 
     def document(self) -> Mapping[str, Any]:
@@ -132,6 +133,7 @@ class Result:
 
 
 HEADINGS = ("claim", "measured", "median", "beside it", "median", "result", "bar", "verdict")
+NUMBERS = frozenset(("median", "result", "bar"))
 
 
 def in_turn(repetitions: int, *takes: Callable[[], float]) -> tuple[tuple[float, ...], ...]:
@@ -290,10 +292,12 @@ def to_end(
 def machine() -> Mapping[str, Any]:
     """Return what the numbers depend on."""
     return {
-        "python": sys.version.split()[0],
-        "kernel": os.uname().release,
         "cores": os.cpu_count(),
-        "load": round(os.getloadavg()[0], 2),
+        "python": sys.version.split()[0],
+        **{name: version(name) for name in ("huggingface_hub", "psutil")},
+        "kernel": os.uname().release,
+        "date": time.strftime("%Y-%m-%d"),
+        "load": round(os.getloadavg()[0], 1),
     }
 
 
@@ -302,12 +306,17 @@ def _memory() -> str | None:
 
 
 def _amount(value: float, unit: Unit) -> str:
-    if unit == "s":
-        return f"{value * 1000:.1f} ms"
     if unit == "us":
-        return f"{value:.2f} us"
-    return f"{value:.0f} {unit}"
+        return f"{value:.2f} µs"
+    if unit != "s":
+        return f"{value:.0f} {unit}"
+    if abs(value) >= 10:
+        return f"{value:.1f} s"
+    return f"{value * 1000:.{1 if abs(value) < 0.01 else 0}f} ms"
 
 
 def _compared(value: float, claim: Claim) -> str:
-    return f"{value:.{2 if value >= 0.1 else 4}f} x" if claim.comparison == "ratio" else _amount(value, claim.unit)
+    if claim.comparison == "ratio":
+        return f"{value:.2f} ×" if value >= 0.1 else f"{value:.2g} ×"
+    amount = _amount(value, claim.unit)
+    return f"+{amount}" if claim.comparison == "difference" and value > 0 else amount

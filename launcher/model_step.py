@@ -22,9 +22,10 @@ from .sources import Setting
 
 if TYPE_CHECKING:
     from . import pulling
+    from .cache.roots import Root
     from .console import Console
     from .handoff.command import Command
-    from .models.disk import Memories
+    from .models.disk import Memories, Placed
     from .models.lockfile import Lock, LockedModel
     from .models.pull import Survey
     from .options import Arguments
@@ -43,6 +44,8 @@ class ModelStep:
         self._memories: Memories | None = None
         self._pin = False
         self._view: Path | None = None
+        self._roots: tuple[Root, ...] = ()
+        self._placed: tuple[Placed, ...] = ()
         self._held = ExitStack()
         self.models: tuple[Current, ...] = ()
         self.locked = settings.locked
@@ -124,6 +127,7 @@ class ModelStep:
         try:
             self._survey = pulling.survey(models, context, self._memories, self._console)
             pulling.fetch(self._survey, context, self._memories, self._console)
+            self._placed = ()  # what has come may have made a cache, and a model may lie elsewhere now
         finally:
             model_memory.save(self._settings.app_dir, self._memories, self._console.detail)
 
@@ -136,9 +140,7 @@ class ModelStep:
             return
         from .models import disk, view
 
-        present = roots(self._settings, self._meant())
-        cached = [model for model in self._lock or () if not model.local_dir]
-        shown = [view.Shown(model, disk.place_of(model, present, self._settings.app_dir)) for model in cached]
+        shown = self._shown()
         try:
             self._view = view.make(self._settings.app_dir, self._settings.port, shown)
         except OSError as error:
@@ -148,10 +150,10 @@ class ModelStep:
                 ExitStatus.IO,
             ) from error
         for model, place in shown:
-            for root in present:
+            for root in self._roots if len(self._roots) > 1 else ():
                 other = disk.Place(root, f"{root.real}/{os.path.basename(place.path)}")
-                commit = disk.commit_of(other, model.revision)
-                if commit and other.path != place.path and commit != model.commit:
+                commit = disk.commit_of(other, model.revision) if other.path != place.path else None
+                if commit and commit != model.commit:
                     what = f"{model.repo} @ {commit[:7]} is in {root.path} too"
                     self._console.warn(f"{what}: an app that names that cache itself loads it")
 
@@ -186,25 +188,26 @@ class ModelStep:
 
         Raises LauncherError (74) when something has taken a pinned model away meanwhile.
         """
-        paths = folders(command.environment, self._settings.app_dir)
-        self.models = current.current(paths, self._settings.app_dir, self._lock)
-        added: dict[str, str] = {current.VARIABLE: current.variable(self.models)}
+        added: Mapping[str, str] = {}
         if self._view:
             from .models import view
 
-            self._refuse_lost()
+            self._refuse_lost(self._view)
             view.forget_others(self._settings.app_dir, self._settings.port, self._view)
-            added.update(view.environment(self._view, command.environment))
-        return command._replace(environment={**command.environment, **added})
+            added = view.environment(self._view, command.environment)
+            self.models = self._seen()
+        else:
+            paths = folders(command.environment, self._settings.app_dir)
+            self.models = current.current(paths, self._settings.app_dir, self._lock)
+        told = {current.VARIABLE: current.variable(self.models)}
+        return command._replace(environment={**command.environment, **told, **added})
 
     def tell(self, say: Callable[[str], None], environment: Mapping[str, str]) -> None:
         """Tell the log which models the app starts with, and whom the app will send a token."""
         for line in current.lines(self.models, locked=self.locked):
             say(line)
         if self.locked:
-            cached = current.current(folders(self._meant(), self._settings.app_dir), self._settings.app_dir, None)
-            pinned = {one.repo for one in self.models}
-            others = [one.repo for one in cached if one.repo not in pinned]
+            others = current.others([root.path for root in self._roots], {one.repo for one in self.models})
             if others:
                 say(f"not locked, so the app cannot load it: {text.some(others, 5)}")
         home = str(hf_home(environment, self._settings.app_dir))
@@ -235,20 +238,18 @@ class ModelStep:
         if not self.locked or state.listed(self._settings.app_dir, "switch-"):
             return False
         from . import model_memory
-        from .cache.layout import PIN
+        from .cache.ref import PIN
         from .models import disk
 
         memories = model_memory.load(self._settings.app_dir)
-        present = roots(self._settings, self._meant())
-        for model in self._lock or ():
-            place = disk.place_of(model, present, self._settings.app_dir)
+        for model, place in self._places():
             held = disk.held(place.base(model.commit), model.files, memories.of(place))
             if held.lacking or held.unread or os.path.islink(place.path):
                 return False
-            refs = (model.revision, PIN) if place.root else ()
-            if any(disk.commit_of(place, ref) != model.commit for ref in refs):
-                return False
-            if place.root is None and not self._is_noted(model, place.path):
+            if place.root is None:
+                if not self._is_noted(model, place.path):
+                    return False
+            elif disk.commit_of(place, model.revision) != model.commit or disk.named_by(place, PIN) != model.commit:
                 return False
         return True
 
@@ -259,21 +260,43 @@ class ModelStep:
         noted = (disk.noted_of(folder, path) for path in model.files)
         return all(one is not None and one.commit == model.commit for one in noted)
 
-    def _refuse_lost(self) -> None:
-        from .cache.memory import Memory
+    def _places(self) -> tuple[Placed, ...]:
+        """Return where each locked model is kept; it is looked for once, unless something was pulled since."""
         from .models import disk
 
-        present = roots(self._settings, self._meant())
-        for model in self._lock or ():
-            place = disk.place_of(model, present, self._settings.app_dir)
-            if self._arguments.remove_model or self._arguments.prune_cache:
-                lost = disk.held(place.base(model.commit), model.files, Memory()).lacking
-                if lost:
-                    raise LauncherError(
-                        f"{model.name} @ {model.commit[:7]} was pinned, and {lost[0]} is gone from the disk",
-                        "start_app.py --locked pulls it again",
-                        ExitStatus.IO,
-                    )
+        if not self._placed:
+            self._roots = roots(self._settings, self._meant())
+            self._placed = disk.placed(self._lock or (), self._roots, self._settings.app_dir)
+        return self._placed
+
+    def _shown(self) -> tuple[Placed, ...]:
+        return tuple(one for one in self._places() if one.place.root)
+
+    def _seen(self) -> tuple[Current, ...]:
+        """Return the models of a locked launch: what its view shows is what the lock says, and no ref is asked."""
+        own = tuple(model for model in self._lock or () if model.local_dir)
+        found = {one.repo: one for one in current.current((), self._settings.app_dir, own)}
+        found |= {
+            model.repo: Current(model.repo, model.revision, model.commit, place.path) for model, place in self._shown()
+        }
+        return tuple(found[repo] for repo in sorted(found))
+
+    def _refuse_lost(self, seen: Path) -> None:
+        """Refuse what the app could not load: all was there when its view was made, and may have been removed since."""
+        from .cache.memory import Memory
+        from .models import disk, view
+
+        removed = self._arguments.remove_model or self._arguments.prune_cache
+        for model, place in self._places():
+            lost = view.lost(seen, model) if place.root else None
+            if removed and not lost:
+                lost = next(iter(disk.held(place.base(model.commit), model.files, Memory()).lacking), None)
+            if lost:
+                raise LauncherError(
+                    f"{model.name} @ {model.commit[:7]} was pinned, and {lost} is gone from the disk",
+                    "start_app.py --locked pulls it again",
+                    ExitStatus.IO,
+                )
 
     def _context(self) -> pulling.Context:
         from . import pulling
@@ -284,10 +307,8 @@ class ModelStep:
         from .cache.memory import Memory
         from .models import disk
 
-        present = roots(self._settings, self._meant())
         found = []
-        for model in self._lock or ():
-            place = disk.place_of(model, present, self._settings.app_dir)
+        for model, place in self._places():
             held = disk.held(place.base(model.commit), model.files, Memory())
             found.append((f"{model.name} @ {model.commit[:7]}", len(held.lacking)))
         return found

@@ -14,7 +14,7 @@ import pytest
 from tests.caches import flip, settle
 from tests.pulled import CODEC, FOLDER, LOADING, MODEL, NEW, OLD, OTHER, Pulled, opened, pulled_app
 from tests.removal import everything
-from tests.support import AppFolder, Processes, eventually, free_port, get
+from tests.support import AppFolder, Processes, Running, eventually, free_port, get
 
 SECRET = "hf_" + "s" * 20
 WATCHED = ("HF_HUB_DISABLE_IMPLICIT_TOKEN", "HF_TOKEN_FOR_MIRROR")
@@ -128,6 +128,37 @@ def test_another_port_s_locked_instance_keeps_its_view_when_the_lock_moves(
     eventually(lambda: get(port) == f"pid {second.pid}", what=second.err)
     assert _asked(loading.app.port, MODEL)["commit"] == loading.old
     assert _asked(port, MODEL)["commit"] == loading.new
+
+
+def _waiting(pulled: Pulled, processes: Processes, *arguments: str) -> tuple[Running, Running]:
+    """Return an old instance that does not end, and a locked launch that has made its view and waits for that."""
+    pulled.lock(pulled.locked(pulled.old))
+    old = pulled.start(processes, "--", "--ignore-term")
+    pulled.app.script.write_text(LOADING)
+    new = processes.launch(*pulled.app.arguments, "--locked", "--stop-timeout", "600", *arguments)
+    views = pulled.app.path / ".start_app"
+    eventually(lambda: list(views.glob(f"locked-*/*/snapshots/{pulled.old}/gpt.safetensors")), what=new.err)
+    eventually(lambda: f"stale: pid {old.pid}" in new.err, what=new.err)
+    return old, new
+
+
+def test_a_pinned_model_that_goes_while_the_old_instance_ends_is_missed(pulled: Pulled, processes: Processes) -> None:
+    old, new = _waiting(pulled, processes)
+    shutil.rmtree(pulled.repo() / "snapshots" / pulled.old)
+    old.process.kill()
+    assert new.wait() == 74, new.err
+    assert f"{MODEL} @ {pulled.old[:7]} was pinned, and " in new.err
+
+
+def test_a_ref_that_moves_while_the_old_instance_ends_moves_no_locked_app(pulled: Pulled, processes: Processes) -> None:
+    old, new = _waiting(pulled, processes, "--", "--load", MODEL)
+    (pulled.repo() / "refs" / "main").write_text(pulled.new)
+    old.process.kill()
+    eventually(lambda: pulled.serves(new) or new.process.poll() is not None, timeout=60, what=new.err)
+    assert pulled.serves(new), new.err
+    told = new.hello()
+    assert told["loaded"][MODEL]["commit"] == pulled.old
+    assert json.loads(told["env"]["START_APP_MODELS"]) == {MODEL: pulled.old}
 
 
 @pytest.mark.parametrize("flag", [True, False])

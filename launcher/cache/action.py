@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -13,7 +14,8 @@ from ..text import size
 from . import entries, layout, remove, select, store, trash
 from . import plan as plans
 from . import prune as pruning
-from .busy import busy, held_lock
+from .apart import apart
+from .busy import busy, downloads, held_lock, readers
 from .deletion import Failure, Progress
 from .entries import Contents
 from .folders import reason
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
     from .verify import Checked
 
 LIST = "start_app.py cache list"
+# Of fewer, another process would have to be started for longer than it could help.
+_MANY = 100
 
 
 class Request(NamedTuple):
@@ -134,8 +138,7 @@ def finish(found: Sequence[Plan], result: Result, progress: Progress | None) -> 
 
 
 def _plan_clear(request: Request, root: Root, contents: Contents, spare: Collection[int], sizes: bool) -> Plan:
-    glances = _glances(root, contents.entries)
-    in_use = busy(root.real, _with_locks(contents), spare, force=request.force, glances=glances)
+    glances, in_use = _look(root, contents, spare, force=request.force)
     detailed = sizes or (contents.store and (in_use or contents.strange))
     repos = _read(root, contents.entries)[0] if detailed else {}
     payloads = _payloads(root, contents) if detailed else {}
@@ -245,7 +248,26 @@ def _identities(root: Root, folders: Sequence[str]) -> Mapping[str, Identity]:
     return found
 
 
-def _glances(root: Root, folders: Sequence[str]) -> Mapping[str, Glance]:
+def _look(
+    root: Root, contents: Contents, spare: Collection[int], *, force: bool
+) -> tuple[Mapping[str, Glance], Mapping[str, str]]:
+    """Look at every repo, and at who uses which; of many, another process looks at a part meanwhile."""
+    folders = _with_locks(contents)
+    aside = contents.entries[: len(contents.entries) // 3 if len(contents.entries) >= _MANY else 0]
+    nobody = (*spare, os.getpid())
+
+    def others() -> tuple[dict[str, str], dict[str, tuple[Any, ...]]]:
+        read_by = readers(root.real, folders, (*nobody, os.getpid())) if folders and not force else {}
+        return read_by, {folder: tuple(seen) for folder, seen in _glances(root, aside).items()}
+
+    with apart(others) if aside else nullcontext(others) as result:
+        glances = _glances(root, contents.entries[len(aside) :])
+        read_by, seen = result()
+    glances.update((folder, Glance(*one)) for folder, one in seen.items())
+    return glances, read_by if force else {**read_by, **downloads(root.real, folders, glances)}
+
+
+def _glances(root: Root, folders: Sequence[str]) -> dict[str, Glance]:
     found = {}
     for folder in folders:
         try:

@@ -38,17 +38,19 @@ def busy(
     spare: Collection[int] = (),
     *,
     force: bool = False,
-    glances: Mapping[str, Glance] | None = None,
 ) -> Mapping[str, str]:
     """Return which of the repos are in use and by whom; `spare` are pids that do not count, ourselves among them.
 
-    `force` looks at nothing. What `glances` has seen already is not looked at again.
+    `force` looks at nothing.
     """
     if force or not folders:
         return {}
-    seen = {} if glances is None else glances
-    found = {folder: reason for folder in folders if (reason := _downloading(root, folder, seen.get(folder)))}
-    return {**_open(root, frozenset(folders), frozenset((*spare, os.getpid()))), **found}
+    return {**readers(root, folders, (*spare, os.getpid())), **downloads(root, folders, {})}
+
+
+def downloads(root: str, folders: Iterable[str], glances: Mapping[str, Glance]) -> dict[str, str]:
+    """Return which of the repos are being downloaded; what `glances` has seen already is not looked at again."""
+    return {folder: reason for folder in folders if (reason := _downloading(root, folder, glances.get(folder)))}
 
 
 def held_lock(path: str) -> bool:
@@ -117,23 +119,25 @@ def _holder(lock: str) -> str:
     return ""
 
 
-def _open(root: str, folders: frozenset[str], spare: frozenset[int]) -> Mapping[str, str]:
+def readers(root: str, folders: Collection[str], spare: Collection[int]) -> dict[str, str]:
+    """Return which of the repos any process but those in `spare` has files open or mapped of, and who that is."""
     found: dict[str, int] = {}
     payloads: dict[str, int] = {}
     identities: dict[Identity, int] = {}
     prefix = root.rstrip("/") + "/"
-    for opened in _opened(prefix, _device(root), spare):
+    names = frozenset(folders)
+    for opened in _opened(prefix, _device(root), frozenset(spare)):
         if opened.path is None:
             if opened.identity:
                 identities.setdefault(opened.identity, opened.pid)
             continue
         folder, _, rest = opened.path[len(prefix) :].partition("/")
-        if folder in folders:
+        if folder in names:
             found.setdefault(folder, opened.pid)
         elif folder == store.FOLDER:
             payloads.setdefault(rest.rpartition("/")[2], opened.pid)
     if payloads or identities:
-        for folder in folders - found.keys():
+        for folder in names - found.keys():
             pid = _reader(root, folder, payloads, identities)
             if pid:
                 found[folder] = pid

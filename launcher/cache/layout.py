@@ -19,14 +19,13 @@ from typing import NamedTuple
 from . import store
 from .entries import HELPERS
 from .naming import kind, name
+from .ref import PIN, ref_text
 from .roots import TRASH
 
-PIN = "start_app"
 REPO_PARTS = frozenset(("blobs", "refs", "snapshots", "trees", ".no_exist"))
 HASH = re.compile(r"[0-9a-f]{64}|[0-9a-f]{40}")
 _NOT_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 _PARTIAL = re.compile(r".+\.incomplete|\..+\.[0-9a-f]{8}\.shared", re.DOTALL)
-_REF_BYTES = 4096
 # Between the ref that a download writes first and the first file that it locks, hubs are asked.
 _YOUNG_SECONDS = 600.0
 
@@ -334,26 +333,7 @@ def _read_refs(path: str) -> Iterator[tuple[str, str]]:
                 if entry.is_dir(follow_symlinks=False):
                     pending.append(f"{prefix}{entry.name}/")
                 elif entry.name not in HELPERS:
-                    yield f"{prefix}{entry.name}", _ref_text(entry.path)
-
-
-def read_ref(path: str) -> str:
-    """Return the commit that a ref names, blank for one that leads to nothing.
-
-    Raises OSError for one that cannot be read: what hangs on it must not look as if nothing did.
-    """
-    return _ref_text(path).strip()
-
-
-def _ref_text(path: str) -> str:
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return ""
-    try:
-        return os.read(descriptor, _REF_BYTES).decode("ascii", "replace")
-    finally:
-        os.close(descriptor)
+                    yield f"{prefix}{entry.name}", ref_text(entry.path)
 
 
 def _is_young(path: str) -> bool:

@@ -6,6 +6,7 @@ Whoever writes to it gives it another ctime, unless through a mapping that was o
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
 
 
 class Memory:
@@ -22,6 +23,13 @@ class Memory:
             return False
         self._seen.add(line)
         return True
+
+    def knows_all(self, lines: Collection[bytes]) -> bool:
+        """Tell whether each of these files was found whole before."""
+        known = self._known.issuperset(lines)
+        if known:
+            self._seen.update(lines)
+        return known
 
     def remember(self, line: bytes) -> None:
         """Note a file that was found whole."""
@@ -40,5 +48,5 @@ class Memory:
 
 def line_of(status: os.stat_result, expected: str) -> bytes:
     """Return all by which a file with this hash is known again."""
-    numbers = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
-    return f"{' '.join(map(str, numbers))} {expected}".encode()
+    times = f"{status.st_mtime_ns} {status.st_ctime_ns}"
+    return f"{status.st_dev} {status.st_ino} {status.st_size} {times} {expected}".encode()

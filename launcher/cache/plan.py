@@ -91,7 +91,8 @@ def clear(
         for folder in going
         if (seen := glances[folder])
     ]
-    alone = [folder for folder in contents.locks if folder not in contents.entries and folder not in busy]
+    present = frozenset(contents.entries)
+    alone = [folder for folder in contents.locks if folder not in present and folder not in busy]
     items += lock_items(root, contents, [*going, *alone], "clear")
     left = [*left_busy(root, contents.entries, busy, repos), *_strange(root, contents)]
     if contents.store and not left:

@@ -19,6 +19,7 @@ from .deletion import Failure
 from .entries import LOCKS
 from .folders import FOLDER, below, locked, reason
 from .plan import Item, Plan
+from .ref import read_ref
 from .roots import TRASH
 from .trash import Trash, give_back, sweep, unlink_blob
 
@@ -195,7 +196,7 @@ class _Run:
                     self.trash.take(folder, entry, f"no_exist-{os.urandom(8).hex()}")
 
     def _unlink_ref(self, item: Item) -> None:
-        if layout.read_ref(item.path) != item.commit:
+        if read_ref(item.path) != item.commit:
             raise OSError(errno.ESTALE, "it names another commit by now")
         self._unlink(item)
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from ..cache import entries, layout, naming
+from ..cache.ref import PIN
 from ..cache.roots import Root
 from . import disk, hub, names
 from .disk import OnDisk, Place
@@ -123,7 +124,7 @@ def cached_subject(repo: str, place: Place, wanted: str | None = None) -> Subjec
     except OSError:
         return Subject(repo, repo, names.DEFAULT_REVISION, None, "it cannot be read", None, "", None)
     pinned = next((one.commit for one in read.revisions if one.pinned), None)
-    refs = sorted(ref for one in read.revisions for ref in one.refs if ref != layout.PIN)
+    refs = sorted(ref for one in read.revisions for ref in one.refs if ref != PIN)
     if wanted:
         revision = wanted
     elif names.DEFAULT_REVISION in refs or names.DEFAULT_REVISION in read.broken_refs or not (refs or read.revisions):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -35,6 +35,11 @@ def current(roots: Sequence[Path], app_dir: Path, lock: Lock | None) -> tuple[Cu
     for one in _locked(roots, app_dir, lock) if lock is not None else _cached(roots):
         found.setdefault(one.repo, one)
     return tuple(found[repo] for repo in sorted(found))
+
+
+def others(roots: Sequence[Path], repos: Collection[str]) -> tuple[str, ...]:
+    """Return the cached repos that are none of these."""
+    return tuple(sorted({one.repo for one in _cached(roots, repos)}))
 
 
 def variable(models: Sequence[Current]) -> str:
@@ -80,14 +85,15 @@ def _locked(roots: Sequence[Path], app_dir: Path, lock: Lock) -> Iterator[Curren
             yield from _by_ref(roots, folder, model.revision)
 
 
-def _cached(roots: Sequence[Path]) -> Iterator[Current]:
+def _cached(roots: Sequence[Path], besides: Collection[str] = ()) -> Iterator[Current]:
     for root in roots:
         try:
             folders = [folder for folder in os.listdir(root) if HUB_ENTRY.match(folder)]
         except OSError:
             continue
         for folder in folders:
-            yield from _by_ref((root,), folder, None)
+            if not besides or name_of_folder(folder) not in besides:
+                yield from _by_ref((root,), folder, None)
 
 
 def _by_ref(roots: Sequence[Path], folder: str, revision: str | None) -> Iterator[Current]:

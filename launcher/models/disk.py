@@ -8,13 +8,13 @@ from __future__ import annotations
 import os
 import stat
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from ..cache import layout
 from ..cache.folders import walk
 from ..cache.memory import Memory, line_of
+from ..cache.ref import read_ref
 from ..cache.roots import Root
 from ..text import some
 from . import names
@@ -24,6 +24,8 @@ ANY_SIZE = -1
 """The size of a file of which only the hash is known."""
 METADATA = ".cache/huggingface/download"
 """Where huggingface_hub notes in a local folder, a file each, of which commit a file is: commit, etag, time."""
+# To look into a folder that may not be listed is enough: open(2), O_PATH, which only Linux has.
+_AS_PLACE = getattr(os, "O_PATH", os.O_RDONLY)
 
 
 class Place(NamedTuple):
@@ -35,6 +37,13 @@ class Place(NamedTuple):
     def base(self, commit: str) -> str:
         """Return the folder below which the files of a commit have their paths."""
         return f"{self.path}/snapshots/{commit}" if self.root else self.path
+
+
+class Placed(NamedTuple):
+    """Hold a locked model and where it is kept."""
+
+    model: LockedModel
+    place: Place
 
 
 class Memories(NamedTuple):
@@ -76,6 +85,11 @@ class OnDisk(NamedTuple):
     wrong: str = ""
 
 
+def placed(models: Iterable[LockedModel], roots: Sequence[Root], app_dir: Path) -> tuple[Placed, ...]:
+    """Return the models with the places where they are kept."""
+    return tuple(Placed(model, place_of(model, roots, app_dir)) for model in models)
+
+
 def place_of(model: LockedModel, roots: Sequence[Root], app_dir: Path) -> Place:
     """Return where a model is kept: in its own folder, else in the cache that has it, else in the app's first."""
     if model.local_dir:
@@ -92,30 +106,44 @@ def cached_place(repo: str, roots: Sequence[Root]) -> Place:
 
 def commit_of(place: Place, revision: str) -> str | None:
     """Return the commit that a revision stands for in the cache, None where it leads to no snapshot."""
-    commit: str | None = revision
-    if not names.COMMIT.fullmatch(revision):
-        try:
-            commit = layout.read_ref(f"{place.path}/refs/{revision}")
-        except OSError:
-            commit = None  # nobody can follow it
+    commit = named_by(place, revision)
     return commit if commit and os.path.isdir(f"{place.path}/snapshots/{commit}") else None
+
+
+def named_by(place: Place, revision: str) -> str | None:
+    """Return the commit that a revision names in the cache, whether it is there or not."""
+    if names.COMMIT.fullmatch(revision):
+        return revision
+    try:
+        return read_ref(f"{place.path}/refs/{revision}")
+    except OSError:
+        return None  # nobody can follow it
 
 
 def held(base: str, files: Mapping[str, LockedFile], memory: Memory) -> Held:
     """Return how these files stand below a folder, by a look at each and no further."""
-    missing, resized, unread = [], [], []
-    prefix = f"{base}/"
-    for path, file in files.items():
-        try:
-            found = os.stat(prefix + path)
-        except OSError:
-            missing.append(path)
-            continue
-        if found.st_size != file.size != ANY_SIZE or not stat.S_ISREG(found.st_mode):
-            resized.append(path)
-        elif not memory.knows(line_of(found, file.hash)):
-            unread.append(path)
-    return Held(tuple(missing), tuple(resized), tuple(unread))
+    missing, resized = [], []
+    lines: dict[str, bytes] = {}
+    try:
+        folder = os.open(base, _AS_PLACE | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        return Held(tuple(files), (), ())
+    try:
+        for path, file in files.items():
+            try:
+                found = os.stat(path, dir_fd=folder)
+            except OSError:
+                missing.append(path)
+                continue
+            if found.st_size != file.size != ANY_SIZE or not stat.S_ISREG(found.st_mode):
+                resized.append(path)
+            else:
+                lines[path] = line_of(found, file.hash)
+    finally:
+        os.close(folder)
+    known = memory.knows_all(lines.values())
+    unread = () if known else tuple(path for path, line in lines.items() if not memory.knows(line))
+    return Held(tuple(missing), tuple(resized), unread)
 
 
 def own_blob(place: Place, path: str) -> str | None:
@@ -147,6 +175,8 @@ def on_disk(model: LockedModel, place: Place) -> OnDisk:
 
 def dangling(place: Place, commit: str) -> str:
     """Return in words what a cached commit lacks, as far as its snapshot tells; blank where it tells of nothing."""
+    from ..cache import layout
+
     assert place.root
     try:
         repo = layout.read(place.root.real, os.path.basename(place.path))
@@ -180,7 +210,8 @@ def noted_of(folder: str, path: str) -> Noted | None:
             noted = Noted(commit, etag, float(moment))
     except (OSError, ValueError):
         return None
-    return noted if names.COMMIT.fullmatch(commit) and layout.HASH.fullmatch(etag) else None
+    is_hash = names.SHA256.fullmatch(etag) or names.COMMIT.fullmatch(etag)
+    return noted if is_hash and names.COMMIT.fullmatch(commit) else None
 
 
 def _lacking(paths: Sequence[str], of: int) -> str:

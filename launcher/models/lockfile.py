@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import reprlib
 import stat
 from collections.abc import Collection, Iterable, Mapping
@@ -24,7 +23,6 @@ VERSION = 1
 MAX_BYTES = 1 << 25  # a quarter of a million files
 MOST_BYTES_OF_A_FILE = 1 << 63
 _MODEL_KEYS = frozenset(("repo", "revision", "commit", "local_dir", "include", "exclude", "files"))
-_SHA256 = re.compile(r"[0-9a-f]{64}")
 _MOST_DIGITS = 640  # what any Python turns into a number at once
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxlong = _SHORT.maxother = 100
@@ -209,11 +207,11 @@ def _shown(value: object) -> str:
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for key, value in pairs:
-        if key in found:
-            raise _WrongError(f"{_shown(key)} is in one object twice")
-        found[key] = value
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        seen: set[str] = set()
+        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+        raise _WrongError(f"{_shown(twice)} is in one object twice")
     return found
 
 
@@ -248,23 +246,30 @@ def _model(entry: Any, where: str) -> LockedModel:
         local_dir,
         _globs(entry, "include", where),
         _globs(entry, "exclude", where),
-        {path: _file(path, file, f"{where}.files[{_shown(path)}]") for path, file in sorted(files.items())},
+        _files(files, where),
     )
 
 
+def _files(entries: Mapping[str, Any], where: str) -> Mapping[str, LockedFile]:
+    # A lock of thousands of files is read at every launch: all paths at once, and of each file what it takes.
+    if not names.are_paths(entries):
+        wrong = next(path for path in sorted(entries) if not names.is_path(path))
+        raise _WrongError(f"{where}.files[{_shown(wrong)}] is no path below a folder")
+    return {path: _file(path, entry, where) for path, entry in sorted(entries.items())}
+
+
 def _file(path: str, entry: Any, where: str) -> LockedFile:
-    if not names.is_path(path):
-        raise _WrongError(f"{where} is no path below a folder")
     if not isinstance(entry, dict) or len(entry) != 2:
-        raise _WrongError(f"{where} is not a size and a hash")
-    size, sha256, sha1 = entry.get("size"), entry.get("sha256"), entry.get("git_sha1")
+        raise _WrongError(f"{where}.files[{_shown(path)}] is not a size and a hash")
+    size, sha256 = entry.get("size"), entry.get("sha256")
     if type(size) is not int or not 0 <= size < MOST_BYTES_OF_A_FILE:
-        _refuse(f"{where}.size", size, "no number of bytes")
-    if isinstance(sha256, str) and _SHA256.fullmatch(sha256):
+        _refuse(f"{where}.files[{_shown(path)}].size", size, "no number of bytes")
+    if isinstance(sha256, str) and names.SHA256.fullmatch(sha256):
         return LockedFile(size, sha256)
+    sha1 = entry.get("git_sha1")
     if isinstance(sha1, str) and names.COMMIT.fullmatch(sha1):
         return LockedFile(size, sha1)
-    raise _WrongError(f"{where} has neither a sha256 of 64 hex digits nor a git_sha1 of 40")
+    raise _WrongError(f"{where}.files[{_shown(path)}] has neither a sha256 of 64 hex digits nor a git_sha1 of 40")
 
 
 def _text(entry: Mapping[str, Any], key: str, where: str) -> str:

@@ -11,6 +11,7 @@ from ..cache.naming import name as name_of_folder
 
 TYPES = {"datasets": "dataset", "spaces": "space", "kernels": "kernel"}
 COMMIT = re.compile(r"[0-9a-f]{40}")
+SHA256 = re.compile(r"[0-9a-f]{64}")
 DEFAULT_REVISION = "main"
 # https://huggingface.co/docs/huggingface_hub/package_reference/utilities: validate_repo_id
 _NAME = re.compile(r"(?:(?:datasets|spaces|kernels)/)?(?:\w(?:[\w.-]*\w)?/)?\w(?:[\w.-]{0,94}\w)?", re.ASCII)
@@ -18,6 +19,8 @@ _NAME = re.compile(r"(?:(?:datasets|spaces|kernels)/)?(?:\w(?:[\w.-]*\w)?/)?\w(?
 _LONGEST_NAME = 255 - len("models----")
 # What git takes for a branch or tag, without what would lead out of a folder.
 _REVISION = re.compile(r"[\w][\w./+@=-]{0,199}")
+_LONGEST_PATH = 1024
+_NO_PARTS = frozenset(("", ".", ".."))
 # The app's environments and caches; its own state and git's are hidden folders.
 _NO_LOCAL_DIRS = frozenset(("venv", "env", "cache_hub", "launcher", "node_modules"))
 _VERSION = re.compile(r"(?:[-_.]?v\.?\d+(?:[._-]\d+)*|[-_]\d+(?:[._]\d+)*)$", re.IGNORECASE)
@@ -48,13 +51,14 @@ def is_revision(text: str) -> bool:
 
 def is_path(text: str) -> bool:
     """Tell whether this can be the path of a file in a repo: one that leads nowhere out of a folder."""
-    return (
-        bool(text)
-        and len(text) < 1024
-        and text.isprintable()
-        and "\\" not in text
-        and not any(part in ("", ".", "..") for part in text.split("/"))
-    )
+    return len(text) < _LONGEST_PATH and _is_path(text)
+
+
+def are_paths(texts: Collection[str]) -> bool:
+    """Tell whether each of these can be the path of a file in a repo, by one look at all of them."""
+    # What joins them parts them again, and no path may hold an empty part: together they are one path, but for its
+    # length.
+    return not texts or (max(map(len, texts)) < _LONGEST_PATH and _is_path("/".join(texts)))
 
 
 def is_local_dir(text: str) -> bool:
@@ -94,6 +98,10 @@ def wanted(paths: Iterable[str], include: Sequence[str], exclude: Sequence[str])
     for path in paths:
         if (not include or _fits(path, include)) and not _fits(path, exclude):
             yield path
+
+
+def _is_path(text: str) -> bool:
+    return text.isprintable() and "\\" not in text and _NO_PARTS.isdisjoint(text.split("/"))
 
 
 def _fits(path: str, globs: Sequence[str]) -> bool:

@@ -8,7 +8,7 @@ import stat
 from contextlib import suppress
 
 from ..cache.folders import below, opened
-from ..cache.layout import PIN
+from ..cache.ref import PIN
 from ..cache.roots import TRASH
 from . import names
 from .disk import Place

@@ -11,41 +11,35 @@ import os
 from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
 
 from .. import state
+from ..cache.ref import ref_text
 from . import names
-from .disk import Place
+from .disk import Placed
 from .lockfile import LockedModel
 
 VIEW = "locked-"
 """What the name of a view begins with."""
+# The largest prime below 2**64. A name has only to differ where the content does, which is looked at anyway, and
+# hashlib takes longer to load than all the rest here to be done.
+_PRIME = 2**64 - 59
 
 
-class Shown(NamedTuple):
-    """Hold a cached model and where it lies."""
-
-    model: LockedModel
-    place: Place
-
-
-def make(app_dir: Path, port: int, shown: Iterable[Shown]) -> Path:
+def make(app_dir: Path, port: int, shown: Collection[Placed]) -> Path:
     """Return a hub cache that shows just these models, made where it is not there yet.
 
     Raises OSError when no folder of the app's state can be written.
     """
-    import hashlib
-
-    listed = tuple(shown)
-    content = "\n".join(f"{place.path}\0{model.revision}\0{model.commit}" for model, place in listed)
-    name = _prefix(port) + hashlib.sha256(content.encode(errors="surrogateescape")).hexdigest()[:16]
+    content = "\n".join(f"{place.path}\0{model.revision}\0{model.commit}" for model, place in shown)
+    number = int.from_bytes(content.encode(errors="surrogateescape"), "big") % _PRIME
+    name = f"{_prefix(port)}{number:016x}"
     failure: OSError | None = None
     for folder in state.folders(app_dir):
         try:
             os.close(state.open_file(folder, f"{VIEW}views", app_dir))  # makes the folder, and proves whose it is
-            if not _is_whole(str(folder / name), listed):
+            if not _is_whole(str(folder / name), shown):
                 _remove(folder / name)
-                _build(str(folder / name), listed)
+                _build(str(folder / name), shown)
         except OSError as error:
             failure = error
             if error.errno not in state.ELSEWHERE:
@@ -54,6 +48,13 @@ def make(app_dir: Path, port: int, shown: Iterable[Shown]) -> Path:
             return folder / name
     assert failure
     raise failure
+
+
+def lost(path: Path, model: LockedModel) -> str | None:
+    """Return what is not there any more of a model in a view; of what its links lead to, one file stands for all."""
+    snapshot = f"{path}/{names.folder(model.repo)}/snapshots/{model.commit}"
+    file = next(iter(model.files), ".")
+    return None if os.path.exists(f"{snapshot}/{file}") else file
 
 
 def forget_others(app_dir: Path, port: int, used: Path | None) -> None:
@@ -82,7 +83,7 @@ def _prefix(port: int) -> str:
     return f"{VIEW}{port}-"
 
 
-def _build(path: str, shown: Iterable[Shown]) -> None:
+def _build(path: str, shown: Iterable[Placed]) -> None:
     os.mkdir(path)
     try:
         for model, place in shown:
@@ -106,7 +107,7 @@ def _build(path: str, shown: Iterable[Shown]) -> None:
         raise
 
 
-def _is_whole(path: str, shown: Collection[Shown]) -> bool:
+def _is_whole(path: str, shown: Collection[Placed]) -> bool:
     """Tell whether a view shows these models and nothing else."""
     try:
         if set(os.listdir(path)) != {names.folder(model.repo) for model, _ in shown}:
@@ -122,10 +123,9 @@ def _is_whole(path: str, shown: Collection[Shown]) -> bool:
                 if os.listdir(folder) != [part]:
                     return False
                 folder = f"{folder}/{part}"
-            with open(folder, encoding="ascii") as file:
-                if file.read() != model.commit:
-                    return False
-    except (OSError, ValueError):
+            if ref_text(folder) != model.commit:
+                return False
+    except OSError:
         return False
     return True
 
