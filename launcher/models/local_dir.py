@@ -135,9 +135,8 @@ def recover(app_dir: Path) -> tuple[str, ...]:
     """
     found = []
     for name in state.listed(app_dir, JOURNAL):
-        if "." in name:
-            continue  # a write that was cut short: nothing had been moved then
-        one = _read(state.read(app_dir, name))
+        # A write that was cut short has a dot in its name: nothing had been moved then.
+        one = None if "." in name else _read(state.read(app_dir, name))
         if one:
             _apply(str(app_dir / one.local_dir), one, Memory())
             drop(str(app_dir / one.local_dir))
@@ -191,7 +190,9 @@ def _note(folder: str, path: str, commit: str, digest: str) -> None:
     """Note a file as huggingface_hub does, so that its own downloads know it too: `_local_folder.py` in it."""
     target = f"{folder}/{disk.METADATA}/{path}.metadata"
     os.makedirs(os.path.dirname(target), exist_ok=True)
-    new = f"{target}.{os.urandom(4).hex()}"
+    new = f"{target}.new"
+    with suppress(FileNotFoundError):
+        os.unlink(new)  # of one that was killed at this very point, and left a journal: it is noted once more
     try:
         with open(new, "x", encoding="utf-8") as file:
             file.write(f"{commit}\n{digest}\n{time.time()}\n")
