@@ -95,6 +95,20 @@ def test_a_deleted_file_that_was_changed_here_is_left_and_named(pulled: Pulled) 
     )
 
 
+@pytest.mark.parametrize("words", [("models", "pull"), ("--locked", "--", "--exit", "0")])
+def test_a_deleted_file_of_which_no_hub_says_whose_it_was_is_left_and_named(
+    words: tuple[str, ...], pulled: Pulled
+) -> None:
+    pulled.bring_to_folder()
+    pulled.lock_new(local_dir=FOLDER)
+    pulled.hub.fault("/api/", "reset")
+    pulled.mirror.fault("/api/", "html")
+    done = pulled.run(*words)
+    assert done.status == 0, done.err
+    assert pulled.in_folder() == {**NEW, "gone/gone.txt": OLD["gone/gone.txt"]}
+    assert f"left: {pulled.folder}/gone/gone.txt: no hub says whether an older {MODEL} has brought it" in done.err
+
+
 def test_a_deleted_file_is_removed_also_where_nothing_else_changed(pulled: Pulled) -> None:
     less = pulled.hub.commit(MODEL, {path: data for path, data in NEW.items() if path != "same.bin"})
     pulled.bring_to_folder(pulled.new)

@@ -72,7 +72,7 @@ def survey(
     progress: Progress | None = None,
     *,
     lock: Sequence[LockedModel] = (),
-    is_of: Callable[[str, str], bool] = lambda _repo, _commit: False,
+    is_of: Callable[[str, str], bool | None] = lambda _repo, _commit: False,
 ) -> Survey:
     """Look at what is there; only files that are not remembered as whole are read.
 
@@ -108,7 +108,7 @@ def _outdated(
     place: Place,
     lacking: Sequence[str],
     lock: Sequence[LockedModel],
-    is_of: Callable[[str, str], bool],
+    is_of: Callable[[str, str], bool | None],
 ) -> local_dir.Outdated:
     others = [one for one in lock if one.local_dir == model.local_dir and one.repo != model.repo]
     return local_dir.outdated(place.path, model, lacking, others, is_of)
