@@ -157,6 +157,8 @@ class _Run:
             return
         try:
             now = layout.read(self.root, loose[0].folder)
+        except FileNotFoundError:
+            return  # somebody else has taken the whole repo
         except OSError as error:
             self.failures.append(Failure(f"{self.root}/{loose[0].folder}", reason(error)))
             return
