@@ -34,6 +34,7 @@ from launcher.errors import LauncherError
 from launcher.models import lockfile
 from launcher.models.lockfile import LockedFile, LockedModel
 from tests import chaos_checks as checks
+from tests import hub_cache
 from tests.chaos_app import LARGE
 from tests.chaos_plan import CACHED, FOLDER, LOCAL, UNLOCKED, Action, Step, plan
 from tests.hub import Fault, Hub
@@ -103,7 +104,8 @@ class Chaos:
         (self._base / "output").mkdir()
         self.processes = Processes(self._base / "output")
         self._stack.callback(self._end)
-        self.hub = self._stack.enter_context(Hub(token=self._token))
+        # Every other chaos has a store that repos share, as far as this huggingface_hub knows one.
+        self.hub = self._stack.enter_context(Hub(token=self._token, xet=self.seed % 2 == 1))
         self.mirror = self._stack.enter_context(self.hub.mirror())
         self.library = self._stack.enter_context(Library(self.hub))
         self.offline = self._stack.enter_context(Library())
@@ -192,14 +194,29 @@ class Chaos:
 
     def _act(self, action: Action) -> None:
         port = self.ports[action.second_port]
-        if not action.words:
-            for seen in checks.instances(self.app.path):
-                if seen.port == port:
-                    self._note(f"  kill the app {seen.pid} on {port}")
-                    with suppress(ProcessLookupError):
-                        os.kill(seen.pid, signal.SIGKILL)
-            return
-        self._start(action.words, port, action)
+        if action.what == "launcher":
+            self._start(action.words, port, action)
+        elif action.what == "download":
+            # By its hash: a download by name leads to a ref before it is whole, which is huggingface_hub's own way.
+            wanted = (UNLOCKED, self.hub.head(UNLOCKED), "model")
+            environment = checks.marked(
+                hub_cache.environment(self._base / "other", self.mirror, self.cache), self._mark
+            )
+            running = self.processes.start(
+                (sys.executable, "-c", hub_cache.DOWNLOAD, "1", self.cache, *wanted), env=environment
+            )
+            self._note(f"  pid {running.pid}: another program downloads {UNLOCKED}")
+            self._runs.append(Run(("download",), running, action))
+        elif action.what == "kill app":
+            self._kill("app", [seen.pid for seen in checks.instances(self.app.path) if seen.port == port])
+        else:
+            self._kill("worker", [pid for pid, argv in checks.owned(self._mark).items() if "worker.py" in argv])
+
+    def _kill(self, what: str, pids: Collection[int]) -> None:
+        for pid in pids:
+            self._note(f"  kill the {what} {pid}")
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
     def _signal(self, action: Action) -> None:
         run = next(run for run in self._runs if run.action is action)
@@ -269,6 +286,8 @@ class Chaos:
             printed = f"{run.running.err}{run.running.out}"
             if status not in (0, -signal.SIGKILL):
                 self._note("      " + " / ".join(run.running.err.splitlines()[-3:]))
+            if run.words == ("download",):
+                continue  # what it makes of the faults is its own affair
             if "Traceback" in printed:
                 raise ViolationError(f"pid {run.running.pid} ({run.name}): {printed}")
             self._refuse_secrets(f"pid {run.running.pid} ({run.name})", printed)
@@ -312,7 +331,7 @@ class Chaos:
                 if "Traceback" in text:
                     raise ViolationError(f"{path}: {text}")
         for asked in (*self.mirror.requests, *(one for one in self.hub.requests if "/cdn/" in one.path)):
-            if asked.authorization:
+            if self._token in (asked.authorization or ""):
                 raise ViolationError(f"the token was sent along with {asked}")
         for hub in (self.hub, self.mirror):
             hub.forget()
@@ -508,9 +527,7 @@ class Chaos:
             self.library.download(self.cache, UNLOCKED, str(revision))
 
     def _environment(self) -> dict[str, str]:
-        return clean_environment(
-            **{checks.MARK: self._mark, "CHAOS_MODELS": " ".join(REPOS), "PYTHONWARNINGS": "ignore"}
-        )
+        return checks.marked(clean_environment(CHAOS_MODELS=" ".join(REPOS), PYTHONWARNINGS="ignore"), self._mark)
 
     def _note(self, line: str) -> None:
         told = f"{time.monotonic() - self._begun:8.2f} {line}"

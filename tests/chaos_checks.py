@@ -6,7 +6,7 @@ import hashlib
 import os
 import re
 import threading
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -62,6 +62,11 @@ def _argv(pid: int) -> list[str]:
 def _stat(pid: int) -> tuple[str, str]:
     fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
     return fields[0], fields[19]
+
+
+def marked(environment: Mapping[str, str], mark: str) -> dict[str, str]:
+    """Return an environment by which everything that comes from it is known."""
+    return {**environment, MARK: mark}
 
 
 def owned(mark: str) -> dict[int, str]:

@@ -64,11 +64,15 @@ class Death:
 
 @dataclass(frozen=True)
 class Action:
-    """Hold one thing that is done `delay` seconds after the burst's begin; without words, an app is killed."""
+    """Hold one thing that is done `delay` seconds after the burst's begin; `words` are a launcher's.
+
+    Besides launchers there are what kills the app, or a child that speaks to hubs, and another program that downloads.
+    """
 
     delay: float
     second_port: bool
-    words: tuple[str, ...]
+    what: Literal["launcher", "kill app", "kill worker", "download"]
+    words: tuple[str, ...] = ()
     death: Death | None = None
 
 
@@ -123,14 +127,18 @@ def _action(rng: random.Random) -> Action:
     delay = rng.choice((0.0, rng.uniform(0, 0.3), rng.uniform(0, 2)))
     second = rng.random() < 0.15
     kind = rng.random()
-    if kind < 0.12:
-        return Action(delay, second, ())
-    table = LAUNCHES if kind < 0.5 else COMMANDS
+    if kind < 0.1:
+        return Action(delay, second, "kill app")
+    if kind < 0.14:
+        return Action(delay, second, "kill worker")
+    if kind < 0.18:
+        return Action(delay, second, "download", (), _death(rng))
+    table = LAUNCHES if kind < 0.55 else COMMANDS
     words = rng.choices([words for _, words in table], [weight for weight, _ in table])[0]
     if table is LAUNCHES:
         app = rng.choice(((), (), ("--load", "0.4"), ("--load", "1.5"), ("--ignore-term",)))
         words = (*words, "--stop-timeout", rng.choice(("0.5", "5")), *(("--", *app) if app else ()))
-    return Action(delay, second, words, _death(rng))
+    return Action(delay, second, "launcher", words, _death(rng))
 
 
 def _death(rng: random.Random) -> Death | None:
