@@ -225,11 +225,11 @@ class Chaos:
             run.running.process.send_signal(action.death.signal)
 
     def _start(self, words: tuple[str, ...], port: int, action: Action | None = None) -> Run:
-        step = action.death.step if action and action.death else None
-        wrapper = () if step is None else (HERE / "chaos_step.py", str(step))
+        death = action.death if action and action.death and action.death.step is not None else None
+        wrapper = (HERE / "chaos_step.py", str(death.step), death.where) if death else ()
         command = (sys.executable, *wrapper, START_APP, "--app-dir", self.app.path, "--port", str(port), *words)
         running = self.processes.start(command, env=self._environment())
-        how = f", dies at step {step}" if step is not None else ""
+        how = f", dies at step {death.step} {death.where}" if death else ""
         self._note(f"  pid {running.pid}: port {port}: {' '.join(words) or 'launch'}{how}")
         run = Run(words, running, action)
         self._runs.append(run)

@@ -50,15 +50,21 @@ COMMANDS: tuple[tuple[int, tuple[str, ...]], ...] = (
     (1, ("--dry-run", "--force-refresh")),
 )
 KINDS: tuple[Kind, ...] = (404, 403, 429, 500, 503, "reset", "truncate", "hang", "wrong-bytes", "html", "no-length")
+CRITICAL = (f"/{FOLDER}/", "switch-", "ref-", "trash-", "locked-", "verified", "models.lock", "instance-", "launch-")
+"""What is in the paths of those steps between which the most is half done."""
 PLACES = ("", "/api/", "/resolve/", "/cdn/", ".safetensors", "config.json", "/hook/")
 
 
 @dataclass(frozen=True)
 class Death:
-    """Hold when a launcher is sent a signal: some seconds after its start, or SIGKILL at a step that it takes."""
+    """Hold when a launcher is sent a signal: some seconds after its start, or SIGKILL at a step that it takes.
+
+    Of steps, those count in which `where` is part of a path.
+    """
 
     seconds: float | None = None
     step: int | None = None
+    where: str = ""
     signal: int = 9
 
 
@@ -117,14 +123,15 @@ def plan(seed: int, number: int) -> Step:
         Spoil(rng.random() < 0.6, rng.choice(PLACES), rng.choice(KINDS), rng.choice((1, 2, 4, None)))
         for _ in range(rng.choice((0, 0, 1, 1, 2)))
     )
-    actions = tuple(sorted((_action(rng) for _ in range(rng.randint(2, 6))), key=lambda one: one.delay))
+    rush = 0.03 if rng.random() < 0.35 else 1.0
+    actions = tuple(sorted((_action(rng, rush) for _ in range(rng.randint(2, 6))), key=lambda one: one.delay))
     following: tuple[Next, ...] = ("prune", "launch", "pull")
     then: Next = "everything" if number % 4 == 0 else rng.choice(following)
     return Step(number, publish, locked, lag, damage, spoils, actions, rng.uniform(0.5, 2.5), then)
 
 
-def _action(rng: random.Random) -> Action:
-    delay = rng.choice((0.0, rng.uniform(0, 0.3), rng.uniform(0, 2)))
+def _action(rng: random.Random, rush: float) -> Action:
+    delay = rng.choice((0.0, rng.uniform(0, 0.3), rng.uniform(0, 2))) * rush
     second = rng.random() < 0.15
     kind = rng.random()
     if kind < 0.1:
@@ -145,6 +152,8 @@ def _death(rng: random.Random) -> Death | None:
     chance = rng.random()
     if chance < 0.45:
         return None
+    if chance < 0.6:
+        return Death(step=rng.randrange(8), where=rng.choice(CRITICAL))
     if chance < 0.75:
         # A launch takes some 30 steps, a prune or a pull that brings something up to 110.
         return Death(step=rng.choice((int(rng.expovariate(1 / 12)), rng.randrange(40), rng.randrange(110))))

@@ -1,6 +1,7 @@
-"""Run a script that is killed at a step on the file system or between processes: `chaos_step.py STEP SCRIPT ARGUMENTS`.
+"""Run a script that is killed at a step on the file system or between processes: `chaos_step.py STEP WHERE SCRIPT …`.
 
-What it forks goes on counting, so that a child can be the one that is killed; an exec ends the counting.
+Only steps count in whose arguments the text WHERE is; a blank is in all. What it forks goes on counting, so that a
+child can be the one that is killed; an exec ends the counting.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ STEPS = {
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 
 
-def die_at(step: int) -> None:
+def die_at(step: int, where: str) -> None:
     """Have this process killed at this step, counted from 0."""
     left = step
 
@@ -29,6 +30,8 @@ def die_at(step: int) -> None:
                 return
         elif event not in STEPS:
             return
+        if where and not any(where in str(argument) for argument in arguments):
+            return
         if left == 0:
             os.kill(os.getpid(), signal.SIGKILL)
         left -= 1
@@ -37,6 +40,6 @@ def die_at(step: int) -> None:
 
 
 if __name__ == "__main__":
-    die_at(int(sys.argv[1]))
-    del sys.argv[:2]
+    die_at(int(sys.argv[1]), sys.argv[2])
+    del sys.argv[:3]
     runpy.run_path(sys.argv[0], run_name="__main__")
