@@ -43,14 +43,16 @@ class Context:
         """Read `models.lock` once more."""
         self.lock = lockfile.read(self.settings.app_dir)
 
-    def has_commit(self, repo: str, commit: str) -> bool:
-        """Tell whether any hub knows a commit as one of a repo; where nobody answers, it is not known to be."""
+    def has_commit(self, repo: str, commit: str) -> bool | None:
+        """Tell whether any hub knows a commit as one of a repo, None where nobody has said so or otherwise."""
         if self.offline:
-            return False
+            return None
         asked = tuple(dict.fromkeys((self.endpoints.official, *self.endpoints.chain)))
         questions = [hub.Question(endpoint, "head", repo, commit) for endpoint in asked]
         answers = hub.ask(questions, self.environment, hub.DEFAULT_SECONDS)
-        return any(answer.commit == commit for answer in answers.values())
+        if any(answer.commit == commit for answer in answers.values()):
+            return True
+        return False if any(answer.trouble in ("gone", "no revision") for answer in answers.values()) else None
 
     @property
     def offline(self) -> bool:
@@ -177,7 +179,7 @@ def survey(models: Sequence[LockedModel], context: Context, memories: disk.Memor
     """Look at what is on the disk, with a bar while files must be read."""
     total = sum(model.size for model in models) if console.interactive else None
     with console.bar("verifying", total) as progress:
-        return pull.survey(
+        found = pull.survey(
             models,
             context.roots,
             context.settings.app_dir,
@@ -186,6 +188,12 @@ def survey(models: Sequence[LockedModel], context: Context, memories: disk.Memor
             lock=context.lock or (),
             is_of=context.has_commit,
         )
+    for task in found.tasks:
+        for path in task.outdated.unknown:
+            console.warn(
+                f"left: {task.place.path}/{path}: no hub says whether an older {task.model.repo} has brought it"
+            )
+    return found
 
 
 def fetch(

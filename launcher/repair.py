@@ -13,7 +13,7 @@ from .cache.plan import Plan
 from .cache.roots import Root
 from .cache.verify import tree
 from .errors import LauncherError
-from .models import disk, local_dir, names, refs
+from .models import disk, local_dir, names, pull
 from .models.disk import Place
 from .models.lockfile import LockedFile, LockedModel
 from .models.pull import Survey, Task
@@ -57,9 +57,9 @@ def fetch(revisions: Sequence[Broken], context: pulling.Context, console: Consol
     try:
         with pulling.pull_lock(context):
             pulling.fetch(Survey(tasks, 0), context, memories, console)
-            for one in wanted:
+            for one, task in zip(wanted, tasks, strict=True):
                 for ref in one.refs:
-                    refs.move(one.model._replace(revision=ref), one.place, pin=False)
+                    pull.move(task._replace(model=one.model._replace(revision=ref)), pin=False)
     except LauncherError as error:
         lost = ", ".join(f"{ref} of {one.model.repo} was {one.model.commit}" for one in wanted for ref in one.refs)
         raise LauncherError(

@@ -10,6 +10,7 @@ import errno
 import fcntl
 import os
 import pwd
+import re
 import stat
 import urllib.parse
 from contextlib import suppress
@@ -17,6 +18,7 @@ from pathlib import Path
 
 FOLDER = ".start_app"
 _MAX_NAME = 200
+_NEW = re.compile(r"\.[0-9a-f]{8}")
 # The folder cannot be written or locked there: the next place is tried.
 ELSEWHERE = (
     errno.EROFS,
@@ -92,20 +94,20 @@ def forget(app_dir: Path, name: str) -> None:
 def write(app_dir: Path, name: str, data: bytes, *, durable: bool = False) -> None:
     """Write a whole file or nothing, in the first place that takes it; `durable` before anything that comes after it.
 
-    Raises OSError when none does.
+    What writers of this name have left that were killed is removed. Raises OSError when no place takes it.
     """
     failure: OSError | None = None
     for folder in folders(app_dir):
-        new = f"{name}.{os.urandom(4).hex()}"
         try:
-            descriptor = open_file(folder, new, app_dir)
+            _sweep(folder, name, app_dir)
+            new, descriptor = _open_new(folder, name, app_dir)
             try:
                 with open(descriptor, "wb") as file:
                     file.write(data)
+                    file.flush()
                     if durable:
-                        file.flush()
                         os.fsync(file.fileno())
-                os.rename(folder / new, folder / name)
+                    os.rename(folder / new, folder / name)  # before its lock falls, or it would be swept
             except BaseException:
                 with suppress(OSError):
                     os.unlink(folder / new)
@@ -118,6 +120,36 @@ def write(app_dir: Path, name: str, data: bytes, *, durable: bool = False) -> No
             return
     assert failure
     raise failure
+
+
+def _open_new(folder: Path, name: str, app_dir: Path) -> tuple[str, int]:
+    """Open a file that is to take the place of another one; its lock says that the writer lives."""
+    while True:
+        new = f"{name}.{os.urandom(4).hex()}"
+        descriptor = open_file(folder, new, app_dir)
+        with suppress(OSError):  # a file system without flock: then nobody sweeps either
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        if os.fstat(descriptor).st_nlink:
+            return new, descriptor
+        os.close(descriptor)  # it was swept before it was locked
+
+
+def _sweep(folder: Path, name: str, app_dir: Path) -> None:
+    """Remove new files of this name that never took its place, and whose writer holds them no more."""
+    try:
+        listed = os.listdir(folder) if is_trusted(folder, app_dir) else ()
+    except OSError:
+        return
+    for left in listed:
+        if not left.startswith(name) or not _NEW.fullmatch(left.removeprefix(name)):
+            continue
+        with suppress(OSError):
+            descriptor = os.open(folder / left, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                os.unlink(folder / left)
+            finally:
+                os.close(descriptor)
 
 
 def open_folder(folder: Path, app_dir: Path) -> int:

@@ -51,6 +51,7 @@ class Fault:
     times: int | None
     method: str | None
     hits: int = 0
+    over: threading.Event = field(default_factory=threading.Event)
 
     def fits(self, request: Request, response: Response) -> bool:
         if self.times is not None and self.hits >= self.times:
@@ -62,7 +63,9 @@ class Fault:
         return request.method == "GET" and response.status in (200, 206)
 
     def clear(self) -> None:
+        """Spoil nothing any more, and end the connections that hang."""
         self.times = self.hits
+        self.over.set()
 
 
 @dataclass
@@ -201,6 +204,8 @@ class Hub:
         self._closing.set()
         for hold in tuple(self._holds):
             hold.release()
+        for fault in tuple(self._faults):
+            fault.over.set()
         for server in self._servers:
             server.end()
         for connection in tuple(self.connections):
@@ -317,12 +322,13 @@ class Hub:
         request = Request(handler.command, handler.path, headers.get("Range"), headers.get("Authorization"), body)
         response = self._redirected(request) or self._answers.answer(request)
         response = self.spoil(request, response) if self.spoil else response
-        kind = self._fault(request, response)
+        fault = self._fault(request, response)
+        kind = fault.kind if fault else None
         response = response if kind is None else spoiled(response, kind)
         status = 0 if kind == "hang" else response.status
         self._log.append(Asked(request.method, request.path, request.range, request.authorization, status))
-        if kind == "hang":
-            self._closing.wait()
+        if fault and kind == "hang":
+            fault.over.wait()
             handler.close_connection = True
             return
         handler.begin(response, length=kind != "no-length")
@@ -340,13 +346,12 @@ class Hub:
         origin = next((origin for pattern, origin in self._sent_on if pattern in request.path), None)
         return Response(307, {"Location": f"{origin}{request.path}"}) if origin else None
 
-    def _fault(self, request: Request, response: Response) -> Kind | None:
+    def _fault(self, request: Request, response: Response) -> Fault | None:
         with self._lock:
             fault = next((fault for fault in self._faults if fault.fits(request, response)), None)
-            if fault is None:
-                return None
-            fault.hits += 1
-            return fault.kind
+            if fault:
+                fault.hits += 1
+            return fault
 
     def _send(self, handler: Handler, request: Request, response: Response) -> None:
         start = 0

@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 import shutil
 import time
+from pathlib import Path
 
 import pytest
 
-from tests.caches import add_ref
+from launcher.cache import action
+from launcher.cache.action import Request
+from tests.caches import add_ref, make_repo, root_of
 from tests.hub_cache import Library, hf
 from tests.removal import (
     CODEC,
@@ -183,3 +186,19 @@ def test_keeping_what_is_not_there_is_a_mistake_that_removes_nothing(cached: Cac
     assert done.status == 2
     assert V22 in done.err
     assert everything(cached.home) == before
+
+
+@pytest.mark.parametrize("gone", ["repo", "snapshot", "blob"])
+def test_what_another_run_has_taken_since_the_plan_is_no_failure(gone: str, tmp_path: Path) -> None:
+    repo = make_repo(tmp_path, "models--koge--index-tts-v22")
+    orphan, unused = repo / "blobs" / ("e" * 64), repo / "snapshots" / ("1" * 40)
+    orphan.write_bytes(b"orphan")
+    shutil.copytree(repo / "snapshots" / ("a" * 40), unused, symlinks=True)
+    planned = action.plan(Request("prune"), (root_of(tmp_path),))
+    assert {item.path for item in planned[0].items} >= {str(orphan), str(unused)}
+    taken = {"repo": repo, "snapshot": unused, "blob": orphan}[gone]
+    taken.rename(tmp_path / ".start_app-trash-0123456789abcdef")
+    result = action.finish(planned, action.condemn(planned, lambda _plan, _item: None), None)
+    assert not result.failures
+    assert not orphan.exists() and not unused.exists()
+    assert repo.exists() == (gone != "repo")

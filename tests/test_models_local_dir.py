@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -94,6 +95,20 @@ def test_a_deleted_file_that_was_changed_here_is_left_and_named(pulled: Pulled) 
     )
 
 
+@pytest.mark.parametrize("words", [("models", "pull"), ("--locked", "--", "--exit", "0")])
+def test_a_deleted_file_of_which_no_hub_says_whose_it_was_is_left_and_named(
+    words: tuple[str, ...], pulled: Pulled
+) -> None:
+    pulled.bring_to_folder()
+    pulled.lock_new(local_dir=FOLDER)
+    pulled.hub.fault("/api/", "reset")
+    pulled.mirror.fault("/api/", "html")
+    done = pulled.run(*words)
+    assert done.status == 0, done.err
+    assert pulled.in_folder() == {**NEW, "gone/gone.txt": OLD["gone/gone.txt"]}
+    assert f"left: {pulled.folder}/gone/gone.txt: no hub says whether an older {MODEL} has brought it" in done.err
+
+
 def test_a_deleted_file_is_removed_also_where_nothing_else_changed(pulled: Pulled) -> None:
     less = pulled.hub.commit(MODEL, {path: data for path, data in NEW.items() if path != "same.bin"})
     pulled.bring_to_folder(pulled.new)
@@ -177,35 +192,39 @@ def test_until_all_is_verified_the_folder_is_the_old_commit(pulled: Pulled, proc
     assert pulled.in_folder() == NEW
 
 
-# A pull that dies before the rename of this number, of those in the folder.
+# A command that dies before the rename of this number, of those in which a path has this in it.
 DYING = """\
 import os, signal, sys
 from launcher import cli
 
-left = int(sys.argv[1])
+left, where = int(sys.argv[1]), sys.argv[2]
 
 
 def hook(event, arguments):
     global left
-    if event == "os.rename" and any("/checkpoints/" in str(path) for path in arguments[:2]):
+    if event == "os.rename" and any(where in str(path) for path in arguments[:2]):
         if left == 0:
             os.kill(os.getpid(), signal.SIGKILL)
         left -= 1
 
 
 sys.addaudithook(hook)
-sys.exit(cli.main(sys.argv[2:]))
+sys.exit(cli.main(sys.argv[3:]))
 """
+
+
+def _dies(renames: int, where: str, *words: str | Path) -> None:
+    """Run a command that is killed before this rename."""
+    command = [sys.executable, "-c", DYING, str(renames), where, *map(str, words)]
+    done = subprocess.run(command, cwd=ROOT, env=clean_environment(), capture_output=True, timeout=60)
+    assert done.returncode == -9, done.stderr
 
 
 def _killed_half_way(pulled: Pulled, renames: int, app_dir: Path | None = None) -> None:
     """Leave what a pull of the new commit leaves that is killed after some of its renames."""
     pulled.bring_to_folder()
     pulled.lock_new(local_dir=FOLDER)
-    words = ("models", "pull", "--app-dir", str(app_dir or pulled.app.path))
-    command = (sys.executable, "-c", DYING, str(renames), *words)
-    done = subprocess.run(command, cwd=ROOT, env=clean_environment(), capture_output=True, timeout=60)
-    assert done.returncode == -9, done.stderr
+    _dies(renames, f"/{FOLDER}/", "models", "pull", "--app-dir", app_dir or pulled.app.path)
 
 
 @pytest.mark.parametrize("renames", [0, 1, 2, 5, 8])
@@ -244,6 +263,37 @@ def test_killed_in_the_middle_it_is_completed_by_whatever_name_the_app_s_folder_
     done = pulled.run("--", "--exit", "0")
     assert done.status == 0, done.err
     assert pulled.in_folder() == NEW
+
+
+@pytest.mark.parametrize(
+    "where, words",
+    [
+        ("/verified-local", ("models", "pull")),
+        ("/verified", ("cache", "verify")),
+        ("/switch-", ("models", "pull")),
+        (".metadata", ("models", "pull")),
+        ("/models.lock", ("models", "lock")),
+    ],
+)
+def test_killed_before_a_new_file_has_taken_its_place_it_is_gone_after_the_next_run(
+    where: str, words: tuple[str, ...], pulled: Pulled
+) -> None:
+    pulled.bring_to_folder()
+    pulled.lock(pulled.locked(pulled.old if words[1] == "lock" else pulled.new, local_dir=FOLDER))
+    before = _files(pulled)
+    _dies(0, where, *words, *pulled.app.arguments)
+    left = _files(pulled)
+    assert {path for path in left - before if where.strip("/.") in path}
+    assert pulled.run(*words).status == 0
+    assert pulled.run("models", "pull").status == 0
+    untidy = re.compile(r".*(\.[0-9a-f]{8}|\.new)|.*/switch-.*")
+    assert not {path for path in _files(pulled) if untidy.fullmatch(path)}
+
+
+def _files(pulled: Pulled) -> set[str]:
+    """Return the files of the app, without those in its cache."""
+    found = (path.relative_to(pulled.app.path) for path in pulled.app.path.rglob("*") if path.is_file())
+    return {f"/{path}" for path in found if path.parts[0] != "hf"}
 
 
 def test_a_dry_run_completes_nothing(pulled: Pulled) -> None:

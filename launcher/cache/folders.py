@@ -9,10 +9,14 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+_TURN_SECONDS = 2.0
+_POLL_SECONDS = 0.005
 
 
 @contextmanager
@@ -59,6 +63,25 @@ def locked(parent: int, name: str) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def taking_turns(folder: int) -> Iterator[None]:
+    """Keep a removal of a revision and a ref that is about to lead to it apart: each looks first, then acts.
+
+    Either takes less than a moment; a holder that was halted in it is not waited for any longer.
+    """
+    deadline = time.monotonic() + _TURN_SECONDS
+    while time.monotonic() < deadline:
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(_POLL_SECONDS)
+        except OSError:
+            break  # this file system knows no flock
+        else:
+            break
+    yield
 
 
 def walk(path: str) -> Iterator[os.DirEntry[str]]:

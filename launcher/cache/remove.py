@@ -17,7 +17,7 @@ from typing import NamedTuple
 from . import entries, glance, layout, store
 from .deletion import Failure
 from .entries import LOCKS
-from .folders import FOLDER, below, locked, reason
+from .folders import FOLDER, below, locked, reason, taking_turns, walk
 from .plan import Item, Plan
 from .ref import read_ref
 from .roots import TRASH
@@ -163,6 +163,8 @@ class _Run:
             return
         try:
             now = layout.read(self.root, loose[0].folder)
+        except FileNotFoundError:
+            return  # somebody else has taken the whole repo
         except OSError as error:
             self.failures.append(Failure(f"{self.root}/{loose[0].folder}", reason(error)))
             return
@@ -178,12 +180,14 @@ class _Run:
         with below(self.trash.descriptor, f"{item.folder}/snapshots/{commit}") as (parent, name):
             if not stat.S_ISDIR(os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode):
                 raise OSError(errno.ESTALE, _MOVED)
-            # The refs go first: one that names what is not there would hide the whole repo from huggingface_hub.
-            for ref in refs:
-                with suppress(FileNotFoundError):
-                    self._unlink_ref(ref)
-                self.done.append(ref)
-            with below(self.trash.descriptor, f"{item.folder}/x") as (repo, _):
+            with below(self.trash.descriptor, f"{item.folder}/x") as (repo, _), taking_turns(repo):
+                # The refs go first: one that names what is not there would hide the whole repo from huggingface_hub.
+                for ref in refs:
+                    with suppress(FileNotFoundError):
+                        self._unlink_ref(ref)
+                    self.done.append(ref)
+                if any(read_ref(ref.path) == commit for ref in walk(f"{self.root}/{item.folder}/refs")):
+                    raise OSError(errno.EAGAIN, "a ref has come that leads to it")
                 if item.kind == "snapshot":
                     # By itself it goes elsewhere: with what lies in its repo's trash, the blobs go too.
                     self.trash.take(parent, name, f"{os.urandom(8).hex()}-{commit[:40]}")

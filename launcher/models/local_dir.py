@@ -33,11 +33,13 @@ class Outdated(NamedTuple):
     """Hold what a change would take away: files that go, those that stay since somebody changed them, and own ones.
 
     `own` are files in the way of new ones that no download has brought, or that were changed since: they are kept.
+    `unknown` may be an earlier commit's or another repo's, and stay.
     """
 
     going: tuple[str, ...]
     changed: tuple[str, ...]
     own: tuple[str, ...]
+    unknown: tuple[str, ...] = ()
 
 
 class Switch(NamedTuple):
@@ -72,29 +74,32 @@ def outdated(
     model: LockedModel,
     lacking: Sequence[str],
     others: Sequence[LockedModel],
-    is_of: Callable[[str, str], bool],
+    is_of: Callable[[str, str], bool | None],
 ) -> Outdated:
     """Return which files in the folder an earlier commit of this model has brought and the new one does not have.
 
-    `others` are the models that share the folder, and `is_of` tells whether a commit is one of a repo: a path that
-    several repos have, such as `.gitattributes`, says nothing of the others' files.
+    `others` are the models that share the folder, and `is_of` tells whether a commit is one of a repo, or None: a
+    path that several repos have, such as `.gitattributes`, says nothing of the others' files.
     """
     noted = dict(_noted(folder))
     taken = {path for other in others for path in other.files}
     candidates = {one.commit for path, one in noted.items() if path not in model.files and path not in taken}
     near = {noted[path].commit for path in model.files if path in noted}
     doubtful = sorted((candidates & near) - {model.commit} - {other.commit for other in others})
-    earlier = {commit for commit in doubtful if is_of(model.repo, commit)}
+    is_earlier = {commit: is_of(model.repo, commit) for commit in doubtful}
     going: list[str] = []
     changed: list[str] = []
+    unknown: list[str] = []
     for path, one in sorted(noted.items()):
-        if path in model.files or path in taken or one.commit not in earlier:
+        known = is_earlier.get(one.commit, False)
+        if path in model.files or path in taken or known is False or not os.path.lexists(f"{folder}/{path}"):
             continue
-        if not os.path.lexists(f"{folder}/{path}"):
-            continue
-        (going if _is(f"{folder}/{path}", one.etag) else changed).append(path)
+        if known is None:
+            unknown.append(path)
+        else:
+            (going if _is(f"{folder}/{path}", one.etag) else changed).append(path)
     own = [path for path in lacking if os.path.lexists(f"{folder}/{path}") and not _is_as_brought(folder, path)]
-    return Outdated(tuple(going), tuple(changed), tuple(own))
+    return Outdated(tuple(going), tuple(changed), tuple(own), tuple(unknown))
 
 
 def own_name(path: str, commit: str) -> str:
@@ -135,9 +140,8 @@ def recover(app_dir: Path) -> tuple[str, ...]:
     """
     found = []
     for name in state.listed(app_dir, JOURNAL):
-        if "." in name:
-            continue  # a write that was cut short: nothing had been moved then
-        one = _read(state.read(app_dir, name))
+        # A write that was cut short has a dot in its name: nothing had been moved then.
+        one = None if "." in name else _read(state.read(app_dir, name))
         if one:
             _apply(str(app_dir / one.local_dir), one, Memory())
             drop(str(app_dir / one.local_dir))
@@ -191,7 +195,9 @@ def _note(folder: str, path: str, commit: str, digest: str) -> None:
     """Note a file as huggingface_hub does, so that its own downloads know it too: `_local_folder.py` in it."""
     target = f"{folder}/{disk.METADATA}/{path}.metadata"
     os.makedirs(os.path.dirname(target), exist_ok=True)
-    new = f"{target}.{os.urandom(4).hex()}"
+    new = f"{target}.new"
+    with suppress(FileNotFoundError):
+        os.unlink(new)  # of one that was killed at this very point, and left a journal: it is noted once more
     try:
         with open(new, "x", encoding="utf-8") as file:
             file.write(f"{commit}\n{digest}\n{time.time()}\n")

@@ -99,14 +99,16 @@ def read(app_dir: Path) -> Lock | None:
 def write(app_dir: Path, models: Collection[LockedModel]) -> bool:
     """Write an app's lock file whole or not at all; tell whether that changed anything.
 
-    Raises OSError. A link in its place is replaced, never followed: the folder may be another user's.
+    To be called under the lock of a pull. Raises OSError. A link in its place is replaced, never followed: the folder
+    may be another user's.
     """
     path = path_of(app_dir)
     data = dump(models)
     parse(data)  # what nobody could read again must not replace what everybody can
     if not differs(app_dir, models):
         return False
-    new = path.with_name(f".{NAME}.{os.urandom(4).hex()}")
+    new = path.with_name(f".{NAME}.new")
+    new.unlink(missing_ok=True)  # of one that was killed at this very point
     descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
     try:
         with open(descriptor, "wb") as file:

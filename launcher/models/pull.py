@@ -72,7 +72,7 @@ def survey(
     progress: Progress | None = None,
     *,
     lock: Sequence[LockedModel] = (),
-    is_of: Callable[[str, str], bool] = lambda _repo, _commit: False,
+    is_of: Callable[[str, str], bool | None] = lambda _repo, _commit: False,
 ) -> Survey:
     """Look at what is there; only files that are not remembered as whole are read.
 
@@ -108,7 +108,7 @@ def _outdated(
     place: Place,
     lacking: Sequence[str],
     lock: Sequence[LockedModel],
-    is_of: Callable[[str, str], bool],
+    is_of: Callable[[str, str], bool | None],
 ) -> local_dir.Outdated:
     others = [one for one in lock if one.local_dir == model.local_dir and one.repo != model.repo]
     return local_dir.outdated(place.path, model, lacking, others, is_of)
@@ -136,18 +136,29 @@ def fetch(
 def settle(found: Survey, app_dir: Path, memories: Memories, *, pin: bool) -> None:
     """Have every model be the commit that was fetched: refs move, and folders change over.
 
-    Raises LauncherError (74).
+    Raises LauncherError: 74, or 75 when another process has removed that meanwhile.
     """
     for task in found.tasks:
+        if task.place.root:
+            move(task, pin=pin)
+            continue
         try:
-            if task.place.root is None:
-                local_dir.switch(app_dir, task.model, task.lacking, task.outdated, memories.local)
-            else:
-                refs.move(task.model, task.place, pin=pin)
+            local_dir.switch(app_dir, task.model, task.lacking, task.outdated, memories.local)
         except OSError as error:
             raise _unswitchable(task, error) from error
     for folder in {task.place.path for task in found.tasks if task.place.root is None}:
         local_dir.drop(folder)  # several models may share one
+
+
+def move(task: Task, *, pin: bool) -> None:
+    """Have the refs of a cached model lead to what was fetched.
+
+    Raises LauncherError: 74, or 75 when another process has removed that meanwhile.
+    """
+    try:
+        refs.move(task.model, task.place, pin=pin)
+    except OSError as error:
+        raise _unswitchable(task, error) from error
 
 
 def refuse_offline(reach: Reach, found: Survey) -> None:
@@ -193,6 +204,12 @@ def _before(place: Place, model: LockedModel, lacking: Sequence[str]) -> str | N
 
 
 def _unswitchable(task: Task, error: OSError) -> LauncherError:
+    if isinstance(error, FileNotFoundError):
+        return LauncherError(
+            f"{task.model.name} @ {task.model.commit[:7]} was removed by another process before the switch to it",
+            "start_app.py models pull brings it again",
+            ExitStatus.RETRY,
+        )
     return LauncherError(
         f"cannot switch {task.model.name} to {task.model.commit[:7]}: {reason(error)}",
         f"ls -ld {task.place.path}; start_app.py models pull goes on",

@@ -7,7 +7,7 @@ import os
 import stat
 from contextlib import suppress
 
-from ..cache.folders import below, opened
+from ..cache.folders import below, opened, taking_turns
 from ..cache.ref import PIN
 from ..cache.roots import TRASH
 from . import names
@@ -20,15 +20,18 @@ _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 def move(model: LockedModel, place: Place, *, pin: bool) -> None:
     """Have the requested revision stand for the model's commit, and pin it, which keeps every prune from it.
 
-    Raises OSError.
+    Raises OSError; FileNotFoundError when somebody has removed meanwhile what they were to lead to.
     """
     assert place.root
     folder = os.path.basename(place.path)
     wanted = [] if names.COMMIT.fullmatch(model.revision) else [model.revision]
     if pin:
         wanted.append(PIN)
-    for ref in wanted:
-        _write(place.root.real, f"{folder}/refs/{ref}", model.commit)
+    with opened(place.root.real) as root, below(root, f"{folder}/refs") as (repo, _), taking_turns(repo):
+        for path in model.files:
+            os.stat(f"{place.base(model.commit)}/{path}")
+        for ref in wanted:
+            _write(repo, ref, model.commit)
 
 
 def probe(model: LockedModel, place: Place) -> None:
@@ -56,27 +59,27 @@ def unpin(root: str, folder: str) -> None:
         os.unlink(name, dir_fd=parent)
 
 
-def _write(root: str, path: str, commit: str) -> None:
-    with opened(root) as descriptor:
-        parts = path.split("/")
-        for number in range(2, len(parts)):
-            with below(descriptor, "/".join(parts[:number])) as (parent, name), suppress(FileExistsError):
-                os.mkdir(name, dir_fd=parent)
-        with below(descriptor, path) as (parent, name):
-            with suppress(OSError):
-                if _read(parent, name) == commit:
-                    return
-            # In `refs` itself, what a kill leaves would be a ref, and an empty one hides the whole repo; this is trash.
-            with below(descriptor, f"{parts[0]}/{_temporary()}") as (repo, new):
-                file = os.open(new, _NEW, 0o644, dir_fd=repo)
-                try:
-                    os.write(file, commit.encode())
-                    os.rename(new, name, src_dir_fd=repo, dst_dir_fd=parent)
-                except BaseException:
-                    os.unlink(new, dir_fd=repo)
-                    raise
-                finally:
-                    os.close(file)
+def _write(repo: int, ref: str, commit: str) -> None:
+    path = f"refs/{ref}"
+    parts = path.split("/")
+    for number in range(1, len(parts)):
+        with below(repo, "/".join(parts[:number])) as (parent, name), suppress(FileExistsError):
+            os.mkdir(name, dir_fd=parent)
+    with below(repo, path) as (parent, name):
+        with suppress(OSError):
+            if _read(parent, name) == commit:
+                return
+        # In `refs` itself, what a kill leaves would be a ref, and an empty one hides the whole repo; this is trash.
+        new = _temporary()
+        file = os.open(new, _NEW, 0o644, dir_fd=repo)
+        try:
+            os.write(file, commit.encode())
+            os.rename(new, name, src_dir_fd=repo, dst_dir_fd=parent)
+        except BaseException:
+            os.unlink(new, dir_fd=repo)
+            raise
+        finally:
+            os.close(file)
 
 
 def _temporary() -> str:
