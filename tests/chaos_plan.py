@@ -117,6 +117,9 @@ def plan(seed: int, number: int) -> Step:
     rng = random.Random(f"{seed}/{number}")
     publish = tuple(repo for repo in (CACHED, LOCAL, UNLOCKED) if rng.random() < 0.35)
     locked = rng.random() < 0.7
+    first: tuple[Action, ...] = ()
+    if rng.random() < 0.25:
+        publish, locked, first = (CACHED, LOCAL), True, (_interrupted_switch(rng),)
     lag = rng.choice((CACHED, LOCAL)) if rng.random() < 0.15 else None
     damage = (rng.choice((CACHED, CACHED, UNLOCKED)), rng.random()) if rng.random() < 0.15 else None
     spoils = tuple(
@@ -124,10 +127,18 @@ def plan(seed: int, number: int) -> Step:
         for _ in range(rng.choice((0, 0, 1, 1, 2)))
     )
     rush = 0.03 if rng.random() < 0.35 else 1.0
-    actions = tuple(sorted((_action(rng, rush) for _ in range(rng.randint(2, 6))), key=lambda one: one.delay))
+    others = tuple(_action(rng, rush) for _ in range(rng.randint(2, 6)))
+    actions = tuple(sorted((*first, *others), key=lambda one: one.delay))
     following: tuple[Next, ...] = ("prune", "launch", "pull")
     then: Next = "everything" if number % 4 == 0 else rng.choice(following)
     return Step(number, publish, locked, lag, damage, spoils, actions, rng.uniform(0.5, 2.5), then)
+
+
+def _interrupted_switch(rng: random.Random) -> Action:
+    """Return a pull, by itself or in a launch, that is killed while it changes a folder's files or a ref."""
+    words = rng.choice((("models", "pull"), ("--locked", "--background"), ("--force-refresh", "--background")))
+    where, steps = rng.choice(((f"/{FOLDER}/", 30), (f"/{FOLDER}/", 30), ("ref-", 5), ("switch-", 2)))
+    return Action(0.0, False, "launcher", words, Death(step=rng.randrange(steps), where=where))
 
 
 def _action(rng: random.Random, rush: float) -> Action:
