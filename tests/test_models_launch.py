@@ -145,7 +145,7 @@ def _waiting(pulled: Pulled, processes: Processes, *arguments: str) -> tuple[Run
 
 def test_a_pinned_model_that_goes_while_the_old_instance_ends_is_missed(pulled: Pulled, processes: Processes) -> None:
     old, new = _waiting(pulled, processes)
-    shutil.rmtree(pulled.repo() / "snapshots" / pulled.old)
+    shutil.rmtree(pulled.repo() / "blobs")
     old.process.kill()
     assert new.wait() == 74, new.err
     assert f"{MODEL} @ {pulled.old[:7]} was pinned, and " in new.err
