@@ -295,7 +295,7 @@ class ModelStep:
                 raise LauncherError(
                     f"{model.name} @ {model.commit[:7]} was pinned, and {lost} is gone from the disk",
                     "start_app.py --locked pulls it again",
-                    ExitStatus.IO,
+                    ExitStatus.IO if removed else ExitStatus.RETRY,
                 )
 
     def _context(self) -> pulling.Context:

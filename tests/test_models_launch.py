@@ -143,12 +143,18 @@ def _waiting(pulled: Pulled, processes: Processes, *arguments: str) -> tuple[Run
     return old, new
 
 
-def test_a_pinned_model_that_goes_while_the_old_instance_ends_is_missed(pulled: Pulled, processes: Processes) -> None:
+@pytest.mark.parametrize("pinned", [False, True], ids=["pinned just now", "pinned before"])
+def test_a_pinned_model_that_goes_while_the_old_instance_ends_is_missed(
+    pinned: bool, pulled: Pulled, processes: Processes
+) -> None:
+    if pinned:
+        pulled.lock(pulled.locked(pulled.old))
+        pulled.pulled()
     old, new = _waiting(pulled, processes)
-    shutil.rmtree(pulled.repo() / "blobs")
+    shutil.rmtree(pulled.repo() / "snapshots" / pulled.old)
     old.process.kill()
-    assert new.wait() == 74, new.err
-    assert f"{MODEL} @ {pulled.old[:7]} was pinned, and " in new.err
+    assert new.wait() == 75, new.err
+    assert f"{MODEL} @ {pulled.old[:7]} was {'pinned, and ' if pinned else 'removed by another process'}" in new.err
 
 
 def test_a_ref_that_moves_while_the_old_instance_ends_moves_no_locked_app(pulled: Pulled, processes: Processes) -> None:
