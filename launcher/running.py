@@ -86,6 +86,8 @@ def observe(settings: Settings) -> Observed:
     flags = dict.fromkeys((*((settings.port_flag,) if settings.port_flag else ()), "--port"))
     app = App(os.path.realpath(settings.script), identity, tuple(flags))
     survey = discovery.survey(app, settings.host, settings.port, taken, claim)
+    if any(holder.process is None for holder in survey.holders) and not _probe(settings)[0]:
+        survey = survey._replace(holders=())  # it has ended while the processes were looked at
     orphaned = lock is not None and holder == "dead"
     others = any(instance.on(settings.port) for instance in survey.others)
     unseen = lock is not None and not (orphaned or survey.stale or survey.inside or others)

@@ -8,11 +8,14 @@ import sys
 import time
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
+from launcher import running, settings
 from launcher.handoff import lock as locks
+from launcher.instances import discovery
 from tests.support import (
     START_APP,
     AppFolder,
@@ -64,6 +67,25 @@ def test_status_tells_all_of_a_running_instance(app: AppFolder, processes: Proce
     assert f"pid: {running.pid}\n" in text.out
     assert f"page: http://127.0.0.1:{app.port} answers 200\n" in text.out
     assert text.err == ""
+
+
+def test_an_instance_that_ends_while_it_is_looked_for_leaves_the_port_free(
+    app: AppFolder, processes: Processes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started = processes.launch(*app.arguments)
+    eventually(lambda: get(app.port), what="page")
+    survey = discovery.survey
+
+    def late(*arguments: Any) -> discovery.Survey:
+        started.process.kill()
+        started.process.wait()
+        return survey(*arguments)
+
+    monkeypatch.setattr(discovery, "survey", late)
+    found = settings.load({"APP_DIR": str(app.path), "GRADIO_SERVER_PORT": str(app.port)}, {}, cwd=app.path)
+    seen = running.observe(found)
+    assert started.process.returncode == -signal.SIGKILL
+    assert (seen.survey.stale, seen.survey.holders) == ((), ())
 
 
 def test_status_tells_the_settings_the_process_has_not_those_of_today(app: AppFolder, processes: Processes) -> None:
