@@ -220,6 +220,14 @@ def test_a_folder_that_is_not_below_the_apps_is_refused_before_any_hub_is_asked(
     assert done.err.startswith("--local-dir ") and " is no folder " in done.err
 
 
+def test_what_would_lie_where_huggingface_hub_keeps_its_notes_is_not_pinned(world: World) -> None:
+    world.hub.commit(V23, {**OLD, ".cache/x.bin": b"x"})
+    done = world.run("lock", V23, "--local-dir", "checkpoints")
+    assert (done.status, world.lock.exists()) == (USAGE, False)
+    assert f"{world.lock} is not written: models[0] ({V23}).files['.cache/x.bin']" in done.err
+    world.pin(V23, "--local-dir", "checkpoints", "--exclude", ".cache/")
+
+
 def test_a_model_is_taken_out_by_name_or_folder_without_a_hub(world: World) -> None:
     for repo in (V22, V23, VOICES):
         world.publish(repo)

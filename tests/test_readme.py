@@ -323,9 +323,9 @@ def test_the_playground_is_all_that_is_left_of_it(world: World, checkout: Path) 
 
 @runs(*TESTS.commands)
 def test_the_command_that_runs_the_tests_runs_them(world: World, checkout: Path) -> None:
-    (checkout / "tests").mkdir()
-    for name in ("__init__.py", "conftest.py", "support.py", "test_sd_notify.py"):  # .ci/run has all of them run
-        shutil.copy(ROOT / "tests" / name, checkout / "tests")
+    tests = (path.name for path in (ROOT / "tests").iterdir() if path.name.startswith("test_"))
+    others = [name for name in tests if name != "test_sd_notify.py"]  # .ci/run has all of them run
+    shutil.copytree(ROOT / "tests", checkout / "tests", ignore=shutil.ignore_patterns("__pycache__", *others))
     done = subprocess.run(
         world.script(*TESTS.commands), cwd=checkout, env=world.with_quick_venv(), stdout=subprocess.PIPE, text=True
     )

@@ -99,12 +99,19 @@ def read(app_dir: Path) -> Lock | None:
 def write(app_dir: Path, models: Collection[LockedModel]) -> bool:
     """Write an app's lock file whole or not at all; tell whether that changed anything.
 
-    To be called under the lock of a pull. Raises OSError. A link in its place is replaced, never followed: the folder
-    may be another user's.
+    To be called under the lock of a pull. Raises OSError, and LauncherError (2) for what nobody could read again: it
+    must not replace what everybody can. A link in its place is replaced, never followed: the folder may be another
+    user's.
     """
     path = path_of(app_dir)
-    data = dump(models)
-    parse(data)  # what nobody could read again must not replace what everybody can
+    try:
+        parse(dump(models))
+    except _WrongError as error:
+        raise LauncherError(
+            f"{path} is not written: {error}",
+            "start_app.py models lock REPO --exclude GLOB leaves files out",
+            ExitStatus.USAGE,
+        ) from None
     if not differs(app_dir, models):
         return False
     new = path.with_name(f".{NAME}.new")
@@ -113,7 +120,7 @@ def write(app_dir: Path, models: Collection[LockedModel]) -> bool:
     try:
         with open(descriptor, "wb") as file:
             state.give_to_owner(file.fileno(), os.stat(app_dir))
-            file.write(data)
+            file.write(dump(models))
             file.flush()
             os.fsync(file.fileno())
         os.rename(new, path)
