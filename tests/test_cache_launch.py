@@ -299,8 +299,7 @@ def test_what_deletes_in_the_background_holds_nothing_of_the_apps(
     (hub / ".start_app-trash-0123456789abcdef").mkdir()
     (tmp_path / "sitecustomize.py").write_text(STOP_BEFORE_DELETING)
     running = processes.launch(*app.arguments, *flags, env=clean_environment(PYTHONPATH=str(tmp_path)))
-    process = eventually(lambda: _deleting(app, running.pid))
-    eventually(lambda: process.status() == psutil.STATUS_STOPPED)
+    process = eventually(lambda: _deleting(app, running.pid, stopped=True))
     processes.end_also(process.pid)
     try:
         folder = f"/proc/{process.pid}/fd"
@@ -319,13 +318,13 @@ def test_what_deletes_in_the_background_holds_nothing_of_the_apps(
     eventually(lambda: not trash(hub), what=running.err)
 
 
-def _deleting(app: AppFolder, pid: int) -> psutil.Process | None:
-    """Return the process that the launcher left behind to delete."""
+def _deleting(app: AppFolder, pid: int, *, stopped: bool = False) -> psutil.Process | None:
+    """Return the process that the launcher left behind to delete; `stopped` is not the one that has forked it."""
     for process in psutil.process_iter(["cmdline", "pid"]):
         words = process.info["cmdline"] or []
         if str(app.path) in words and process.pid != pid and words[-1] != "--no-launch":
             with suppress(psutil.NoSuchProcess):
-                if process.cwd() == "/":
+                if process.cwd() == "/" and (not stopped or process.status() == psutil.STATUS_STOPPED):
                     return process
     return None
 
