@@ -307,7 +307,7 @@ def test_what_deletes_in_the_background_holds_nothing_of_the_apps(
         assert fds["0"] == fds["1"] == "/dev/null"
         assert not [target for target in fds.values() if ".start_app/" in target or "socket:" in target]
         assert os.getsid(process.pid) != os.getsid(running.pid)
-        assert process.pid not in [child.pid for child in psutil.Process(running.pid).children(recursive=True)]
+        eventually(lambda: process not in psutil.Process(running.pid).children(recursive=True))
         eventually(lambda: get(app.port), what=running.err)
         assert app.lock_holder() == running.pid
         again = launcher(*app.arguments, "--no-launch")
