@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TextIO
 
-from . import contradictions, requirements, settings
+from . import called, contradictions, requirements, settings
 from .console import Console
 from .errors import ExitStatus, LauncherError
 from .options import CHANGING, LAUNCH, Arguments, help_text, parse, version_text
@@ -27,18 +27,18 @@ def main(argv: Sequence[str] | None = None, launcher_file: str | None = None) ->
     `launcher_file` is the `start_app.py` that was called, as it was called.
     """
     words = list(sys.argv[1:] if argv is None else argv)
-    console = _console(words)._replace(program=_program(launcher_file))
+    console = _console(words)._replace(program=called.program(launcher_file, sys.argv[0]), context=called.typed(words))
     try:
         arguments = parse(words)
+        console = console._replace(context=_context(arguments))
         contradictions.refuse(arguments)
         console = console._replace(
             quiet=arguments.quiet,
             verbose=arguments.verbose,
             as_json=arguments.json,
-            context=_context(arguments),
             report=_report(os.environ) if arguments.command == LAUNCH and not arguments.dry_run else None,
         )
-        status = _run(arguments, console, launcher_file)
+        status = _run(arguments, words, console, launcher_file)
         console.flush()
         return status
     except LauncherError as error:
@@ -65,7 +65,7 @@ def main(argv: Sequence[str] | None = None, launcher_file: str | None = None) ->
         return _flushed(console, ExitStatus.BUG)
 
 
-def _run(arguments: Arguments, console: Console, launcher_file: str | None) -> int:
+def _run(arguments: Arguments, words: Sequence[str], console: Console, launcher_file: str | None) -> int:
     folders = _folders(launcher_file)
     name = console.program.rpartition("/")[2].rpartition(" ")[2]
     if arguments.help:
@@ -79,7 +79,8 @@ def _run(arguments: Arguments, console: Console, launcher_file: str | None) -> i
 
         console.text(completion.script(arguments.print_completion, name))
         return ExitStatus.DONE
-    requirements.check((Path(arguments.app_dir),) if arguments.app_dir else (Path(), *folders))
+    app_dirs = (Path(arguments.app_dir),) if arguments.app_dir else (Path(), *folders)
+    requirements.check(app_dirs, called.again(launcher_file, words))
     environ: Mapping[str, str] = dict(os.environ)
     if arguments.demo:
         environ = _enter_demo(arguments, environ, console)
@@ -256,17 +257,6 @@ def _enter_demo(arguments: Arguments, environ: Mapping[str, str], console: Conso
     # Gradio was found in the launcher's own environment: one that the shell has active need not have it.
     left_out = ("HF_", "HUGGINGFACE_", "APP_", "VIRTUAL_ENV", "CONDA_PREFIX")
     return {name: value for name, value in environ.items() if not name.startswith(left_out)}
-
-
-def _program(launcher_file: str | None) -> str:
-    """Return how the launcher was called, for hints that can be pasted."""
-    if launcher_file is None:
-        return os.path.basename(sys.argv[0]) if sys.argv[0].endswith("start-app") else f"{sys.executable} -m launcher"
-    try:
-        here = os.getcwd() + os.sep
-    except OSError:
-        here = os.sep
-    return shlex.join(os.path.abspath(path).removeprefix(here) for path in (sys.executable, launcher_file))
 
 
 def _report(environ: Mapping[str, str]) -> Callable[[str], None] | None:

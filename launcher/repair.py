@@ -12,8 +12,8 @@ from .cache import layout, naming
 from .cache.plan import Plan
 from .cache.roots import Root
 from .cache.verify import tree
-from .errors import LauncherError
-from .models import disk, local_dir, names, pull
+from .errors import ExitStatus, LauncherError
+from .models import disk, hub, local_dir, names, pull
 from .models.disk import Place
 from .models.lockfile import LockedFile, LockedModel
 from .models.pull import Survey, Task
@@ -42,9 +42,32 @@ def broken(planned: Sequence[Plan]) -> tuple[Broken, ...]:
     return tuple(found)
 
 
+def refuse_unavailable(revisions: Sequence[Broken], context: pulling.Context) -> None:
+    """Refuse to take away what could not be fetched again: while no hub answers, most of it is still of use.
+
+    Raises LauncherError (75).
+    """
+    wanted = _fetched(revisions)
+    if context.offline or not wanted:
+        return
+    chain = context.endpoints.chain
+    asked = [[hub.Question(endpoint, "head", one.model.repo, one.model.commit) for endpoint in chain] for one in wanted]
+    answers = hub.ask([one for questions in asked for one in questions], context.environment, hub.DEFAULT_SECONDS)
+    for one, questions in zip(wanted, asked, strict=True):
+        if not any(answers[question].commit == one.model.commit for question in questions):
+            said = "; ".join(f"{question.endpoint.url}: {answers[question].text}" for question in questions)
+            named = f"{one.model.repo}@{one.model.commit[:7]}"
+            raise LauncherError(
+                f"{named} cannot be fetched now, so nothing was removed: {said}",
+                "start_app.py cache verify --repair again when a hub answers; "
+                f"start_app.py cache remove {named} removes it without one",
+                ExitStatus.RETRY,
+            )
+
+
 def fetch(revisions: Sequence[Broken], context: pulling.Context, console: Console) -> Mapping[str, Any]:
     """Download what was removed, give the refs back once all is there and right, and return what was repaired."""
-    wanted = [one for one in revisions if one.model.files and names.is_name(one.model.repo)]
+    wanted = _fetched(revisions)
     if not wanted:
         return {"repaired": []}
     if context.offline:
@@ -62,9 +85,10 @@ def fetch(revisions: Sequence[Broken], context: pulling.Context, console: Consol
                     pull.move(task._replace(model=one.model._replace(revision=ref)), pin=False)
     except LauncherError as error:
         lost = ", ".join(f"{ref} of {one.model.repo} was {one.model.commit}" for one in wanted for ref in one.refs)
+        locked = " ".join(f"{one.model.repo}@{one.model.commit}" for one in wanted)
         raise LauncherError(
             f"what was damaged is removed, and could not be fetched: {error.message}; {lost}",
-            "start_app.py models lock REPO@COMMIT, then start_app.py models pull, when the hub answers again",
+            f"start_app.py models lock {locked}; start_app.py models pull; both when the hub answers again",
             error.status,
         ) from error
     finally:
@@ -72,6 +96,11 @@ def fetch(revisions: Sequence[Broken], context: pulling.Context, console: Consol
     for one in wanted:
         console.say(f"repaired: {one.model.repo} @ {one.model.commit[:7]}")
     return {"repaired": [{"repo": one.model.repo, "commit": one.model.commit} for one in wanted]}
+
+
+def _fetched(revisions: Sequence[Broken]) -> list[Broken]:
+    """Return those that a hub can be asked for."""
+    return [one for one in revisions if one.model.files and names.is_name(one.model.repo)]
 
 
 def _broken(root: Root, repo: layout.Repo, revision: layout.Revision) -> Broken:

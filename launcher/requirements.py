@@ -17,11 +17,11 @@ REQUIREMENTS: Mapping[str, str] = {"psutil": "psutil>=6", "dotenv": "python-dote
 START_APP = "./start_app.py"
 
 
-def check(app_dirs: Iterable[Path]) -> None:
+def check(app_dirs: Iterable[Path], again: str) -> None:
     """Look whether everything a launch imports is installed, without importing it.
 
-    `app_dirs` are the folders whose environment may be the one that was meant. Raises LauncherError with the command
-    that helps.
+    `app_dirs` are the folders whose environment may be the one that was meant, `again` is what its Python is to run.
+    Raises LauncherError with the command that helps.
     """
     absent = [requirement for name, requirement in REQUIREMENTS.items() if importlib.util.find_spec(name) is None]
     if not absent:
@@ -31,7 +31,7 @@ def check(app_dirs: Iterable[Path]) -> None:
         for name in (".venv", "venv"):
             python = folder / name / "bin" / "python"
             if python.exists() and os.path.realpath(folder / name) != os.path.realpath(sys.prefix):
-                error.hint = f"run it with the app's own Python: {python} {START_APP}; or {error.hint}"
+                error.hint = f"run it with the app's own Python: {python} {again}; or {error.hint}"
                 raise error
     raise error
 

@@ -6,13 +6,13 @@ import os
 import pwd
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from . import text
+from . import called, requirements, text
 from .cache.roots import folders
 from .console import Console
-from .errors import ExitStatus
+from .errors import ExitStatus, LauncherError
 from .options import Arguments
 from .service import unit
 from .settings import Settings
@@ -23,10 +23,24 @@ _NVIDIA = Path("/proc/driver/nvidia/gpus")
 def run(
     arguments: Arguments, found: Settings, environ: Mapping[str, str], console: Console, launcher_file: str | None
 ) -> ExitStatus:
-    """Print the unit, and warn of what only this shell has."""
+    """Print the unit, and warn of what only this shell has.
+
+    Raises LauncherError (78) where the Python that runs this is gone when it ends.
+    """
+    if called.passing_python():
+        packages = " ".join(f"'{requirement}'" for requirement in requirements.REQUIREMENTS.values())
+        python = os.path.join(found.app_dir, ".venv", "bin", "python")
+        raise LauncherError(
+            f"{sys.executable} is there for this run of uv only, and a unit needs a Python that stays",
+            f"uv pip install --python {python} {packages}, then {python} {called.again(launcher_file, ('unit',))}",
+        )
     uid = _user(found)
+    words = _launcher(launcher_file)
+    for path, closed in _closed(words, uid):
+        console.warn(f"the unit runs as {text.user(uid)}, whose app it is, and {closed} keeps that user from {path}")
+        console.warn("hint: copy start_app.py into the app's folder, and run it there with the app's own Python")
     machine = unit.Machine(
-        launcher=_launcher(launcher_file),
+        launcher=words,
         user=text.user(uid),
         helper=unit.gpu_helper(shutil.which("nvidia-modprobe"), len(_names(_NVIDIA))),
         caches=tuple(str(path) for path in folders(_environment(found, environ, uid), found.app_dir)),
@@ -45,6 +59,28 @@ def run(
 def _user(found: Settings) -> int:
     # Root prints units for others: an app in a user's folder is that user's, and so are its other instances.
     return os.geteuid() or os.stat(found.app_dir).st_uid
+
+
+def _closed(words: Sequence[str], uid: int) -> Iterator[tuple[str, str]]:
+    """Yield which of these paths a user cannot reach, and what is closed on the way to it."""
+    for path in (word for word in words if os.path.isabs(word) and uid != os.geteuid()):
+        for place in map(Path, dict.fromkeys((path, os.path.realpath(path)))):
+            closed = next((one for one in (*reversed(place.parents), place) if _is_closed(one, uid)), None)
+            if closed:
+                yield str(place), str(closed)
+                break
+
+
+def _is_closed(path: Path, uid: int) -> bool:
+    status = os.stat(path)
+    try:
+        user = pwd.getpwuid(uid)
+        groups = os.getgrouplist(user.pw_name, user.pw_gid)
+    except KeyError:
+        groups = []
+    shift = 6 if status.st_uid == uid else 3 if status.st_gid in groups else 0
+    wanted = 0o1 if path.is_dir() or os.access(path, os.X_OK) else 0o4
+    return not status.st_mode >> shift & wanted
 
 
 def _environment(found: Settings, environ: Mapping[str, str], uid: int) -> Mapping[str, str]:

@@ -41,6 +41,8 @@ def verify(
     if damaged and arguments.repair:
         planned = plan_repair(damaged, found, force=arguments.force)
         going = repair.broken(planned)
+        context = pulling.Context(settings, environ)
+        repair.refuse_unavailable(going, context)
         status = ExitStatus(
             cache_command.apply(
                 planned,
@@ -50,7 +52,7 @@ def verify(
                 dry_run=arguments.dry_run,
                 yes=arguments.yes,
                 document=_document(done),
-                afterwards=lambda: repair.fetch(going, pulling.Context(settings, environ), console),
+                afterwards=lambda: repair.fetch(going, context, console),
             )
         )
         if status:

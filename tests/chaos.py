@@ -288,14 +288,21 @@ class Chaos:
                 self._note("      " + " / ".join(run.running.err.splitlines()[-3:]))
             if run.words == ("download",):
                 continue  # what it makes of the faults is its own affair
-            if "Traceback" in printed:
+            if "Traceback" in printed and not self._interrupted_unborn(run, printed):
                 raise ViolationError(f"pid {run.running.pid} ({run.name}): {printed}")
             self._refuse_secrets(f"pid {run.running.pid} ({run.name})", printed)
             self._left.update(re.findall(rf"^left: {self.app.path}/{FOLDER}/(.*): no hub says", printed, re.MULTILINE))
-            if status not in self._allowed(run):
+            if status not in self._allowed(run) and not self._interrupted_unborn(run, printed):
                 raise ViolationError(f"pid {run.running.pid} ({run.name}) ended with {status}: {printed}")
             for path in (run.running.stdout, run.running.stderr):
                 path.unlink()
+
+    @staticmethod
+    def _interrupted_unborn(run: Run, printed: str) -> bool:
+        """Tell whether Python was interrupted before it had begun with the launcher."""
+        death = run.action.death if run.action else None
+        interrupted = death is not None and death.step is None and death.signal == signal.SIGINT
+        return interrupted and printed.startswith("Fatal Python error: init_import_site")
 
     @staticmethod
     def _allowed(run: Run) -> frozenset[int]:

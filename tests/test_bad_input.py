@@ -172,6 +172,17 @@ def test_an_unknown_option_is_named_and_shown_in_its_right_place(
     assert said(done) == (f"unknown option {unknown}", f"hint: if it is the app's own, put it after --: {pasteable}")
 
 
+def test_a_hint_for_a_command_line_that_cannot_be_read_means_the_same_app(tmp_path: Path) -> None:
+    folder = tmp_path / "my app"
+    given = ("--demo", "--app-dir", str(folder), "-p", "7901", "--env-file=x.env")
+    kept = f"--demo --app-dir '{folder}' --port 7901 --env-file x.env"
+    for words, own in ((("--fp16",), "-- --fp16"), (("--fp16", "--", "--port", "1"), "-- --fp16")):
+        assert said(launcher(*given, *words))[1].endswith(f"{program()} {kept} {own}")
+    assert f"{program()} {kept}; " in said(launcher(*given, "restart"))[1]
+    contradiction = launcher("--port", "7901", "--background", "--no-launch")
+    assert f"{program()} --port 7901 " in said(contradiction)[1]
+
+
 @pytest.mark.parametrize(
     ("arguments", "meant"),
     [

@@ -244,12 +244,16 @@ def test_a_start_app_copied_without_its_folder_says_what_is_missing(tmp_path: Pa
 
 def test_the_wrong_python_is_told_of_the_apps_own(app: AppFolder, tmp_path: Path) -> None:
     wrong, _ = bare(tmp_path)
+    make_venv(app.path / ".venv", (PSUTIL, DOTENV))
     python = app.path / ".venv" / "bin" / "python"
-    python.parent.mkdir(parents=True)
-    python.symlink_to(sys.executable)
-    done = launcher(*app.arguments, python=(wrong,))
+    done = launcher(*app.arguments, "-n", python=(wrong,), cwd=tmp_path)
     assert done.status == 78
-    assert f"hint: run it with the app's own Python: {python} " in done.err
+    hint = done.err.splitlines()[-1]
+    command = hint.removeprefix("hint: run it with the app's own Python: ").partition("; or ")[0]
+    assert command.startswith(f"{python} ")
+    again = subprocess.run(("bash", "-c", command), cwd=tmp_path, env=clean_environment(), stdout=subprocess.PIPE)
+    assert again.returncode == 0
+    assert f"--port {app.port}" in again.stdout.decode()
 
 
 def test_the_apps_own_python_is_not_told_to_be_itself(copied: AppFolder) -> None:

@@ -94,6 +94,15 @@ def test_the_table_and_the_json_of_history(app: AppFolder, processes: Processes)
     assert len(launcher("history", *app.arguments).out.splitlines()) == 4
 
 
+def test_a_long_command_line_does_not_push_the_rest_out_of_sight(app: AppFolder) -> None:
+    found = loaded(app)
+    history.record(found, "start", "a", "done")
+    (entry,) = history.read(app.path)
+    entry = entry._replace(unit=None, tty=None, parent="bash -c " + "x" * 300)
+    head, row = history.rows([entry])
+    assert row[head.index("FROM")] == "bash -c " + "x" * 32 + "…"
+
+
 def test_the_life_of_one_in_the_background(app: AppFolder, processes: Processes) -> None:
     assert launcher("--background", *app.arguments).status == 0
     pid = app.lock_holder()

@@ -31,7 +31,7 @@ LAYERS = (
     {"validation"},
     {"sources"},
     {"env_file", "console", "options"},
-    {"text", "requirements", "paths", "state"},
+    {"called", "text", "requirements", "paths", "state"},
     {"errors", "redact", "__init__"},
 )
 DOMAINS = frozenset(("instances", "handoff", "readiness", "cache", "service"))

@@ -181,6 +181,7 @@ def test_a_repair_fetches_exactly_what_is_damaged_and_gives_the_refs_back(pinned
     assert done.json["repaired"] == [{"repo": MODEL, "commit": pulled.old}]
     assert pulled.loads() == OLD
     got = [asked.path for asked in pulled.mirror.requests if asked.method == "GET" and asked.status == 200]
+    got = [path for path in got if not path.startswith("/api/")]  # that asks whether it can be had at all
     assert len(got) == 1 and damaged.name in got[0]
     assert not [asked for asked in pulled.hub.requests if "/resolve/" in asked.path or "/cdn/" in asked.path]
     assert {path.name: path.read_text() for path in (pulled.repo() / "refs").iterdir()} == refs
@@ -218,6 +219,21 @@ def test_a_repair_that_gets_no_answer_says_what_is_gone_and_a_pull_brings_it(pul
     fault.clear()
     pulled.pulled()
     assert pulled.loads() == OLD
+
+
+def test_a_repair_that_no_hub_could_complete_takes_nothing_away(pulled: Pulled) -> None:
+    damaged = (pulled.repo() / "snapshots" / pulled.old / "config.json").resolve()
+    flip(damaged)
+    pulled.mirror.close()
+    done = pulled.run("cache", "verify", "--repair")
+    assert done.status == 75, done.err
+    named = f"{MODEL}@{pulled.old[:7]}"
+    assert f"{named} cannot be fetched now, so nothing was removed: {pulled.mirror.endpoint}: " in done.err
+    assert damaged.exists()
+    assert pulled.ref("main") == pulled.old
+    assert f" cache remove {named}" in done.err.splitlines()[-1]
+    assert pulled.run("cache", "remove", named).status == 0
+    assert not damaged.exists()
 
 
 @pytest.mark.skipif(not HAS_STORE, reason="this huggingface_hub has no shared blob store")

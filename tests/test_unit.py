@@ -8,8 +8,10 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests import systemd
@@ -41,6 +43,16 @@ def machine(tmp_path: Path) -> Iterator[Machine]:
 def page_pid(port: int) -> str:
     """Return the pid that the page tells, once it answers."""
     return eventually(lambda: get(port), what="page").removeprefix("pid ")
+
+
+def waits(app: AppFolder) -> bool:
+    """Tell whether the `wait` of a unit has loaded what it asks the page with."""
+    for process in psutil.process_iter(["cmdline"]):
+        words = process.info["cmdline"] or ()
+        if "wait" in words and f"/srv/{app.path.name}" in words:
+            with suppress(OSError):
+                return "_socket" in Path(f"/proc/{process.pid}/maps").read_text()
+    return False
 
 
 def by_hand(machine: Machine, processes: Processes, app: AppFolder, *arguments: str) -> str:
@@ -89,6 +101,8 @@ def test_a_stop_while_it_still_starts_is_no_failure(machine: Machine) -> None:
     name = machine.install(app)
     machine.systemctl("start", "--no-block", name)
     eventually(lambda: '"argv"' in machine.journal(name), what="the app's first line")
+    # Not while Python itself still starts, where SIGINT is a fatal error.
+    eventually(lambda: waits(app), what="wait")
     machine.systemctl("stop", name)
     assert (machine.show(name, "ActiveState"), machine.show(name, "Result")) == ("inactive", "success")
 
@@ -349,6 +363,20 @@ def test_root_prints_a_unit_for_whom_the_app_belongs_to(app: AppFolder) -> None:
     os.chown(app.path, 65534, 65534)
     assert re.search(r"^User=(nobody|65534)$", launcher("unit", "--app-dir", app.path).out, re.MULTILINE)
     assert "User=" not in launcher("unit", "--user", "--app-dir", app.path).out
+
+
+def test_a_unit_whose_user_cannot_reach_the_launcher_is_warned_of(app: AppFolder, tmp_path: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("needs root")
+    closed = tmp_path / "closed"
+    shutil.copytree(START_APP.parent / "launcher", closed / "launcher", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(START_APP, closed)
+    closed.chmod(0o700)
+    arguments = ("unit", "--app-dir", app.path)
+    assert "keeps that user" not in launcher(*arguments, start_app=closed / "start_app.py").err
+    os.chown(app.path, 65534, 65534)
+    told = launcher(*arguments, start_app=closed / "start_app.py").err
+    assert re.search(rf"and /\S+ keeps that user from {closed}/start_app\.py$", told, re.MULTILINE)
 
 
 @pytest.mark.parametrize("arguments", [("--template",), ("status", "--user"), ("wait", "--pid", "0"), ("unit", "x")])

@@ -7,7 +7,10 @@ import os
 from .. import text
 from ..errors import ExitStatus, LauncherError
 from .discovery import Holder, Instance, Survey, describe
+from .port import probe
 from .processes import Process
+
+_PORTS_TRIED = 100
 
 
 def of_instances(survey: Survey) -> LauncherError | None:
@@ -27,7 +30,7 @@ def of_instances(survey: Survey) -> LauncherError | None:
             user = text.user(instance.process.uid)
             return LauncherError(
                 f"port {survey.port} belongs to this app's instance of another user: {describe(instance.process)}",
-                f"ask {user}, or sudo -u {user} kill {instance.pid}; start_app.py --port {survey.port + 1} goes beside",
+                f"ask {user}, or {_sudo(user)}kill {instance.pid}; start_app.py --port {_another(survey)} goes beside",
                 ExitStatus.TAKEN,
             )
     return None
@@ -38,7 +41,7 @@ def of_holders(survey: Survey, *, take_port: bool) -> LauncherError | None:
 
     With `take_port` a holder that is not ours may be stopped, if it is the same user's.
     """
-    found = (_held(survey.port, holder, take_port) for holder in survey.holders)
+    found = (_held(survey, holder, take_port) for holder in survey.holders)
     return next((error for error in found if error), None)
 
 
@@ -70,13 +73,31 @@ def _supervised(instance: Instance) -> LauncherError:
     )
 
 
-def _held(port: int, holder: Holder, take_port: bool) -> LauncherError | None:
-    process = holder.process
+def _sudo(user: str | None = None) -> str:
+    if os.geteuid() == 0:
+        return ""  # root needs none, and where only root is, it is seldom installed
+    return f"sudo -u {user} " if user else "sudo "
+
+
+def _another(survey: Survey) -> int:
+    """Return a port that the app could be started on and leave everybody alone, its own other instances too."""
+    own = {port for instance in survey.siblings for port in (instance.port, *instance.listening)}
+    for port in range(survey.port + 1, min(survey.port + 1 + _PORTS_TRIED, 1 << 16)):
+        try:
+            if port not in own and probe(None, port) == "free":
+                return port
+        except LauncherError:
+            continue  # it needs a right that this user lacks
+    return survey.port + 1
+
+
+def _held(survey: Survey, holder: Holder, take_port: bool) -> LauncherError | None:
+    process, port = holder.process, survey.port
     if process is None:
         owner = f", user {text.user(holder.uid)}" if holder.uid is not None else ""
         return LauncherError(
             f"port {port} is held on {holder.address} by a process that cannot be seen from here{owner}",
-            f"sudo ss -ltnp 'sport = :{port}' names it; start_app.py --port {port + 1} uses another port",
+            f"{_sudo()}ss -ltnp 'sport = :{port}' names it; start_app.py --port {_another(survey)} uses another port",
             ExitStatus.TAKEN,
         )
     what = f"port {port} is held on {holder.address} by {describe(process)}, which is not this app's instance"
@@ -85,7 +106,7 @@ def _held(port: int, holder: Holder, take_port: bool) -> LauncherError | None:
     if holder.supervisor:
         return LauncherError(
             f"{what}, inside {holder.supervisor.name}",
-            f"{holder.supervisor.stop_command}, or --port {port + 1}",
+            f"{holder.supervisor.stop_command}, or start_app.py --port {_another(survey)}",
             ExitStatus.TAKEN,
         )
     if process.uid != os.geteuid():
@@ -93,18 +114,18 @@ def _held(port: int, holder: Holder, take_port: bool) -> LauncherError | None:
         if take_port:
             return LauncherError(
                 f"{what}; another user's process is never stopped",
-                f"ask {user}, or --port {port + 1}",
+                f"ask {user}, or start_app.py --port {_another(survey)}",
                 ExitStatus.DENIED,
             )
-        return LauncherError(what, f"ask {user}, or start_app.py --port {port + 1}", ExitStatus.TAKEN)
+        return LauncherError(what, f"ask {user}, or start_app.py --port {_another(survey)}", ExitStatus.TAKEN)
     if holder.above:
         return LauncherError(
-            f"{what}, but the launcher runs below it", f"start_app.py --port {port + 1}", ExitStatus.TAKEN
+            f"{what}, but the launcher runs below it", f"start_app.py --port {_another(survey)}", ExitStatus.TAKEN
         )
     if take_port:
         return None
     return LauncherError(
         what,
-        f"start_app.py --take-port stops it first; start_app.py --port {port + 1} leaves it alone",
+        f"start_app.py --take-port stops it first; start_app.py --port {_another(survey)} leaves it alone",
         ExitStatus.TAKEN,
     )

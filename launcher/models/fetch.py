@@ -336,6 +336,6 @@ def _unserved(task: Task, failures: Sequence[tuple[Endpoint, str]], *, damaged: 
     if denied:
         hint = "set HF_TOKEN in .env, and ask for access on the model's page"
     status = ExitStatus.DAMAGED if damaged else ExitStatus.DENIED if denied else ExitStatus.RETRY
-    return LauncherError(
-        f"cannot pull {model.name} @ {model.commit[:7]} ({size(task.size)} lacking): {tried}", hint, status
-    )
+    files = len(task.lacking)
+    lacking = size(task.size) if task.size else f"{files} {'file' if files == 1 else 'files'}"
+    return LauncherError(f"cannot pull {model.name} @ {model.commit[:7]} ({lacking} lacking): {tried}", hint, status)

@@ -24,6 +24,7 @@ from ..settings import Settings
 NAME = "history.jsonl"
 MAX_BYTES = 1 << 20
 _LONGEST = 600  # of one value: a hostile command line must not push out what others did
+_WIDEST = 40  # of where it came from, in the table: a script's whole command line is in --json
 _LOCK_SECONDS = 1.0
 _POLL_SECONDS = 0.005
 _UNIT = re.compile(r"/((?!user@)[^/\n]+\.service)")
@@ -108,7 +109,8 @@ def rows(entries: Sequence[Entry]) -> list[tuple[str, ...]]:
     found: list[tuple[str, ...]] = [("TIME", "ACTION", "PORT", "WHO", "FROM", "WHAT", "RESULT")]
     for one in entries:
         port = "" if one.port is None else str(one.port)
-        found.append((one.time, one.action, port, one.who, one.origin, one.what, one.result))
+        origin = one.origin if len(one.origin) <= _WIDEST else one.origin[:_WIDEST] + "…"
+        found.append((one.time, one.action, port, one.who, origin, one.what, one.result))
     return found
 
 

@@ -1,0 +1,75 @@
+"""How the launcher was called is how it is called again: a hint's command does as it stands what it says."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import sys
+from collections.abc import Sequence
+
+START_APP = "start_app.py"
+# What `uv run --with …` makes for one run and removes at its end, below uv's cache.
+_PASSING = re.compile(r"/(?:builds|archive|environments)-v\d+/")
+_PLACES = {"--app-dir": "--app-dir", "--env-file": "--env-file", "--port": "--port", "-p": "--port"}
+
+
+def program(launcher_file: str | None, name: str) -> str:
+    """Return the shell words that call the launcher again from here; `name` is what it was called as."""
+    if launcher_file is None:
+        if not name.endswith("start-app"):
+            return f"{shlex.quote(sys.executable)} -m launcher"
+        import shutil
+
+        found = shutil.which(os.path.basename(name))
+        same = found is not None and os.path.realpath(found) == os.path.realpath(name)
+        return os.path.basename(name) if same else shlex.quote(_from_here(name))
+    return shlex.join((*(_uv_run() or (_from_here(sys.executable),)), _from_here(launcher_file)))
+
+
+def again(launcher_file: str | None, words: Sequence[str]) -> str:
+    """Return what another Python is to run to do the same: the launcher's file and the words that were typed."""
+    path = _from_here(launcher_file or START_APP)
+    return shlex.join((path if "/" in path else f"./{path}", *words))
+
+
+def typed(words: Sequence[str]) -> tuple[tuple[str, str], ...]:
+    """Return the typed options that say which app and port are meant, as far as that can be told of any words."""
+    found: dict[str, str] = {}
+    own = list(words[: words.index("--")] if "--" in words else words)
+    for position, word in enumerate(own):
+        name, equals, value = word.partition("=")
+        if word == "--demo":
+            found["--demo"] = "--demo"
+        elif name in _PLACES and (equals or position + 1 < len(own)):
+            name = _PLACES[name]
+            found[name] = shlex.join((name, value if equals else own[position + 1]))
+    return tuple(found.items())
+
+
+def passing_python() -> bool:
+    """Tell whether the Python that runs this is gone when it ends."""
+    return bool(_uv_run())
+
+
+def _uv_run() -> tuple[str, ...]:
+    """Return the words of the `uv run` that has made this Python for one run only; none where it stays."""
+    if not _PASSING.search(sys.executable):
+        return ()
+    try:
+        with open(f"/proc/{os.getppid()}/cmdline", "rb") as file:
+            words = [os.fsdecode(word) for word in file.read().rstrip(b"\0").split(b"\0")]
+    except OSError:
+        return ()
+    if os.path.basename(words[0]) != "uv":
+        return ()
+    script = next((number for number, word in enumerate(words) if os.path.basename(word) == START_APP), None)
+    return ("uv", *words[1:script]) if script else ()
+
+
+def _from_here(path: str) -> str:
+    try:
+        here = os.getcwd() + os.sep
+    except OSError:
+        here = os.sep
+    return os.path.abspath(path).removeprefix(here)
