@@ -26,7 +26,6 @@ def world(tmp_path: Path, processes: Processes) -> Iterator[World]:
     "start_app.py status",
     "start_app.py -- --fp16",
     "start_app.py -- --model_dir checkpoints",
-    "start_app.py -n",
     "start_app.py logs --lines 200",
     tells=(
         "unknown option --model_dir",
