@@ -59,7 +59,7 @@ def test_another_users_instance_is_named_and_never_stopped(loading: bool, app: A
         done = launcher(*app.arguments, *flags)
         assert done.status == status
         assert f"this app's instance of another user: pid {running.pid}, user nobody, " in done.err
-        assert f"hint: ask nobody, or sudo -u nobody kill {running.pid}; " in done.err
+        assert f"hint: ask nobody, or kill {running.pid}; " in done.err
     status = launcher("status", "--json", *app.arguments).json
     assert status["state"] == "another user's"
     assert [other["pid"] for other in status["others"]] == [running.pid]
