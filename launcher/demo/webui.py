@@ -379,8 +379,8 @@ def serve(model: Model | None, host: str, port: int) -> None:
     if not late:
         # The last of Gradio 5 warn of that move, and take nothing in launch() yet.
         warnings.filterwarnings("ignore", "The '(theme|css)' parameter in the Blocks", DeprecationWarning)
-        # And it uses a name that newer Starlette has given another.
-        warnings.filterwarnings("ignore", "'HTTP_422_UNPROCESSABLE_ENTITY' is deprecated")
+    # Gradio up to 6.17 at least uses a name that newer Starlette has given another.
+    warnings.filterwarnings("ignore", "'HTTP_422_UNPROCESSABLE_ENTITY' is deprecated")
     page = make_page(model, port, {} if late else look)
     page.launch(server_name=host, server_port=port, share=False, ssr_mode=False, **(look if late else {}))
 
