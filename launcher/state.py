@@ -12,12 +12,14 @@ import os
 import pwd
 import re
 import stat
+import time
 import urllib.parse
 from contextlib import suppress
 from pathlib import Path
 
 FOLDER = ".start_app"
 _MAX_NAME = 200
+_POLL_SECONDS = 0.005
 _NEW = re.compile(r"\.[0-9a-f]{8}")
 # The folder cannot be written or locked there: the next place is tried.
 ELSEWHERE = (
@@ -183,12 +185,12 @@ def open_file(folder: Path, name: str, app_dir: Path) -> int:
     parent = open_folder(folder, app_dir)
     try:
         flags = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-        descriptor = os.open(name, flags | os.O_CREAT, 0o644, dir_fd=parent)
-        found = os.fstat(descriptor)
-        while not found.st_nlink:  # a new one was put in its place since it was opened
-            os.close(descriptor)
+        while True:
             descriptor = os.open(name, flags | os.O_CREAT, 0o644, dir_fd=parent)
             found = os.fstat(descriptor)
+            if found.st_nlink:
+                break
+            os.close(descriptor)  # a new one was put in its place since it was opened
         if not stat.S_ISREG(found.st_mode) or found.st_nlink != 1:
             os.close(descriptor)
             raise OSError(errno.EINVAL, "it is not a plain file of its own")
@@ -197,6 +199,23 @@ def open_file(folder: Path, name: str, app_dir: Path) -> int:
         return above_streams(descriptor)
     finally:
         os.close(parent)
+
+
+def lock_within(descriptor: int, seconds: float) -> bool:
+    """Take the lock of an open file, waiting at the most so long for it; tell whether it was had.
+
+    Raises OSError on a file system that knows no flock.
+    """
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(_POLL_SECONDS)
+        else:
+            return True
 
 
 def above_streams(descriptor: int) -> int:

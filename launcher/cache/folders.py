@@ -9,14 +9,14 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+
+from ..state import lock_within
 
 FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 _TURN_SECONDS = 2.0
-_POLL_SECONDS = 0.005
 
 
 @contextmanager
@@ -71,16 +71,8 @@ def taking_turns(folder: int) -> Iterator[None]:
 
     Either takes less than a moment; a holder that was halted in it is not waited for any longer.
     """
-    deadline = time.monotonic() + _TURN_SECONDS
-    while time.monotonic() < deadline:
-        try:
-            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            time.sleep(_POLL_SECONDS)
-        except OSError:
-            break  # this file system knows no flock
-        else:
-            break
+    with suppress(OSError):  # a file system that knows no flock
+        lock_within(folder, _TURN_SECONDS)
     yield
 
 

@@ -8,21 +8,19 @@ it, one a line, each to be checked against the disk. Whoever publishes, links or
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import re
 import stat
-import time
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 
 from ..paths import HUB_ENTRY
+from ..state import lock_within
 
 FOLDER = "blobs"
 _MARKER = ".huggingface-shared-blobs"
 _MARKED = b"1\n"
 LOCK_SECONDS = 5.0
-_POLL_SECONDS = 0.02
 _PAYLOAD = re.compile(r"[0-9a-f]{64}")
 _PREFIX = re.compile(r"[0-9a-f]{2}")
 _OWN = re.compile(r"[0-9a-f]{64}(\..+)?", re.DOTALL)
@@ -193,15 +191,8 @@ def locked(parent: int, payload: str, patience: float = LOCK_SECONDS) -> Iterato
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise OSError(errno.EINVAL, "its lock is not a plain file")
-        deadline = time.monotonic() + patience
-        while True:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() >= deadline:
-                    raise
-                time.sleep(_POLL_SECONDS)
+        if not lock_within(descriptor, patience):
+            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
         yield
     finally:
         os.close(descriptor)

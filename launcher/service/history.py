@@ -26,7 +26,6 @@ MAX_BYTES = 1 << 20
 _LONGEST = 600  # of one value: a hostile command line must not push out what others did
 _WIDEST = 40  # of where it came from, in the table: a script's whole command line is in --json
 _LOCK_SECONDS = 1.0
-_POLL_SECONDS = 0.005
 _UNIT = re.compile(r"/((?!user@)[^/\n]+\.service)")
 
 Action = Literal[
@@ -109,7 +108,7 @@ def rows(entries: Sequence[Entry]) -> list[tuple[str, ...]]:
     found: list[tuple[str, ...]] = [("TIME", "ACTION", "PORT", "WHO", "FROM", "WHAT", "RESULT")]
     for one in entries:
         port = "" if one.port is None else str(one.port)
-        origin = one.origin if len(one.origin) <= _WIDEST else one.origin[:_WIDEST] + "…"
+        origin = _short(one.origin, _WIDEST)
         found.append((one.time, one.action, port, one.who, origin, one.what, one.result))
     return found
 
@@ -118,7 +117,8 @@ def _append(folder: Path, app_dir: Path, line: bytes) -> None:
     while True:
         descriptor = state.open_file(folder, NAME, app_dir)
         try:
-            locked = _lock(descriptor)
+            # It is held for milliseconds; somebody who was halted meanwhile is not waited for.
+            locked = state.lock_within(descriptor, _LOCK_SECONDS)
             size = os.fstat(descriptor).st_size
             if locked and not _is_at(descriptor, folder / NAME):
                 continue  # somebody has cut it meanwhile: this one is read no more
@@ -133,20 +133,6 @@ def _append(folder: Path, app_dir: Path, line: bytes) -> None:
             return
         finally:
             os.close(descriptor)
-
-
-def _lock(descriptor: int) -> bool:
-    """Take the lock, which is held for milliseconds; from somebody who was halted meanwhile it is not waited for."""
-    deadline = time.monotonic() + _LOCK_SECONDS
-    while True:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() >= deadline:
-                return False
-            time.sleep(_POLL_SECONDS)
-        else:
-            return True
 
 
 def _is_at(descriptor: int, path: Path) -> bool:
@@ -207,9 +193,9 @@ def _entry(document: Any) -> Entry:
     return Entry(**values)
 
 
-def _short(value: str) -> str:
+def _short(value: str, longest: int = _LONGEST) -> str:
     value = text.clean(value)
-    return value if len(value) <= _LONGEST else value[:_LONGEST] + "…"
+    return value if len(value) <= longest else value[:longest] + "…"
 
 
 def _parent() -> str | None:
