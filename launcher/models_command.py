@@ -128,7 +128,7 @@ def _relock(arguments: Arguments, context: pulling.Context, console: Console) ->
 
 def _lock_summary(context: pulling.Context, after: Sequence[LockedModel], *, changed: bool, dry_run: bool) -> str:
     path = lockfile.path_of(context.settings.app_dir)
-    count = f"{len(after)} {'model' if len(after) == 1 else 'models'}"
+    count = text.count(len(after), "model")
     if not changed:
         return f"unchanged: {path}, {count}"
     return f"{'would write' if dry_run else 'wrote'} {path}: {count}"

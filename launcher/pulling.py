@@ -204,7 +204,7 @@ def fetch(
     pull.refuse_offline(reach, found)
     for task in found.tasks:
         if task.lacking:
-            count = f"{len(task.lacking)} {'file' if len(task.lacking) == 1 else 'files'}"
+            count = text.count(len(task.lacking), "file")
             console.say(f"pull: {task.model.name} @ {task.model.commit[:7]}: {count}, {text.size(task.size)}")
     with console.bar("pulling", found.size) as progress:
         served = pull.fetch(found, reach, memories, console.say, progress)

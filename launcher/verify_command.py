@@ -113,7 +113,7 @@ def refuse_damaged(done: Verification, console: Console) -> None:
         console.warn(_line(checked, names))
     if damaged:
         raise LauncherError(
-            f"{len(damaged)} {'file' if len(damaged) == 1 else 'files'} of the cache damaged; nothing was stopped",
+            f"{text.count(len(damaged), 'file')} of the cache damaged; nothing was stopped",
             "start_app.py cache verify --repair",
             ExitStatus.DAMAGED,
         )
@@ -167,7 +167,7 @@ def _summary(done: Verification) -> str:
     again = f", {done.remembered} of them unchanged since they were last read" if done.remembered else ""
     damaged = sum(1 for checked in done.found if checked.damaged)
     unknown = sum(1 for checked in done.found if checked.verdict == "unverifiable")
-    line = f"verified: {done.whole} {'file' if done.whole == 1 else 'files'} whole{again}; {text.size(done.bytes)}"
+    line = f"verified: {text.count(done.whole, 'file')} whole{again}; {text.size(done.bytes)}"
     line += f"; {damaged} damaged" if damaged else ""
     return line + (f"; {unknown} unverifiable" if unknown else "")
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from ..text import duration, size, some
+from ..text import count, duration, size, some
 from . import entries, layout, select, store
 from .folders import reason
 from .layout import Repo, Revision
@@ -89,11 +89,11 @@ def listing(root: Root, patterns: Sequence[str] = ()) -> Listing:
         total += repo.held - sum(repo.hard_linked[identity] for identity in hard.intersection(repo.hard_linked))
         hard.update(repo.hard_linked)
         reclaimable += _reclaimable(repo, kept)
-    for payload, count in store.sizes(root.real) if contents.store else ():
+    for payload, number in store.sizes(root.real) if contents.store else ():
         if payload in linked or not patterns:
-            total += count
+            total += number
         if payload not in needed and not patterns:
-            reclaimable += count
+            reclaimable += number
     rows.sort(key=lambda row: (-row.size, row.name))
     there = bool(rows or contents.foreign or contents.entries) or entries.exists(root.real)
     return Listing(
@@ -123,11 +123,10 @@ def lines(found: Listing, *, revisions: bool, now: float | None = None) -> tuple
         below.append(f"not huggingface_hub's, never touched: {some(found.foreign, 10)}")
     if found.trash:
         below.append("trash of an interrupted removal: the next clear, remove, prune or launch deletes it")
-    count = len(found.repos)
-    below.append(f"{count} {'repo' if count == 1 else 'repos'}, {size(found.size)}" if count else "no repos")
+    below.append(f"{count(len(found.repos), 'repo')}, {size(found.size)}" if found.repos else "no repos")
     if found.reclaimable:
         below[-1] += f", of which start_app.py cache prune would free {size(found.reclaimable)}"
-    return (rows if count else []), below
+    return (rows if found.repos else []), below
 
 
 def document(found: Listing) -> Mapping[str, Any]:
@@ -194,11 +193,11 @@ def _wrong(repo: Repo) -> Iterator[str]:
     for revision in repo.revisions:
         yield from (f"{revision.commit[:COMMIT_DIGITS]}: {wrong}" for wrong in _wrong_in(revision))
     if repo.partial:
-        yield f"{_count(repo.partial, 'partial download')}, {size(sum(repo.partial.values()))}"
+        yield f"{count(len(repo.partial), 'partial download')}, {size(sum(repo.partial.values()))}"
     if repo.orphans:
-        yield f"{_count(repo.orphans, 'blob')} that no revision links to, {size(_orphaned(repo))}"
+        yield f"{count(len(repo.orphans), 'blob')} that no revision links to, {size(_orphaned(repo))}"
     if repo.missing_payloads:
-        yield f"{_count(repo.missing_payloads, 'link')} to nothing in the shared store"
+        yield f"{count(len(repo.missing_payloads), 'link')} to nothing in the shared store"
     if repo.broken_refs and repo.revisions:
         yield f"refs to a missing commit: {_some(tuple(sorted(repo.broken_refs)))}"
     if repo.odd_refs:
@@ -213,9 +212,9 @@ def _wrong(repo: Repo) -> Iterator[str]:
 
 def _wrong_in(revision: Revision) -> Iterator[str]:
     if revision.dangling:
-        yield f"{_count(revision.dangling, 'file')} missing"
+        yield f"{count(len(revision.dangling), 'file')} missing"
     if revision.outside:
-        yield f"{_count(revision.outside, 'link')} out of the cache"
+        yield f"{count(len(revision.outside), 'link')} out of the cache"
     if not revision.refs:
         yield "no ref points to it"
 
@@ -274,10 +273,6 @@ def _revision_rows(repo: RepoRow, now: float) -> list[Sequence[str]]:
 
 def _ago(moment: float, now: float) -> str:
     return f"{duration(max(0, now - moment))} ago"
-
-
-def _count(things: Collection[object], what: str) -> str:
-    return f"{len(things)} {what}{'' if len(things) == 1 else 's'}"
 
 
 def _some(names: Sequence[str]) -> str:

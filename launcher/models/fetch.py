@@ -20,7 +20,7 @@ from ..cache.layout import HASH
 from ..cache.memory import Memory
 from ..cache.verify import Candidate, Checked, Verification
 from ..errors import ExitStatus, LauncherError
-from ..text import size
+from ..text import count, size
 from . import disk, hub, local_dir
 from .disk import Memories, Place
 from .endpoints import Endpoint, Endpoints
@@ -336,6 +336,5 @@ def _unserved(task: Task, failures: Sequence[tuple[Endpoint, str]], *, damaged: 
     if denied:
         hint = "set HF_TOKEN in .env, and ask for access on the model's page"
     status = ExitStatus.DAMAGED if damaged else ExitStatus.DENIED if denied else ExitStatus.RETRY
-    files = len(task.lacking)
-    lacking = size(task.size) if task.size else f"{files} {'file' if files == 1 else 'files'}"
+    lacking = size(task.size) if task.size else count(len(task.lacking), "file")
     return LauncherError(f"cannot pull {model.name} @ {model.commit[:7]} ({lacking} lacking): {tried}", hint, status)
