@@ -186,7 +186,7 @@ class ModelStep:
     def command(self, command: Command) -> Command:
         """Return the command with what the app is told of its models; a locked one sees only these.
 
-        Raises LauncherError (74) when something has taken a pinned model away meanwhile.
+        Raises LauncherError when a pinned model has gone meanwhile: 74 by this launch itself, else 75.
         """
         added: Mapping[str, str] = {}
         if self._view:

@@ -6,7 +6,7 @@ import os
 import pwd
 import shutil
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from . import called, requirements, text
@@ -63,21 +63,23 @@ def _user(found: Settings) -> int:
 
 def _closed(words: Sequence[str], uid: int) -> Iterator[tuple[str, str]]:
     """Yield which of these paths a user cannot reach, and what is closed on the way to it."""
-    for path in (word for word in words if os.path.isabs(word) and uid != os.geteuid()):
+    if uid == os.geteuid():
+        return
+    try:
+        user = pwd.getpwuid(uid)
+        groups = os.getgrouplist(user.pw_name, user.pw_gid)
+    except KeyError:
+        groups = []  # a user without a name is in no group
+    for path in filter(os.path.isabs, words):
         for place in map(Path, dict.fromkeys((path, os.path.realpath(path)))):
-            closed = next((one for one in (*reversed(place.parents), place) if _is_closed(one, uid)), None)
+            closed = next((one for one in (*reversed(place.parents), place) if _is_closed(one, uid, groups)), None)
             if closed:
                 yield str(place), str(closed)
                 break
 
 
-def _is_closed(path: Path, uid: int) -> bool:
+def _is_closed(path: Path, uid: int, groups: Collection[int]) -> bool:
     status = os.stat(path)
-    try:
-        user = pwd.getpwuid(uid)
-        groups = os.getgrouplist(user.pw_name, user.pw_gid)
-    except KeyError:
-        groups = []
     shift = 6 if status.st_uid == uid else 3 if status.st_gid in groups else 0
     wanted = 0o1 if path.is_dir() or os.access(path, os.X_OK) else 0o4
     return not status.st_mode >> shift & wanted

@@ -104,8 +104,9 @@ def write(app_dir: Path, models: Collection[LockedModel]) -> bool:
     user's.
     """
     path = path_of(app_dir)
+    data = dump(models)
     try:
-        parse(dump(models))
+        parse(data)
     except _WrongError as error:
         raise LauncherError(
             f"{path} is not written: {error}",
@@ -120,7 +121,7 @@ def write(app_dir: Path, models: Collection[LockedModel]) -> bool:
     try:
         with open(descriptor, "wb") as file:
             state.give_to_owner(file.fileno(), os.stat(app_dir))
-            file.write(dump(models))
+            file.write(data)
             file.flush()
             os.fsync(file.fileno())
         os.rename(new, path)

@@ -85,7 +85,7 @@ def resolve(
                 for wish, endpoint, head in chosen
                 for source in _sources(endpoint, asked)
                 if source not in silent
-                for commit in (str(head.commit), *((wish.copy.commit,) if wish.copy else ()))
+                for commit in _commits(wish, head)
             ],
             environment,
             max(timeout, hub.TREE_SECONDS if timeout >= hub.DEFAULT_SECONDS else timeout),
@@ -94,7 +94,7 @@ def resolve(
     for wish, _, head in chosen:
         for source in silent:
             said = heads[Question(source, "head", wish.repo, wish.revision)]
-            for commit in (str(head.commit), *((wish.copy.commit,) if wish.copy else ())):
+            for commit in _commits(wish, head):
                 trees[Question(source, "tree", wish.repo, commit)] = said
     return tuple(_resolved(wish, endpoint, head, trees, asked, endpoints) for wish, endpoint, head in chosen)
 
@@ -208,6 +208,11 @@ def _resolved(
         tuple(warnings),
         partial,
     )
+
+
+def _commits(wish: Wish, head: Answer) -> tuple[str, ...]:
+    """Return the commits whose files are to be known: the wanted one's, and those of what is here."""
+    return (str(head.commit), *((wish.copy.commit,) if wish.copy else ()))
 
 
 def _lacks(answer: Answer) -> str:
