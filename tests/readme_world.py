@@ -26,6 +26,7 @@ from tests.environments import make_seeing_venv
 from tests.hub import Hub
 from tests.models import NEW, NEW_DAY, OLD, OLD_DAY, put
 from tests.support import (
+    PAGE,
     ROOT,
     AppFolder,
     Done,
@@ -44,7 +45,8 @@ MIRROR, OFFICIAL = "https://hf-mirror.com", "https://huggingface.co"
 
 # IndexTTS2's webui.py as far as the launcher can see it: its options, that it rejects any other, what it looks for
 # before it starts, and that it names a hub cache of its own. Its page is a plain one.
-INDEXTTS = """\
+INDEXTTS = (
+    """\
 import argparse, http.server, json, os, sys
 
 parser = argparse.ArgumentParser(description="IndexTTS WebUI")
@@ -62,20 +64,13 @@ print(json.dumps({"argv": sys.argv, "cwd": os.getcwd(), "env": dict(os.environ)}
 os.environ["HF_HUB_CACHE"] = "./checkpoints/hf_cache"
 
 
-class Page(http.server.BaseHTTPRequestHandler):
-    def do_GET(self):
-        body = f"pid {os.getpid()}".encode()
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *args):
-        pass
-
+"""
+    + PAGE
+    + """
 
 http.server.ThreadingHTTPServer((cmd_args.host, cmd_args.port), Page).serve_forever()
 """
+)
 
 RUN: dict[str, str] = {}
 """Which test runs a command of the READMEs."""

@@ -22,9 +22,24 @@ ROOT = Path(__file__).resolve().parent.parent
 START_APP = ROOT / "start_app.py"
 T = TypeVar("T")
 
+# What an app serves, by which it can be told from any other.
+PAGE = """\
+class Page(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        body = f"pid {os.getpid()}".encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *args):
+        pass
+"""
+
 # A stand-in for the parts of an app that the launcher can see: it starts in milliseconds, tells what it was given as
 # JSON on its first line, and serves a page by which it can be told from any other.
-WEBUI = """\
+WEBUI = (
+    """\
 import argparse, http.server, json, os, signal, sys, time
 
 parser = argparse.ArgumentParser()
@@ -52,17 +67,9 @@ if args.exit is not None:
 time.sleep(args.load)
 
 
-class Page(http.server.BaseHTTPRequestHandler):
-    def do_GET(self):
-        body = f"pid {os.getpid()}".encode()
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *args):
-        pass
-
+"""
+    + PAGE
+    + """
 
 server = http.server.ThreadingHTTPServer((args.host, args.port), Page)
 if args.worker and os.fork() == 0:
@@ -73,6 +80,7 @@ try:
 except KeyboardInterrupt:
     sys.exit(0)
 """
+)
 
 
 def free_port() -> int:
