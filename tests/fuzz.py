@@ -5,7 +5,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 from hypothesis import Phase, settings
+from hypothesis import strategies as st
 
 USUAL = 100
 """The examples of the default profile, against which a property's own number is measured."""
@@ -20,3 +24,13 @@ def examples(count: int, *, shrink: bool = True) -> settings:
     loaded = settings()
     number = max(1, count * loaded.max_examples // USUAL)
     return settings(max_examples=number, phases=loaded.phases if shrink else UNSHRUNK)
+
+
+def json_values(odd: Sequence[Any], leaves: int) -> st.SearchStrategy[Any]:
+    """Return what may stand anywhere in a document: small values of every kind, and some that are `odd` there."""
+    plain = (st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=5))
+    return st.recursive(
+        st.one_of(*plain, st.sampled_from(odd)),
+        lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(st.text(max_size=5), inner, max_size=3)),
+        max_leaves=leaves,
+    )

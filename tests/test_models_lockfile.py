@@ -20,7 +20,7 @@ from launcher.errors import ExitStatus, LauncherError
 from launcher.models import lockfile, names
 from launcher.models.lockfile import LockedFile, LockedModel
 from tests.caches import A, B
-from tests.fuzz import examples
+from tests.fuzz import examples, json_values
 from tests.support import ROOT
 
 SHA256, SHA1 = "5" * 64, "6" * 40
@@ -131,18 +131,7 @@ def test_what_is_written_is_read_again_whatever_the_models(found: list[LockedMod
     json.loads(data)
 
 
-json_values = st.recursive(
-    st.one_of(
-        st.none(),
-        st.booleans(),
-        st.integers(),
-        st.floats(),
-        st.text(max_size=5),
-        st.sampled_from(("\ud800", "\x1b[31m", "../x", "x" * 5000, A, SHA256, 10**400, 1 << 63)),
-    ),
-    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(st.text(max_size=5), inner, max_size=3)),
-    max_leaves=8,
-)
+values = json_values(("\ud800", "\x1b[31m", "../x", "x" * 5000, A, SHA256, 10**400, 1 << 63), 8)
 
 
 def places(value: Any, at: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
@@ -160,7 +149,7 @@ def with_anything_anywhere(draw: st.DrawFn) -> bytes:
         into = document
         for key in way:
             into = into[key]
-        value = draw(st.one_of(st.just(into[last]), json_values))
+        value = draw(st.one_of(st.just(into[last]), values))
         if isinstance(into, dict) and draw(st.booleans()):
             del into[last]
             last = draw(st.one_of(st.text(max_size=9), st.sampled_from(("../x", "a/b", "\x1b[0m", "local_dir"))))
