@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from launcher.cache import action, entries, layout
-from launcher.cache.action import Request
+from launcher.cache import entries, layout, planning
 from launcher.cache.memory import Memory
+from launcher.cache.planning import Request
 from launcher.cache.roots import TRASH, Root
 from launcher.cache.verify import Verification, candidates
 
@@ -282,8 +282,8 @@ def _seconds(act: Callable[[], object]) -> float:
 
 
 def _remove(root: Path, target: str) -> None:
-    planned = action.plan(Request("remove", (target,)), (_as_root(root),))
-    action.finish(planned, action.condemn(planned, lambda _plan, _item: None), None)
+    planned = planning.plan(Request("remove", (target,)), (_as_root(root),))
+    planning.finish(planned, planning.condemn(planned, lambda _plan, _item: None), None)
 
 
 def _verify(big: Big, memory: Memory, remembered: int = 0) -> None:

@@ -16,8 +16,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from launcher import running as instance
-from launcher import settings
+from launcher.config import settings
+from launcher.operations import instance
 
 from .crowd import crowd
 from .measure import (
@@ -157,7 +157,7 @@ def imports() -> Result:
         python, *rest = app.start_app()
         ours = _imported((python, *options, *rest), app.folder)
         alternative = _imported((python, *options, "-c", HUB_IMPORT), app.folder)
-    if "launcher.running" not in ours:
+    if "launcher.operations.instance" not in ours:
         raise BenchmarkError("-X importtime does not show the launcher's own imports")
     return claim.judge((_of_hub(ours),), (_of_hub(alternative),))
 

@@ -13,10 +13,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TextIO
 
-from . import called, contradictions, requirements, settings
-from .console import Console
+from . import contradictions
+from .arguments import CHANGING, LAUNCH, Arguments, help_text, parse, version_text
+from .config import settings
 from .errors import ExitStatus, LauncherError
-from .options import CHANGING, LAUNCH, Arguments, help_text, parse, version_text
+from .system import requirements
+from .ui import invocation as called
+from .ui.console import Console
 
 DEMO_FOLDER = "start_app_demo"
 
@@ -75,7 +78,7 @@ def _run(arguments: Arguments, words: Sequence[str], console: Console, launcher_
         console.text(version_text(name))
         return ExitStatus.DONE
     if arguments.print_completion:
-        from . import completion
+        from .commands import completion
 
         console.text(completion.script(arguments.print_completion, name))
         return ExitStatus.DONE
@@ -102,13 +105,13 @@ def _run(arguments: Arguments, words: Sequence[str], console: Console, launcher_
     if arguments.command == "wait":
         return _wait(arguments, found, environ, console)
     if arguments.command == "unit":
-        from . import unit_command
+        from .commands import unit
 
-        return unit_command.run(arguments, found, environ, console, launcher_file)
+        return unit.run(arguments, found, environ, console, launcher_file)
     if arguments.command in ("logs", "history"):
-        from . import logs_command
+        from .commands import logs
 
-        return logs_command.run(arguments, found, console)
+        return logs.run(arguments, found, console)
     if arguments.dry_run or arguments.command not in CHANGING:
         return _other(arguments, found, environ, console)
     from .service import history
@@ -122,9 +125,9 @@ def _other(arguments: Arguments, found: settings.Settings, environ: Mapping[str,
         return _stop(arguments, found, console)
     if arguments.command.startswith("cache "):
         return _cache(arguments, found, environ, console)
-    from . import models_command
+    from .commands import models_lock
 
-    return models_command.run(arguments, found, environ, console)
+    return models_lock.run(arguments, found, environ, console)
 
 
 def _launch(arguments: Arguments, found: settings.Settings, environ: Mapping[str, str], console: Console) -> int:
@@ -133,15 +136,15 @@ def _launch(arguments: Arguments, found: settings.Settings, environ: Mapping[str
         status = _stay_above(console)
         if status is not None:
             return status
-    from . import launch_command
+    from .commands.launch import run
 
     cwd = _current_folder() if arguments.log_file else found.app_dir
-    return launch_command.run(arguments, found, environ, console, cwd, sys.executable)
+    return run(arguments, found, environ, console, cwd, sys.executable)
 
 
 def _stay_above(console: Console) -> int | None:
     """Let the launch go on in a child; return None there, and in pid 1 the status to end with."""
-    from .handoff import init
+    from .app import init
 
     console.warn("the launcher is pid 1, where signals get lost and nobody collects what ends: it stays above the app")
     console.warn(f"hint: an init of its own is the better one: {init.ADVICE}")
@@ -151,15 +154,15 @@ def _stay_above(console: Console) -> int | None:
 
 def _cache(arguments: Arguments, found: settings.Settings, environ: Mapping[str, str], console: Console) -> int:
     _collect_no_garbage()
-    from . import cache_command
     from .cache.roots import roots
+    from .operations import removal
 
     present = roots(found, settings.app_environment(found, environ))
     if arguments.command == "cache verify":
-        from . import verify_command
+        from .operations import verification
 
-        return verify_command.verify(arguments, found, present, console, environ)
-    return cache_command.run(arguments, found, present, console, environ.get("HOME"))
+        return verification.verify(arguments, found, present, console, environ)
+    return removal.run(arguments, found, present, console, environ.get("HOME"))
 
 
 def _collect_no_garbage() -> None:
@@ -170,44 +173,46 @@ def _collect_no_garbage() -> None:
 
 
 def _status(found: settings.Settings, environ: Mapping[str, str], console: Console) -> int:
-    from . import launch
-    from .status import status
+    from .commands.status import status
+    from .launch import pipeline
 
     result = status(found, environ)
     if console.as_json:
         console.json(result.document())
     else:
         console.facts(result.facts())
-    for line in launch.no_instances(result.observed):
+    for line in pipeline.no_instances(result.observed):
         console.detail(line)
     return ExitStatus.DONE
 
 
 def _stop(arguments: Arguments, found: settings.Settings, console: Console) -> int:
-    from . import launch, running
+    from .launch import pipeline
+    from .operations.instance import observe, stop_instance
 
     if arguments.dry_run:
         return _show_stop(found, console)
-    stopped = running.stop_instance(found, arguments.stop_timeout, console.say)
+    stopped = stop_instance(found, arguments.stop_timeout, console.say)
     if not stopped:
         console.say(f"not running: no instance of {found.script} on port {found.port}")
-        for line in launch.left_alone(running.observe(found)):
+        for line in pipeline.left_alone(observe(found)):
             console.say(line)
     if console.as_json:
-        console.json({"stopped": [launch.stopped_document(one) for one in stopped]})
+        console.json({"stopped": [pipeline.stopped_document(one) for one in stopped]})
     return ExitStatus.DONE
 
 
 def _show_stop(found: settings.Settings, console: Console) -> int:
-    from . import launch, running
-    from .instances.discovery import describe
+    from .instances.survey import describe
+    from .launch import pipeline
+    from .operations.instance import observe
 
-    observed = running.observe(found)
+    observed = observe(found)
     refused = observed.instance_refusal()
     if refused:
         raise refused
     if console.as_json:
-        console.json({"terminate": [launch.process_document(i.process) for i in observed.survey.stale]})
+        console.json({"terminate": [pipeline.process_document(i.process) for i in observed.survey.stale]})
         return ExitStatus.DONE
     for instance in observed.survey.stale:
         console.out(f"would terminate {describe(instance.process)}")
@@ -217,27 +222,28 @@ def _show_stop(found: settings.Settings, console: Console) -> int:
 
 
 def _wait(arguments: Arguments, found: settings.Settings, environ: Mapping[str, str], console: Console) -> int:
-    from . import launch, wait
+    from .launch import pipeline
+    from .operations import readiness
 
-    seconds = wait.DEFAULT_SECONDS if arguments.timeout is None else arguments.timeout
-    pid = wait.main_pid(arguments.pid, environ)
-    ready = wait.wait(found, seconds) if pid is None else wait.wait_for(pid, found, seconds)
+    seconds = readiness.DEFAULT_SECONDS if arguments.timeout is None else arguments.timeout
+    pid = readiness.main_pid(arguments.pid, environ)
+    ready = readiness.wait(found, seconds) if pid is None else readiness.wait_for(pid, found, seconds)
     # Only now: why a launch has failed is for the launcher itself to tell.
     console = console._replace(report=_report(environ))
     console.say(f"ready: pid {ready.process.pid} answers at {ready.page.url} ({ready.seconds:.1f} s)")
     if console.as_json:
         console.json(
             {
-                "instance": launch.process_document(ready.process),
+                "instance": pipeline.process_document(ready.process),
                 "url": ready.page.url,
                 "status": ready.page.status,
                 "seconds": round(ready.seconds, 3),
             }
         )
     if arguments.open:
-        from . import launch_command
+        from .commands.launch import open_page
 
-        launch_command.open_page(ready.page.url, console, sys.executable)
+        open_page(ready.page.url, console, sys.executable)
     return ExitStatus.DONE
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from .arguments import LAUNCH, Arguments
 from .errors import ExitStatus, LauncherError
-from .options import LAUNCH, Arguments
 
 
 def refuse(arguments: Arguments) -> None:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import HealthCheck, is_hypothesis_test, settings
 
-from launcher import state
 from launcher.demo import make_playground
+from launcher.system import state
 from tests.fuzz import USUAL
 from tests.hub_cache import Library, Loads, Wanted
 from tests.support import AppFolder, Processes, make_app

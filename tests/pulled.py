@@ -21,9 +21,9 @@ from typing import Any
 
 import pytest
 
-from launcher import state
 from launcher.models import lockfile
 from launcher.models.lockfile import LockedFile, LockedModel
+from launcher.system import state
 from tests.hub import Hub
 from tests.hub_cache import Library, LibraryError
 from tests.support import AppFolder, Done, Processes, Running, eventually, free_port, get, launcher

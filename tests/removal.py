@@ -26,9 +26,9 @@ from typing import Any
 
 import pytest
 
-from launcher import state
 from launcher.cache.roots import TRASH
-from launcher.paths import HUB_ENTRY
+from launcher.config.paths import HUB_ENTRY
+from launcher.system import state
 from tests.caches import add_blob
 from tests.hub import Hub
 from tests.hub_cache import Library, Wanted

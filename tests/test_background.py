@@ -16,8 +16,8 @@ from typing import Any
 import psutil
 import pytest
 
-from launcher import state
-from launcher.handoff import lock as locks
+from launcher.system import lock as locks
+from launcher.system import state
 from tests.support import (
     START_APP,
     AppFolder,

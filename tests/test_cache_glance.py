@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from launcher.cache import action, glance
-from launcher.cache.action import Request
+from launcher.cache import glance, planning
+from launcher.cache.planning import Request
 from tests.caches import make_repo, root_of
 
 REPO = "models--koge--index-tts-v22"
@@ -56,11 +56,11 @@ def test_a_partial_download_is_seen_and_no_stranger(tmp_path: Path) -> None:
 @pytest.mark.parametrize("part", [".", "blobs", "snapshots"])
 def test_a_strangers_file_that_comes_after_the_plan_stays(tmp_path: Path, part: str) -> None:
     repo = made(tmp_path)
-    planned = action.plan(Request("clear"), (root_of(tmp_path),))
+    planned = planning.plan(Request("clear"), (root_of(tmp_path),))
     assert planned[0].items[0].clean is not None
     mine = repo / part / "mine.txt"
     mine.write_text("mine")
-    result = action.finish(planned, action.condemn(planned, lambda _plan, _item: None), None)
+    result = planning.finish(planned, planning.condemn(planned, lambda _plan, _item: None), None)
     assert not result.failures
     assert mine.read_text() == "mine"
     assert not (repo / "snapshots" / ("a" * 40)).exists()

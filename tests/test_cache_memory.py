@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from launcher import state
 from launcher.cache.memory import Memory
 from launcher.cache.verify import Candidate, Verification
+from launcher.system import state
 from tests.caches import A, B, flip, make_repo, settle, unprivileged, verdicts, verify
 from tests.support import AppFolder, Done, Processes, eventually
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from launcher.cache import action
-from launcher.cache.action import Request
+from launcher.cache import planning
+from launcher.cache.planning import Request
 from tests.caches import add_ref, make_repo, root_of
 from tests.hub_cache import Library, hf
 from tests.removal import (
@@ -194,11 +194,11 @@ def test_what_another_run_has_taken_since_the_plan_is_no_failure(gone: str, tmp_
     orphan, unused = repo / "blobs" / ("e" * 64), repo / "snapshots" / ("1" * 40)
     orphan.write_bytes(b"orphan")
     shutil.copytree(repo / "snapshots" / ("a" * 40), unused, symlinks=True)
-    planned = action.plan(Request("prune"), (root_of(tmp_path),))
+    planned = planning.plan(Request("prune"), (root_of(tmp_path),))
     assert {item.path for item in planned[0].items} >= {str(orphan), str(unused)}
     taken = {"repo": repo, "snapshot": unused, "blob": orphan}[gone]
     taken.rename(tmp_path / ".start_app-trash-0123456789abcdef")
-    result = action.finish(planned, action.condemn(planned, lambda _plan, _item: None), None)
+    result = planning.finish(planned, planning.condemn(planned, lambda _plan, _item: None), None)
     assert not result.failures
     assert not orphan.exists() and not unused.exists()
     assert repo.exists() == (gone != "repo")

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from launcher import settings
+from launcher.app import command
 from launcher.cache import roots
-from launcher.handoff import command
+from launcher.config import settings
 from tests.support import AppFolder, clean_environment, launcher, make_app
 
 # Python's own start and the import are paid once for all environments: each is asked in a fork of this program.

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from launcher.cache import entries, layout, select
+from launcher.cache import entries, layout
+from launcher.cache import targets as select
 from launcher.errors import ExitStatus, LauncherError
 from tests.caches import add_ref, make_repo, unprivileged
 from tests.support import AppFolder, Done, launcher, program

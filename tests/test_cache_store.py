@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from launcher.cache import action, remove, store, trash
-from launcher.cache.action import Request
+from launcher.cache import planning, remove, store, trash
 from launcher.cache.plan import Item
+from launcher.cache.planning import Request
 from launcher.cache.roots import TRASH
 from tests.caches import HAS_STORE, A, B, add_ref, disk, make_repo, root_of, share
 from tests.hub import Hub
@@ -377,7 +377,7 @@ def test_what_the_trash_still_has_to_give_back_is_not_taken_for_missing(
 
 def test_a_repo_that_comes_while_a_clear_runs_keeps_its_payload(made: Path, loads: Loads) -> None:
     root = root_of(made)
-    (plan,) = action.plan(Request("clear"), [root])
+    (plan,) = planning.plan(Request("clear"), [root])
     spare = made.parent / "spare"
     shutil.copytree(made / folder(TWO), spare, symlinks=True)
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from launcher import settings
+from launcher.app import command
+from launcher.config import settings
 from launcher.errors import ExitStatus, LauncherError
-from launcher.handoff import command
 from tests.launched import hello, received
 from tests.support import AppFolder, clean_environment, launcher
 

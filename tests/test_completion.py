@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from launcher.options import COMMANDS, OPTIONS
+from launcher.arguments import COMMANDS, OPTIONS
 from tests.support import launcher
 
 needs_shtab = pytest.mark.skipif(importlib.util.find_spec("shtab") is None, reason="shtab is not installed")

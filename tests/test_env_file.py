@@ -14,7 +14,7 @@ from dotenv.main import DotEnv
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
-from launcher import env_file
+from launcher.config import env_file
 from launcher.errors import ExitStatus, LauncherError
 from tests.launched import received
 from tests.support import AppFolder, Processes, clean_environment, launcher

@@ -14,10 +14,10 @@ from dotenv.main import DotEnv
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from launcher import settings
+from launcher.app import command
+from launcher.config import settings
+from launcher.config.settings import HUB_CACHE_NAMES, PATH_NAMES
 from launcher.errors import ExitStatus, LauncherError
-from launcher.handoff import command
-from launcher.settings import HUB_CACHE_NAMES, PATH_NAMES
 from tests.fuzz import examples
 from tests.support import AppFolder, clean_environment, launcher, make_app
 

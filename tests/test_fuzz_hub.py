@@ -19,7 +19,7 @@ pytest.importorskip("huggingface_hub")
 
 from launcher.cache.layout import HASH
 from launcher.models import hub as asking
-from launcher.models import names, worker
+from launcher.models import repo_id, worker
 from launcher.models.endpoints import Endpoint
 from launcher.models.hub import Question
 from tests.caches import A, B
@@ -146,11 +146,11 @@ def test_any_answer_to_a_question_is_data_of_one_shape_or_a_trouble_in_words(
     assert event is not None
     answer = asking._answer(event, question)
     assert len(answer.text) < 1000
-    assert answer.commit is None or names.COMMIT.fullmatch(answer.commit)
+    assert answer.commit is None or repo_id.COMMIT.fullmatch(answer.commit)
     assert answer.date is None or isinstance(answer.date, int | float)
-    assert answer.repo is None or names.is_name(answer.repo)
+    assert answer.repo is None or repo_id.is_name(answer.repo)
     for path, file in (answer.files or {}).items():
-        assert names.is_path(path)
+        assert repo_id.is_path(path)
         assert 0 <= file.size < 1 << 63
         assert HASH.fullmatch(file.hash)
     if answer.trouble:

@@ -14,10 +14,10 @@ from typing import NamedTuple
 from hypothesis import given
 from hypothesis import strategies as st
 
-from launcher.instances import discovery
-from launcher.instances.discovery import App
-from launcher.instances.identity import declared_port, script_argument, wrapped_argument
-from launcher.instances.processes import own_file
+from launcher.instances import survey
+from launcher.instances.match import declared_port, script_argument, wrapped_argument
+from launcher.instances.process import own_file
+from launcher.instances.survey import App
 from tests.fuzz import examples
 from tests.support import Processes, clean_environment, eventually
 
@@ -144,7 +144,7 @@ def claimed(script: Path) -> set[int]:
     """Return the processes that are taken for instances of the app whose script this is."""
     identity = own_file(str(script))
     assert identity
-    found = discovery.survey(App(str(script), identity, ("--port",)), None, 7860, taken=False)
+    found = survey.survey(App(str(script), identity, ("--port",)), None, 7860, taken=False)
     return {pid for one in (*found.stale, *found.siblings) for pid in (one.pid, *one.members)}
 
 

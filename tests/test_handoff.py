@@ -17,8 +17,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from launcher import state
-from launcher.handoff import lock as locks
+from launcher.system import lock as locks
+from launcher.system import state
 from tests.support import START_APP, AppFolder, Processes, alive, clean_environment, eventually, get, launcher
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root to mount or to act as another user")

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from launcher import settings
+from launcher.config import settings
 from launcher.service import history
 from tests.hub import Hub
 from tests.removal import V22, V23, Cached

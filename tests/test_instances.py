@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from launcher.instances.identity import wrapped_argument
+from launcher.instances.match import wrapped_argument
 from launcher.instances.port import probe
 from tests.support import (
     START_APP,

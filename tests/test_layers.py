@@ -13,28 +13,20 @@ from tests.support import ROOT, AppFolder, Processes, eventually, get, launcher
 
 PACKAGE = ROOT / "launcher"
 FILES = tuple(sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "demo" / "webui.py"))
-# Each may know of those to its right, and of nothing to its left.
+# Each set may import what is in the sets below it: nothing above, and nothing beside.
 LAYERS = (
     {"__main__"},
     {"cli"},
-    {"launch_command", "logs_command", "unit_command", "completion", "contradictions"},
-    {"launch", "status", "wait", "demo"},
-    {"cleaning", "model_step", "models_command"},
-    {"verify_command"},
-    {"repair"},
-    {"pulling"},
-    {"cache_command"},
-    {"model_memory", "running"},
+    {"commands"},
+    {"launch", "demo", "contradictions"},
+    {"operations"},
     {"models"},
-    {"instances", "handoff", "readiness", "cache", "service"},
-    {"settings"},
-    {"validation"},
-    {"sources"},
-    {"env_file", "console", "options"},
-    {"called", "text", "requirements", "paths", "state"},
-    {"errors", "redact", "__init__"},
+    {"cache", "instances", "app", "service"},
+    {"config", "arguments"},
+    {"system", "ui"},
+    {"errors", "__init__"},
 )
-DOMAINS = frozenset(("instances", "handoff", "readiness", "cache", "service"))
+DOMAINS = frozenset(("cache", "instances", "app", "service"))
 # The child that speaks to hubs is a program of its own: it has a stdin, a stdout and an end.
 WORKER = PACKAGE / "models" / "worker.py"
 IDS = [str(path.relative_to(PACKAGE)) for path in FILES]
@@ -70,18 +62,12 @@ def test_a_file_imports_only_what_lies_below_it(path: Path) -> None:
     rank = {name: number for number, names in enumerate(LAYERS) for name in names}
     here = unit(path)
     assert here in rank, f"{here} has no layer yet"
-    upward = {
-        name
-        for name in ours(path)
-        if name != "__version__" and rank[name] <= rank[here] and (here, name) != ("status", "launch")
-    }
-    assert not upward
+    assert not {name for name in ours(path) if name != "__version__" and rank[name] <= rank[here]}
 
 
 @pytest.mark.parametrize("path", [path for path in FILES if unit(path) in DOMAINS], ids=str)
 def test_the_domains_know_nothing_of_one_another(path: Path) -> None:
     assert not ours(path) & (DOMAINS - {unit(path)})
-    assert not ours(path) & {"running", "launch", "status", "wait", "cli", "console", "options"}
 
 
 def test_only_the_entry_points_import_the_command_line() -> None:
@@ -118,11 +104,11 @@ def test_only_the_edge_reads_the_environment_and_exits(path: Path) -> None:
 @pytest.mark.parametrize(
     ("package", "units"),
     [
-        ("psutil", {"instances", "status"}),
-        ("dotenv", {"env_file"}),
-        ("tqdm", {"console"}),
+        ("psutil", {"instances", "commands"}),
+        ("dotenv", {"config"}),
+        ("tqdm", {"ui"}),
         ("huggingface_hub", {"models"}),
-        ("shtab", {"completion"}),
+        ("shtab", {"commands"}),
         ("gradio", set()),
         ("requests", set()),
     ],
@@ -165,7 +151,7 @@ def test_a_launch_that_replaces_an_instance_never_imports_huggingface_hub(app: A
     assert done.status == 0, done.err
     assert f"terminated pid {old.pid}" in done.err
     names = _imports(done.err)
-    assert {"launcher.launch", "launcher.instances.stop", "psutil", "dotenv.parser"} <= names
+    assert {"launcher.launch.pipeline", "launcher.instances.stop", "psutil", "dotenv.parser"} <= names
     assert "dotenv.main" not in names  # logging and tempfile come with it, and nothing of it is used
     # Nobody has asked for a log or a webhook.
     assert [name for name in names if name.startswith("launcher.service.")] == ["launcher.service.history"]
@@ -175,7 +161,7 @@ def test_a_launch_that_replaces_an_instance_never_imports_huggingface_hub(app: A
 @pytest.mark.parametrize("arguments", [("--version",), ("--help",)])
 def test_a_question_about_the_launcher_itself_imports_no_library_at_all(arguments: tuple[str, ...]) -> None:
     done = launcher(*arguments, python=(sys.executable, "-X", "importtime"))
-    assert not _imports(done.err) & {"psutil", "dotenv", "launcher.launch", "launcher.running", *HEAVY}
+    assert not _imports(done.err) & {"psutil", "dotenv", "launcher.launch.pipeline", "launcher.operations.instance", *HEAVY}
 
 
 @pytest.mark.parametrize("arguments", [("-n",), ("status",), ("stop",), ("--no-launch",), ("history",)])

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from launcher.service import logs
+from launcher.app import logs
 from tests.support import AppFolder, Processes, eventually, get, launcher, program
 
 CHATTY = """\

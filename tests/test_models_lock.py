@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from launcher.models import lockfile
-from launcher.text import size
+from launcher.ui.text import size
 from tests.caches import unprivileged
 from tests.models import (
     DONE,

@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from launcher.errors import ExitStatus, LauncherError
-from launcher.models import lockfile, names
+from launcher.models import lockfile, repo_id
 from launcher.models.lockfile import LockedFile, LockedModel
 from tests.caches import A, B
 from tests.fuzz import examples, json_values
@@ -70,9 +70,9 @@ writable = st.text(st.one_of(printable, st.just(" ")), min_size=1, max_size=12)
 commits = st.text("0123456789abcdef", min_size=40, max_size=40)
 paths = st.one_of(
     st.sampled_from(("a.bin", "b/c.json", "ä ö/模型.bin", '"quoted".txt')),
-    st.lists(writable, min_size=1, max_size=3).map("/".join).filter(names.is_path),
+    st.lists(writable, min_size=1, max_size=3).map("/".join).filter(repo_id.is_path),
 )
-revisions = st.text(st.sampled_from("aZ0_./+@=-分é"), min_size=1, max_size=20).filter(names.is_revision)
+revisions = st.text(st.sampled_from("aZ0_./+@=-分é"), min_size=1, max_size=20).filter(repo_id.is_revision)
 repos = st.sampled_from(("gpt2", "koge/voices", "datasets/koge/voices", "spaces/a/b.c", "kernels/a/b_c"))
 
 
@@ -80,11 +80,11 @@ repos = st.sampled_from(("gpt2", "koge/voices", "datasets/koge/voices", "spaces/
 def models(draw: st.DrawFn) -> LockedModel:
     commit = draw(commits)
     revision = draw(st.one_of(st.sampled_from(("main", "refs/pr/1", "分支", commit)), revisions))
-    folder = draw(st.one_of(st.none(), paths.filter(names.is_local_dir)))
+    folder = draw(st.one_of(st.none(), paths.filter(repo_id.is_local_dir)))
     allowed = paths.filter(lambda path: not path.startswith(".cache/")) if folder else paths
     return LockedModel(
         draw(repos),
-        commit if names.COMMIT.fullmatch(revision) else revision,
+        commit if repo_id.COMMIT.fullmatch(revision) else revision,
         commit,
         folder,
         tuple(draw(st.lists(writable, max_size=2))),
@@ -199,7 +199,7 @@ def test_any_bytes_are_a_lock_that_is_written_as_it_is_read_or_are_refused_in_a_
     assert lockfile.parse(written) == found
     assert lockfile.dump(lockfile.parse(written)) == written
     for model in found:
-        folder = os.path.join("/app", model.local_dir or names.folder(model.repo))
+        folder = os.path.join("/app", model.local_dir or repo_id.folder(model.repo))
         for inside in (*model.files, f"refs/{model.revision}"):
             assert os.path.normpath(os.path.join(folder, inside)) == os.path.join(folder, inside)
 

@@ -13,17 +13,17 @@ from huggingface_hub.utils import HFValidationError, filter_repo_objects, valida
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from launcher.cache.naming import name as name_of_folder
-from launcher.models import names
-from launcher.models.names import Target
-from launcher.paths import HUB_ENTRY
+from launcher.cache.names import name as name_of_folder
+from launcher.config.paths import HUB_ENTRY
+from launcher.models import repo_id
+from launcher.models.repo_id import Target
 from tests.caches import A
 from tests.fuzz import examples
 
 often = examples(100)
 plain = st.from_regex(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,8}", fullmatch=True)
 owned = st.builds("/".join, st.tuples(plain, plain))
-typed = st.builds("/".join, st.tuples(st.sampled_from(tuple(names.TYPES)), owned))
+typed = st.builds("/".join, st.tuples(st.sampled_from(tuple(repo_id.TYPES)), owned))
 PATHS = (
     "config.json", "gpt.pth", "s2mel.pth", "qwen/model.safetensors", "qwen/deep/er/model.bin", ".gitattributes",
     "README.md", "模型/a b.json", "[x].bin", "Config.JSON", "qwen.md", "a*b",
@@ -45,7 +45,7 @@ def valid(repo: str) -> bool:
 
 
 def traps(chosen: Iterable[str], cached: Iterable[str] = ()) -> list[str]:
-    return list(names.traps(tuple(chosen), cached))
+    return list(repo_id.traps(tuple(chosen), cached))
 
 
 @given(st.one_of(plain, owned, st.text("ab-._/", min_size=1, max_size=8)))
@@ -54,7 +54,7 @@ def traps(chosen: Iterable[str], cached: Iterable[str] = ()) -> list[str]:
 @example("koge/" + "x" * 96)
 @often
 def test_what_huggingface_hub_takes_for_a_name_is_one_and_what_it_does_not_is_none(repo: str) -> None:
-    assert names.is_name(repo) == (valid(repo) and repo.isascii())
+    assert repo_id.is_name(repo) == (valid(repo) and repo.isascii())
 
 
 @pytest.mark.parametrize(
@@ -64,22 +64,24 @@ def test_what_huggingface_hub_takes_for_a_name_is_one_and_what_it_does_not_is_no
      "x" * 97],
 )  # fmt: skip
 def test_what_leads_elsewhere_or_nowhere_is_no_name(text: str) -> None:
-    assert not names.is_name(text)
-    assert not names.is_name(f"datasets/{text}") or text in ("",)
+    assert not repo_id.is_name(text)
+    assert not repo_id.is_name(f"datasets/{text}") or text in ("",)
 
 
-@given(st.one_of(plain, owned, typed).filter(lambda repo: names.is_name(repo) and valid(names.kind_and_id(repo)[1])))
+@given(
+    st.one_of(plain, owned, typed).filter(lambda repo: repo_id.is_name(repo) and valid(repo_id.kind_and_id(repo)[1]))
+)
 @often
 def test_a_name_and_its_folder_are_told_from_each_other_as_huggingface_hub_does(repo: str) -> None:
-    kind, identifier = names.kind_and_id(repo)
-    folder = names.folder(repo)
+    kind, identifier = repo_id.kind_and_id(repo)
+    folder = repo_id.folder(repo)
     assert folder == repo_folder_name(repo_id=identifier, repo_type=kind)
     assert kind in {*REPO_TYPES, "kernel"} - {None}
     assert HUB_ENTRY.match(folder)
     assert name_of_folder(folder) == repo
     assert os.path.basename(folder) == folder
-    assert names.target(repo) == names.target(folder) == Target(repo, None)
-    assert names.target(f"{repo}@v1") == names.target(f"{folder}@v1") == Target(repo, "v1")
+    assert repo_id.target(repo) == repo_id.target(folder) == Target(repo, None)
+    assert repo_id.target(f"{repo}@v1") == repo_id.target(f"{folder}@v1") == Target(repo, "v1")
 
 
 @pytest.mark.parametrize(
@@ -114,7 +116,7 @@ def test_a_name_and_its_folder_are_told_from_each_other_as_huggingface_hub_does(
 def test_a_target_is_a_repo_by_name_or_folder_and_perhaps_a_revision_or_it_is_nothing(
     text: str, meant: Target | None
 ) -> None:
-    assert names.target(text) == meant
+    assert repo_id.target(text) == meant
 
 
 @given(st.text(max_size=12))
@@ -126,7 +128,7 @@ def test_a_target_is_a_repo_by_name_or_folder_and_perhaps_a_revision_or_it_is_no
 @example("//")
 @often
 def test_what_is_taken_for_a_path_or_a_revision_stays_below_its_folder(text: str) -> None:
-    for taken in (names.is_path, names.is_revision):
+    for taken in (repo_id.is_path, repo_id.is_revision):
         if taken(text):
             joined = os.path.normpath(f"/base/{text}")
             assert joined == f"/base/{text}"
@@ -140,14 +142,14 @@ def test_globs_take_what_allow_patterns_and_ignore_patterns_take(
     paths: list[str], include: list[str], exclude: list[str]
 ) -> None:
     by_library = filter_repo_objects(paths, allow_patterns=include or None, ignore_patterns=exclude)
-    assert list(names.wanted(paths, include, exclude)) == list(by_library)
+    assert list(repo_id.wanted(paths, include, exclude)) == list(by_library)
 
 
 @given(st.text("a*?[]!./-模", max_size=5), st.text("a*?[]!./-模", min_size=1, max_size=5))
 @often
 def test_any_glob_takes_of_any_path_what_it_takes_there(path: str, glob: str) -> None:
     by_library = filter_repo_objects([path], allow_patterns=[glob])
-    assert list(names.wanted([path], [glob], ())) == list(by_library)
+    assert list(repo_id.wanted([path], [glob], ())) == list(by_library)
 
 
 @pytest.mark.parametrize(
@@ -165,7 +167,7 @@ def test_any_glob_takes_of_any_path_what_it_takes_there(path: str, glob: str) ->
 def test_a_star_takes_slashes_a_folder_all_in_it_and_case_counts(
     include: tuple[str, ...], exclude: tuple[str, ...], wanted: set[str]
 ) -> None:
-    assert set(names.wanted(PATHS, include, exclude)) == wanted
+    assert set(repo_id.wanted(PATHS, include, exclude)) == wanted
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from launcher import settings
+from launcher.config import settings
 from launcher.errors import ExitStatus, LauncherError
 from launcher.service import notify
 from tests.support import AppFolder, Processes, clean_environment, eventually, get, launcher
@@ -107,7 +107,7 @@ def test_a_webhook_that_never_answers_delays_no_launch(app: AppFolder, processes
     eventually(lambda: get(app.port) and webhook.posts, what="page and post")
     assert not webhook.answer.is_set()
     # It is nobody's child, and has nothing of the app's.
-    from launcher.handoff import lock as locks
+    from launcher.system import lock as locks
 
     assert locks.holders(app.path / ".start_app" / f"instance-{app.port}.lock") == (running.pid,)
     import psutil

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from launcher import contradictions, settings
+from launcher import contradictions
+from launcher.arguments import COMMANDS, LAUNCH, OPTIONS, parse
+from launcher.config import settings
 from launcher.errors import ExitStatus, LauncherError
-from launcher.options import COMMANDS, LAUNCH, OPTIONS, parse
 
 # Once these two are imported it is known which commands they run.
 from tests import readme, test_readme, test_readme_troubles  # noqa: F401

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from launcher import redact, text
+from launcher.ui import redact, text
 from tests.support import AppFolder, Processes, clean_environment, eventually, launcher
 
 SECRET = "hf_AbCdEfGhIjKlMnOpQrSt"

@@ -13,9 +13,10 @@ from typing import Any
 import psutil
 import pytest
 
-from launcher import running, settings
-from launcher.handoff import lock as locks
-from launcher.instances import discovery
+from launcher.config import settings
+from launcher.instances import survey as discovery
+from launcher.operations import instance as running
+from launcher.system import lock as locks
 from tests.support import (
     START_APP,
     AppFolder,

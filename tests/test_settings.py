@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from launcher import settings
+from launcher.config import settings
 from launcher.errors import ExitStatus, LauncherError
 from tests.launched import received
 from tests.support import AppFolder, clean_environment, free_port, launcher

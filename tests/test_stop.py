@@ -11,8 +11,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from launcher.instances import processes as looks
-from launcher.instances.handle import Handle
+from launcher.instances import process as looks
+from launcher.instances.pidfd import Handle
 from launcher.instances.stop import stop
 from tests.support import (
     START_APP,

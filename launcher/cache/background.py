@@ -13,7 +13,7 @@ import time
 from collections.abc import Sequence
 from typing import NoReturn
 
-from ..text import clean, size
+from ..ui.text import clean, size
 from . import trash
 
 _NICENESS = 10

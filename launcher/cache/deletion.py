@@ -8,7 +8,7 @@ import stat
 from collections.abc import Callable, Collection
 from typing import NamedTuple
 
-from .folders import FOLDER, reason
+from .dirs import FOLDER, reason
 
 # So deep, a folder is moved up before it is entered: how many files may be open is for the system to decide.
 _DEEPEST = 60

@@ -8,7 +8,7 @@ import stat
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from ..paths import HUB_ENTRY
+from ..config.paths import HUB_ENTRY
 from . import store
 from .roots import TRASH
 

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from . import store
 from .entries import HELPERS
-from .naming import kind, name
+from .names import kind, name
 from .ref import PIN, ref_text
 from .roots import TRASH
 

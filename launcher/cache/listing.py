@@ -6,9 +6,9 @@ import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from ..text import count, duration, size, some
-from . import entries, layout, select, store
-from .folders import reason
+from ..ui.text import count, duration, size, some
+from . import entries, layout, store, targets
+from .dirs import reason
 from .layout import Repo, Revision
 from .plan import Left
 from .roots import Root
@@ -66,7 +66,7 @@ class Listing(NamedTuple):
 def listing(root: Root, patterns: Sequence[str] = ()) -> Listing:
     """Read a root, repo by repo; what is in a repo is not kept longer than it takes to sum it up."""
     contents = entries.contents(root.real)
-    wanted = select.matching(patterns, contents.entries) if patterns else contents.entries
+    wanted = targets.matching(patterns, contents.entries) if patterns else contents.entries
     rows, unreadable = [], []
     linked: set[str] = set()
     needed: set[str] = set()

@@ -13,9 +13,9 @@ from . import store
 from .entries import LOCKS, Contents
 from .glance import Glance, Stamp
 from .layout import Identity, Repo, Revision
-from .naming import name
+from .names import name
 from .roots import Root
-from .select import Selection
+from .targets import Selection
 
 _Part = Literal["ref", "link", "revision", "snapshot", "blob", "partial", "lock"]
 Kind = _Part | Literal["repo", "locks", "store", "payload", "damaged", "trash"]

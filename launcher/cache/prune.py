@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from ..text import size as amount
+from ..ui.text import size as amount
 from .entries import LOCKS, Contents
 from .layout import Repo, Revision
 from .plan import (

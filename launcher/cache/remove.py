@@ -16,8 +16,8 @@ from typing import NamedTuple
 
 from . import entries, glance, layout, store
 from .deletion import Failure
+from .dirs import FOLDER, below, locked, reason, taking_turns, walk
 from .entries import LOCKS
-from .folders import FOLDER, below, locked, reason, taking_turns, walk
 from .plan import Item, Plan
 from .ref import read_ref
 from .roots import TRASH

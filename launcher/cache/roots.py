@@ -8,9 +8,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from ..config.paths import HUB_ENTRY, absolute, expand, home_of_user
+from ..config.settings import HUB_CACHE_NAMES, Settings
 from ..errors import LauncherError
-from ..paths import HUB_ENTRY, absolute, expand, home_of_user
-from ..settings import HUB_CACHE_NAMES, Settings
 
 TRASH = ".start_app-trash-"
 

@@ -14,8 +14,8 @@ import stat
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 
-from ..paths import HUB_ENTRY
-from ..state import lock_within
+from ..config.paths import HUB_ENTRY
+from ..system.state import lock_within
 
 FOLDER = "blobs"
 _MARKER = ".huggingface-shared-blobs"

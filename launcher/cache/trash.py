@@ -15,11 +15,11 @@ from contextlib import contextmanager, suppress
 from typing import NamedTuple
 
 from . import entries, layout, store
-from .busy import lock_of
 from .deletion import Deletion, Failure, Progress
+from .dirs import FOLDER, below, locked, opened, reason, walk
 from .entries import LOCKS
-from .folders import FOLDER, below, locked, opened, reason, walk
 from .roots import TRASH
+from .usage import lock_of
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from typing import Literal, NamedTuple
 
-from .folders import walk
+from .dirs import walk
 from .layout import HASH, Repo, Revision
 from .memory import Memory, line_of
 

@@ -6,7 +6,7 @@ import os
 from collections.abc import Collection
 from typing import NamedTuple
 
-from .processes import LINUX, look, pids, read
+from .process import LINUX, look, pids, read
 
 
 class _Kin(NamedTuple):

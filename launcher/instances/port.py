@@ -11,8 +11,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Literal, NamedTuple
 
-from .. import requirements
 from ..errors import ExitStatus, LauncherError
+from ..system import requirements
 
 
 class Listener(NamedTuple):

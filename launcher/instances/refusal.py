@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 
-from .. import text
 from ..errors import ExitStatus, LauncherError
-from .discovery import Holder, Instance, Survey, describe
+from ..ui import text
 from .port import probe
-from .processes import Process
+from .process import Process
+from .survey import Holder, Instance, Survey, describe
 
 _PORTS_TRIED = 100
 

@@ -11,12 +11,12 @@ import time
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
-from .. import text
 from ..errors import ExitStatus, LauncherError
-from .discovery import describe
+from ..ui import text
 from .family import Family
-from .handle import Handle, wait_for_any
-from .processes import Process, look
+from .pidfd import Handle, wait_for_any
+from .process import Process, look
+from .survey import describe
 
 KILL_SECONDS = 5.0
 _FREEZE_ROUNDS = 20

@@ -12,14 +12,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from ..cache import entries, layout, naming
+from ..cache import entries, layout
+from ..cache import names as naming
 from ..cache.ref import PIN
 from ..cache.roots import Root
-from . import disk, hub, names
-from .disk import OnDisk, Place
+from . import hub, placement, repo_id
 from .endpoints import Endpoints
 from .hub import Answer, Question
 from .lockfile import LockedModel
+from .placement import OnDisk, Place
 
 Verdict = Literal[
     "up to date",
@@ -92,7 +93,7 @@ def locked_subjects(
     models: Sequence[LockedModel], roots: Sequence[Root], app_dir: Path
 ) -> tuple[tuple[Subject, ...], bool]:
     """Return the locked models to be checked, and whether any of them is on this machine at all."""
-    found = [(model, disk.on_disk(model, disk.place_of(model, roots, app_dir))) for model in models]
+    found = [(model, placement.on_disk(model, placement.place_of(model, roots, app_dir))) for model in models]
     there = any(one.commit for _, one in found)
     return tuple(_locked_subject(model, one, there) for model, one in found), there
 
@@ -111,7 +112,7 @@ def cached_subjects(roots: Sequence[Root]) -> tuple[Subject, ...]:
             repo = naming.name(folder)
             # A download to a folder of its own leaves a ref in the cache, and nothing that it leads to.
             parts = (f"{root.real}/{folder}/{part}" for part in ("snapshots", "blobs"))
-            if repo not in found and names.is_name(repo) and any(map(os.path.isdir, parts)):
+            if repo not in found and repo_id.is_name(repo) and any(map(os.path.isdir, parts)):
                 found[repo] = cached_subject(repo, Place(root, f"{root.real}/{folder}"))
     return tuple(found[repo] for repo in sorted(found))
 
@@ -122,20 +123,22 @@ def cached_subject(repo: str, place: Place, wanted: str | None = None) -> Subjec
     try:
         read = layout.read(place.root.real, os.path.basename(place.path))
     except OSError:
-        return Subject(repo, repo, names.DEFAULT_REVISION, None, "it cannot be read", None, "", None)
+        return Subject(repo, repo, repo_id.DEFAULT_REVISION, None, "it cannot be read", None, "", None)
     pinned = next((one.commit for one in read.revisions if one.pinned), None)
     refs = sorted(ref for one in read.revisions for ref in one.refs if ref != PIN)
     if wanted:
         revision = wanted
-    elif names.DEFAULT_REVISION in refs or names.DEFAULT_REVISION in read.broken_refs or not (refs or read.revisions):
-        revision = names.DEFAULT_REVISION
+    elif (
+        repo_id.DEFAULT_REVISION in refs or repo_id.DEFAULT_REVISION in read.broken_refs or not (refs or read.revisions)
+    ):
+        revision = repo_id.DEFAULT_REVISION
     else:
         revision = refs[0] if refs else read.revisions[0].commit
     own = next((one for one in read.revisions if revision in (*one.refs, one.commit)), None)
     if own is None:
         return Subject(repo, repo, revision, None, "no snapshot of it", pinned, "", None)
     base = place.base(own.commit)
-    wrong = disk.dangling(place, own.commit)
+    wrong = placement.dangling(place, own.commit)
     file = next((f"{path}" for path in _files(base)), "")
     return Subject(repo, repo, revision, own.commit, wrong, pinned, file, own.modified)
 
@@ -270,7 +273,7 @@ def rows(judged: Sequence[Judged], *, mirrored: bool) -> list[tuple[str, ...]]:
         found.append(
             (
                 subject.name,
-                _short(subject.revision) if names.COMMIT.fullmatch(subject.revision) else subject.revision,
+                _short(subject.revision) if repo_id.COMMIT.fullmatch(subject.revision) else subject.revision,
                 _short(subject.local),
                 _cell(one.mirror),
                 _cell(one.official),

@@ -18,9 +18,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from .. import requirements
 from ..cache.layout import HASH
-from . import names
+from ..system import requirements
+from . import repo_id
 from .endpoints import Endpoint
 from .lockfile import LockedFile
 
@@ -181,7 +181,7 @@ def download(
     `watch` is called every tick and returns what changes while bytes arrive; when neither that nor a file has changed
     for `stall` seconds, the child is ended.
     """
-    kind, identifier = names.kind_and_id(repo)
+    kind, identifier = repo_id.kind_and_id(repo)
     task = {
         "do": "download",
         "endpoint": endpoint.url,
@@ -229,7 +229,7 @@ def download(
 
 
 def _asked(number: int, question: Question) -> Mapping[str, Any]:
-    kind, identifier = names.kind_and_id(question.repo)
+    kind, identifier = repo_id.kind_and_id(question.repo)
     return {
         "id": number,
         "endpoint": question.endpoint.url,
@@ -248,17 +248,17 @@ def _answer(event: Mapping[str, Any], question: Question) -> Answer:
     if question.what == "tree":
         return _tree(event["files"])
     commit, date, repo = event.get("commit"), event.get("date"), event.get("repo")
-    if not isinstance(commit, str) or not names.COMMIT.fullmatch(commit):
+    if not isinstance(commit, str) or not repo_id.COMMIT.fullmatch(commit):
         return Answer(trouble="unreachable", text="it names no commit")
     prefix = question.repo.partition("/")[0]
-    there = f"{prefix}/{repo}" if prefix in names.TYPES else repo
-    return Answer(commit, date, there if isinstance(repo, str) and names.is_name(str(there)) else None)
+    there = f"{prefix}/{repo}" if prefix in repo_id.TYPES else repo
+    return Answer(commit, date, there if isinstance(repo, str) and repo_id.is_name(str(there)) else None)
 
 
 def _tree(files: Mapping[str, Any]) -> Answer:
     found: dict[str, LockedFile] = {}
     for path, (size, digest) in files.items():
-        if not names.is_path(path):
+        if not repo_id.is_path(path):
             return Answer(trouble="wrong", text=f"it names a file {path!r}, which leads out of the repo")
         if type(size) is not int or not 0 <= size < _MOST_BYTES:
             return Answer(trouble="wrong", text=f"it tells no size of {path}")

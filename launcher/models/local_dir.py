@@ -19,10 +19,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from .. import state
 from ..cache.layout import HASH
 from ..cache.memory import Memory, line_of
-from . import disk, names
+from ..system import state
+from . import placement, repo_id
 from .lockfile import LockedModel
 
 STAGING = ".cache/start_app"
@@ -64,7 +64,7 @@ def refuse_outside(folder: str, paths: Sequence[str]) -> None:
     Raises OSError.
     """
     real = os.path.realpath(folder)
-    for parent in {os.path.dirname(path) for path in (*paths, f"{STAGING}/x", f"{disk.METADATA}/x")}:
+    for parent in {os.path.dirname(path) for path in (*paths, f"{STAGING}/x", f"{placement.METADATA}/x")}:
         if os.path.realpath(f"{folder}/{parent}") != os.path.normpath(f"{real}/{parent}"):
             raise OSError(f"{folder}/{parent} is reached by a link")
 
@@ -155,9 +155,9 @@ def _read(data: bytes) -> Switch | None:
     try:
         one = Switch(**json.loads(data))
         texts = (one.local_dir, one.commit, *one.incoming, *one.going, *one.own, *one.hashes, *one.hashes.values())
-        sound = all(isinstance(text, str) for text in texts) and names.is_local_dir(one.local_dir)
+        sound = all(isinstance(text, str) for text in texts) and repo_id.is_local_dir(one.local_dir)
         paths = (*one.incoming, *one.going, *one.own, *one.hashes)
-        sound = sound and bool(names.COMMIT.fullmatch(one.commit)) and all(map(names.is_path, paths))
+        sound = sound and bool(repo_id.COMMIT.fullmatch(one.commit)) and all(map(repo_id.is_path, paths))
         return one if sound and all(map(HASH.fullmatch, one.hashes.values())) else None
     except (ValueError, TypeError, AttributeError):
         return None
@@ -178,22 +178,22 @@ def _apply(folder: str, one: Switch, memory: Memory) -> None:
     for path in one.going:
         _keep(folder, one.commit, path)
         with suppress(FileNotFoundError):
-            os.unlink(f"{folder}/{disk.METADATA}/{path}.metadata")
+            os.unlink(f"{folder}/{placement.METADATA}/{path}.metadata")
         _remove_empty(folder, os.path.dirname(path))
-        _remove_empty(folder, os.path.dirname(f"{disk.METADATA}/{path}"))
+        _remove_empty(folder, os.path.dirname(f"{placement.METADATA}/{path}"))
     # Every file is of this commit now, those too that it did not change.
     for path, digest in one.hashes.items():
         _note(folder, path, one.commit, digest)
 
 
 def _is_unnoted(folder: str, one: Switch) -> bool:
-    noted = (disk.noted_of(folder, path) for path in one.hashes)
+    noted = (placement.noted_of(folder, path) for path in one.hashes)
     return any(found is None or found.commit != one.commit for found in noted)
 
 
 def _note(folder: str, path: str, commit: str, digest: str) -> None:
     """Note a file as huggingface_hub does, so that its own downloads know it too: `_local_folder.py` in it."""
-    target = f"{folder}/{disk.METADATA}/{path}.metadata"
+    target = f"{folder}/{placement.METADATA}/{path}.metadata"
     os.makedirs(os.path.dirname(target), exist_ok=True)
     new = f"{target}.new"
     with suppress(FileNotFoundError):
@@ -249,20 +249,20 @@ def _remove_empty(folder: str, path: str) -> None:
         path = os.path.dirname(path)
 
 
-def _noted(folder: str) -> Iterator[tuple[str, disk.Noted]]:
-    base = f"{folder}/{disk.METADATA}"
+def _noted(folder: str) -> Iterator[tuple[str, placement.Noted]]:
+    base = f"{folder}/{placement.METADATA}"
     for parent, _, listed in os.walk(base):
         for name in listed:
             if name.endswith(".metadata"):
                 path = os.path.relpath(f"{parent}/{name}", base).removesuffix(".metadata")
-                noted = disk.noted_of(folder, path)
-                if noted and names.is_path(path):
+                noted = placement.noted_of(folder, path)
+                if noted and repo_id.is_path(path):
                     yield path, noted
 
 
 def _is_as_brought(folder: str, path: str) -> bool:
     """Tell whether a file was brought by a download and not written to since, as huggingface_hub itself tells it."""
-    noted = disk.noted_of(folder, path)
+    noted = placement.noted_of(folder, path)
     try:
         return noted is not None and os.stat(f"{folder}/{path}").st_mtime - 1 <= noted.time
     except OSError:

@@ -14,9 +14,9 @@ from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
-from .. import state
 from ..errors import ExitStatus, LauncherError
-from . import names
+from ..system import state
+from . import repo_id
 
 NAME = "models.lock"
 VERSION = 1
@@ -230,18 +230,18 @@ def _model(entry: Any, where: str) -> LockedModel:
         raise _WrongError(f"{where} is no object")
     _refuse_unknown_keys(entry, _MODEL_KEYS, where)
     repo = _text(entry, "repo", where)
-    if not names.is_name(repo):
+    if not repo_id.is_name(repo):
         _refuse(f"{where}.repo", repo, "no repo's name")
     where = f"{where} ({repo})"
     revision, commit = _text(entry, "revision", where), _text(entry, "commit", where)
-    if not names.is_revision(revision):
+    if not repo_id.is_revision(revision):
         _refuse(f"{where}.revision", revision, "no branch, tag or commit")
-    if not names.COMMIT.fullmatch(commit):
+    if not repo_id.COMMIT.fullmatch(commit):
         _refuse(f"{where}.commit", commit, "no commit: that is 40 hex digits")
-    if names.COMMIT.fullmatch(revision) and revision != commit:
+    if repo_id.COMMIT.fullmatch(revision) and revision != commit:
         _refuse(f"{where}.commit", commit, f"not the commit that is the revision, {revision}")
     local_dir = entry.get("local_dir")
-    if local_dir is not None and (not isinstance(local_dir, str) or not names.is_local_dir(local_dir)):
+    if local_dir is not None and (not isinstance(local_dir, str) or not repo_id.is_local_dir(local_dir)):
         _refuse(f"{where}.local_dir", local_dir, "no folder for a model below the app's own")
     files = entry.get("files")
     if not isinstance(files, dict):
@@ -262,8 +262,8 @@ def _model(entry: Any, where: str) -> LockedModel:
 
 def _files(entries: Mapping[str, Any], where: str) -> Mapping[str, LockedFile]:
     # A lock of thousands of files is read at every launch: all paths at once, and of each file what it takes.
-    if not names.are_paths(entries):
-        wrong = next(path for path in sorted(entries) if not names.is_path(path))
+    if not repo_id.are_paths(entries):
+        wrong = next(path for path in sorted(entries) if not repo_id.is_path(path))
         raise _WrongError(f"{where}.files[{_shown(wrong)}] is no path below a folder")
     return {path: _file(path, entry, where) for path, entry in sorted(entries.items())}
 
@@ -274,10 +274,10 @@ def _file(path: str, entry: Any, where: str) -> LockedFile:
     size, sha256 = entry.get("size"), entry.get("sha256")
     if type(size) is not int or not 0 <= size < MOST_BYTES_OF_A_FILE:
         _refuse(f"{where}.files[{_shown(path)}].size", size, "no number of bytes")
-    if isinstance(sha256, str) and names.SHA256.fullmatch(sha256):
+    if isinstance(sha256, str) and repo_id.SHA256.fullmatch(sha256):
         return LockedFile(size, sha256)
     sha1 = entry.get("git_sha1")
-    if isinstance(sha1, str) and names.COMMIT.fullmatch(sha1):
+    if isinstance(sha1, str) and repo_id.COMMIT.fullmatch(sha1):
         return LockedFile(size, sha1)
     raise _WrongError(f"{where}.files[{_shown(path)}] has neither a sha256 of 64 hex digits nor a git_sha1 of 40")
 

@@ -12,15 +12,15 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from ..cache.folders import reason
+from ..cache.dirs import reason
 from ..cache.roots import Root
 from ..errors import ExitStatus, LauncherError
-from ..text import size
-from . import disk, endpoints, local_dir, refs
-from . import fetch as fetching
-from .disk import Memories, Place
-from .fetch import Progress, Reach, Say, Served
+from ..ui.text import size
+from . import download as fetching
+from . import endpoints, local_dir, placement, refs
+from .download import Progress, Reach, Say, Served
 from .lockfile import LockedModel
+from .placement import Memories, Place
 
 # What a folder of staged files and the file system itself want beside the bytes.
 _SPARE_BYTES = 16 << 20
@@ -83,10 +83,10 @@ def survey(
     tasks = []
     read = 0
     for model in models:
-        place = disk.place_of(model, roots, app_dir)
+        place = placement.place_of(model, roots, app_dir)
         _refuse_astray(model, place, roots)
         base = place.base(model.commit)
-        held = disk.held(base, model.files, memories.of(place))
+        held = placement.held(base, model.files, memories.of(place))
         bad, count = fetching.verified(place, model, held.unread, memories.of(place), progress, base)
         read += count
         wrong = {checked.candidate.name for checked in bad}
@@ -97,7 +97,7 @@ def survey(
                 _refuse_contradiction(model, place, base, path)
         lacking = tuple(sorted({*held.lacking, *wrong}))
         damaged = tuple(sorted(wrong)) if place.root else ()
-        before = disk.commit_of(place, model.revision) if place.root else _before(place, model, lacking)
+        before = placement.commit_of(place, model.revision) if place.root else _before(place, model, lacking)
         outdated = local_dir.Outdated((), (), ()) if place.root else _outdated(model, place, lacking, lock, is_of)
         tasks.append(Task(model, place, before, lacking, damaged, outdated))
     return Survey(tuple(tasks), read)
@@ -200,7 +200,7 @@ def _refuse_full(found: Survey) -> None:
 
 
 def _before(place: Place, model: LockedModel, lacking: Sequence[str]) -> str | None:
-    return model.commit if not lacking else disk.on_disk(model, place).commit
+    return model.commit if not lacking else placement.on_disk(model, place).commit
 
 
 def _unswitchable(task: Task, error: OSError) -> LauncherError:
@@ -245,7 +245,7 @@ def _refuse_contradiction(model: LockedModel, place: Place, base: str, path: str
 
     Raises LauncherError (65); nothing that is whole is ever taken for damaged.
     """
-    blob = disk.own_blob(place, f"{base}/{path}")
+    blob = placement.own_blob(place, f"{base}/{path}")
     if blob and blob != model.files[path].hash and fetching.is_whole_by_its_own_name(place, blob):
         raise LauncherError(
             f"models.lock says {model.files[path].hash[:12]} of {path} in {model.repo} @ {model.commit[:7]}, and the "

@@ -7,12 +7,12 @@ import os
 import stat
 from contextlib import suppress
 
-from ..cache.folders import below, opened, taking_turns
+from ..cache.dirs import below, opened, taking_turns
 from ..cache.ref import PIN
 from ..cache.roots import TRASH
-from . import names
-from .disk import Place
+from . import repo_id
 from .lockfile import LockedModel
+from .placement import Place
 
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 
@@ -24,7 +24,7 @@ def move(model: LockedModel, place: Place, *, pin: bool) -> None:
     """
     assert place.root
     folder = os.path.basename(place.path)
-    wanted = [] if names.COMMIT.fullmatch(model.revision) else [model.revision]
+    wanted = [] if repo_id.COMMIT.fullmatch(model.revision) else [model.revision]
     if pin:
         wanted.append(PIN)
     with opened(place.root.real) as root, below(root, f"{folder}/refs") as (repo, _), taking_turns(repo):
@@ -44,7 +44,7 @@ def probe(model: LockedModel, place: Place) -> None:
     with opened(place.root.real) as descriptor, below(descriptor, f"{folder}/{_temporary()}") as (repo, name):
         os.close(os.open(name, _NEW, 0o644, dir_fd=repo))
         os.unlink(name, dir_fd=repo)
-        for ref in (*(() if names.COMMIT.fullmatch(model.revision) else (model.revision,)), PIN):
+        for ref in (*(() if repo_id.COMMIT.fullmatch(model.revision) else (model.revision,)), PIN):
             with suppress(FileNotFoundError), below(repo, f"refs/{ref}") as (parent, entry):
                 if stat.S_ISDIR(os.stat(entry, dir_fd=parent, follow_symlinks=False).st_mode):
                     raise IsADirectoryError(errno.EISDIR, f"refs/{ref} is a folder")

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from ..errors import ExitStatus, LauncherError
-from . import hub, names
+from . import hub, repo_id
 from .endpoints import Endpoint, Endpoints
 from .hub import Answer, Question
 from .lockfile import LockedFile, LockedModel
@@ -176,7 +176,7 @@ def _resolved(
         raise LauncherError(
             f"the files of {wish.repo}@{head.commit[:7]} were told by nobody: {told}", "try again", ExitStatus.RETRY
         )
-    paths = tuple(names.wanted(tree, wish.include, wish.exclude))
+    paths = tuple(repo_id.wanted(tree, wish.include, wish.exclude))
     partial = False
     if wish.copy:
         before = _told(trees[Question(source, "tree", wish.repo, wish.copy.commit)] for source in sources)

@@ -17,9 +17,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from .. import state, text
+from ..config.settings import Settings
 from ..errors import LauncherError
-from ..settings import Settings
+from ..system import state
+from ..ui import text
 
 NAME = "history.jsonl"
 MAX_BYTES = 1 << 20

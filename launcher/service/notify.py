@@ -11,9 +11,9 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
-from .. import text
-from ..settings import Settings, app_environment
-from .background import beside
+from ..app.background import beside
+from ..config.settings import Settings, app_environment
+from ..ui import text
 
 if TYPE_CHECKING:
     import urllib.request

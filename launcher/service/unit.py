@@ -11,9 +11,9 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
+from ..config.settings import Settings
+from ..config.sources import FLAGS
 from ..errors import ExitStatus
-from ..settings import Settings
-from ..sources import FLAGS
 from . import quoting
 from .quoting import Raw
 

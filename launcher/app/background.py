@@ -1,0 +1,145 @@
+"""An instance in the background is in a session of its own, and owes nothing to the terminal it was started from.
+
+It is the launcher's child for as long as the launcher waits for it, so that how it ended can be told, and nobody's
+afterwards. It gets no descriptor but its streams and the lock, and every signal as the system has it by default.
+What is sent beside a launch is nobody's child from the beginning.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import signal
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager, suppress
+from typing import NoReturn
+
+from ..errors import ExitStatus, LauncherError
+from ..system import state
+
+# What a terminal sends to all that was started from it.
+_TERMINAL_SIGNALS = (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGTSTP, signal.SIGTTOU, signal.SIGTTIN)
+
+
+@contextmanager
+def shielded() -> Iterator[None]:
+    """Hold back what the terminal sends until all within is done."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _TERMINAL_SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def spawn(prepare: Callable[[], None], become: Callable[[], NoReturn], output: int, keep: Collection[int]) -> int:
+    """Start a program in a session of its own, its output going to `output`, and return its pid once it runs.
+
+    To be called shielded: a Ctrl-C that comes before it has left the terminal is not for it. In the new process,
+    `prepare` is called while the streams still are the launcher's, then `become`, which ends in an exec. Of the other
+    descriptors it gets those in `keep`. Raises the LauncherError that one of them has raised.
+    """
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # ignored, it would keep the exit status from us
+    read_end, write_end = (state.above_streams(end) for end in os.pipe())
+    try:
+        pid = os.fork()
+        if not pid:
+            _be(prepare, become, output, keep, write_end)
+    finally:
+        os.close(write_end)
+    with open(read_end, "rb") as told:  # it ends with the exec, or with what kept it from that
+        problem = told.read()
+    if problem:
+        ended(pid)
+        message, hint, status = json.loads(problem)
+        raise LauncherError(message, hint, ExitStatus(status))
+    return pid
+
+
+def ended(pid: int) -> int | None:
+    """Wait for the end of a child and return its exit status, or the negative number of the signal that ended it."""
+    try:
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    except ChildProcessError:
+        return None
+
+
+def told_end(status: int | None) -> str:
+    """Return in words how a process has ended."""
+    if status is None:
+        return "has ended"
+    if status >= 0:
+        return f"has ended with exit status {status}"
+    try:
+        return f"was ended by {signal.Signals(-status).name}"
+    except ValueError:
+        return f"was ended by signal {-status}"
+
+
+def beside(work: Callable[[], None], seconds: int) -> None:
+    """Do some work in a process that is nobody's child, holds nothing of ours and ends after `seconds` at the latest.
+
+    Raises OSError when no process can be started.
+    """
+    child = os.fork()
+    if child:
+        with suppress(ChildProcessError):
+            os.waitpid(child, 0)
+        return
+    try:
+        os.setsid()
+        if os.fork() == 0:
+            null = os.open(os.devnull, os.O_RDWR)
+            for stream in range(3):
+                os.dup2(null, stream)
+            _close_others(range(3))
+            # The end of a unit's main process must not cut short what is told about it.
+            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+                signal.signal(number, signal.SIG_IGN)
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)
+            signal.pthread_sigmask(signal.SIG_SETMASK, ())
+            signal.alarm(seconds)
+            os.chdir("/")
+            work()
+    finally:
+        os._exit(0)
+
+
+def _be(
+    prepare: Callable[[], None], become: Callable[[], NoReturn], output: int, keep: Collection[int], pipe: int
+) -> NoReturn:
+    try:
+        os.setsid()
+        _reset_signals()
+        prepare()
+        null = state.above_streams(os.open(os.devnull, os.O_RDONLY))  # itself in its place, the exec would close it
+        os.dup2(null, 0)
+        os.dup2(output, 1)
+        os.dup2(output, 2)
+        _close_others((0, 1, 2, pipe, *keep))
+        become()
+    except LauncherError as error:
+        problem = (error.message, error.hint, int(error.status))
+    except BaseException as error:  # whatever it is, the one who waits at the other end must be told
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else repr(error)
+        problem = (f"cannot start in the background: {reason}", None, int(ExitStatus.IO))
+    try:
+        os.write(pipe, json.dumps(problem).encode())
+    finally:
+        os._exit(errno.ENOEXEC)
+
+
+def _reset_signals() -> None:
+    for number in _TERMINAL_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)  # which forgets what is pending
+    for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
+        with suppress(OSError, ValueError):  # a few are the C library's own
+            signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
+
+def _close_others(kept: Collection[int]) -> None:
+    for name in os.listdir("/dev/fd"):
+        if int(name) not in kept:
+            with suppress(OSError):  # the one that the listing itself was read by
+                os.close(int(name))

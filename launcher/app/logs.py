@@ -1,0 +1,220 @@
+"""A log is a new file of this user's own at each start: never through a link, never into what was there before.
+
+The logs of the last starts are kept beside it as `.1` (the newest) to `.5`. Reading never follows a link either.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+
+from ..errors import ExitStatus, LauncherError
+from ..system import state
+
+FOLDER = "logs"
+KEPT = 5
+_BLOCK = 1 << 16
+_POLL_SECONDS = 0.2
+_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+
+
+class Target(NamedTuple):
+    """Hold where a log is to be: the places that are tried, best first, and whether the user has named the one."""
+
+    app_dir: Path
+    places: tuple[Path, ...]
+    named: bool
+
+    def check(self) -> Path:
+        """Return where the log will be, and refuse what cannot be one.
+
+        Raises LauncherError before anything is stopped: a usage error for a named log, else 74.
+        """
+        path = self.places[0]
+        if self.named and not path.parent.is_dir():
+            raise self._refused(f"there is no folder {path.parent}", f"mkdir -p {path.parent}")
+        if self.named and not os.access(path.parent, os.W_OK | os.X_OK):
+            raise self._refused(f"{path.parent} may not be written", f"ls -ld {path.parent}")
+        for place in self.places:
+            self._refuse_odd(place, "is no regular file", lambda mode: not stat.S_ISREG(mode))
+            for number in range(1, KEPT + 1):
+                older = place.with_name(f"{place.name}.{number}")
+                self._refuse_odd(older, "is a folder", stat.S_ISDIR)
+        return path
+
+    def open(self) -> tuple[Path, int]:
+        """Make a new log in the first place that takes it, the one before kept beside it, and return its descriptor.
+
+        Raises LauncherError (74).
+        """
+        failures = []
+        for place in self.places:
+            try:
+                return place, state.above_streams(self._open(place))
+            except OSError as error:
+                failures.append(f"{place}: {(error.strerror or str(error)).lower()}")
+                if error.errno not in state.ELSEWHERE:
+                    break
+        raise LauncherError(
+            f"cannot make a log: {'; '.join(failures)}", f"ls -ld {self.places[0].parent}", ExitStatus.IO
+        )
+
+    def _open(self, place: Path) -> int:
+        folder = os.open(place.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC) if self.named else self._own(place)
+        try:
+            _rotate(folder, place.name)
+            flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+            descriptor = os.open(place.name, flags, 0o600, dir_fd=folder)
+            if not self.named:
+                state.give_to_owner(descriptor, os.fstat(folder))
+            return descriptor
+        finally:
+            os.close(folder)
+
+    def _own(self, place: Path) -> int:
+        parent = state.open_folder(place.parent.parent, self.app_dir)
+        try:
+            with suppress(FileExistsError):
+                os.mkdir(FOLDER, 0o700, dir_fd=parent)
+            folder = os.open(FOLDER, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+            state.give_to_owner(folder, os.fstat(parent))
+            return folder
+        finally:
+            os.close(parent)
+
+    def _refuse_odd(self, path: Path, what: str, odd: Callable[[int], bool]) -> None:
+        try:
+            mode = os.lstat(path).st_mode
+        except OSError:
+            return
+        if odd(mode):
+            what = "is a link, and a log is never written through one" if stat.S_ISLNK(mode) else what
+            raise self._refused(f"{path} {what}", "start_app.py --log-file FILE, with a name that is free")
+
+    def _refused(self, message: str, hint: str) -> LauncherError:
+        where = " (--log-file)" if self.named else ""
+        return LauncherError(f"{message}{where}", hint, ExitStatus.USAGE if self.named else ExitStatus.IO)
+
+
+def target(app_dir: Path, script: Path, port: int, named: str | None, cwd: Path) -> Target:
+    """Return where the log of an instance is to be: where the user says, else in the app's state folder."""
+    if named is not None:
+        path = cwd / os.path.expanduser(named)
+        return Target(app_dir, (Path(os.path.realpath(path.parent), path.name),), named=True)
+    return Target(app_dir, defaults(app_dir, script, port), named=False)
+
+
+def defaults(app_dir: Path, script: Path, port: int) -> tuple[Path, ...]:
+    """Return where the log lies that nobody has named, best first."""
+    return tuple(folder / FOLDER / f"{script.stem}-{port}.log" for folder in state.folders(app_dir))
+
+
+def find(app_dir: Path, script: Path, port: int) -> Path | None:
+    """Return the newest log in the places that nobody has named."""
+    trusted = [path for path in defaults(app_dir, script, port) if state.is_trusted(path.parent.parent, app_dir)]
+    there = [(os.lstat(path).st_mtime, path) for path in trusted if is_log(path)]
+    return max(there)[1] if there else None
+
+
+def is_log(path: Path) -> bool:
+    """Tell whether there is a regular file."""
+    try:
+        return stat.S_ISREG(os.lstat(path).st_mode)
+    except OSError:
+        return False
+
+
+def open_log(path: Path) -> int:
+    """Open a log for reading.
+
+    Raises OSError, also for a link; LauncherError (74) for what is no regular file.
+    """
+    descriptor = os.open(path, _READ)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise LauncherError(f"{path} is no regular file", f"ls -l {path}", ExitStatus.IO)
+    return descriptor
+
+
+def seek_tail(descriptor: int, lines: int) -> None:
+    """Go to where the last `lines` lines of a log begin, reading no more of it than that."""
+    end = position = os.lseek(descriptor, 0, os.SEEK_END)
+    found = 0
+    while position > 0 and lines > 0:
+        start = max(0, position - _BLOCK)
+        # The newline at the very end closes the last line and begins none.
+        block = os.pread(descriptor, min(position, end - 1) - start, start)
+        at = len(block)
+        while (at := block.rfind(b"\n", 0, at)) >= 0:
+            found += 1
+            if found == lines:
+                os.lseek(descriptor, start + at + 1, os.SEEK_SET)
+                return
+        position = start
+    if lines > 0:
+        os.lseek(descriptor, 0, os.SEEK_SET)
+
+
+def blocks(descriptor: int) -> Iterator[bytes]:
+    """Yield what is left to read."""
+    while block := os.read(descriptor, _BLOCK):
+        yield block
+
+
+def tail(path: Path, lines: int) -> tuple[str, ...]:
+    """Return the last lines that say something, of a progress bar only what it showed last; empty without a log."""
+    try:
+        descriptor = open_log(path)
+    except (OSError, LauncherError):
+        return ()
+    try:
+        # Blank lines are left out, so a few more are read.
+        seek_tail(descriptor, 2 * lines + 10)
+        data = b"".join(blocks(descriptor))
+    finally:
+        os.close(descriptor)
+    shown = [line.rstrip(b"\r").rpartition(b"\r")[2].rstrip() for line in data.split(b"\n")]
+    return tuple(line.decode(errors="replace") for line in [line for line in shown if line][-lines:])
+
+
+def follow(path: Path, descriptor: int, running: Callable[[], bool]) -> Iterator[bytes]:
+    """Yield what is left to read, then what comes, also in a new log of this name, until the instance has ended."""
+    try:
+        while True:
+            more = running()  # asked first: what the instance writes last is read even so
+            yield from blocks(descriptor)
+            later = _successor(path, descriptor)
+            if later is not None:
+                yield from blocks(descriptor)  # written between the last look and the rotation
+                os.close(descriptor)
+                descriptor = later
+            elif not more:
+                return
+            else:
+                if os.fstat(descriptor).st_size < os.lseek(descriptor, 0, os.SEEK_CUR):
+                    os.lseek(descriptor, 0, os.SEEK_SET)  # somebody has emptied it
+                time.sleep(_POLL_SECONDS)
+    finally:
+        os.close(descriptor)
+
+
+def _successor(path: Path, descriptor: int) -> int | None:
+    """Return the file that has come in the place of an open log, or None where that still is the one."""
+    try:
+        if os.path.samestat(os.lstat(path), os.fstat(descriptor)):
+            return None
+        return open_log(path)
+    except (OSError, LauncherError):
+        return None  # in the midst of a rotation
+
+
+def _rotate(folder: int, name: str) -> None:
+    for number in range(KEPT - 1, -1, -1):
+        older, newer = f"{name}.{number + 1}", f"{name}.{number}" if number else name
+        with suppress(FileNotFoundError):
+            os.rename(newer, older, src_dir_fd=folder, dst_dir_fd=folder)

@@ -1,0 +1,166 @@
+"""Which repo or revision is meant by what a person types; where that is not certain, nothing is."""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+from ..config.paths import HUB_ENTRY
+from ..errors import ExitStatus, LauncherError
+from .layout import Repo, condemned_commit
+from .names import name
+
+_COMMIT_PREFIX = re.compile(r"[0-9a-f]{6,40}")
+_GLOB = re.compile(r"[*?\[]")
+_TYPES = {"model": "models", "dataset": "datasets", "space": "spaces", "kernel": "kernels"}
+_NEAREST = 3
+_WHOLE_COMMIT = 40
+
+
+class Selection(NamedTuple):
+    """Hold a repo folder, and the commits that are meant in it; none means the whole repo."""
+
+    folder: str
+    commits: tuple[str, ...]
+
+
+class Place(NamedTuple):
+    """Hold the repo folders of one root; `read` is asked only where revisions matter."""
+
+    folders: tuple[str, ...]
+    read: Callable[[str], Repo]
+
+
+def matching(patterns: Iterable[str], folders: Iterable[str]) -> frozenset[str]:
+    """Return the folders that any of the patterns names, whole repos only."""
+    present = tuple(folders)
+    return frozenset(folder for pattern in patterns for folder in _folders(pattern, present))
+
+
+def select(
+    targets: Sequence[str], places: Sequence[Place], hint: str, *, lenient: bool = False
+) -> tuple[tuple[Selection, ...], ...]:
+    """Return what the targets mean, for each place.
+
+    A target is a repo's name, its folder's, either with `@revision` behind it, a glob, or a commit's first digits.
+    Raises LauncherError, a usage error, for one that means more than one thing, or, unless `lenient`, nothing
+    anywhere; it names the nearest.
+    """
+    chosen: list[dict[str, set[str] | None]] = [{} for _ in places]
+    for target in targets:
+        meant = [_one(target, place) for place in places]
+        _refuse_ambiguous(target, meant)
+        for found, into in zip(meant, chosen, strict=True):
+            for folder, commits in found.items():
+                before = into.get(folder, set())
+                into[folder] = None if commits is None or before is None else before | commits
+        if not any(meant) and not lenient:
+            everything = tuple(dict.fromkeys(folder for place in places for folder in place.folders))
+            raise unknown(target, everything, hint, "; nothing was removed")
+    return tuple(
+        tuple(Selection(folder, tuple(sorted(commits or ()))) for folder, commits in sorted(one.items()))
+        for one in chosen
+    )
+
+
+def _one(target: str, place: Place) -> Mapping[str, set[str] | None]:
+    folders, read = place
+    whole = _folders(target, folders)
+    if whole:
+        return dict.fromkeys(whole)
+    repo, at, revision = target.rpartition("@")
+    if at and repo:
+        return {folder: commits for folder in _folders(repo, folders) if (commits := _commits(read(folder), revision))}
+    if not _COMMIT_PREFIX.fullmatch(target):
+        return {}
+    found: dict[str, set[str] | None] = {}
+    for folder in folders:
+        try:
+            commits = {commit for commit in _known(read(folder)) if commit.startswith(target)}
+        except OSError:
+            if len(target) < _WHOLE_COMMIT:
+                raise  # the digits may begin a commit in there too
+            continue
+        if commits:
+            found[folder] = commits
+    return found
+
+
+def _refuse_ambiguous(target: str, meant: Sequence[Mapping[str, set[str] | None]]) -> None:
+    """Refuse the first digits of more than one commit, in whichever roots; of a repo, each root's may be the same."""
+    pairs = {(folder, commit) for found in meant for folder, commits in found.items() for commit in commits or ()}
+    digits = target.rpartition("@")[2]
+    if len({commit for _, commit in pairs if commit.startswith(digits)}) < 2 and (
+        "@" in target or len({folder for folder, _ in pairs}) < 2
+    ):
+        return
+    if not all(commit.startswith(digits) for _, commit in pairs):
+        return  # the same ref of several repos, or in several roots
+    shown = sorted(commit if "@" in target else f"{name(folder)}@{commit}" for folder, commit in pairs)
+    raise LauncherError(
+        f"{target} is the beginning of {len(shown)} commits: {', '.join(shown[:_NEAREST])}",
+        "name one of them in full",
+        ExitStatus.USAGE,
+    )
+
+
+def _commits(repo: Repo, revision: str) -> set[str]:
+    by_ref = {one.commit for one in repo.revisions if revision in one.refs}
+    by_ref |= {repo.broken_refs[revision]} & _known(repo) if revision in repo.broken_refs else set()
+    if by_ref or not _COMMIT_PREFIX.fullmatch(revision):
+        return by_ref
+    return {commit for commit in _known(repo) if commit.startswith(revision)}
+
+
+def _known(repo: Repo) -> set[str]:
+    """Return every commit in a repo, those of an interrupted removal among them."""
+    condemned = (condemned_commit(trash) for trash in repo.condemned)
+    return {*(revision.commit for revision in repo.revisions), *condemned}
+
+
+def _folders(target: str, folders: Sequence[str]) -> tuple[str, ...]:
+    if HUB_ENTRY.match(target):
+        patterns = [target]
+    else:
+        prefix, _, rest = target.partition("/")
+        patterns = [f"models--{target.replace('/', '--')}"]
+        if rest and (prefix in _TYPES or prefix in _TYPES.values()):
+            patterns.insert(0, f"{_TYPES.get(prefix, prefix)}--{rest.replace('/', '--')}")
+    for pattern in patterns:
+        if pattern in folders:
+            return (pattern,)
+    if not _GLOB.search(target):
+        return ()
+    if HUB_ENTRY.match(target):
+        return tuple(folder for folder in folders if fnmatch.fnmatchcase(folder, target))
+    # A star stays within its part of the name: `bert*` is no `bert-org/model`, and no dataset either.
+    for pattern in patterns:
+        found = tuple(folder for folder in folders if _fits(folder.split("--"), pattern.split("--")))
+        if found:
+            return found
+    return ()
+
+
+def _fits(parts: Sequence[str], pattern: Sequence[str]) -> bool:
+    return len(parts) == len(pattern) and all(map(fnmatch.fnmatchcase, parts, pattern))
+
+
+def unknown(
+    target: str, folders: Sequence[str], hint: str, so: str = "", *, where: str = "in the cache"
+) -> LauncherError:
+    """Return the error for a target that means nothing here, the nearest names in it; `so` is what follows from it."""
+    import difflib
+
+    names = [name(folder) for folder in folders]
+    plain, at, revision = target.rpartition("@") if "@" in target else (target, "", "")
+    if at and plain in names:
+        return LauncherError(f"no revision {revision} of {plain} is cached{so}", hint, ExitStatus.USAGE)
+    close = difflib.get_close_matches(plain.lower(), [known.lower() for known in names], _NEAREST, 0.5)
+    nearest = [known for known in names if known.lower() in close]
+    if not nearest:
+        last = plain.lower().rpartition("/")[2]
+        nearest = [known for known in names if last and last in known.lower()][:_NEAREST]
+    near = f"; the nearest: {', '.join(nearest)}" if nearest else ""
+    return LauncherError(f"{target} is not {where}{near}{so}", hint, ExitStatus.USAGE)

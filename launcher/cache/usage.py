@@ -1,0 +1,248 @@
+"""A repo that another process reads, maps or downloads into is in use; a lock that cannot be asked counts as held.
+
+Readers are seen in /proc: their open files and their mappings, by path in our own mount namespace, and by device and
+inode from any other (a container that mounts the cache); of other users' processes only root sees that. A download is
+seen by the flock that huggingface_hub holds on `.locks/<repo>/<etag>.lock` exactly while that file arrives; that works
+across hosts where flock does.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import stat
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from typing import NamedTuple
+
+from ..ui import text
+from . import store
+from .dirs import walk
+from .entries import LOCKS, unescaped
+from .glance import Glance
+from .layout import Identity
+
+_SHOWN = 120
+_ETAG = re.compile(r"(.+?)(\.[0-9a-f]{8})?\.incomplete", re.DOTALL)
+
+
+class _Opened(NamedTuple):
+    pid: int
+    path: str | None
+    identity: Identity | None
+
+
+def busy(
+    root: str,
+    folders: Collection[str],
+    spare: Collection[int] = (),
+    *,
+    force: bool = False,
+) -> Mapping[str, str]:
+    """Return which of the repos are in use and by whom; `spare` are pids that do not count, ourselves among them.
+
+    `force` looks at nothing.
+    """
+    if force or not folders:
+        return {}
+    return {**readers(root, folders, (*spare, os.getpid())), **downloads(root, folders, {})}
+
+
+def downloads(root: str, folders: Iterable[str], glances: Mapping[str, Glance]) -> dict[str, str]:
+    """Return which of the repos are being downloaded; what `glances` has seen already is not looked at again."""
+    return {folder: reason for folder in folders if (reason := _downloading(root, folder, glances.get(folder)))}
+
+
+def held_lock(path: str) -> bool:
+    """Tell whether somebody holds the flock on this file; one that cannot be asked counts as held."""
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return False
+        except OSError:
+            return True
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def lock_of(partial: str) -> str | None:
+    """Return the name of the lock of a partial download by its own in `blobs`, or None where it is no download's."""
+    match = _ETAG.fullmatch(partial)
+    return f"{match[1]}.lock" if match else None
+
+
+def _downloading(root: str, folder: str, seen: Glance | None) -> str | None:
+    names: Collection[str] | None = seen.partial if seen else None
+    try:
+        names = os.listdir(f"{root}/{folder}/blobs") if names is None else names
+    except OSError:
+        return _beginning(root, folder)
+    for name in names:
+        if name.endswith(".incomplete"):
+            lock = f"{root}/{LOCKS}/{folder}/{lock_of(name)}"
+            if held_lock(lock):
+                return f"it is being downloaded{_holder(lock)}"
+    return None
+
+
+def _beginning(root: str, folder: str) -> str | None:
+    """Tell whether somebody holds a lock for a repo that has no blobs yet."""
+    try:
+        locks = os.listdir(f"{root}/{LOCKS}/{folder}")
+    except OSError:
+        return None
+    held = any(held_lock(f"{root}/{LOCKS}/{folder}/{lock}") for lock in locks)
+    return "a download of it has just begun" if held else None
+
+
+def _holder(lock: str) -> str:
+    """Return who holds a lock, as far as proc_locks(5) tells."""
+    try:
+        inode = os.stat(lock).st_ino
+        with open("/proc/locks", encoding="ascii") as file:
+            for line in file:
+                words = line.split()
+                if words[1] == "FLOCK" and words[5].rpartition(":")[2] == str(inode) and int(words[4]) > 0:
+                    return f" by {_described(int(words[4]))}"
+    except (OSError, IndexError, ValueError):
+        pass  # another host's or another namespace's: held all the same
+    return ""
+
+
+def readers(root: str, folders: Collection[str], spare: Collection[int]) -> dict[str, str]:
+    """Return which of the repos any process but those in `spare` has files open or mapped of, and who that is."""
+    found: dict[str, int] = {}
+    payloads: dict[str, int] = {}
+    identities: dict[Identity, int] = {}
+    prefix = root.rstrip("/") + "/"
+    names = frozenset(folders)
+    for opened in _opened(prefix, _device(root), frozenset(spare)):
+        if opened.path is None:
+            if opened.identity:
+                identities.setdefault(opened.identity, opened.pid)
+            continue
+        folder, _, rest = opened.path[len(prefix) :].partition("/")
+        if folder in names:
+            found.setdefault(folder, opened.pid)
+        elif folder == store.FOLDER:
+            payloads.setdefault(rest.rpartition("/")[2], opened.pid)
+    if payloads or identities:
+        for folder in names - found.keys():
+            pid = _reader(root, folder, payloads, identities)
+            if pid:
+                found[folder] = pid
+    return {folder: f"it is in use by {_described(pid)}" for folder, pid in found.items()}
+
+
+def _opened(prefix: str, device: int | None, spare: frozenset[int]) -> Iterator[_Opened]:
+    """Yield what visible processes have open below `prefix`, or, from other mount namespaces, on its device."""
+    try:
+        pids = [int(name) for name in os.listdir("/proc") if name.isdigit()]
+        own = os.readlink("/proc/self/ns/mnt")
+    except OSError:
+        return  # no /proc: nothing is known of readers, only of downloads
+    raw = os.fsencode(prefix)
+    other_names = _has_other_names(prefix, device)
+    for pid in pids:
+        if pid in spare:
+            continue
+        try:
+            elsewhere = os.readlink(f"/proc/{pid}/ns/mnt") != own
+            with open(f"/proc/{pid}/maps", "rb") as file:
+                maps = file.read()
+            descriptors = os.listdir(f"/proc/{pid}/fd")
+        except OSError:
+            continue  # gone, or another user's
+        by_path, by_identity = not elsewhere, elsewhere or other_names
+        yield from _mapped(pid, maps, raw, device, by_path, by_identity)
+        for descriptor in descriptors:
+            path = f"/proc/{pid}/fd/{descriptor}"
+            try:
+                target = os.readlink(path)
+                if by_path and target.startswith(prefix):
+                    if not os.path.isdir(path):  # whoever lists a folder is not reading its files
+                        yield _Opened(pid, target, None)
+                elif by_identity and target.startswith("/"):
+                    status = os.stat(path)
+                    if status.st_dev == device and not stat.S_ISDIR(status.st_mode):
+                        yield _Opened(pid, None, (status.st_dev, status.st_ino))
+            except OSError:
+                continue
+
+
+def _has_other_names(prefix: str, device: int | None) -> bool:
+    """Tell whether the root can be reached by another path too, where a part of its file system is mounted twice."""
+    try:
+        with open("/proc/self/mountinfo", "rb") as file:
+            mounts = [line.split(None, 5) for line in file]
+    except OSError:
+        return False
+    number = f"{os.major(device or 0)}:{os.minor(device or 0)}".encode()
+    return sum(1 for mount in mounts if mount[2] == number) > 1 and bool(prefix)
+
+
+def _mapped(
+    pid: int, maps: bytes, prefix: bytes, device: int | None, by_path: bool, by_identity: bool
+) -> Iterator[_Opened]:
+    if not by_identity and prefix not in maps and b"\\" not in maps:
+        return
+    for line in maps.splitlines():
+        fields = line.split(None, 5)
+        if len(fields) < 6 or not fields[5].startswith(b"/"):
+            continue
+        path = unescaped(fields[5])
+        if by_path and path.startswith(prefix):
+            yield _Opened(pid, os.fsdecode(path), None)
+        elif by_identity:
+            major, _, minor = fields[3].partition(b":")
+            if os.makedev(int(major, 16), int(minor, 16)) == device:
+                yield _Opened(pid, None, (device, int(fields[4])))
+
+
+def _reader(root: str, folder: str, payloads: Mapping[str, int], identities: Mapping[Identity, int]) -> int | None:
+    """Return who has a payload that this repo links to open, or a file of it by its identity."""
+    for path, links in _files(f"{root}/{folder}", frozenset(("blobs", "snapshots") if identities else ("blobs",))):
+        try:
+            if links:
+                shared = store.target(root, os.path.dirname(path), os.readlink(path))
+                if shared and shared in payloads:
+                    return payloads[shared]
+            if identities:
+                status = os.stat(path)
+                if (status.st_dev, status.st_ino) in identities:
+                    return identities[status.st_dev, status.st_ino]
+        except OSError:
+            continue
+    return None
+
+
+def _files(path: str, parts: Iterable[str]) -> Iterator[tuple[str, bool]]:
+    for part in parts:
+        yield from ((entry.path, entry.is_symlink()) for entry in walk(f"{path}/{part}"))
+
+
+def _device(root: str) -> int | None:
+    try:
+        return os.stat(root).st_dev
+    except OSError:
+        return None
+
+
+def _described(pid: int) -> str:
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as file:
+            argv = [os.fsdecode(word) for word in file.read().split(b"\0")[:-1]]
+    except OSError:
+        argv = []
+    line = text.command_line(argv)
+    return f"pid {pid}, {line[:_SHOWN]}{'…' if len(line) > _SHOWN else ''}" if argv else f"pid {pid}"

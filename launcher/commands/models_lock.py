@@ -1,0 +1,251 @@
+"""The `models` commands: what should be there, against what is, and how it gets there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from ..cache import entries, targets
+from ..cache.names import name
+from ..config.settings import Settings
+from ..errors import ExitStatus, LauncherError
+from ..models import check, hub, lockfile, repo_id, resolve
+from ..models.lockfile import LockedModel
+from ..operations import pull
+from ..service import history
+from ..ui import text
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ..arguments import Arguments
+    from ..ui.console import Console
+
+
+def run(arguments: Arguments, settings: Settings, environ: Mapping[str, str], console: Console) -> int:
+    """Run a `models` command and return its exit status."""
+    context = pull.Context(settings, environ)
+    command = {"models check": _check, "models lock": _lock, "models pull": pull.run}[arguments.command]
+    return command(arguments, context, console)
+
+
+def _check(arguments: Arguments, context: pull.Context, console: Console) -> int:
+    if context.lock is not None:
+        subjects, there = check.locked_subjects(context.lock, context.roots, context.settings.app_dir)
+        if subjects and not there:
+            console.warn("none of the locked models is on this machine: what is compared is models.lock")
+    else:
+        subjects = check.cached_subjects(context.roots)
+    subjects = pull.chosen_subjects(arguments.repos, subjects, context)
+    if not subjects and context.lock is not None:
+        console.warn("no models: models.lock pins nothing; start_app.py models lock REPO does")
+    elif not subjects:
+        console.warn(f"no models: neither a models.lock nor anything in {context.roots[0].path}")
+    if context.offline:
+        console.warn("HF_HUB_OFFLINE is set: no hub is asked, what is told is what is here")
+        judged = check.offline(subjects)
+    else:
+        timeout = hub.DEFAULT_SECONDS if arguments.timeout is None else arguments.timeout
+        judged = check.run(subjects, context.endpoints, context.environment, timeout)
+    status = ExitStatus.DONE
+    if any(one.stale for one in judged):
+        status = ExitStatus.STALE
+    elif any(one.verdict == "unreachable" for one in judged):
+        status = ExitStatus.RETRY
+    if console.as_json:
+        console.json(
+            {
+                "offline": context.offline,
+                "locked": context.lock is not None,
+                "mirror": context.endpoints.used.url if context.endpoints.mirrored else None,
+                "hub": context.endpoints.official.url,
+                "models": [check.document(one) for one in judged],
+                "exit_status": int(status),
+            }
+        )
+        return status
+    if context.endpoints.mirrored:
+        console.say(f"mirror: {context.endpoints.used.url}")
+    console.say(f"hub: {context.endpoints.official.url}")
+    for line in text.table(check.rows(judged, mirrored=context.endpoints.mirrored)) if judged else ():
+        console.out(line)
+    if status == ExitStatus.STALE and not context.offline:
+        ways = "start_app.py models lock; start_app.py models pull" if context.lock else "start_app.py models pull"
+        console.say(console.hinted(f"hint: {ways}; start_app.py --force-refresh pulls and restarts in one"))
+    return status
+
+
+def _lock(arguments: Arguments, context: pull.Context, console: Console) -> int:
+    if arguments.dry_run:
+        return _relock(arguments, context, console)
+    with pull.pull_lock(context):
+        context.read_lock()  # another run may have written it meanwhile
+        return _relock(arguments, context, console)
+
+
+def _relock(arguments: Arguments, context: pull.Context, console: Console) -> int:
+    before = context.lock or ()
+    if arguments.remove:
+        after = _without(arguments.repos, before)
+        resolved: tuple[resolve.Resolved, ...] = ()
+    else:
+        pull.refuse_offline(context, "models lock")
+        wishes = _wishes(arguments, context)
+        timeout = hub.DEFAULT_SECONDS if arguments.timeout is None else arguments.timeout
+        resolved = resolve.resolve(wishes, context.endpoints, context.environment, timeout)
+        replaced = {one.model.key for one in resolved}
+        after = (*(one for one in before if one.key not in replaced), *(one.model for one in resolved))
+    for one in resolved:
+        for warning in one.warnings:
+            console.warn(warning)
+    moved = list(_moves(before, after))
+    for line in (line for line, _ in moved):
+        (console.out if arguments.dry_run and not console.as_json else console.say)(line)
+    cached = [name(e) for root in context.roots for e in entries.contents(root.real).entries]
+    for trap in repo_id.traps([one.repo for one in after], cached):
+        console.warn(trap)
+    changed = lockfile.differs(context.settings.app_dir, after)
+    if not arguments.dry_run:
+        changed = _write(context, after)
+        if changed:
+            history.record(context.settings, "lock", text.some([line for line, _ in moved], 3) or "models.lock")
+        if arguments.remove:
+            pull.unpin(context, [one.repo for one in before if one.key not in {a.key for a in after}])
+    console.say(_lock_summary(context, after, changed=changed, dry_run=arguments.dry_run))
+    if console.as_json:
+        console.json(
+            {
+                "dry_run": arguments.dry_run,
+                "changed": changed,
+                "models": [pull.model_document(one) for one in after],
+                "moved": [document for _, document in moved],
+            }
+        )
+    if changed and resolved:
+        console.say(
+            console.hinted("hint: start_app.py models pull brings it; start_app.py --locked brings and starts it")
+        )
+    return ExitStatus.DONE
+
+
+def _lock_summary(context: pull.Context, after: Sequence[LockedModel], *, changed: bool, dry_run: bool) -> str:
+    path = lockfile.path_of(context.settings.app_dir)
+    count = text.count(len(after), "model")
+    if not changed:
+        return f"unchanged: {path}, {count}"
+    return f"{'would write' if dry_run else 'wrote'} {path}: {count}"
+
+
+def _write(context: pull.Context, models: Sequence[LockedModel]) -> bool:
+    try:
+        return lockfile.write(context.settings.app_dir, models)
+    except OSError as error:
+        path = lockfile.path_of(context.settings.app_dir)
+        raise LauncherError(
+            f"cannot write {path}: {(error.strerror or str(error)).lower()}", f"ls -ld {path.parent}", ExitStatus.IO
+        ) from error
+
+
+def _wishes(arguments: Arguments, context: pull.Context) -> list[resolve.Wish]:
+    before = {one.key: one for one in context.lock or ()}
+    if not arguments.repos:
+        if not before:
+            cached = [one.repo for one in check.cached_subjects(context.roots)]
+            raise LauncherError(
+                f"{lockfile.path_of(context.settings.app_dir)} pins nothing yet, and no model was named",
+                f"start_app.py models lock {' '.join(cached[:3]) if cached else 'REPO'}",
+                ExitStatus.USAGE,
+            )
+        return [resolve.wish_of(one) for one in before.values()]
+    folder = _local_dir(arguments.local_dir)
+    for glob in (*(arguments.include or ()), *(arguments.exclude or ())):
+        if not glob or not glob.isprintable():
+            raise LauncherError(f"{glob!r} is no glob for the names of files", "--include '*.json'", ExitStatus.USAGE)
+    wishes: dict[tuple[str, str], resolve.Wish] = {}
+    for text_ in arguments.repos:
+        target = repo_id.target(text_)
+        if target is None:
+            raise LauncherError(f"{text_!r} names no repo", "start_app.py models lock OWNER/NAME", ExitStatus.USAGE)
+        known = [one for one in before.values() if one.repo == target.repo and (not folder or one.local_dir == folder)]
+        old = known[0] if len(known) == 1 else None
+        wish = resolve.Wish(
+            target.repo,
+            target.revision or (old.revision if old else repo_id.DEFAULT_REVISION),
+            folder or (old.local_dir if old else None),
+            tuple(arguments.include or (old.include if old else ())),
+            tuple(arguments.exclude or (old.exclude if old else ())),
+            held=old.commit if old and target.revision in (None, old.revision) else None,
+        )
+        if wishes.setdefault((wish.repo, wish.local_dir or ""), wish) != wish:
+            raise LauncherError(
+                f"{wish.repo} is named with two revisions, and one is pinned",
+                f"start_app.py models lock {text_}",
+                ExitStatus.USAGE,
+            )
+    return list(wishes.values())
+
+
+def _local_dir(given: str | None) -> str | None:
+    if given is None:
+        return None
+    plain = given.removeprefix("./").rstrip("/")
+    if not repo_id.is_local_dir(plain):
+        raise LauncherError(
+            f"--local-dir {given} is no folder for a model below the app's own",
+            "--local-dir checkpoints",
+            ExitStatus.USAGE,
+        )
+    return plain
+
+
+def _without(repos: Sequence[str], before: Sequence[LockedModel]) -> tuple[LockedModel, ...]:
+    kept = list(before)
+    for text_ in repos:
+        target = repo_id.target(text_)
+        gone = [
+            one
+            for one in kept
+            if target and one.repo == target.repo and target.revision in (None, one.revision, one.commit)
+        ]
+        if not gone:
+            folders = [repo_id.folder(one.repo) for one in before]
+            raise targets.unknown(text_, folders, "start_app.py models check", where=f"in {lockfile.NAME}")
+        kept = [one for one in kept if one not in gone]
+    return tuple(kept)
+
+
+def _moves(before: Sequence[LockedModel], after: Sequence[LockedModel]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yield what moved, as a line and for `--json`."""
+    old, new = {one.key: one for one in before}, {one.key: one for one in after}
+    for key in sorted({*old, *new}):
+        was, now = old.get(key), new.get(key)
+        if was and now and was.commit == now.commit and was.files == now.files and was.revision == now.revision:
+            continue
+        one = now or was
+        assert one
+        files = {
+            path
+            for path in {*(was.files if was else ()), *(now.files if now else ())}
+            if _file_of(was, path) != _file_of(now, path)
+        }
+        grown = (now.size if now else 0) - (was.size if was else 0)
+        count = f"{len(files)} {'file' if len(files) == 1 else 'files'}"
+        sign = "+" if grown >= 0 else "-"
+        steps = f"{was.commit[:7] if was else 'new'} → {now.commit[:7] if now else 'gone'}"
+        line = f"{one.name} {one.revision}: {steps} ({count}, {sign}{text.size(abs(grown))})"
+        yield (
+            line,
+            {
+                "repo": one.repo,
+                "local_dir": one.local_dir,
+                "revision": one.revision,
+                "before": was.commit if was else None,
+                "after": now.commit if now else None,
+                "files": sorted(files),
+                "size_bytes": grown,
+            },
+        )
+
+
+def _file_of(model: LockedModel | None, path: str) -> object:
+    return model.files.get(path) if model else None

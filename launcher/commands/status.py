@@ -1,0 +1,227 @@
+"""What runs, as far as it can be proved from outside: nothing is guessed from what should be."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from ..app import page as readiness
+from ..app.page import Page
+from ..cache import roots
+from ..config.settings import Settings, app_environment
+from ..errors import LauncherError
+from ..instances import process as processes
+from ..instances.survey import Instance, describe
+from ..launch.pipeline import instance_document, process_document
+from ..models import loaded, lockfile, versions
+from ..models.loaded import InUse
+from ..models.locked_view import VIEW
+from ..models.lockfile import Lock
+from ..models.versions import NAMED_AT_MOST
+from ..operations.instance import Observed, observe
+from ..ui import text
+
+NVIDIA_SMI_SECONDS = 5.0
+
+State = Literal["running", "loading", "launching", "another user's", "unseen", "not running"]
+
+
+class Status(NamedTuple):
+    """Hold what is known of the app on its port; sizes are bytes, `gpu_memory` None where there is no GPU to ask."""
+
+    settings: Settings
+    observed: Observed
+    state: State
+    instance: Instance | None
+    page: Page | None
+    interpreter: str | None
+    endpoint: str | None
+    cache_roots: tuple[Path, ...]
+    memory: int | None
+    gpu_memory: int | None
+    models: tuple[InUse, ...] = ()
+
+    @property
+    def locked(self) -> bool:
+        """Tell whether the instance can load nothing but what is pinned."""
+        return bool(self.instance and self.observed.record and self.observed.record.locked)
+
+    @property
+    def log(self) -> str | None:
+        """Return the file that the instance prints to, as far as a launcher has arranged for it."""
+        record = self.observed.record
+        return record.log if self.instance and record and record.pid == self.instance.pid else None
+
+    def facts(self) -> tuple[tuple[str, str], ...]:
+        """Return the status as `name: value` rows for a person."""
+        rows = [("state", f"{self.state}, locked" if self.locked else self.state), ("app", str(self.settings.script))]
+        if self.instance:
+            process = self.instance.process
+            rows += [
+                ("pid", str(process.pid)),
+                ("user", text.user(process.uid)),
+                ("uptime", text.duration(process.age)),
+                ("command", text.command_line(process.argv)),
+                ("interpreter", self.interpreter or "unknown"),
+            ]
+            if self.instance.supervisor:
+                rows.append(("supervisor", self.instance.supervisor.name))
+        if self.log:
+            rows.append(("log", self.log))
+        rows.append(("port", str(self.settings.port)))
+        answer = "does not answer" if self.instance else "not asked: no instance of this app and user runs there"
+        rows.append(("page", f"{self.page.url} answers {self.page.status}" if self.page else answer))
+        if self.instance and self.instance.listening and self.settings.port not in self.instance.listening:
+            rows.append(("listens on", ", ".join(str(port) for port in sorted(self.instance.listening))))
+        rows.append(("endpoint", self.endpoint or "https://huggingface.co (default)"))
+        rows += [("model", one.line()) for one in self.models[:NAMED_AT_MOST]]
+        if len(self.models) > NAMED_AT_MOST:
+            rows.append(("model", f"{len(self.models) - NAMED_AT_MOST} more: start_app.py status --json"))
+        rows += [("cache", f"{root}{'' if os.path.isdir(root) else ' (not there)'}") for root in self.cache_roots]
+        if self.memory is not None:
+            rows.append(("memory", text.size(self.memory)))
+        if self.gpu_memory is not None:
+            rows.append(("gpu memory", text.size(self.gpu_memory)))
+        survey = self.observed.survey
+        if self.observed.unseen:
+            rows.append(("lock", f"{self.observed.lock} is held by an instance that cannot be seen from here"))
+        rows += [("sibling", f"{describe(i.process)}, port {i.port}") for i in survey.siblings]
+        rows += [("another user's", f"{describe(i.process)}, port {i.port}") for i in survey.others]
+        for holder in survey.holders:
+            who = describe(holder.process) if holder.process else f"a hidden process of user {text.user(holder.uid)}"
+            rows.append(("port held by", f"{who}, on {holder.address}"))
+        return tuple(rows)
+
+    def document(self) -> Mapping[str, Any]:
+        """Return the status for `--json`."""
+        survey = self.observed.survey
+        return {
+            "state": self.state,
+            "app_dir": str(self.settings.app_dir),
+            "script": str(self.settings.script),
+            "port": self.settings.port,
+            "instance": process_document(self.instance.process) if self.instance else None,
+            "supervisor": self.instance.supervisor.name if self.instance and self.instance.supervisor else None,
+            "interpreter": self.interpreter,
+            "lock": str(self.observed.lock) if self.observed.lock else None,
+            "answers": self.page is not None and self.page.ready,
+            "page": {"url": self.page.url, "status": self.page.status} if self.page else None,
+            "endpoint": self.endpoint,
+            "cache_roots": [str(root) for root in self.cache_roots],
+            "memory_bytes": self.memory,
+            "gpu_memory_bytes": self.gpu_memory,
+            "locked": self.locked,
+            "log": self.log,
+            "models": [one.document() for one in self.models],
+            "siblings": [instance_document(instance) for instance in survey.siblings],
+            "others": [instance_document(instance) for instance in survey.others],
+            "port_held_by": [
+                {
+                    "address": holder.address,
+                    "user": text.user(holder.uid),
+                    **(process_document(holder.process) if holder.process else {"pid": None}),
+                }
+                for holder in survey.holders
+            ],
+        }
+
+
+def status(settings: Settings, environ: Mapping[str, str]) -> Status:
+    """Look at the instance on the port, its page and its resources; where none runs, at what a launch would use."""
+    observed = observe(settings)
+    instance = observed.instance
+    page: Page | None = None
+    tree: tuple[int, ...] = ()
+    if instance:
+        tree = instance.tree
+        if settings.port in instance.listening:
+            page = readiness.page(settings.host, settings.port)
+        environment = processes.environment(instance.pid)
+    else:
+        environment = app_environment(settings, environ)
+    paths = _models_roots(settings, environ, environment)
+    record = observed.record
+    recorded = record.models if instance and record and record.pid == instance.pid else {}
+    models: tuple[InUse, ...] = ()
+    if instance:
+        now = versions.current(paths, settings.app_dir, _lock(settings))
+        models = loaded.in_use(tree, paths, recorded, now)
+    return Status(
+        settings=settings,
+        observed=observed,
+        state=_state(observed, page),
+        instance=instance,
+        page=page,
+        interpreter=_interpreter(instance, environment),
+        endpoint=environment.get("HF_ENDPOINT") or None,
+        cache_roots=roots.folders(environment, settings.app_dir),
+        memory=_memory(tree) if instance else None,
+        gpu_memory=_gpu_memory(tree) if instance else None,
+        models=models,
+    )
+
+
+def _models_roots(settings: Settings, environ: Mapping[str, str], environment: Mapping[str, str]) -> tuple[Path, ...]:
+    """Return where its models are: in the caches that it uses, and behind a view of pinned ones in the app's."""
+    found = (
+        *roots.folders(environment, settings.app_dir),
+        *roots.folders(app_environment(settings, environ), settings.app_dir),
+    )
+    return tuple(path for path in dict.fromkeys(found) if not path.name.startswith(VIEW))
+
+
+def _lock(settings: Settings) -> Lock | None:
+    try:
+        return lockfile.read(settings.app_dir)
+    except LauncherError:
+        return None  # what runs can be told of without it; models check says what is wrong with it
+
+
+def _state(observed: Observed, page: Page | None) -> State:
+    if observed.instance:
+        return "running" if page else "loading"
+    if observed.launcher:
+        return "launching"
+    if any(instance.on(observed.survey.port) for instance in observed.survey.others):
+        return "another user's"
+    return "unseen" if observed.unseen else "not running"
+
+
+def _interpreter(instance: Instance | None, environment: Mapping[str, str]) -> str | None:
+    # argv[0] names the environment; the executable behind it is the base installation of them all.
+    if instance is None:
+        return None
+    named = instance.process.argv[0] if instance.process.argv else ""
+    found = shutil.which(named, path=environment.get("PATH")) if named and os.sep not in named else named
+    return found if found and os.path.isabs(found) else instance.process.exe
+
+
+def _memory(pids: tuple[int, ...]) -> int:
+    import psutil
+
+    total = 0
+    for pid in pids:
+        try:
+            total += psutil.Process(pid).memory_info().rss
+        except psutil.Error:
+            continue  # gone since, or hidden
+    return total
+
+
+def _gpu_memory(pids: tuple[int, ...]) -> int | None:
+    """Return the bytes that these processes use on NVIDIA GPUs, or None where `nvidia-smi` cannot tell."""
+    command = ("nvidia-smi", "--query-compute-apps=pid,used_memory", "--format=csv,noheader,nounits")
+    try:
+        result = subprocess.run(command, capture_output=True, text=True, timeout=NVIDIA_SMI_SECONDS, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    total = 0
+    for line in result.stdout.splitlines():
+        pid, _, used = (part.strip() for part in line.partition(","))
+        if pid.isdigit() and int(pid) in pids and used.isdigit():
+            total += int(used) * 1024 * 1024
+    return total

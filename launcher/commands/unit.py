@@ -1,0 +1,109 @@
+"""`unit` as a command: what this machine and this user decide is looked up here, and the text is made of it."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shutil
+import sys
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+
+from ..arguments import Arguments
+from ..cache.roots import folders
+from ..config.settings import Settings
+from ..errors import ExitStatus, LauncherError
+from ..service import unit
+from ..system import requirements
+from ..ui import invocation, text
+from ..ui.console import Console
+
+_NVIDIA = Path("/proc/driver/nvidia/gpus")
+
+
+def run(
+    arguments: Arguments, found: Settings, environ: Mapping[str, str], console: Console, launcher_file: str | None
+) -> ExitStatus:
+    """Print the unit, and warn of what only this shell has.
+
+    Raises LauncherError (78) where the Python that runs this is gone when it ends.
+    """
+    if invocation.passing_python():
+        packages = " ".join(f"'{requirement}'" for requirement in requirements.REQUIREMENTS.values())
+        python = os.path.join(found.app_dir, ".venv", "bin", "python")
+        raise LauncherError(
+            f"{sys.executable} is there for this run of uv only, and a unit needs a Python that stays",
+            f"uv pip install --python {python} {packages}, then {python} {invocation.again(launcher_file, ('unit',))}",
+        )
+    uid = _user(found)
+    words = _launcher(launcher_file)
+    for path, closed in _closed(words, uid):
+        console.warn(f"the unit runs as {text.user(uid)}, whose app it is, and {closed} keeps that user from {path}")
+        console.warn("hint: copy start_app.py into the app's folder, and run it there with the app's own Python")
+    machine = unit.Machine(
+        launcher=words,
+        user=text.user(uid),
+        helper=unit.gpu_helper(shutil.which("nvidia-modprobe"), len(_names(_NVIDIA))),
+        caches=tuple(str(path) for path in folders(_environment(found, environ, uid), found.app_dir)),
+        app_args=arguments.app_args,
+    )
+    made = unit.unit(found, machine, template=arguments.template, user_manager=arguments.user)
+    for name in made.left_out:
+        console.warn(f"{name} is set in this shell only, and the unit will not have it: put it into .env")
+    if console.as_json:
+        console.json({"name": made.name, "unit": made.text, "left_out": list(made.left_out)})
+    else:
+        console.text(made.text)
+    return ExitStatus.DONE
+
+
+def _user(found: Settings) -> int:
+    # Root prints units for others: an app in a user's folder is that user's, and so are its other instances.
+    return os.geteuid() or os.stat(found.app_dir).st_uid
+
+
+def _closed(words: Sequence[str], uid: int) -> Iterator[tuple[str, str]]:
+    """Yield which of these paths a user cannot reach, and what is closed on the way to it."""
+    if uid == os.geteuid():
+        return
+    try:
+        user = pwd.getpwuid(uid)
+        groups = os.getgrouplist(user.pw_name, user.pw_gid)
+    except KeyError:
+        groups = []  # a user without a name is in no group
+    for path in filter(os.path.isabs, words):
+        for place in map(Path, dict.fromkeys((path, os.path.realpath(path)))):
+            closed = next((one for one in (*reversed(place.parents), place) if _is_closed(one, uid, groups)), None)
+            if closed:
+                yield str(place), str(closed)
+                break
+
+
+def _is_closed(path: Path, uid: int, groups: Collection[int]) -> bool:
+    status = os.stat(path)
+    shift = 6 if status.st_uid == uid else 3 if status.st_gid in groups else 0
+    wanted = 0o1 if path.is_dir() or os.access(path, os.X_OK) else 0o4
+    return not status.st_mode >> shift & wanted
+
+
+def _environment(found: Settings, environ: Mapping[str, str], uid: int) -> Mapping[str, str]:
+    try:
+        home = pwd.getpwuid(uid).pw_dir
+    except KeyError:
+        home = environ.get("HOME", "/")
+    kept = {name: one.value for name, one in found.variables.items() if one.level != "environment"}
+    return {"HOME": home, **kept}
+
+
+def _launcher(launcher_file: str | None) -> tuple[str, ...]:
+    if launcher_file is not None:
+        return sys.executable, os.path.abspath(launcher_file)
+    beside = Path(__file__).resolve().parents[2] / "start_app.py"
+    return (sys.executable, str(beside)) if beside.is_file() else (sys.executable, "-m", "launcher")
+
+
+def _names(folder: Path) -> list[str]:
+    try:
+        return os.listdir(folder)
+    except OSError:
+        return []

@@ -1,0 +1,123 @@
+"""A `.env` means what python-dotenv says it means, with the process environment winning inside `${…}` as well.
+
+`dotenv_values()` lets the file win there and `load_dotenv()` writes to `os.environ`; merging either by hand can name
+another cache than the one the app uses. So dotenv's own parser reads the lines, and the values are resolved here.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, NamedTuple
+
+from ..errors import ExitStatus, LauncherError
+
+if TYPE_CHECKING:
+    from dotenv.parser import Binding
+    from dotenv.variables import Atom
+
+MAX_BYTES = 1 << 20
+# What Python itself may touch before the app sees it: a variable name must survive execve.
+_FORBIDDEN_IN_NAMES = "=\0"
+
+
+class EnvFile(NamedTuple):
+    """Hold what one `.env` says: values with their line, and the lines nobody could parse.
+
+    Of such a line only the words that look like names are kept: the rest may be a secret.
+    """
+
+    path: Path
+    values: Mapping[str, str]
+    lines: Mapping[str, int]
+    unparsable: Mapping[int, tuple[str, ...]]
+
+
+def read(path: Path, environ: Mapping[str, str], *, bad: ExitStatus = ExitStatus.CONFIG) -> EnvFile:
+    """Read the `.env` at `path` as UTF-8 (a byte order mark is allowed).
+
+    Raises LauncherError with status `bad` when there is nothing readable there. A FIFO is read as a file: password
+    managers serve a `.env` that way.
+    """
+    return parse(path, _text(path, bad), environ)
+
+
+def parse(path: Path, text: str, environ: Mapping[str, str]) -> EnvFile:
+    """Resolve the lines of a `.env`, expanding `${NAME}` and `${NAME:-default}` from `environ` first, then from above.
+
+    A blank in `environ` is unset. Raises LauncherError for a value that no process environment can hold.
+    """
+    parse_stream, parse_variables = _dotenv()
+    present = {name: value for name, value in environ.items() if value.strip()}
+    values: dict[str, str | None] = {}
+    lines: dict[str, int] = {}
+    unparsable: dict[int, tuple[str, ...]] = {}
+    for binding in parse_stream(io.StringIO(text)):
+        line = binding.original.line + _leading_blank_lines(binding.original.string)
+        name = binding.key
+        if binding.error or (name is not None and (not name or any(c in name for c in _FORBIDDEN_IN_NAMES))):
+            unparsable[line] = tuple(re.findall(r"[A-Z][A-Z0-9_]+", binding.original.string))
+        elif name is not None and binding.value is None:
+            values[name] = None  # `NAME` without a `=` takes an earlier value back
+        elif name is not None and binding.value is not None:
+            known = {**values, **present}
+            # The environment holds bytes; under a locale that is not UTF-8, Python's text for them differs from ours.
+            literal = os.fsdecode(binding.value.encode())
+            value = "".join(atom.resolve(known) for atom in parse_variables(literal))
+            if "\0" in value:
+                raise LauncherError(
+                    f"{name} holds a NUL byte ({path} line {line})",
+                    f"write the file again as plain text: $EDITOR {path}",
+                )
+            values[name], lines[name] = value, line
+    given = {name: value for name, value in values.items() if value is not None}
+    return EnvFile(path, given, lines, unparsable)
+
+
+def _dotenv() -> tuple[Callable[[IO[str]], Iterator[Binding]], Callable[[str], Iterator[Atom]]]:
+    """Import dotenv's parser without what its package imports for its own command line.
+
+    `dotenv/__init__.py` pulls in logging and tempfile, a tenth of a plain launch; the two modules need neither.
+    """
+    whole = "dotenv" in sys.modules
+    spec = None if whole else importlib.util.find_spec("dotenv")
+    if spec:
+        sys.modules["dotenv"] = importlib.util.module_from_spec(spec)  # found, and not executed
+    try:
+        from dotenv.parser import parse_stream
+        from dotenv.variables import parse_variables
+    finally:
+        if spec:
+            del sys.modules["dotenv"]
+    return parse_stream, parse_variables
+
+
+def _leading_blank_lines(original: str) -> int:
+    # dotenv counts the blank lines before a binding as its own.
+    blank = original[: len(original) - len(original.lstrip())]
+    return len(re.findall(r"\r\n|\n|\r", blank))
+
+
+def _text(path: Path, bad: ExitStatus) -> str:
+    try:
+        # Not blocking on a FIFO that nobody serves would need a deadline; a FIFO is only there by its owner's wish.
+        with open(path, "rb") as file:
+            data = file.read(MAX_BYTES + 1)
+    except IsADirectoryError as error:
+        raise LauncherError(f"cannot read {path}: it is a folder", f"ls -ld {path}", bad) from error
+    except OSError as error:
+        raise LauncherError(f"cannot read {path}: {error.strerror}", f"ls -l {path}", bad) from error
+    if len(data) > MAX_BYTES:
+        raise LauncherError(f"cannot read {path}: more than {MAX_BYTES} bytes is no .env", f"ls -l {path}", bad)
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data[: error.start].count(b"\n") + 1
+        raise LauncherError(
+            f"cannot read {path}: line {line} is not UTF-8 text", f"file {path} (save it as UTF-8)", bad
+        ) from error

@@ -1,0 +1,254 @@
+"""Everything that a command needs to know of the app, found and checked once, before anything is stopped or deleted."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from ..errors import ExitStatus
+from . import env_file, validation
+from .paths import HUB_ENTRY, absolute
+from .sources import Level, Setting, Sources
+
+DEFAULT_SCRIPT = "webui.py"
+DEFAULT_PORT = "7860"  # Gradio's own
+LAUNCHER_NAMES = (
+    "APP_DIR",
+    "APP_SCRIPT",
+    "APP_PYTHON",
+    "APP_ARGS",
+    "APP_PORT_FLAG",
+    "APP_HOST_FLAG",
+    "GRADIO_SERVER_PORT",
+    "GRADIO_SERVER_NAME",
+    "APP_LOCKED",
+    "APP_NOTIFY_URL",
+)
+ENDPOINT_NAMES = ("HF_ENDPOINT", "HF_OFFICIAL_ENDPOINT")
+HUB_CACHE_NAMES = ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_HOME")
+# Variables that hold a folder or a file: a relative one is anchored, because the app's own cwd is another one.
+PATH_NAMES = (
+    *HUB_CACHE_NAMES,
+    "HF_ASSETS_CACHE",
+    "HF_DATASETS_CACHE",
+    "HF_MODULES_CACHE",
+    "HF_TOKEN_PATH",
+    "HF_XET_CACHE",
+    "TRANSFORMERS_CACHE",
+    "TORCH_HOME",
+    "TRITON_CACHE_DIR",
+    "MODELSCOPE_CACHE",
+    "XDG_CACHE_HOME",
+    "GRADIO_TEMP_DIR",
+    "GRADIO_EXAMPLES_CACHE",
+)
+_FOLDER_NAMES = (*HUB_CACHE_NAMES, "XDG_CACHE_HOME")
+
+
+class Settings(NamedTuple):
+    """Hold everything a command needs to know about the app, checked and with origins."""
+
+    app_dir: Path
+    script: Path
+    script_argument: str
+    port: int
+    host: str | None
+    port_flag: str | None
+    host_flag: str | None
+    app_args: tuple[str, ...]
+    python: Setting | None
+    locked: bool
+    variables: Mapping[str, Setting]
+    origins: Mapping[str, Setting]
+    warnings: tuple[str, ...]
+    notify_url: Setting | None = None
+    sudo_user: str | None = None
+    env_file: Path | None = None
+
+
+def load(
+    flags: Mapping[str, str],
+    environ: Mapping[str, str],
+    *,
+    cwd: Path,
+    launcher_folders: tuple[Path, ...] = (),
+    env_file_flag: str | None = None,
+    app_args: tuple[str, ...] = (),
+    needs_script: bool = True,
+) -> Settings:
+    """Resolve and check every setting.
+
+    `launcher_folders` are where `start_app.py` lies, as called and with links resolved; `app_args` are what follows
+    `--`. Without `needs_script` the app's script may be missing. Raises LauncherError for the first value that cannot
+    be.
+    """
+    home = _home(flags, environ, cwd, launcher_folders)
+    file = _read_env_file(env_file_flag, home, environ, cwd)
+    if file:
+        validation.refuse_broken_lines(file.path, file.unparsable, (*LAUNCHER_NAMES, *PATH_NAMES, *ENDPOINT_NAMES))
+    sources = Sources(flags, environ, file)
+    file_folder = file.path.parent if file else home
+
+    app_dir_setting = sources.find("APP_DIR") or Setting(str(home), _home_origin(home, launcher_folders), "default")
+    app_dir = _anchored(sources, app_dir_setting, file_folder, cwd)
+    validation.check_app_dir(app_dir, app_dir_setting)
+    script_setting = sources.find("APP_SCRIPT", DEFAULT_SCRIPT)
+    port_setting = sources.find("GRADIO_SERVER_PORT", DEFAULT_PORT)
+    port_flag_setting = sources.find("APP_PORT_FLAG", "--port")
+    host_flag_setting = sources.find("APP_HOST_FLAG", "--host")
+    assert script_setting and port_setting and port_flag_setting and host_flag_setting
+    host = sources.find("GRADIO_SERVER_NAME")
+    args = sources.find("APP_ARGS")
+    python = sources.find("APP_PYTHON")
+    locked = sources.find("APP_LOCKED")
+    if python:
+        python = Setting(_python_path(sources, python, app_dir, file_folder, cwd), python.origin, python.level)
+
+    port = validation.port(port_setting)
+    port_flag = validation.option_name(port_flag_setting, "APP_PORT_FLAG")
+    host_flag = None if port_flag is None else validation.option_name(host_flag_setting, "APP_HOST_FLAG")
+    split_args = validation.split(args)
+    validation.refuse_other_port(port, port_flag, args, split_args, app_args)
+    if host:
+        validation.check_host(host)
+    variables = _variables(sources, app_dir, file_folder)
+    for name in ENDPOINT_NAMES:
+        if name in variables:
+            validation.check_endpoint(name, variables[name])
+    fallback = sources.find("HF_ENDPOINT_FALLBACK")
+    if fallback:
+        validation.check_endpoints("HF_ENDPOINT_FALLBACK", fallback)
+    notify_url = sources.find("APP_NOTIFY_URL")
+    if notify_url:
+        validation.check_notify_url(notify_url)
+    for name in PATH_NAMES:
+        if name in variables:
+            validation.refuse_unset_variable(name, variables[name])
+    for name in _FOLDER_NAMES:
+        if name in variables:
+            validation.check_folder(name, variables[name])
+    return Settings(
+        app_dir=app_dir,
+        script=validation.script(app_dir, script_setting, launcher_folders)
+        if needs_script
+        else absolute(app_dir, script_setting.value),
+        script_argument=script_setting.value,
+        port=port,
+        host=host.value.strip("[]") if host else None,
+        port_flag=port_flag,
+        host_flag=host_flag,
+        app_args=(*split_args, *app_args),
+        python=python,
+        locked=locked is not None and validation.yes_or_no("APP_LOCKED", locked),
+        variables=variables,
+        origins=_origins(
+            APP_DIR=Setting(str(app_dir), app_dir_setting.origin, app_dir_setting.level),
+            APP_SCRIPT=script_setting,
+            GRADIO_SERVER_PORT=port_setting,
+            GRADIO_SERVER_NAME=host,
+            APP_PORT_FLAG=port_flag_setting,
+            APP_HOST_FLAG=host_flag_setting,
+            APP_ARGS=args,
+            APP_PYTHON=python,
+            APP_LOCKED=locked,
+            APP_NOTIFY_URL=notify_url,
+        ),
+        warnings=_warnings(file) if file else (),
+        notify_url=notify_url,
+        sudo_user=environ.get("SUDO_USER", "").strip() or None,
+        env_file=file.path if file else None,
+    )
+
+
+def app_environment(found: Settings, environ: Mapping[str, str]) -> Mapping[str, str]:
+    """Return the variables that decide what an app launched with these settings uses: blanks are unset, `.env` told."""
+    environment = {name: value for name, value in environ.items() if value.strip()}
+    environment.update((name, setting.value) for name, setting in found.variables.items())
+    return environment
+
+
+def _warnings(file: env_file.EnvFile) -> tuple[str, ...]:
+    broken = [f"{file.path} line {line} cannot be parsed and is ignored" for line in file.unparsable]
+    strange = [name for name in file.values if name.startswith("APP_") and name not in LAUNCHER_NAMES]
+    if not strange:
+        return tuple(broken)
+    import difflib
+
+    for name in strange:
+        meant = difflib.get_close_matches(name, LAUNCHER_NAMES, 1, 0.8)
+        if meant:
+            broken.append(
+                f"{file.path} line {file.lines[name]}: {name} is no setting of the launcher; {meant[0]} is one"
+            )
+    return tuple(broken)
+
+
+def _home(flags: Mapping[str, str], environ: Mapping[str, str], cwd: Path, folders: tuple[Path, ...]) -> Path:
+    # The folder whose .env is read: the app's when it is named, else where the launcher was put, else the cwd.
+    named = flags.get("APP_DIR", "").strip() or environ.get("APP_DIR", "").strip()
+    if named:
+        return absolute(cwd, Sources(flags, environ, None).expand(named))
+    script = environ.get("APP_SCRIPT", "").strip() or DEFAULT_SCRIPT
+    for folder in (*folders, cwd):
+        if os.path.exists(folder / ".env") or os.path.exists(folder / script):
+            return folder
+    return folders[0] if folders else cwd
+
+
+def _home_origin(home: Path, folders: tuple[Path, ...]) -> str:
+    return "where start_app.py lies" if home in folders else "current folder"
+
+
+def _read_env_file(flag: str | None, home: Path, environ: Mapping[str, str], cwd: Path) -> env_file.EnvFile | None:
+    if flag and flag.strip():
+        return env_file.read(cwd / os.path.expanduser(flag), environ, bad=ExitStatus.USAGE)
+    path = home / ".env"
+    return env_file.read(path, environ) if os.path.lexists(path) else None
+
+
+def _anchored(sources: Sources, setting: Setting, file_folder: Path, otherwise: Path) -> Path:
+    folder = file_folder if setting.level == "file" else otherwise
+    return absolute(folder, sources.expand(setting.value))
+
+
+def _python_path(sources: Sources, setting: Setting, app_dir: Path, file_folder: Path, cwd: Path) -> str:
+    value = sources.expand(setting.value)
+    folders: dict[Level, Path] = {"flag": cwd, "environment": app_dir, "file": file_folder, "default": app_dir}
+    path = str(absolute(folders[setting.level], value))
+    if os.sep not in value and not os.path.isdir(path):
+        return value  # a name, to be found on PATH
+    return path
+
+
+def _variables(sources: Sources, app_dir: Path, file_folder: Path) -> Mapping[str, Setting]:
+    # What the app gets beyond the plain environment: everything from .env, and every path made absolute.
+    names = dict.fromkeys((*(sources.file.values if sources.file else ()), *PATH_NAMES, *ENDPOINT_NAMES))
+    variables: dict[str, Setting] = {}
+    for name in names:
+        setting = sources.find(name)
+        if setting and name in PATH_NAMES:
+            setting = Setting(str(_anchored(sources, setting, file_folder, app_dir)), setting.origin, setting.level)
+        if setting:
+            variables[name] = setting
+    if not any(name in variables for name in HUB_CACHE_NAMES):
+        variables.update(_conventional_cache(app_dir / "cache_hub"))
+    return variables
+
+
+def _conventional_cache(folder: Path) -> Mapping[str, Setting]:
+    """Return the variable that makes a `cache_hub` in the app's folder the cache, in either shape it is found in."""
+    try:
+        entries = os.listdir(folder)
+    except OSError:
+        return {}
+    # A cache that was cleared still has these, and must not change its shape.
+    kept = ("CACHEDIR.TAG", ".locks")
+    flat = "hub" not in entries and any(entry in kept or HUB_ENTRY.match(entry) for entry in entries)
+    name = "HF_HUB_CACHE" if flat else "HF_HOME"
+    return {name: Setting(str(folder), "default: cache_hub in the app's folder", "default")}
+
+
+def _origins(**settings: Setting | None) -> Mapping[str, Setting]:
+    return {name: setting for name, setting in settings.items() if setting}

@@ -1,0 +1,118 @@
+"""A process held by pidfd: checked once, it cannot turn into a stranger to whom its pid has passed.
+
+Where Python or the kernel has no pidfd, pid and start are compared at each act instead.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import time
+
+from ..errors import ExitStatus, LauncherError
+from .family import start_of
+from .process import Process, look
+from .survey import describe
+
+_POLL_SECONDS = 0.02
+
+
+class Handle:
+    """Hold on to one process; `descriptor` is its pidfd where there is one."""
+
+    def __init__(self, process: Process, *, pidfd: bool = True) -> None:
+        self.process = process
+        self.descriptor: int | None = None
+        self._ended = False
+        if pidfd:
+            try:
+                self.descriptor = os.pidfd_open(process.pid)
+            except ProcessLookupError:
+                self._ended = True
+            except (AttributeError, OSError):
+                pass  # not in this Python, this kernel, or no descriptor left
+        if start_of(process.pid) != process.start:
+            self._ended = True
+
+    def ended(self) -> bool:
+        """Tell whether the process has ended; a zombie has."""
+        if not self._ended:
+            if self.descriptor is not None:
+                poller = select.poll()
+                poller.register(self.descriptor, select.POLLIN)
+                self._ended = bool(poller.poll(0))
+            else:
+                now = look(self.process.pid)
+                self._ended = now is None or now.start != self.process.start or now.gone
+        return self._ended
+
+    def reused(self) -> bool:
+        """Tell whether the pid has passed to another process."""
+        return self.ended() and start_of(self.process.pid) not in (None, self.process.start)
+
+    def send(self, number: signal.Signals) -> None:
+        """Signal the process if it is still there.
+
+        Raises LauncherError when that is not permitted.
+        """
+        if self.ended():
+            return
+        try:
+            if self.descriptor is not None:
+                signal.pidfd_send_signal(self.descriptor, number)
+            else:
+                _send_checked(self.process, number)
+        except ProcessLookupError:
+            self._ended = True
+        except PermissionError as error:
+            raise LauncherError(
+                f"not permitted to stop {describe(self.process)}", f"sudo kill {self.process.pid}", ExitStatus.DENIED
+            ) from error
+
+    def close(self) -> None:
+        """Let go of the process."""
+        if self.descriptor is not None:
+            os.close(self.descriptor)
+            self.descriptor = None
+
+
+def wait_for_any(handles: list[Handle], seconds: float) -> None:
+    """Return as soon as one of these processes ends, at the latest after `seconds`."""
+    descriptors = [handle.descriptor for handle in handles if handle.descriptor is not None]
+    if len(descriptors) < len(handles):
+        seconds = min(seconds, _POLL_SECONDS)
+    if not handles:
+        return
+    if not descriptors:
+        time.sleep(max(0.0, seconds))
+        return
+    poller = select.poll()
+    for descriptor in descriptors:
+        poller.register(descriptor, select.POLLIN)
+    poller.poll(max(1, int(seconds * 1000)))
+
+
+def exists(pid: int) -> bool:
+    """Tell whether there is a process of this pid, seen or hidden."""
+    try:
+        os.kill(pid, 0)  # signal 0 only asks: kill(2)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+def _send_checked(process: Process, number: signal.Signals) -> None:
+    import psutil
+
+    try:
+        checked = psutil.Process(process.pid)
+        if start_of(process.pid) != process.start:
+            raise ProcessLookupError
+        checked.send_signal(number)
+    except psutil.NoSuchProcess as error:
+        raise ProcessLookupError from error
+    except psutil.AccessDenied as error:
+        raise PermissionError from error

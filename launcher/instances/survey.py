@@ -1,0 +1,243 @@
+"""Which processes are this app's instances, and which of them are stale: ours by proof, and on our port.
+
+Nothing here acts. A survey is a value: the plan shows it, the stop takes it, and each act looks again.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+from ..ui import text
+from . import port as ports
+from .family import Family, lineage
+from .match import declared_port, is_python, script_argument, wrapped_argument
+from .process import FileIdentity, Process, cgroup, command_lines, contradicted, environment, files_run, look
+
+if TYPE_CHECKING:
+    from .supervisor import Supervisor
+
+
+class App(NamedTuple):
+    """Hold what makes a process an instance of this app."""
+
+    script: str
+    identity: FileIdentity
+    port_flags: tuple[str, ...]
+
+
+class Claim(NamedTuple):
+    """Hold the process that a launcher became: the instance lock's record names it, and it holds that lock."""
+
+    pid: int
+    start: float
+    port: int
+
+
+class Instance(NamedTuple):
+    """Hold one instance: the process that it hangs on, and its ports.
+
+    `members` are the processes below it that run the app too, `tree` is every process from it downwards. `declared` is
+    the port it was told to use.
+    """
+
+    process: Process
+    members: tuple[int, ...]
+    tree: tuple[int, ...]
+    declared: int | None
+    listening: frozenset[int]
+    supervisor: Supervisor | None
+
+    @property
+    def pid(self) -> int:
+        """Return the pid of the process that the instance hangs on."""
+        return self.process.pid
+
+    @property
+    def port(self) -> int | None:
+        """Return the port that it is on or was told to use, or None when that cannot be known."""
+        return self.declared if self.declared is not None else min(self.listening, default=None)
+
+    def on(self, port: int) -> bool:
+        """Tell whether it is on this port, or on no knowable other one."""
+        return port in self.listening or self.port in (port, None)
+
+
+class Holder(NamedTuple):
+    """Hold who listens on our port without being our instance; `process` is None where it cannot be seen.
+
+    `above` says that we run below it, or that it is pid 1: it can never be stopped from here.
+    """
+
+    address: str
+    uid: int | None
+    process: Process | None
+    supervisor: Supervisor | None
+    above: bool
+
+
+class Survey(NamedTuple):
+    """Hold what was found, once.
+
+    `stale` are ours on the port, `siblings` ours on others, `others` another user's; `inside` is the instance that
+    this very launcher was started from; `left` are processes that look alike, each with the reason why they are not.
+    """
+
+    port: int
+    stale: tuple[Instance, ...]
+    siblings: tuple[Instance, ...]
+    others: tuple[Instance, ...]
+    holders: tuple[Holder, ...]
+    inside: Instance | None
+    left: tuple[tuple[Process, str], ...]
+
+    @property
+    def spare(self) -> frozenset[int]:
+        """Return the pids of every instance that is not to be touched, whatever it hangs below."""
+        return frozenset(pid for i in (*self.siblings, *self.others) for pid in i.tree)
+
+
+class _Match(NamedTuple):
+    process: Process
+    declared: int | None
+
+
+def survey(app: App, host: str | None, port: int, taken: bool, claim: Claim | None = None) -> Survey:
+    """Look at every visible process, and where the port is `taken`, at who listens there."""
+    found, left = _matches(app, claim)
+    own = lineage(os.getpid())
+    instances = _instances(found, own) if found else []
+    ours = [i for i in instances if i.process.uid == os.geteuid()]
+    inside = next((i for i in ours if i.on(port) and not set(own).isdisjoint((i.pid, *i.members))), None)
+    stale = tuple(i for i in ours if i.on(port) and i is not inside)
+    here = (*stale, *((inside,) if inside else ()))
+    holders: tuple[Holder, ...] = ()
+    if taken:
+        holders = _holders(host, port, [pid for i in here for pid in i.tree], own)
+        if not holders and not any(port in i.listening for i in here):
+            holders = (Holder(host or "0.0.0.0", None, None, None, above=False),)
+    return Survey(
+        port=port,
+        stale=stale,
+        siblings=tuple(i for i in ours if not i.on(port)),
+        others=tuple(i for i in instances if i.process.uid != os.geteuid()),
+        holders=holders,
+        inside=inside,
+        left=tuple(left),
+    )
+
+
+def describe(process: Process) -> str:
+    """Return a process as messages name it: `pid 4242, python webui.py --port 7860, up 3h12m`."""
+    command = text.command_line(process.argv) if process.argv else f"[{process.name}]"
+    owner = "" if process.uid == os.geteuid() else f", user {text.user(process.uid)}"
+    return f"pid {process.pid}{owner}, {command}, up {text.duration(process.age)}"
+
+
+def _matches(app: App, claim: Claim | None) -> tuple[dict[int, _Match], list[tuple[Process, str]]]:
+    name = os.fsencode(os.path.basename(app.script))
+    found: dict[int, _Match] = {}
+    left: list[tuple[Process, str]] = []
+    for pid, line in command_lines():
+        mentions = name in line
+        program = line.split(b"\0", 1)[0].rsplit(b"/", 1)[-1].lower()
+        if pid == os.getpid() or not (mentions or program.startswith((b"python", b"pypy"))):
+            continue
+        process = look(pid)
+        if process is None or process.gone:
+            continue
+        reason = _why_not(app, process)
+        if reason is None:
+            found[pid] = _Match(process, declared_port(process.argv, environment(pid), app.port_flags))
+        elif mentions:
+            left.append((process, reason))
+    claimed = look(claim.pid) if claim and claim.pid != os.getpid() else None
+    if claim and claimed and claimed.start == claim.start and not claimed.gone:
+        found[claim.pid] = _Match(claimed, claim.port)
+        left = [(process, reason) for process, reason in left if process.pid != claim.pid]
+    return found, left
+
+
+def _why_not(app: App, process: Process) -> str | None:
+    """Return why a process is no instance of the app, or None when it is one."""
+    python = is_python(process.exe if process.exe else (process.argv[0] if process.argv else None))
+    argument = script_argument(process.argv) if python else None
+    wrapped = wrapped_argument(process.argv, python)
+    reason = "a Python that runs no script" if python else "not a Python"
+    for wanted in (argument, wrapped):
+        if wanted is None:
+            continue
+        try:
+            if app.identity in files_run(process.pid, wanted):
+                if contradicted(process.pid, wanted, app.identity):
+                    return "its current folder and the one it was started in name different scripts"
+                return None
+        except PermissionError:
+            return f"user {text.user(process.uid)} hides which file it runs"
+        reason = "it runs another file"
+    return reason
+
+
+def _instances(found: Mapping[int, _Match], own: Sequence[int]) -> list[Instance]:
+    family = Family()
+    own_cgroup = cgroup(os.getpid())
+    groups = dict(_groups(found))
+    instances = []
+    for root, members in groups.items():
+        others = [pid for pid in groups if pid != root]
+        below = (pid for pid, _ in family.below((root, *members), others))
+        tree = tuple(dict.fromkeys((root, *members, *below)))
+        declared = next((found[pid].declared for pid in (root, *members) if found[pid].declared is not None), None)
+        instances.append(
+            Instance(
+                process=found[root].process,
+                members=members,
+                tree=tree,
+                declared=declared,
+                listening=ports.listening([pid for pid in tree if pid not in own]),
+                supervisor=_supervisor(found[root].process, own_cgroup, own),
+            )
+        )
+    return instances
+
+
+def _groups(found: Mapping[int, _Match]) -> Iterable[tuple[int, tuple[int, ...]]]:
+    """Yield each instance's topmost pid and the matching pids below it; one that was told another port is another."""
+    members: dict[int, list[int]] = {}
+    for pid, match in found.items():
+        root = pid
+        for ancestor in lineage(pid)[1:]:
+            if ancestor not in found:
+                continue
+            if None not in (match.declared, found[ancestor].declared) and match.declared != found[ancestor].declared:
+                break
+            root = ancestor
+        members.setdefault(root, []).append(pid)
+    for root, pids in members.items():
+        yield root, tuple(pid for pid in pids if pid != root)
+
+
+def _supervisor(process: Process, own_cgroup: str, own: Collection[int]) -> Supervisor | None:
+    from .supervisor import supervisor  # needed only where something runs already
+
+    # A supervisor that is our own ancestor started us in its place, or will do so: it is not in our way.
+    above = (look(pid) for pid in lineage(process.pid)[1:] if pid not in own)
+    return supervisor(cgroup(process.pid), own_cgroup, [ancestor.name for ancestor in above if ancestor])
+
+
+def _holders(host: str | None, port: int, known: Sequence[int], own: Collection[int]) -> tuple[Holder, ...]:
+    own_cgroup = cgroup(os.getpid())
+    found: dict[int | str, Holder] = {}
+    for listener in ports.listeners(host, port, known):
+        process = look(listener.pid) if listener.pid is not None else None
+        if process and port not in ports.listening((process.pid,)):
+            process = None  # the pid may have passed to a stranger since the sockets were listed
+        found[process.pid if process else listener.address] = Holder(
+            address=listener.address,
+            uid=listener.uid if process is None or process.uid is None else process.uid,
+            process=process,
+            supervisor=_supervisor(process, own_cgroup, own) if process else None,
+            above=bool(process and (process.pid == 1 or process.pid in own)),
+        )
+    return tuple(found.values())

@@ -1,0 +1,1 @@
+"""A launch, step by step."""

@@ -1,0 +1,317 @@
+"""The models as a step of a launch: pulled and verified while the old instance serves, and switched when it is gone.
+
+A plain launch only reads which commit each model is, and tells the app and the log. A locked one makes the disk match
+`models.lock` first and shows the app nothing else.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..cache.roots import folders, hf_home, roots
+from ..config.settings import Settings, app_environment
+from ..config.sources import Setting
+from ..errors import ExitStatus, LauncherError
+from ..models import endpoints, versions
+from ..models.versions import Current
+from ..system import state
+from ..ui import text
+
+if TYPE_CHECKING:
+    from ..app.command import Command
+    from ..arguments import Arguments
+    from ..cache.roots import Root
+    from ..models.lockfile import Lock, LockedModel
+    from ..models.placement import Memories, Placed
+    from ..models.pull import Survey
+    from ..operations import pull as pulling
+    from ..ui.console import Console
+
+
+class ModelStep:
+    """Hold what a launch does about models: check what it may, fetch what is lacking, settle it, and tell of it."""
+
+    def __init__(self, arguments: Arguments, settings: Settings, environ: Mapping[str, str], console: Console) -> None:
+        self._arguments = arguments
+        self._settings = settings
+        self._environ = environ
+        self._console = console
+        self._lock: Lock | None = None
+        self._survey: Survey | None = None
+        self._memories: Memories | None = None
+        self._pin = False
+        self._view: Path | None = None
+        self._roots: tuple[Root, ...] = ()
+        self._placed: tuple[Placed, ...] = ()
+        self._held = ExitStack()
+        self.models: tuple[Current, ...] = ()
+        self.locked = settings.locked
+
+    @property
+    def asked(self) -> bool:
+        """Tell whether anything must be on the disk that may not be there."""
+        return self.locked or self._arguments.force_refresh
+
+    def check(self) -> None:
+        """Refuse what cannot be, before anything is stopped or fetched; a plain launch goes on without a bad lock.
+
+        Raises LauncherError: 78 for a lock that is missing or nonsense, 2 or 78 for what would remove pinned models.
+        """
+        from ..models import lockfile
+
+        path = lockfile.path_of(self._settings.app_dir)
+        try:
+            self._lock = lockfile.read(self._settings.app_dir) if os.path.lexists(path) else None
+        except LauncherError as error:
+            if self.asked:
+                raise
+            self._console.warn(f"{error.message}; it is passed over")
+        if self.locked:
+            self._check_locked(self._settings.origins["APP_LOCKED"])
+
+    def _check_locked(self, origin: Setting) -> None:
+        if not self._lock:
+            raise LauncherError(
+                f"there is no models.lock in {self._settings.app_dir} to keep to (APP_LOCKED, {origin.origin})",
+                "start_app.py models lock REPO makes one",
+                origin.bad,
+            )
+        if endpoints.is_true(self._meant().get("USE_MODELSCOPE")):
+            raise LauncherError(
+                "USE_MODELSCOPE is set, and what an app loads from there no models.lock can rule",
+                "USE_MODELSCOPE=false in .env",
+            )
+        if self._arguments.clear_cache or self._arguments.force_refresh:
+            flag = "--clear-cache" if self._arguments.clear_cache else "--force-refresh"
+            raise LauncherError(
+                f"{flag} and APP_LOCKED ({origin.origin}) exclude each other",
+                f"APP_LOCKED=0 start_app.py {flag}",
+                ExitStatus.USAGE,
+            )
+        for target in self._arguments.remove_model or ():
+            if self._is_pinned(target):
+                raise LauncherError(
+                    f"{target} is pinned by models.lock",
+                    f"start_app.py models lock --remove {target.partition('@')[0]}",
+                    ExitStatus.USAGE,
+                )
+
+    def _is_pinned(self, target: str) -> bool:
+        from ..cache import targets
+        from ..models import repo_id
+
+        pinned = {repo_id.folder(one.repo): one.commit for one in self._lock or () if not one.local_dir}
+        repo, _, revision = target.partition("@")
+        if not targets.matching((repo,), pinned):
+            return any(commit.startswith(target) for commit in pinned.values())
+        commits = {pinned[folder] for folder in targets.matching((repo,), pinned)}
+        by_ref = {one.revision for one in self._lock or () if one.commit in commits}
+        return not revision or revision in by_ref or any(commit.startswith(revision) for commit in commits)
+
+    def fetch(self) -> None:
+        """Have everything on the disk and verified that is to be there; nothing moves until `settle`.
+
+        No other pull for this app comes in between. Raises LauncherError as a pull does.
+        """
+        from ..models import verified
+        from ..operations import pull as pulling
+
+        context = self._context()
+        self._held.enter_context(pulling.pull_lock(context))
+        pulling.recover(context, self._console)
+        newest = self._arguments.force_refresh
+        models, self._pin = pulling.wanted(context, self._console, newest=newest, what="--force-refresh")
+        self._memories = verified.load(self._settings.app_dir)
+        try:
+            self._survey = pulling.survey(models, context, self._memories, self._console)
+            pulling.fetch(self._survey, context, self._memories, self._console)
+            self._placed = ()  # what has come may have made a cache, and a model may lie elsewhere now
+        finally:
+            verified.save(self._settings.app_dir, self._memories, self._console.detail)
+
+    def show(self) -> None:
+        """Make the view of a locked launch, as long as something can still be refused.
+
+        Raises LauncherError (74).
+        """
+        if not self.locked:
+            return
+        from ..models import locked_view, placement
+
+        shown = self._shown()
+        try:
+            self._view = locked_view.make(self._settings.app_dir, self._settings.port, shown)
+        except OSError as error:
+            raise LauncherError(
+                f"cannot make a view of the locked models: {(error.strerror or str(error)).lower()}",
+                f"df -h {self._settings.app_dir}",
+                ExitStatus.IO,
+            ) from error
+        for model, place in shown:
+            for root in self._roots if len(self._roots) > 1 else ():
+                other = placement.Place(root, f"{root.real}/{os.path.basename(place.path)}")
+                commit = placement.commit_of(other, model.revision) if other.path != place.path else None
+                if commit and commit != model.commit:
+                    what = f"{model.repo} @ {commit[:7]} is in {root.path} too"
+                    self._console.warn(f"{what}: an app that names that cache itself loads it")
+
+    def settle(self) -> bool:
+        """Switch to what was fetched, now that nothing of ours reads it any more; tell whether that changed anything.
+
+        Raises LauncherError (74).
+        """
+        changed = False
+        try:
+            if self._survey and self._memories:
+                from ..models import pull, verified
+
+                try:
+                    pull.settle(self._survey, self._settings.app_dir, self._memories, pin=self._pin)
+                finally:
+                    verified.save(self._settings.app_dir, self._memories, self._console.detail)
+                changed = True
+            elif state.listed(self._settings.app_dir, "switch-"):
+                from ..operations import pull as pulling
+
+                context = self._context()
+                with pulling.pull_lock(context):
+                    pulling.recover(context, self._console)
+        finally:
+            self._held.close()
+        return changed
+
+    def command(self, command: Command) -> Command:
+        """Return the command with what the app is told of its models; a locked one sees only these.
+
+        Raises LauncherError when a pinned model has gone meanwhile: 74 by this launch itself, else 75.
+        """
+        added: Mapping[str, str] = {}
+        if self._view:
+            from ..models import locked_view
+
+            self._refuse_lost(self._view)
+            locked_view.forget_others(self._settings.app_dir, self._settings.port, self._view)
+            added = locked_view.environment(self._view, command.environment)
+            self.models = self._seen()
+        else:
+            paths = folders(command.environment, self._settings.app_dir)
+            self.models = versions.current(paths, self._settings.app_dir, self._lock)
+        told = {versions.VARIABLE: versions.variable(self.models)}
+        return command._replace(environment={**command.environment, **told, **added})
+
+    def tell(self, say: Callable[[str], None], environment: Mapping[str, str]) -> None:
+        """Tell the log which models the app starts with, and whom the app will send a token."""
+        for line in versions.lines(self.models, locked=self.locked):
+            say(line)
+        if self.locked:
+            others = versions.others([root.path for root in self._roots], {one.repo for one in self.models})
+            if others:
+                say(f"not locked, so the app cannot load it: {text.some(others, 5)}")
+        home = str(hf_home(environment, self._settings.app_dir))
+        url = endpoints.sends_token(environment, home)
+        if url:
+            self._console.warn(f"token: the app will send your token to {url}, which is not the official Hub")
+            self._console.warn("hint: HF_HUB_DISABLE_IMPLICIT_TOKEN in .env keeps it; HF_TOKEN_FOR_MIRROR lets it go")
+
+    def lines(self) -> tuple[str, ...]:
+        """Return what a dry run tells of it."""
+        if not self.asked:
+            return ()
+        if self._arguments.force_refresh:
+            return ("would pull the newest commit of every model: start_app.py models check compares them",)
+        held = [f"would pull {name}: {count} files" for name, count in self._lacking() if count]
+        return (*held, "would start locked: HF_HUB_OFFLINE=1, and nothing in the cache but what models.lock pins")
+
+    def document(self) -> Sequence[Mapping[str, Any]]:
+        """Return the models for `--json`."""
+        return [{"repo": one.repo, "revision": one.revision, "commit": one.commit} for one in self.models]
+
+    def _meant(self) -> Mapping[str, str]:
+        """Return the environment that the app would have without a lock."""
+        return app_environment(self._settings, self._environ)
+
+    def in_place(self) -> bool:
+        """Tell whether the disk is known to match the lock, by a look at each file and no more."""
+        if not self.locked or state.listed(self._settings.app_dir, "switch-"):
+            return False
+        from ..cache.ref import PIN
+        from ..models import placement, verified
+
+        memories = verified.load(self._settings.app_dir)
+        for model, place in self._places():
+            held = placement.held(place.base(model.commit), model.files, memories.of(place))
+            if held.lacking or held.unread or os.path.islink(place.path):
+                return False
+            if place.root is None:
+                if not self._is_noted(model, place.path):
+                    return False
+            elif (
+                placement.commit_of(place, model.revision) != model.commit
+                or placement.named_by(place, PIN) != model.commit
+            ):
+                return False
+        return True
+
+    def _is_noted(self, model: LockedModel, folder: str) -> bool:
+        """Tell whether a folder of the app's was switched to this commit: with the last note, all of it was."""
+        from ..models import placement
+
+        noted = (placement.noted_of(folder, path) for path in model.files)
+        return all(one is not None and one.commit == model.commit for one in noted)
+
+    def _places(self) -> tuple[Placed, ...]:
+        """Return where each locked model is kept; it is looked for once, unless something was pulled since."""
+        from ..models import placement
+
+        if not self._placed:
+            self._roots = roots(self._settings, self._meant())
+            self._placed = placement.placed(self._lock or (), self._roots, self._settings.app_dir)
+        return self._placed
+
+    def _shown(self) -> tuple[Placed, ...]:
+        return tuple(one for one in self._places() if one.place.root)
+
+    def _seen(self) -> tuple[Current, ...]:
+        """Return the models of a locked launch: what its view shows is what the lock says, and no ref is asked."""
+        own = tuple(model for model in self._lock or () if model.local_dir)
+        found = {one.repo: one for one in versions.current((), self._settings.app_dir, own)}
+        found |= {
+            model.repo: Current(model.repo, model.revision, model.commit, place.path) for model, place in self._shown()
+        }
+        return tuple(found[repo] for repo in sorted(found))
+
+    def _refuse_lost(self, seen: Path) -> None:
+        """Refuse what the app could not load: all was there when its view was made, and may have been removed since."""
+        from ..cache.memory import Memory
+        from ..models import locked_view, placement
+
+        removed = self._arguments.remove_model or self._arguments.prune_cache
+        for model, place in self._places():
+            lost = locked_view.lost(seen, model) if place.root else None
+            if removed and not lost:
+                lost = next(iter(placement.held(place.base(model.commit), model.files, Memory()).lacking), None)
+            if lost:
+                raise LauncherError(
+                    f"{model.name} @ {model.commit[:7]} was pinned, and {lost} is gone from the disk",
+                    "start_app.py --locked pulls it again",
+                    ExitStatus.IO if removed else ExitStatus.RETRY,
+                )
+
+    def _context(self) -> pulling.Context:
+        from ..operations import pull as pulling
+
+        return pulling.Context(self._settings, self._environ, self._lock)
+
+    def _lacking(self) -> list[tuple[str, int]]:
+        from ..cache.memory import Memory
+        from ..models import placement
+
+        found = []
+        for model, place in self._places():
+            held = placement.held(place.base(model.commit), model.files, Memory())
+            found.append((f"{model.name} @ {model.commit[:7]}", len(held.lacking)))
+        return found

@@ -1,0 +1,340 @@
+"""What is lacking is downloaded from one hub after the other, and nothing that a hub says is believed.
+
+The child takes only files whose commit, hash and size are announced as the lock has them; what has arrived is read and
+hashed. A file that is there and damaged goes when a hub has answered for it, and with it nothing else: no ref, no other
+snapshot, no blob whose content is what its own name says.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING, NamedTuple
+
+from ..cache import entries, store, trash, usage
+from ..cache.dirs import below, opened, reason
+from ..cache.layout import HASH
+from ..cache.memory import Memory
+from ..cache.verify import Candidate, Checked, Verification
+from ..errors import ExitStatus, LauncherError
+from ..ui.text import count, size
+from . import hub, local_dir, placement
+from .endpoints import Endpoint, Endpoints
+from .hub import Question
+from .lockfile import LockedModel
+from .placement import Memories, Place
+
+if TYPE_CHECKING:
+    from .pull import Task
+
+STALL_SECONDS = 60.0
+# Within one tick of the clock a second write leaves the same ctime; verify remembers nothing that young.
+_SETTLE_SECONDS = 0.15
+_ATTEMPTS = 2
+
+Say = Callable[[str], None]
+Progress = Callable[[int], None]
+
+
+class Served(NamedTuple):
+    """Hold which hub has served a model, and with how many bytes."""
+
+    task: Task
+    endpoint: Endpoint
+    size: int
+
+
+class Reach(NamedTuple):
+    """Hold how to get what is lacking: the hubs in order, the app's environment, and for how long nothing may come."""
+
+    endpoints: Endpoints
+    environment: Mapping[str, str]
+    stall: float = STALL_SECONDS
+
+
+class _Arrived(NamedTuple):
+    good: frozenset[str]
+    bad: Mapping[str, str]
+
+
+def fetch(task: Task, reach: Reach, memories: Memories, say: Say, progress: Progress | None) -> Served:
+    """Have everything that a task lacks on the disk, verified.
+
+    Raises LauncherError: 74 when the disk does not take it, 75 when no hub could serve it, 65 when what all of them
+    serve is not what it must be.
+    """
+    _prepare(task)
+    watch = _Watch(task, progress)
+    damaged = set(task.damaged)
+    lacking = list(task.lacking)
+    if task.place.root is None:  # an interrupted pull may have brought some of it
+        staged = _arrived(task, lacking, memories)
+        for path in staged.bad:
+            _remove(task, path)
+        lacking = [path for path in lacking if path not in staged.good]
+    failures: list[tuple[Endpoint, str]] = []
+    lied = denied = 0
+    for endpoint in reach.endpoints.chain if lacking else ():
+        why, lying, refused = "", False, False
+        if damaged:
+            why = _refusal(task, endpoint, sorted(damaged), reach)
+            for path in () if why else sorted(damaged):
+                _remove(task, path)
+                damaged.discard(path)
+        for _attempt in range(0 if why else _ATTEMPTS):
+            # What an interrupted download has left may be what makes it wrong: it is gone by the second time.
+            resumed = _clear_partial(task, lacking)
+            ended = _download(task, lacking, endpoint, reach, watch)
+            arrived = _arrived(task, lacking, memories)
+            for path in arrived.bad:
+                _remove(task, path)
+            lacking = [path for path in lacking if path not in arrived.good]
+            if ended.trouble in ("full", "disk"):
+                raise _refused_by_disk(task, ended.text)
+            lying = bool(arrived.bad) or ended.trouble == "wrong"
+            refused = ended.trouble == "gated"
+            why = _said(task, ended, arrived)
+            if not (lacking and arrived.bad and resumed):
+                break
+        if not lacking:
+            return Served(task, endpoint, task.size)
+        lied += lying
+        denied += refused
+        failures.append((endpoint, why))
+        say(f"pull: {task.model.name}: {endpoint.url}: {why}")
+    if not lacking:
+        return Served(task, reach.endpoints.used, 0)
+    raise _unserved(task, failures, damaged=lied == len(failures) > 0, denied=denied == len(failures) > 0)
+
+
+def verified(
+    place: Place,
+    model: LockedModel,
+    paths: Sequence[str],
+    memory: Memory,
+    progress: Progress | None,
+    base: str,
+) -> tuple[list[Checked], int]:
+    """Read files and return those that are damaged, with the bytes that were read.
+
+    Raises LauncherError (74) for one that cannot be read: nobody knows what it is then.
+    """
+    if not paths:
+        return [], 0
+    done = Verification(memory, keep_whole=False)
+    wanted = (
+        Candidate(place.path, f"{base}/{path}", "", (model.commit,), model.files[path].hash, name=path)
+        for path in paths
+    )
+    done.run(wanted, progress)
+    for checked in done.found:
+        if checked.verdict == "unverifiable":
+            raise LauncherError(
+                f"cannot verify {checked.candidate.path}: {checked.why}",
+                f"ls -l {checked.candidate.path}",
+                ExitStatus.IO,
+            )
+    return [checked for checked in done.found if checked.damaged], done.read_bytes
+
+
+def is_whole_by_its_own_name(place: Place, blob: str) -> bool:
+    """Tell whether a blob of a repo is what its own name says, whatever anybody else says of it."""
+    candidate = Candidate(place.path, f"{place.path}/blobs/{blob}", blob, (), blob if HASH.fullmatch(blob) else None)
+    if candidate.expected is None:
+        return False
+    done = Verification(Memory(), keep_whole=True)
+    done.run((candidate,))
+    return any(checked.verdict == "ok" for checked in done.found)
+
+
+def _prepare(task: Task) -> None:
+    """Refuse to write through a link that somebody has put into a repo or into a folder of the app's.
+
+    Raises LauncherError (74).
+    """
+    try:
+        if task.place.root is None:
+            local_dir.refuse_outside(task.place.path, tuple(task.model.files))
+            os.makedirs(task.base, exist_ok=True)
+            return
+        for path in (
+            task.place.path,
+            *(f"{task.place.path}/{part}" for part in ("blobs", "snapshots", "refs")),
+            task.base,
+        ):
+            if os.path.islink(path):
+                raise OSError(f"{path} is a link")
+    except OSError as error:
+        raise LauncherError(
+            f"cannot pull {task.model.name}: {reason(error)}", f"ls -ld {task.place.path}", ExitStatus.IO
+        ) from error
+
+
+def _refusal(task: Task, endpoint: Endpoint, paths: Sequence[str], reach: Reach) -> str:
+    """Return why a hub does not serve these files, blank when it does: only then what is damaged may go."""
+    model = task.model
+    questions = [Question(endpoint, "file", model.repo, model.commit, path) for path in paths]
+    answers = hub.ask(questions, reach.environment, min(reach.stall, hub.DEFAULT_SECONDS))
+    for question in questions:
+        if answers[question].commit != model.commit:
+            return answers[question].text or f"it does not serve {question.file} of {model.commit[:7]}"
+    return ""
+
+
+def _download(task: Task, lacking: Sequence[str], endpoint: Endpoint, reach: Reach, watch: _Watch) -> hub.Downloaded:
+    model, root = task.model, task.place.root
+    return hub.download(
+        endpoint,
+        model.repo,
+        model.commit,
+        {path: model.files[path] for path in lacking},
+        reach.environment,
+        cache=root.real if root else None,
+        local_dir=None if root else task.base,
+        stall=reach.stall,
+        watch=watch.look,
+        last=endpoint == reach.endpoints.chain[-1],
+    )
+
+
+class _Watch:
+    """Tell how far a download is by what it has on the disk: no version tells it in another way."""
+
+    def __init__(self, task: Task, progress: Progress | None) -> None:
+        self._progress = progress
+        self._hashes = {task.model.files[path].hash: max(0, task.model.files[path].size) for path in task.lacking}
+        self._task = task
+        self._told = 0
+
+    def look(self) -> tuple[tuple[str, int, int], ...]:
+        """Return what changes while bytes arrive, and tell the progress of them."""
+        seen = tuple(sorted(self._files()))
+        count = min(sum(size for _, size, _ in seen), sum(self._hashes.values()))
+        if self._progress and count > self._told:
+            self._progress(count - self._told)
+            self._told = count
+        return seen
+
+    def _files(self) -> Iterator[tuple[str, int, int]]:
+        if self._task.place.root is None:
+            for folder, _, listed in os.walk(self._task.base):
+                yield from self._sized(folder, (name for name in listed if not name.endswith((".metadata", ".lock"))))
+            return
+        folder = f"{self._task.place.path}/blobs"
+        with suppress(OSError):
+            listed = os.listdir(folder)
+            yield from self._sized(folder, (name for name in listed if name.partition(".")[0] in self._hashes))
+
+    @staticmethod
+    def _sized(folder: str, listed: Iterable[str]) -> Iterator[tuple[str, int, int]]:
+        for name in listed:
+            with suppress(OSError):
+                found = os.stat(f"{folder}/{name}")
+                yield name, found.st_size, found.st_mtime_ns
+
+
+def _arrived(task: Task, paths: Sequence[str], memories: Memories) -> _Arrived:
+    """Return which of these files are there and right, and which are there and wrong."""
+    model, memory = task.model, memories.of(task.place)
+    files = {path: model.files[path] for path in paths}
+    held = placement.held(task.base, files, memory)
+    bad: dict[str, str] = {}
+    for path in held.resized:
+        with suppress(OSError):
+            bad[path] = f"{os.stat(f'{task.base}/{path}').st_size} bytes instead of {files[path].size}"
+    if held.unread:
+        time.sleep(_SETTLE_SECONDS)  # or what was written a moment ago could not be remembered
+    for checked in verified(task.place, model, held.unread, memory, None, task.base)[0]:
+        bad[checked.candidate.name] = checked.why
+    good = frozenset(path for path in files if path not in bad and path not in held.missing)
+    if task.place.root:
+        astray = [path for path in good if not placement.leads_to_own_blob(task.place, f"{task.base}/{path}")]
+        bad.update((path, "its link leads out of its repo") for path in astray)
+        good -= frozenset(astray)
+    return _Arrived(good, bad)
+
+
+def _remove(task: Task, path: str) -> None:
+    """Remove a file that is not what it must be: of a cache its link, and a blob that is not what it is called."""
+    root = task.place.root
+    if root is None:
+        with suppress(OSError):
+            os.unlink(f"{task.base}/{path}")
+        return
+    folder = os.path.basename(task.place.path)
+    blob = placement.own_blob(task.place, f"{task.base}/{path}")
+    bad = blob is not None and not is_whole_by_its_own_name(task.place, blob)
+    with suppress(OSError), opened(root.real) as descriptor:
+        inside = f"{folder}/snapshots/{task.model.commit}/{path}"
+        with below(descriptor, inside) as (parent, name):
+            os.unlink(name, dir_fd=parent)
+    if blob is None or not bad:
+        return
+    payload = None
+    with suppress(OSError):
+        payload = store.target(root.real, f"{task.place.path}/blobs", os.readlink(f"{task.place.path}/blobs/{blob}"))
+    with suppress(OSError):  # a downloader that is just at it brings a new one
+        trash.unlink_blob(root.real, folder, blob, None)
+    if payload:
+        # While another repo links to it, it stays: cache verify --repair takes it from all of them.
+        with suppress(OSError):
+            trash.sweep(root.real, payload, (), _unlink, damaged=True)
+
+
+def _unlink(parent: int, name: str) -> None:
+    os.unlink(name, dir_fd=parent)
+
+
+def _clear_partial(task: Task, lacking: Sequence[str]) -> bool:
+    """Remove abandoned partial downloads that no version can go on with; tell whether there is one that it will."""
+    root = task.place.root
+    if root is None:
+        return False
+    sizes = {task.model.files[path].hash: task.model.files[path].size for path in lacking}
+    folder = os.path.basename(task.place.path)
+    try:
+        listed = os.listdir(f"{task.place.path}/blobs")
+    except OSError:
+        return False
+    resumed = False
+    for name in listed:
+        lock = usage.lock_of(name)
+        digest = name.partition(".")[0]
+        if lock is None or digest not in sizes or usage.held_lock(f"{root.real}/{entries.LOCKS}/{folder}/{lock}"):
+            continue
+        with suppress(OSError):
+            # Up to 1.17 it is continued, and one that is too big fails for ever; later versions begin another one.
+            found = os.lstat(f"{task.place.path}/blobs/{name}")
+            if name == f"{digest}.incomplete" and stat.S_ISREG(found.st_mode) and found.st_size < sizes[digest]:
+                resumed = True
+            else:
+                trash.unlink_blob(root.real, folder, name, None)
+    return resumed
+
+
+def _said(task: Task, ended: hub.Downloaded, arrived: _Arrived) -> str:
+    if arrived.bad:
+        path, why = next(iter(arrived.bad.items()))
+        return f"{path} is not what it must be: {why}"
+    if ended.trouble == "no revision":
+        return f"it does not have the commit {task.model.commit[:7]}"
+    return ended.text or "not everything has arrived"
+
+
+def _refused_by_disk(task: Task, why: str) -> LauncherError:
+    return LauncherError(f"cannot pull {task.model.name}: {why}", f"df -h {task.place.path}", ExitStatus.IO)
+
+
+def _unserved(task: Task, failures: Sequence[tuple[Endpoint, str]], *, damaged: bool, denied: bool) -> LauncherError:
+    model = task.model
+    tried = "; ".join(f"{endpoint.url}: {why}" for endpoint, why in failures)
+    more = "HF_ENDPOINT_FALLBACK=https://huggingface.co in .env asks another one"
+    hint = f"start_app.py models check compares the hubs; {more}"
+    if denied:
+        hint = "set HF_TOKEN in .env, and ask for access on the model's page"
+    status = ExitStatus.DAMAGED if damaged else ExitStatus.DENIED if denied else ExitStatus.RETRY
+    lacking = size(task.size) if task.size else count(len(task.lacking), "file")
+    return LauncherError(f"cannot pull {model.name} @ {model.commit[:7]} ({lacking} lacking): {tried}", hint, status)

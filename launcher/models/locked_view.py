@@ -1,0 +1,154 @@
+"""A locked app is shown a hub cache in which there is nothing but what is pinned.
+
+Offline alone would leave every other model in the cache to be loaded by its name. The view is a folder of links into
+the real cache: of each pinned repo the ref of the requested revision, and the one snapshot. It belongs to a port, since
+instances on other ports have their own, and one that holds anything else is made anew.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Iterable, Mapping
+from contextlib import suppress
+from pathlib import Path
+
+from ..cache.ref import ref_text
+from ..system import state
+from . import repo_id
+from .lockfile import LockedModel
+from .placement import Placed
+
+VIEW = "locked-"
+"""What the name of a view begins with."""
+# The largest prime below 2**64. A name has only to differ where the content does, which is looked at anyway, and
+# hashlib takes longer to load than all the rest here to be done.
+_PRIME = 2**64 - 59
+
+
+def make(app_dir: Path, port: int, shown: Collection[Placed]) -> Path:
+    """Return a hub cache that shows just these models, made where it is not there yet.
+
+    Raises OSError when no folder of the app's state can be written.
+    """
+    content = "\n".join(f"{place.path}\0{model.revision}\0{model.commit}" for model, place in shown)
+    number = int.from_bytes(content.encode(errors="surrogateescape"), "big") % _PRIME
+    name = f"{_prefix(port)}{number:016x}"
+    failure: OSError | None = None
+    for folder in state.folders(app_dir):
+        try:
+            os.close(state.open_file(folder, f"{VIEW}views", app_dir))  # makes the folder, and proves whose it is
+            if not _is_whole(str(folder / name), shown):
+                _remove(folder / name)
+                _build(str(folder / name), shown)
+        except OSError as error:
+            failure = error
+            if error.errno not in state.ELSEWHERE:
+                raise
+        else:
+            return folder / name
+    assert failure
+    raise failure
+
+
+def lost(path: Path, model: LockedModel) -> str | None:
+    """Return what is not there any more of a model in a view; of what its links lead to, one file stands for all."""
+    snapshot = f"{path}/{repo_id.folder(model.repo)}/snapshots/{model.commit}"
+    file = next(iter(model.files), ".")
+    return None if os.path.exists(f"{snapshot}/{file}") else file
+
+
+def forget_others(app_dir: Path, port: int, used: Path | None) -> None:
+    """Remove the views of this port that no instance uses any more; they hold links and nothing else."""
+    for folder in state.folders(app_dir):
+        if not state.is_trusted(folder, app_dir):
+            continue
+        with suppress(OSError), os.scandir(folder) as entries:
+            for entry in entries:
+                view = entry.name.startswith(_prefix(port)) and entry.is_dir(follow_symlinks=False)
+                if view and Path(entry.path) != used:
+                    _remove(Path(entry.path))
+
+
+def environment(path: Path, variables: Mapping[str, str]) -> Mapping[str, str]:
+    """Return what makes an app see the view alone, and ask no hub; `variables` is what it would have otherwise."""
+    found = {"HF_HUB_CACHE": str(path), "HF_HUB_OFFLINE": "1"}
+    # These name a cache too, where they are set: https://huggingface.co/docs/transformers/installation#cache-directory
+    for name in ("HUGGINGFACE_HUB_CACHE", "TRANSFORMERS_CACHE"):
+        if name in variables:
+            found[name] = str(path)
+    return found
+
+
+def _prefix(port: int) -> str:
+    return f"{VIEW}{port}-"
+
+
+def _build(path: str, shown: Iterable[Placed]) -> None:
+    os.mkdir(path)
+    try:
+        for model, place in shown:
+            repo = f"{path}/{repo_id.folder(model.repo)}"
+            base = place.base(model.commit)
+            ref = f"{repo}/refs/{model.revision}"
+            os.makedirs(os.path.dirname(ref))
+            with open(ref, "x", encoding="ascii") as file:
+                file.write(model.commit)
+            os.mkdir(f"{repo}/snapshots")
+            snapshot = f"{repo}/snapshots/{model.commit}"
+            if _is_exact(base, model):
+                Path(snapshot).symlink_to(base)
+                continue
+            # Something lies in the snapshot that the lock does not name: the app gets the named files one by one.
+            for name in model.files:
+                os.makedirs(os.path.dirname(f"{snapshot}/{name}"), exist_ok=True)
+                Path(f"{snapshot}/{name}").symlink_to(f"{base}/{name}")
+    except BaseException:
+        _remove(Path(path))
+        raise
+
+
+def _is_whole(path: str, shown: Collection[Placed]) -> bool:
+    """Tell whether a view shows these models and nothing else."""
+    try:
+        if set(os.listdir(path)) != {repo_id.folder(model.repo) for model, _ in shown}:
+            return False
+        for model, place in shown:
+            repo, base = f"{path}/{repo_id.folder(model.repo)}", place.base(model.commit)
+            if set(os.listdir(repo)) != {"refs", "snapshots"} or os.listdir(f"{repo}/snapshots") != [model.commit]:
+                return False
+            if os.readlink(f"{repo}/snapshots/{model.commit}") != base or not _is_exact(base, model):
+                return False
+            folder = f"{repo}/refs"
+            for part in model.revision.split("/"):
+                if os.listdir(folder) != [part]:
+                    return False
+                folder = f"{folder}/{part}"
+            if ref_text(folder) != model.commit:
+                return False
+    except OSError:
+        return False
+    return True
+
+
+def _is_exact(base: str, model: LockedModel) -> bool:
+    """Tell whether a snapshot holds the files that the lock names and no others."""
+    found = 0
+    pending = [""]
+    while pending:
+        prefix = pending.pop()
+        with os.scandir(f"{base}/{prefix}") as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    pending.append(f"{prefix}{entry.name}/")
+                elif f"{prefix}{entry.name}" in model.files:
+                    found += 1
+                else:
+                    return False
+    return found == len(model.files)
+
+
+def _remove(path: Path) -> None:
+    import shutil
+
+    with suppress(OSError):
+        shutil.rmtree(path)

@@ -1,0 +1,226 @@
+"""What lies on the disk of a model: the commit that the app would load, and which files of a commit are there.
+
+A file is known to be right when it is remembered as whole under the hash it must have; otherwise it must be read.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from ..cache.dirs import walk
+from ..cache.memory import Memory, line_of
+from ..cache.ref import read_ref
+from ..cache.roots import Root
+from ..ui.text import some
+from . import repo_id
+from .lockfile import LockedFile, LockedModel
+
+ANY_SIZE = -1
+"""The size of a file of which only the hash is known."""
+METADATA = ".cache/huggingface/download"
+"""Where huggingface_hub notes in a local folder, a file each, of which commit a file is: commit, etag, time."""
+# To look into a folder that may not be listed is enough: open(2), O_PATH, which only Linux has.
+_AS_PLACE = getattr(os, "O_PATH", os.O_RDONLY)
+
+
+class Place(NamedTuple):
+    """Hold where a model's files are: its hub cache and folder in it, or a folder of the app's (`root` is None)."""
+
+    root: Root | None
+    path: str
+
+    def base(self, commit: str) -> str:
+        """Return the folder below which the files of a commit have their paths."""
+        return f"{self.path}/snapshots/{commit}" if self.root else self.path
+
+
+class Placed(NamedTuple):
+    """Hold a locked model and where it is kept."""
+
+    model: LockedModel
+    place: Place
+
+
+class Memories(NamedTuple):
+    """Hold what is known to be whole: files of caches, and files in folders of the app's own."""
+
+    cached: Memory
+    local: Memory
+
+    def of(self, place: Place) -> Memory:
+        """Return the memory for the files of a place."""
+        return self.cached if place.root else self.local
+
+
+class Held(NamedTuple):
+    """Hold how the files of a commit stand: missing ones, those of another size, and those that must be read."""
+
+    missing: tuple[str, ...]
+    resized: tuple[str, ...]
+    unread: tuple[str, ...]
+
+    @property
+    def lacking(self) -> tuple[str, ...]:
+        """Return what cannot be right, without a look into it."""
+        return (*self.missing, *self.resized)
+
+
+class Noted(NamedTuple):
+    """Hold what huggingface_hub has noted of a file in a local folder: its commit and hash, and when, in seconds."""
+
+    commit: str
+    etag: str
+    time: float
+
+
+class OnDisk(NamedTuple):
+    """Hold what an app would load of a model: its commit, None where there is none, and what is wrong with it."""
+
+    commit: str | None
+    wrong: str = ""
+
+
+def placed(models: Iterable[LockedModel], roots: Sequence[Root], app_dir: Path) -> tuple[Placed, ...]:
+    """Return the models with the places where they are kept."""
+    return tuple(Placed(model, place_of(model, roots, app_dir)) for model in models)
+
+
+def place_of(model: LockedModel, roots: Sequence[Root], app_dir: Path) -> Place:
+    """Return where a model is kept: in its own folder, else in the cache that has it, else in the app's first."""
+    if model.local_dir:
+        return Place(None, str(app_dir / model.local_dir))
+    return cached_place(model.repo, roots)
+
+
+def cached_place(repo: str, roots: Sequence[Root]) -> Place:
+    """Return where a repo is cached, or would be."""
+    folder = repo_id.folder(repo)
+    root = next((root for root in roots if os.path.isdir(f"{root.real}/{folder}")), roots[0])
+    return Place(root, f"{root.real}/{folder}")
+
+
+def commit_of(place: Place, revision: str) -> str | None:
+    """Return the commit that a revision stands for in the cache, None where it leads to no snapshot."""
+    commit = named_by(place, revision)
+    return commit if commit and os.path.isdir(f"{place.path}/snapshots/{commit}") else None
+
+
+def named_by(place: Place, revision: str) -> str | None:
+    """Return the commit that a revision names in the cache, whether it is there or not."""
+    if repo_id.COMMIT.fullmatch(revision):
+        return revision
+    try:
+        return read_ref(f"{place.path}/refs/{revision}")
+    except OSError:
+        return None  # nobody can follow it
+
+
+def held(base: str, files: Mapping[str, LockedFile], memory: Memory) -> Held:
+    """Return how these files stand below a folder, by a look at each and no further."""
+    missing, resized = [], []
+    lines: dict[str, bytes] = {}
+    try:
+        folder = os.open(base, _AS_PLACE | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        return Held(tuple(files), (), ())
+    try:
+        for path, file in files.items():
+            try:
+                found = os.stat(path, dir_fd=folder)
+            except OSError:
+                missing.append(path)
+                continue
+            if found.st_size != file.size != ANY_SIZE or not stat.S_ISREG(found.st_mode):
+                resized.append(path)
+            else:
+                lines[path] = line_of(found, file.hash)
+    finally:
+        os.close(folder)
+    known = memory.knows_all(lines.values())
+    unread = () if known else tuple(path for path, line in lines.items() if not memory.knows(line))
+    return Held(tuple(missing), tuple(resized), unread)
+
+
+def own_blob(place: Place, path: str) -> str | None:
+    """Return the blob of its own repo that a snapshot's file links to; None for any other link, or a plain file."""
+    try:
+        target = os.path.normpath(os.path.join(os.path.dirname(path), os.readlink(path)))
+    except OSError:
+        return None
+    folder, _, blob = target.rpartition("/")
+    return blob if folder == f"{place.path}/blobs" else None
+
+
+def leads_to_own_blob(place: Place, path: str) -> bool:
+    """Tell whether a snapshot's file is a plain one, or links to a blob of its own repo."""
+    return not os.path.islink(path) or own_blob(place, path) is not None
+
+
+def on_disk(model: LockedModel, place: Place) -> OnDisk:
+    """Return what the app would load of a locked model; sizes are looked at, contents are not."""
+    if place.root is None:
+        return _in_folder(model, place)
+    commit = commit_of(place, model.revision)
+    if commit is None:
+        return OnDisk(None, "not downloaded")
+    if commit == model.commit:
+        return OnDisk(commit, _lacking(held(place.base(commit), model.files, Memory()).lacking, len(model.files)))
+    return OnDisk(commit, dangling(place, commit))
+
+
+def dangling(place: Place, commit: str) -> str:
+    """Return in words what a cached commit lacks, as far as its snapshot tells; blank where it tells of nothing."""
+    from ..cache import layout
+
+    assert place.root
+    try:
+        repo = layout.read(place.root.real, os.path.basename(place.path))
+    except OSError:
+        return "it cannot be read"
+    revision = next((one for one in repo.revisions if one.commit == commit), None)
+    if revision is None or not revision.files:
+        return "no files"
+    return _lacking(revision.dangling, revision.files)
+
+
+def _in_folder(model: LockedModel, place: Place) -> OnDisk:
+    noted = {path: one for path in model.files if (one := noted_of(place.path, path))}
+    there = [path for path in model.files if os.path.lexists(f"{place.path}/{path}")]
+    if not there:
+        return OnDisk(None, "not downloaded")
+    commits = Counter(one.commit for path, one in noted.items() if path in there)
+    commit = commits.most_common(1)[0][0] if commits else None
+    lacking = held(place.path, model.files, Memory()).lacking
+    if commit in (None, model.commit) or len(commits) > 1:
+        stand = model.commit if commits.get(model.commit) or not (commits or lacking) else commit
+        return OnDisk(stand, _lacking(lacking, len(model.files)))
+    return OnDisk(commit)
+
+
+def noted_of(folder: str, path: str) -> Noted | None:
+    """Return what huggingface_hub has noted of a file, None where it has not."""
+    try:
+        with open(f"{folder}/{METADATA}/{path}.metadata", encoding="utf-8") as file:
+            commit, etag, moment = (file.readline().strip() for _ in range(3))
+            noted = Noted(commit, etag, float(moment))
+    except (OSError, ValueError):
+        return None
+    is_hash = repo_id.SHA256.fullmatch(etag) or repo_id.COMMIT.fullmatch(etag)
+    return noted if is_hash and repo_id.COMMIT.fullmatch(commit) else None
+
+
+def _lacking(paths: Sequence[str], of: int) -> str:
+    if not paths:
+        return ""
+    return f"{len(paths)} of {of} files missing: {some(paths, 3)}"
+
+
+def files_here(place: Place, commit: str) -> frozenset[str]:
+    """Return the paths of a cached commit's files that are here."""
+    base = place.base(commit)
+    return frozenset(os.path.relpath(entry.path, base) for entry in walk(base))

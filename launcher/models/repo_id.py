@@ -1,0 +1,128 @@
+"""A repo has one name for people (`koge/voices`, `datasets/koge/voices`) and one folder in a hub cache."""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+from ..cache.names import name as name_of_folder
+
+TYPES = {"datasets": "dataset", "spaces": "space", "kernels": "kernel"}
+COMMIT = re.compile(r"[0-9a-f]{40}")
+SHA256 = re.compile(r"[0-9a-f]{64}")
+DEFAULT_REVISION = "main"
+# https://huggingface.co/docs/huggingface_hub/package_reference/utilities: validate_repo_id
+_NAME = re.compile(r"(?:(?:datasets|spaces|kernels)/)?(?:\w(?:[\w.-]*\w)?/)?\w(?:[\w.-]{0,94}\w)?", re.ASCII)
+# `models--owner--name` is the name of a folder, NAME_MAX bytes at the most.
+_LONGEST_NAME = 255 - len("models----")
+# What git takes for a branch or tag, without what would lead out of a folder.
+_REVISION = re.compile(r"[\w][\w./+@=-]{0,199}")
+_LONGEST_PATH = 1024
+_NO_PARTS = frozenset(("", ".", ".."))
+# The app's environments and caches; its own state and git's are hidden folders.
+_NO_LOCAL_DIRS = frozenset(("venv", "env", "cache_hub", "launcher", "node_modules"))
+_VERSION = re.compile(r"(?:[-_.]?v\.?\d+(?:[._-]\d+)*|[-_]\d+(?:[._]\d+)*)$", re.IGNORECASE)
+
+
+class Target(NamedTuple):
+    """Hold a repo and the revision that is meant of it, None where the default or the one of before is meant."""
+
+    repo: str
+    revision: str | None
+
+
+def is_name(text: str) -> bool:
+    """Tell whether this can be the name of a repo, and of a folder."""
+    return (
+        len(text) <= _LONGEST_NAME
+        and bool(_NAME.fullmatch(text))
+        and "--" not in text
+        and ".." not in text
+        and not text.endswith(".git")
+    )
+
+
+def is_revision(text: str) -> bool:
+    """Tell whether this can be a branch, a tag or a commit."""
+    return bool(_REVISION.fullmatch(text)) and is_path(text)
+
+
+def is_path(text: str) -> bool:
+    """Tell whether this can be the path of a file in a repo: one that leads nowhere out of a folder."""
+    return len(text) < _LONGEST_PATH and _is_path(text)
+
+
+def are_paths(texts: Collection[str]) -> bool:
+    """Tell whether each of these can be the path of a file in a repo, by one look at all of them."""
+    # What joins them parts them again, and no path may hold an empty part: together they are one path, but for its
+    # length.
+    return not texts or (max(map(len, texts)) < _LONGEST_PATH and _is_path("/".join(texts)))
+
+
+def is_local_dir(text: str) -> bool:
+    """Tell whether this can be the folder of a model below the app's own: no hidden one, no environment, no cache."""
+    parts = text.split("/")
+    return is_path(text) and not any(part.startswith(".") for part in parts) and parts[0] not in _NO_LOCAL_DIRS
+
+
+def target(text: str) -> Target | None:
+    """Return what `REPO`, `REPO@REVISION` or the name of a repo's folder means, None where it means nothing."""
+    repo, at, revision = text.partition("@")
+    for prefix in ("models", *TYPES):
+        if repo.startswith(f"{prefix}--"):
+            repo = name_of_folder(repo)
+    if not is_name(repo) or (at and not is_revision(revision)):
+        return None
+    return Target(repo, revision or None)
+
+
+def folder(repo: str) -> str:
+    """Return the name of a repo's folder in a hub cache."""
+    kind, identifier = kind_and_id(repo)
+    return f"{kind}s--{identifier.replace('/', '--')}"
+
+
+def kind_and_id(repo: str) -> tuple[str, str]:
+    """Return a repo's type and id as huggingface_hub takes them."""
+    prefix, _, rest = repo.partition("/")
+    return (TYPES[prefix], rest) if prefix in TYPES and rest else ("model", repo)
+
+
+def wanted(paths: Iterable[str], include: Sequence[str], exclude: Sequence[str]) -> Iterator[str]:
+    """Yield the paths that any glob of `include` takes, all where there is none, and none of `exclude` does.
+
+    As `allow_patterns` and `ignore_patterns` of huggingface_hub: a star also takes slashes, a folder all in it.
+    """
+    for path in paths:
+        if (not include or _fits(path, include)) and not _fits(path, exclude):
+            yield path
+
+
+def _is_path(text: str) -> bool:
+    return text.isprintable() and "\\" not in text and _NO_PARTS.isdisjoint(text.split("/"))
+
+
+def _fits(path: str, globs: Sequence[str]) -> bool:
+    return any(fnmatch.fnmatchcase(path, f"{glob}*" if glob.endswith("/") else glob) for glob in globs)
+
+
+def traps(chosen: Collection[str], cached: Iterable[str]) -> Iterator[str]:
+    """Yield what is easily mistaken: a repo without a version beside versioned ones, two versions of one family.
+
+    Only families of the `chosen` repos are looked at. An app whose code names the other repo loads that one.
+    """
+    families: dict[str, set[str]] = {}
+    for repo in {*chosen, *cached}:
+        families.setdefault(_family(repo), set()).add(repo)
+    for family in sorted({_family(repo) for repo in chosen}):
+        versions = sorted(families[family] - {family})
+        if family in families[family] and versions:
+            yield f"{family} names no version, and {', '.join(versions)} is there too: does the app load the one meant?"
+        elif len(versions) > 1:
+            yield f"{len(versions)} versions of {family} are there: {', '.join(versions)}: which does the app name?"
+
+
+def _family(repo: str) -> str:
+    return _VERSION.sub("", repo) or repo

@@ -1,0 +1,29 @@
+"""What was found whole is remembered beside the app: of caches in one file, of the app's own folders in another."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from ..cache.memory import Memory
+from ..system import state
+from .placement import Memories
+
+CACHED = "verified"
+LOCAL = "verified-local"
+
+
+def load(app_dir: Path) -> Memories:
+    """Return what is remembered."""
+    return Memories(Memory(state.read(app_dir, CACHED)), Memory(state.read(app_dir, LOCAL)))
+
+
+def save(app_dir: Path, memories: Memories, detail: Callable[[str], None]) -> None:
+    """Keep what was found whole since; that it cannot be kept costs time only, and is a detail."""
+    for name, memory in ((CACHED, memories.cached), (LOCAL, memories.local)):
+        if not memory.grown:
+            continue
+        try:
+            state.write(app_dir, name, memory.data(everything=False))
+        except OSError as error:
+            detail(f"cannot remember what is whole: {error.strerror}")

@@ -1,0 +1,135 @@
+"""What each model is just now, as the app would load it: read from the refs, in microseconds, at every launch."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from ..cache.names import name as name_of_folder
+from ..config.paths import HUB_ENTRY
+from .lockfile import Lock
+
+VARIABLE = "START_APP_MODELS"
+# What the kernel takes for one variable is 128 KiB: execve(2), MAX_ARG_STRLEN.
+MOST_BYTES = 100_000
+NAMED_AT_MOST = 10
+_MAIN = "main"
+_COMMIT_LENGTH = 40
+
+
+class Current(NamedTuple):
+    """Hold a model and its commit; `path` is its folder in a hub cache, or the app's own folder for it."""
+
+    repo: str
+    revision: str
+    commit: str
+    path: str
+
+
+def current(roots: Sequence[Path], app_dir: Path, lock: Lock | None) -> tuple[Current, ...]:
+    """Return the locked models, or every cached one where there is no lock; what leads to nothing is left out."""
+    found: dict[str, Current] = {}
+    for one in _locked(roots, app_dir, lock) if lock is not None else _cached(roots):
+        found.setdefault(one.repo, one)
+    return tuple(found[repo] for repo in sorted(found))
+
+
+def others(roots: Sequence[Path], repos: Collection[str]) -> tuple[str, ...]:
+    """Return the cached repos that are none of these."""
+    return tuple(sorted({one.repo for one in _cached(roots, repos)}))
+
+
+def variable(models: Sequence[Current]) -> str:
+    """Return what the app is told: a JSON object of commits by repo, of as many as one variable can hold."""
+    told: dict[str, str] = {}
+    count = 2
+    for one in models:
+        count += len(os.fsencode(one.repo)) + len(one.commit) + 8
+        if count > MOST_BYTES:
+            break
+        told[one.repo] = one.commit
+    return json.dumps(told, ensure_ascii=False)
+
+
+def lines(models: Sequence[Current], *, locked: bool) -> tuple[str, ...]:
+    """Return what the log is told before the exec: an app that is not locked may fetch another one than is cached."""
+    how = "locked" if locked else "cached"
+    told = [f"model: {one.repo} @ {one.commit[:7]} ({how})" for one in models[:NAMED_AT_MOST]]
+    more = len(models) - len(told)
+    return (*told, f"model: {more} more: start_app.py cache list") if more else tuple(told)
+
+
+def commits(models: Sequence[Current]) -> Mapping[str, str]:
+    """Return the commits by repo."""
+    return {one.repo: one.commit for one in models}
+
+
+def _locked(roots: Sequence[Path], app_dir: Path, lock: Lock) -> Iterator[Current]:
+    from . import repo_id
+
+    for model in lock:
+        if model.local_dir:
+            path = app_dir / model.local_dir
+            if path.is_dir():
+                yield Current(model.repo, model.revision, _noted(path, model.files) or model.commit, str(path))
+            continue
+        folder = repo_id.folder(model.repo)
+        if repo_id.COMMIT.fullmatch(model.revision):
+            paths = (f"{root}/{folder}" for root in roots)
+            there = (p for p in paths if os.path.isdir(f"{p}/snapshots/{model.commit}"))
+            yield from (Current(model.repo, model.revision, model.commit, path) for path in there)
+        else:
+            yield from _by_ref(roots, folder, model.revision)
+
+
+def _cached(roots: Sequence[Path], besides: Collection[str] = ()) -> Iterator[Current]:
+    for root in roots:
+        try:
+            folders = [folder for folder in os.listdir(root) if HUB_ENTRY.match(folder)]
+        except OSError:
+            continue
+        for folder in folders:
+            if not besides or name_of_folder(folder) not in besides:
+                yield from _by_ref((root,), folder, None)
+
+
+def _by_ref(roots: Sequence[Path], folder: str, revision: str | None) -> Iterator[Current]:
+    for root in roots:
+        path = f"{root}/{folder}"
+        commit = _commit(path, revision or _MAIN)
+        if commit is None and revision is None:
+            revision, commit = _other_ref(path)
+        if commit:
+            yield Current(name_of_folder(folder), revision or _MAIN, commit, path)
+
+
+def _commit(path: str, ref: str) -> str | None:
+    try:
+        descriptor = os.open(f"{path}/refs/{ref}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        commit = os.read(descriptor, _COMMIT_LENGTH + 1).decode("ascii", "replace")
+    except OSError:
+        return None
+    finally:
+        os.close(descriptor)
+    return commit if len(commit) == _COMMIT_LENGTH and os.path.isdir(f"{path}/snapshots/{commit}") else None
+
+
+def _other_ref(path: str) -> tuple[str | None, str | None]:
+    """Return the first ref of a repo without `main` that leads to a snapshot."""
+    try:
+        refs = sorted(os.listdir(f"{path}/refs"))
+    except OSError:
+        return None, None
+    return next(((ref, commit) for ref in refs if (commit := _commit(path, ref))), (None, None))
+
+
+def _noted(path: Path, files: Mapping[str, object]) -> str | None:
+    from .placement import noted_of
+
+    return next((noted.commit for file in files if (noted := noted_of(str(path), file))), None)

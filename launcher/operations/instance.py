@@ -1,0 +1,332 @@
+"""The running instance: found once, then told of, waited for or stopped.
+
+The finding is shared by every command, so that `status` cannot see another instance than the launch would stop.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, NamedTuple
+
+from .. import __version__
+from ..config.settings import Settings
+from ..errors import ExitStatus, LauncherError
+from ..instances import port, refusal
+from ..instances import survey as discovery
+from ..instances.family import Family, lineage, start_of
+from ..instances.process import Process, look, own_file
+from ..instances.survey import App, Claim, Instance, Survey
+from ..service import history
+from ..system import lock as locks
+from ..system import state
+from ..ui import redact, text
+
+if TYPE_CHECKING:
+    from ..instances.stop import Stopped
+
+LAUNCH_LOCK_SECONDS = 20.0
+PORT_SECONDS = 2.0
+# A probe of the lock by another command holds it for microseconds; only what holds it longer is worth a word.
+_PROBE_SECONDS = 0.1
+_ROUNDS = 5
+
+Say = Callable[[str], None]
+
+
+class Observed(NamedTuple):
+    """Hold a survey together with what the locks say.
+
+    `lock` is the instance lock that somebody holds, `launcher` the launch lock of a launcher at work. `unseen` means
+    that the instance that holds the lock cannot be seen, `orphaned` that it is dead, and something it started still
+    holds its lock. `unbindable` is why nothing could listen on the address at all.
+    """
+
+    survey: Survey
+    lock: Path | None
+    record: locks.Record | None
+    launcher: Path | None
+    unseen: bool
+    orphaned: bool
+    unbindable: LauncherError | None
+
+    @property
+    def instance(self) -> Instance | None:
+        """Return the one instance that counts as running: the one on the port, else the youngest."""
+        found = [*self.survey.stale, *((self.survey.inside,) if self.survey.inside else ())]
+        found.sort(key=lambda instance: (self.survey.port in instance.listening, instance.process.start))
+        return found[-1] if found else None
+
+    def instance_refusal(self) -> LauncherError | None:
+        """Return why the instance may not be stopped, or None."""
+        found = refusal.of_instances(self.survey)
+        if found is None and self.unseen and self.lock:
+            known = f" (pid {self.record.pid} of {self.record.machine}, user {self.record.user})" if self.record else ""
+            return refusal.unseen_lock(str(self.lock), known)
+        return found
+
+    def launch_refusal(self, take_port: bool) -> LauncherError | None:
+        """Return why the port may not be cleared, or None."""
+        return self.unbindable or self.instance_refusal() or refusal.of_holders(self.survey, take_port=take_port)
+
+
+def observe(settings: Settings) -> Observed:
+    """Look once for this app's instances, at the port and at its locks."""
+    identity = own_file(str(settings.script))
+    if identity is None:
+        raise LauncherError(f"no {settings.script_argument} in {settings.app_dir}", "start_app.py --app-dir DIR")
+    lock = locks.find_held(settings.app_dir, locks.instance_name(settings.port))
+    launcher = locks.find_held(settings.app_dir, locks.launch_name(settings.port))
+    record = locks.read(lock) if lock else None
+    holder = _holder(record) if record else "unknown"
+    claim = None
+    if lock and record and holder == "alive" and locks.holds(record.pid, lock):
+        claim = Claim(record.pid, record.start, settings.port)
+    taken, unbindable = _probe(settings)
+    flags = dict.fromkeys((*((settings.port_flag,) if settings.port_flag else ()), "--port"))
+    app = App(os.path.realpath(settings.script), identity, tuple(flags))
+    survey = discovery.survey(app, settings.host, settings.port, taken, claim)
+    if any(holder.process is None for holder in survey.holders) and not _probe(settings)[0]:
+        survey = survey._replace(holders=())  # it has ended while the processes were looked at
+    orphaned = lock is not None and holder == "dead"
+    others = any(instance.on(settings.port) for instance in survey.others)
+    unseen = lock is not None and not (orphaned or survey.stale or survey.inside or others)
+    return Observed(survey, lock, record, launcher, unseen, orphaned, unbindable)
+
+
+def take_launch_lock(settings: Settings, stop_timeout: float, say: Say) -> locks.Lock:
+    """Wait until no other launcher works on this port, and keep others out until exec or exit.
+
+    Launchers that have their locks in different folders, because one of them may not write in the app's, meet here
+    too: the one in the less preferred folder lets the other go first. Raises LauncherError (75) when another one is
+    still at it after its own time-out's worth of seconds.
+    """
+    name = locks.launch_name(settings.port)
+    lock = locks.open_lock(settings.app_dir, name)
+    bound = stop_timeout + LAUNCH_LOCK_SECONDS
+    deadline = time.monotonic() + bound
+    waiting = False
+    while True:
+        held = lock.path
+        if lock.acquire(_PROBE_SECONDS):
+            elsewhere = locks.find_held(settings.app_dir, name, besides=lock.path)
+            if elsewhere is None:
+                write_record(lock, settings, (), say)
+                return lock
+            if locks.preferred(settings.app_dir, elsewhere, lock.path):
+                lock.release()
+            held = elsewhere
+        record = locks.read(held)
+        who = f", pid {record.pid} of user {record.user}," if record else ""
+        if time.monotonic() >= deadline:
+            raise LauncherError(
+                f"another launcher{who} has been at work on port {settings.port} for over {bound:.0f} s",
+                f"try again, or see what it does: start_app.py status --port {settings.port}",
+                ExitStatus.RETRY,
+            )
+        if not waiting:
+            say(f"waiting: another launcher{who} is at work on port {settings.port}; giving up after {bound:.0f} s")
+            waiting = True
+        time.sleep(locks.POLL_SECONDS)
+
+
+def write_record(
+    lock: locks.Lock,
+    settings: Settings,
+    argv: tuple[str, ...],
+    say: Say,
+    *,
+    models: Mapping[str, str] = MappingProxyType({}),
+    locked: bool = False,
+    log: Path | None = None,
+) -> None:
+    """Write who holds the lock into it; a disk too full for that is told and does not stop a launch."""
+    boot_id, namespace = locks.own_namespace()
+    record = locks.Record(
+        pid=os.getpid(),
+        start=start_of(os.getpid()) or 0.0,
+        boot_id=boot_id,
+        pid_namespace=namespace,
+        user=text.user(os.geteuid()),
+        port=settings.port,
+        argv=redact.arguments(argv),
+        app_dir=str(settings.app_dir),
+        started_at=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        machine=os.uname().nodename,
+        launcher_version=__version__,
+        models=models,
+        locked=locked,
+        log=str(log) if log else None,
+    )
+    try:
+        lock.write(record)
+    except OSError as error:
+        say(f"lock: cannot write the record in {lock.path}: {error.strerror}; the lock itself holds")
+
+
+def clear_port(
+    settings: Settings,
+    *,
+    take_port: bool,
+    timeout: float,
+    say: Say,
+    tell: Callable[[Observed], None],
+    lock: locks.Lock | None = None,
+) -> tuple[Stopped, ...]:
+    """Stop what is stale until a fresh look finds nothing more, and take `lock` while the port is proved free.
+
+    To be called under the launch lock; `tell` is given the first look. Raises LauncherError: a refusal before anything
+    was stopped, 75 after.
+    """
+    stopped: list[Stopped] = []
+    for attempt in range(_ROUNDS):
+        seen = observe(settings)
+        if attempt == 0:
+            tell(seen)
+        refused = seen.launch_refusal(take_port)
+        if refused and stopped:
+            raise LauncherError(refused.message, refused.hint, ExitStatus.RETRY)
+        if refused:
+            raise refused
+        victims = refusal.targets(seen.survey, take_port=take_port)
+        if victims:
+            stopped += _stop(settings, seen, victims, timeout, say)
+            _await_free_port(settings)
+        elif lock is None or lock.acquire(_PROBE_SECONDS):
+            return tuple(stopped)
+        elif seen.orphaned:
+            _leave_orphans(lock, say)
+            return tuple(stopped)
+    raise _reborn(settings)
+
+
+def refuse_taken_port(settings: Settings) -> None:
+    """Refuse to go on when somebody has taken the port since it was cleared.
+
+    Raises LauncherError with status RETRY.
+    """
+    if _probe(settings)[0]:
+        raise LauncherError(
+            f"port {settings.port} was taken while the cache was being cleared",
+            f"start_app.py status --port {settings.port}, then try again",
+            ExitStatus.RETRY,
+        )
+
+
+def stop_instance(settings: Settings, timeout: float, say: Say) -> tuple[Stopped, ...]:
+    """Stop this app's instance on the port; nothing to stop is no error, nor is a stranger on the port."""
+    launch_lock = take_launch_lock(settings, timeout, say)
+    try:
+        stopped: list[Stopped] = []
+        for _ in range(_ROUNDS):
+            seen = observe(settings)
+            refused = seen.instance_refusal()
+            if refused:
+                raise refused
+            if not seen.survey.stale:
+                return tuple(stopped)
+            stopped += _stop(settings, seen, refusal.targets(seen.survey), timeout, say)
+        raise _reborn(settings)
+    finally:
+        launch_lock.close()
+
+
+def tree(instance: Instance) -> tuple[int, ...]:
+    """Return every pid of an instance as it is now, its own first."""
+    return below(instance.pid, *instance.members)
+
+
+def below(*pids: int) -> tuple[int, ...]:
+    """Return these pids and every one below them as they are now."""
+    descendants = (pid for pid, _ in Family().below(pids))
+    return tuple(dict.fromkeys((*pids, *descendants)))
+
+
+def is_up(settings: Settings) -> bool:
+    """Tell by the locks whether an instance lives, or a launcher is about to start one; orphans of one do not count."""
+    if locks.find_held(settings.app_dir, locks.launch_name(settings.port)):
+        return True
+    lock = locks.find_held(settings.app_dir, locks.instance_name(settings.port))
+    record = locks.read(lock) if lock else None
+    return lock is not None and (record is None or _holder(record) != "dead")
+
+
+def last_record(settings: Settings) -> locks.Record | None:
+    """Return the record of the instance on the port, or of the last one that was."""
+    name = locks.instance_name(settings.port)
+    held = locks.find_held(settings.app_dir, name)
+    if held:
+        return locks.read(held)
+    trusted = [folder for folder in state.folders(settings.app_dir) if state.is_trusted(folder, settings.app_dir)]
+    records = [record for folder in trusted if (record := locks.read(folder / name))]
+    return max(records, key=lambda record: record.started_at, default=None)
+
+
+def _holder(record: locks.Record) -> str:
+    """Tell whether the process of a record is "alive", "dead", or of another boot or namespace and so "unknown"."""
+    boot_id, namespace = locks.own_namespace()
+    if not namespace or (record.boot_id, record.pid_namespace) != (boot_id, namespace):
+        return "unknown"
+    process = look(record.pid)
+    if process is not None:
+        return "alive" if process.start == record.start and not process.gone else "dead"
+    from ..instances.pidfd import exists
+
+    return "unknown" if exists(record.pid) else "dead"
+
+
+def _probe(settings: Settings) -> tuple[bool, LauncherError | None]:
+    host = settings.origins.get("GRADIO_SERVER_NAME")
+    try:
+        return port.probe(settings.host, settings.port, host.bad if host else ExitStatus.CONFIG) == "taken", None
+    except LauncherError as error:
+        return True, error  # a running instance can be told of and stopped even so
+
+
+def _stop(
+    settings: Settings, seen: Observed, victims: tuple[Process, ...], timeout: float, say: Say
+) -> tuple[Stopped, ...]:
+    from ..instances.stop import stop  # most launches have nothing to stop
+
+    spare = seen.survey.spare.union(lineage(os.getpid()), (1,))
+    strangers = {holder.process.pid for holder in seen.survey.holders if holder.process}
+    for process in victims:
+        what = "taking the port from" if process.pid in strangers else "stale"
+        say(f"{what}: {discovery.describe(process)}")
+    done = stop(victims, timeout, spare, say)
+    for one in done:
+        end = f"killed after {timeout:g} s" if one.killed else f"terminated after {one.seconds:.1f} s"
+        history.record(settings, "kill" if one.killed else "stop", discovery.describe(one.process), end)
+        below = f" and {one.others} below it" if one.others else ""
+        how = f"killed pid {one.process.pid}{below} (still there after {timeout:g} s)"
+        say(how if one.killed else f"terminated pid {one.process.pid}{below} ({one.seconds:.1f} s)")
+    return done
+
+
+def _leave_orphans(lock: locks.Lock, say: Say) -> None:
+    # What the app started through a shell inherits its lock and may outlive it; that makes it no instance.
+    for pid in locks.holders(lock.path):
+        process = look(pid)
+        if process:
+            say(f"left: {discovery.describe(process)}: started by an instance that has ended, and still has its lock")
+    lock.replace()
+
+
+def _await_free_port(settings: Settings) -> None:
+    # The kernel closes a dead process's sockets before its parent hears of it; a short grace is for what it forked.
+    deadline = time.monotonic() + PORT_SECONDS
+    while _probe(settings)[0] and time.monotonic() < deadline:
+        if port.listeners(settings.host, settings.port):
+            return
+        time.sleep(locks.POLL_SECONDS)
+
+
+def _reborn(settings: Settings) -> LauncherError:
+    return LauncherError(
+        f"new instances come up on port {settings.port} as fast as they are stopped",
+        f"start_app.py status --port {settings.port}; stop what restarts them",
+        ExitStatus.RETRY,
+    )

@@ -1,0 +1,122 @@
+"""What was removed as damaged is fetched again: the same files of the same commits, and the refs that led to them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ..cache import layout
+from ..cache import names as naming
+from ..cache.plan import Plan
+from ..cache.roots import Root
+from ..cache.verify import tree
+from ..errors import ExitStatus, LauncherError
+from ..models import hub, local_dir, placement, pull, repo_id, verified
+from ..models.lockfile import LockedFile, LockedModel
+from ..models.placement import Place
+from ..models.pull import Survey, Task
+from . import pull as pulling
+
+if TYPE_CHECKING:
+    from ..ui.console import Console
+
+
+class Broken(NamedTuple):
+    """Hold a revision that goes because a file in it is damaged: what it is made of, and the refs that lead to it."""
+
+    model: LockedModel
+    place: Place
+    refs: tuple[str, ...]
+
+
+def broken(planned: Sequence[Plan]) -> tuple[Broken, ...]:
+    """Return the revisions that a repair takes away, to be asked before it does."""
+    found = []
+    for one in planned:
+        going = {item.path for item in one.items if item.kind == "snapshot"}
+        for folder in sorted({item.folder for item in one.items if item.kind == "snapshot"}):
+            repo = layout.read(one.root.real, folder)
+            revisions = [r for r in repo.revisions if f"{repo.path}/snapshots/{r.commit}" in going]
+            found += [_broken(one.root, repo, revision) for revision in revisions]
+    return tuple(found)
+
+
+def refuse_unavailable(revisions: Sequence[Broken], context: pulling.Context) -> None:
+    """Refuse to take away what could not be fetched again: while no hub answers, most of it is still of use.
+
+    Raises LauncherError (75).
+    """
+    wanted = _fetched(revisions)
+    if context.offline or not wanted:
+        return
+    chain = context.endpoints.chain
+    asked = [[hub.Question(endpoint, "head", one.model.repo, one.model.commit) for endpoint in chain] for one in wanted]
+    answers = hub.ask([one for questions in asked for one in questions], context.environment, hub.DEFAULT_SECONDS)
+    for one, questions in zip(wanted, asked, strict=True):
+        if not any(answers[question].commit == one.model.commit for question in questions):
+            said = "; ".join(f"{question.endpoint.url}: {answers[question].text}" for question in questions)
+            named = f"{one.model.repo}@{one.model.commit[:7]}"
+            raise LauncherError(
+                f"{named} cannot be fetched now, so nothing was removed: {said}",
+                "start_app.py cache verify --repair again when a hub answers; "
+                f"start_app.py cache remove {named} removes it without one",
+                ExitStatus.RETRY,
+            )
+
+
+def fetch(revisions: Sequence[Broken], context: pulling.Context, console: Console) -> Mapping[str, Any]:
+    """Download what was removed, give the refs back once all is there and right, and return what was repaired."""
+    wanted = _fetched(revisions)
+    if not wanted:
+        return {"repaired": []}
+    if context.offline:
+        console.warn("HF_HUB_OFFLINE is set: what was removed is fetched by the next download, not now")
+        return {"repaired": []}
+    memories = verified.load(context.settings.app_dir)
+    tasks = tuple(
+        Task(one.model, one.place, None, tuple(one.model.files), (), local_dir.Outdated((), (), ())) for one in wanted
+    )
+    try:
+        with pulling.pull_lock(context):
+            pulling.fetch(Survey(tasks, 0), context, memories, console)
+            for one, task in zip(wanted, tasks, strict=True):
+                for ref in one.refs:
+                    pull.move(task._replace(model=one.model._replace(revision=ref)), pin=False)
+    except LauncherError as error:
+        lost = ", ".join(f"{ref} of {one.model.repo} was {one.model.commit}" for one in wanted for ref in one.refs)
+        locked = " ".join(f"{one.model.repo}@{one.model.commit}" for one in wanted)
+        raise LauncherError(
+            f"what was damaged is removed, and could not be fetched: {error.message}; {lost}",
+            f"start_app.py models lock {locked}; start_app.py models pull; both when the hub answers again",
+            error.status,
+        ) from error
+    finally:
+        verified.save(context.settings.app_dir, memories, console.detail)
+    for one in wanted:
+        console.say(f"repaired: {one.model.repo} @ {one.model.commit[:7]}")
+    return {"repaired": [{"repo": one.model.repo, "commit": one.model.commit} for one in wanted]}
+
+
+def _fetched(revisions: Sequence[Broken]) -> list[Broken]:
+    """Return those that a hub can be asked for."""
+    return [one for one in revisions if one.model.files and repo_id.is_name(one.model.repo)]
+
+
+def _broken(root: Root, repo: layout.Repo, revision: layout.Revision) -> Broken:
+    base = f"{repo.path}/snapshots/{revision.commit}"
+    known = tree(f"{repo.path}/trees/{revision.commit}.json")
+    files = {
+        path: LockedFile(size, digest) for path, (digest, size) in known.items() if os.path.lexists(f"{base}/{path}")
+    }
+    for folder, _, listed in os.walk(base):
+        for name in listed:
+            path = os.path.relpath(f"{folder}/{name}", base)
+            with suppress(OSError):
+                digest = os.path.basename(os.readlink(f"{folder}/{name}"))
+                if path not in files and layout.HASH.fullmatch(digest) and repo_id.is_path(path):
+                    files[path] = LockedFile(placement.ANY_SIZE, digest)
+    name_ = naming.name(repo.folder)
+    model = LockedModel(name_, revision.commit, revision.commit, None, (), (), dict(sorted(files.items())))
+    return Broken(model, Place(root, repo.path), revision.refs)

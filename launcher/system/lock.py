@@ -1,0 +1,251 @@
+"""One `flock` per app and port says that an instance lives; no pid file, no clean-up.
+
+The instance lock's descriptor is inherited across exec: the lock is held exactly as long as the app lives, is seen
+while the app still loads and has no port yet, and falls with SIGKILL. The launch lock is held by a launcher at work and
+closes at its exec. Both lie in a folder of the app's own, so that shell, cron and a unit with `PrivateTmp=` agree.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+from ..errors import ExitStatus, LauncherError
+from . import state
+
+POLL_SECONDS = 0.02
+_READ_BYTES = 1 << 20
+
+
+class Record(NamedTuple):
+    """Hold what a lock file tells about its holder.
+
+    `start` is the process's start in clock ticks since `boot_id` (proc_pid_stat(5) field 22), which, with the pid and
+    its namespace, names one process for ever; `started_at` is UTC in ISO 8601, for people. `models` are the commits of
+    the models that it was started with, `locked` tells that it can load no other. `log` is the file its output goes to.
+    """
+
+    pid: int
+    start: float
+    boot_id: str
+    pid_namespace: str
+    user: str
+    port: int
+    argv: tuple[str, ...]
+    app_dir: str
+    started_at: str
+    machine: str
+    launcher_version: str
+    models: Mapping[str, str] = MappingProxyType({})
+    locked: bool = False
+    log: str | None = None
+
+
+class Lock:
+    """Hold the open lock file; closing it, or dying, gives the lock up."""
+
+    def __init__(self, path: Path, descriptor: int) -> None:
+        self.path = path
+        self._descriptor = descriptor
+
+    @property
+    def descriptor(self) -> int:
+        """Return the descriptor that holds the lock."""
+        return self._descriptor
+
+    def try_acquire(self) -> bool:
+        """Take the lock if nobody holds it."""
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+    def acquire(self, timeout: float) -> bool:
+        """Take the lock, waiting up to `timeout` seconds for it."""
+        deadline = time.monotonic() + timeout
+        while not self.try_acquire():
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(POLL_SECONDS)
+        return True
+
+    def write(self, record: Record) -> None:
+        """Write the record as one line; what a crash leaves behind it is cut off by the reader.
+
+        Raises OSError, for instance on a full disk; then there is no record, rather than one of an earlier holder.
+        """
+        data = (json.dumps({**record._asdict(), "models": dict(record.models)}) + "\n").encode()
+        try:
+            written = os.pwrite(self._descriptor, data, 0)
+            if written != len(data):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError:
+            os.ftruncate(self._descriptor, 0)
+            raise
+        os.ftruncate(self._descriptor, len(data))
+
+    def replace(self) -> None:
+        """Put a new lock file, locked by us, in the place of one that only left-over processes still hold.
+
+        To be called under the launch lock and with proof that the holder of record is dead.
+        """
+        new = self.path.with_name(f"{self.path.name}.new")
+        new.unlink(missing_ok=True)  # of a launcher that was killed at this very point
+        descriptor = os.open(new, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            state.give_to_owner(descriptor, os.fstat(self._descriptor))
+            new.rename(self.path)
+        except BaseException:
+            new.unlink(missing_ok=True)
+            os.close(descriptor)
+            raise
+        os.close(self._descriptor)
+        self._descriptor = descriptor
+
+    def release(self) -> None:
+        """Give the lock up and keep the file open, to try again."""
+        fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+
+    def keep_across_exec(self) -> None:
+        """Let the app inherit the descriptor, and with it the lock."""
+        os.set_inheritable(self._descriptor, True)
+
+    def close(self) -> None:
+        """Give the lock up."""
+        os.close(self._descriptor)
+
+
+def instance_name(port: int) -> str:
+    """Return the name of the lock that an app on `port` holds."""
+    return f"instance-{port}.lock"
+
+
+def launch_name(port: int) -> str:
+    """Return the name of the lock that a launcher for `port` holds while it works."""
+    return f"launch-{port}.lock"
+
+
+def open_lock(app_dir: Path, name: str) -> Lock:
+    """Open the lock file `name`, making it and its folder where needed.
+
+    The first place that can be written is the one: the app's folder, then the user's state folder by the password
+    database (not `HOME`, which cron, sudo and units set differently). Raises LauncherError when neither can.
+    """
+    failures = []
+    for folder in state.folders(app_dir):
+        try:
+            return Lock(folder / name, state.open_file(folder, name, app_dir))
+        except OSError as error:
+            if error.errno not in state.ELSEWHERE:
+                raise LauncherError(
+                    f"cannot lock {folder / name}: {error.strerror}", f"ls -l {folder}", ExitStatus.IO
+                ) from error
+            failures.append(f"{folder / name}: {error.strerror}")
+    raise LauncherError(f"no place for a lock file: {'; '.join(failures)}", f"df -h {app_dir}", ExitStatus.IO)
+
+
+def find_held(app_dir: Path, name: str, *, besides: Path | None = None) -> Path | None:
+    """Return the lock file of this name that somebody holds, wherever it lies; nothing is made or changed."""
+    paths = [folder / name for folder in state.folders(app_dir) if state.is_trusted(folder, app_dir)]
+    return next((path for path in paths if path != besides and _is_held(path)), None)
+
+
+def preferred(app_dir: Path, one: Path, other: Path) -> bool:
+    """Tell whether the folder of the lock file `one` comes before that of `other`."""
+    folders = state.folders(app_dir)
+    return folders.index(one.parent) < folders.index(other.parent)
+
+
+def read(path: Path) -> Record | None:
+    """Return the record in a lock file, or None where there is none that makes sense."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        line = os.read(descriptor, _READ_BYTES).split(b"\n", 1)[0]
+    finally:
+        os.close(descriptor)
+    try:
+        return _record(json.loads(line))
+    except (ValueError, TypeError, KeyError):
+        return None
+
+
+def holds(pid: int, path: Path) -> bool:
+    """Tell whether the process holds the lock on this very file through a descriptor of its own.
+
+    proc_pid_fdinfo(5) names the locks of a descriptor. Whatever the app starts through a shell inherits it too: this
+    alone makes no instance.
+    """
+    try:
+        identity = os.stat(path)
+        descriptors = os.listdir(f"/proc/{pid}/fd")
+    except OSError:
+        return False
+    return any(_locks(pid, number, identity) for number in descriptors)
+
+
+def holders(path: Path) -> tuple[int, ...]:
+    """Return the visible processes that hold the lock on this file; looking into foreign processes finds nothing."""
+    if not os.path.isdir("/proc/self/fdinfo"):
+        return ()
+    return tuple(int(name) for name in os.listdir("/proc") if name.isdigit() and holds(int(name), path))
+
+
+def own_namespace() -> tuple[str, str]:
+    """Return the boot and the pid namespace in which this process's pid and start mean something."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip(), os.readlink("/proc/self/ns/pid")
+    except OSError:
+        return "", ""  # macOS, or a unit with ProcSubset=pid: a record from there proves nothing elsewhere
+
+
+def _locks(pid: int, number: str, identity: os.stat_result) -> bool:
+    try:
+        if not os.path.samestat(os.stat(f"/proc/{pid}/fd/{number}"), identity):
+            return False
+        with open(f"/proc/{pid}/fdinfo/{number}", "rb") as file:
+            return b"FLOCK" in file.read()
+    except OSError:
+        return False
+
+
+def _is_held(path: Path) -> bool:
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def _record(document: Any) -> Record:
+    if not isinstance(document, dict):
+        raise TypeError("a record is an object")
+    # An instance that an earlier version has started says less.
+    values = {name: document[name] for name in Record._fields if name in document or name not in Record._field_defaults}
+    if type(values["pid"]) is not int or type(values["port"]) is not int:
+        raise TypeError("pid and port are numbers")
+    models = values.get("models", {})
+    if not isinstance(models, dict) or not all(isinstance(commit, str) for commit in models.values()):
+        raise TypeError("models are commits")
+    if not isinstance(values.get("log"), str | None):
+        raise TypeError("the log is a path")
+    return Record(**{**values, "argv": tuple(str(argument) for argument in values["argv"])})

@@ -1,0 +1,56 @@
+"""The launcher lives in the app's own environment, which may lack what it needs: one line says how to get it."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from ..errors import LauncherError
+
+# By the name that is imported; huggingface_hub is needed by no launch, so its absence stops none.
+REQUIREMENTS: Mapping[str, str] = {"psutil": "psutil>=6", "dotenv": "python-dotenv>=1.0"}
+
+# Not the name that hints replace by how the launcher was called: there it would bring the wrong Python along.
+START_APP = "./start_app.py"
+
+
+def check(app_dirs: Iterable[Path], again: str) -> None:
+    """Look whether everything a launch imports is installed, without importing it.
+
+    `app_dirs` are the folders whose environment may be the one that was meant, `again` is what its Python is to run.
+    Raises LauncherError with the command that helps.
+    """
+    absent = [requirement for name, requirement in REQUIREMENTS.items() if importlib.util.find_spec(name) is None]
+    if not absent:
+        return
+    error = missing(absent, "not installed")
+    for folder in app_dirs:
+        for name in (".venv", "venv"):
+            python = folder / name / "bin" / "python"
+            if python.exists() and os.path.realpath(folder / name) != os.path.realpath(sys.prefix):
+                error.hint = f"run it with the app's own Python: {python} {again}; or {error.hint}"
+                raise error
+    raise error
+
+
+def missing(requirements: Iterable[str], what: str) -> LauncherError:
+    """Return the error for packages that this interpreter lacks."""
+    packages = list(requirements)
+    names = " and ".join(packages)
+    return LauncherError(f"{names}: {what} for {sys.executable}", install_command(packages))
+
+
+def install_command(requirements: Iterable[str]) -> str:
+    """Return the command that installs these where it may be done.
+
+    Environments made by uv have no pip, and a distribution's own Python refuses it (PEP 668).
+    """
+    packages = " ".join(f"'{requirement}'" for requirement in requirements)
+    if importlib.util.find_spec("pip") is None:
+        return f"uv pip install --python {sys.executable} {packages}"
+    if sys.prefix == sys.base_prefix and (Path(os.__file__).parent / "EXTERNALLY-MANAGED").exists():
+        return f"{sys.executable} -m venv .venv && .venv/bin/pip install {packages}, then .venv/bin/python {START_APP}"
+    return f"{sys.executable} -m pip install {packages}"

@@ -1,0 +1,200 @@
+"""The only place that prints.
+
+stdout carries only what was asked for; everything else is one lower-case fact a line on stderr. Whatever is printed
+may have come from another process's command line or a file name: secrets are masked and control characters escaped,
+so that a hostile name cannot drive the terminal.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, NamedTuple, TextIO
+
+from ..errors import LauncherError
+from . import redact
+from .text import clean, fitting, pasteable
+
+JSON_VERSION = 1
+_RED, _CYAN, _BOLD, _RESET = "\x1b[31m", "\x1b[36m", "\x1b[1m", "\x1b[0m"
+_CLEAR = "\x1b[K"
+
+
+class Console(NamedTuple):
+    """Print for a person, or for a program with `as_json`; a closed stream prints nothing.
+
+    `report` is told the same facts, one after the other, for who watches from outside.
+    """
+
+    stdout: TextIO | None
+    stderr: TextIO | None
+    quiet: bool = False
+    verbose: bool = False
+    as_json: bool = False
+    colour: bool = False
+    program: str = "start_app.py"
+    context: tuple[tuple[str, str], ...] = ()
+    stdin: TextIO | None = None
+    report: Callable[[str], None] | None = None
+
+    def say(self, line: str) -> None:
+        """Tell a fact that a quiet run leaves out."""
+        if self.report:
+            self.report(clean(line))
+        if not self.quiet:
+            self._tell(clean(line))
+
+    def detail(self, line: str) -> None:
+        """Tell a fact that only a verbose run shows."""
+        if self.verbose:
+            self._tell(clean(line))
+
+    def warn(self, line: str) -> None:
+        """Tell a fact that even a quiet run must show."""
+        self._tell(clean(line))
+
+    def error(self, error: LauncherError) -> None:
+        """Tell what happened, then the command that helps; with `--json`, as an object on stdout too."""
+        self.tell_error(error)
+        if self.as_json:
+            self.json(self.problem(error))
+
+    def problem(self, error: LauncherError) -> Mapping[str, Any]:
+        """Return an error as an object for `--json`."""
+        hint = pasteable(error.hint, self.program, self.context) if error.hint else None
+        return {"error": error.message, "hint": hint, "exit_status": int(error.status)}
+
+    def tell_error(self, error: LauncherError) -> None:
+        """Tell what happened, then the command that helps, on stderr only."""
+        if self.report:
+            self.report(clean(error.message))
+        self._tell(self._painted(_RED, clean(error.message)))
+        if error.hint:
+            hint = clean(pasteable(error.hint, self.program, self.context))
+            self._tell(f"{self._painted(_CYAN, 'hint:')} {hint}")
+
+    def out(self, line: str) -> None:
+        """Print a line of what was asked for."""
+        if self.stdout is not None:
+            self.stdout.write(clean(line) + "\n")
+
+    def text(self, block: str) -> None:
+        """Print a block of text that was asked for, as it is."""
+        if self.stdout is not None:
+            self.stdout.write(block.rstrip("\n") + "\n")
+
+    def facts(self, rows: Iterable[tuple[str, str]]) -> None:
+        """Print what was asked for as `name: value` lines."""
+        for name, value in rows:
+            self.out(f"{name}: {value}")
+
+    def json(self, document: Mapping[str, Any]) -> None:
+        """Print the one versioned object of a `--json` run, on a single line."""
+        if self.stdout is not None:
+            import json  # most runs print none, and it takes a while
+
+            self.stdout.write(json.dumps({"version": JSON_VERSION, **_scrubbed(document)}) + "\n")
+
+    def hinted(self, line: str) -> str:
+        """Return a line whose commands can be pasted."""
+        return pasteable(line, self.program, self.context)
+
+    @property
+    def interactive(self) -> bool:
+        """Tell whether there is a person who can be asked."""
+        return bool(self.stdin and self.stderr and self.stdin.isatty() and self.stderr.isatty())
+
+    def confirm(self, question: str) -> bool:
+        """Ask a yes-or-no question; nothing but a clear yes is one."""
+        if self.stdin is None or self.stderr is None:
+            return False
+        self.stderr.write(f"{clean(question)} [y/N] ")
+        self.stderr.flush()
+        return self.stdin.readline().strip().lower() in ("y", "yes")
+
+    @contextmanager
+    def bar(self, what: str, total: int | None) -> Iterator[Callable[[int], None] | None]:
+        """Show how many bytes of `total` are done, on a terminal only; yield what is to be told of each step."""
+        if self.quiet or self.as_json or self.stderr is None or not self.stderr.isatty():
+            yield None
+            return
+        try:
+            from tqdm import tqdm  # it comes with huggingface_hub
+        except ImportError:
+            yield None
+            return
+        with tqdm(total=total, desc=what, unit="B", unit_scale=True, file=self.stderr, leave=False) as bar:
+
+            def step(count: int) -> None:
+                bar.update(count)
+
+            yield step
+
+    @contextmanager
+    def live(self) -> Iterator[Callable[[str], None] | None]:
+        """Show one line that changes, on a terminal only, and take it away at the end."""
+        if self.quiet or self.as_json or self.stderr is None or not self.stderr.isatty():
+            yield None
+            return
+        stream = self.stderr
+
+        def show(line: str) -> None:
+            try:
+                columns = os.get_terminal_size(stream.fileno()).columns or 80  # a serial line does not know
+                stream.write(f"\r{_CLEAR}{fitting(clean(line), columns - 1)}")
+                stream.flush()
+            except OSError:
+                pass  # the terminal is gone
+
+        try:
+            yield show
+        finally:
+            show("")
+
+    def raw(self, data: bytes) -> None:
+        """Print bytes that were asked for, such as a log, as they are and at once."""
+        if self.stdout is not None:
+            self.stdout.flush()
+            self.stdout.buffer.write(data)
+            self.stdout.buffer.flush()
+
+    def flush(self) -> None:
+        """Hand everything printed so far to the operating system; an OSError of stdout is the caller's."""
+        if self.stdout is not None:
+            self.stdout.flush()
+        if self.stderr is not None:
+            try:
+                self.stderr.flush()
+            except OSError:
+                pass  # nobody is left to tell
+
+    def _tell(self, line: str) -> None:
+        if self.stderr is None:
+            return
+        try:
+            # Where both go to one place, a log or a pipe, their lines must not change places.
+            if self.stdout is not None:
+                self.stdout.flush()
+        except OSError:
+            pass  # the last flush says so
+        try:
+            self.stderr.write(line + "\n")
+        except OSError:
+            pass  # a full disk or a closed pipe behind stderr must not stop a launch half-way
+
+    def _painted(self, colour: str, text: str) -> str:
+        return f"{_BOLD}{colour}{text}{_RESET}" if self.colour else text
+
+
+def _scrubbed(value: Any) -> Any:
+    if isinstance(value, str):
+        return redact.scrub(value)
+    if isinstance(value, Mapping):
+        return {
+            key: redact.value(str(key), item) if isinstance(item, str) else _scrubbed(item)
+            for key, item in value.items()
+        }
+    if isinstance(value, list | tuple):
+        return [_scrubbed(item) for item in value]
+    return value
