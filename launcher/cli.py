@@ -174,37 +174,36 @@ def _collect_no_garbage() -> None:
 
 def _status(found: settings.Settings, environ: Mapping[str, str], console: Console) -> int:
     from .commands.status import status
-    from .launch import pipeline
+    from .operations.instance import no_instances
 
     result = status(found, environ)
     if console.as_json:
         console.json(result.document())
     else:
         console.facts(result.facts())
-    for line in pipeline.no_instances(result.observed):
+    for line in no_instances(result.observed):
         console.detail(line)
     return ExitStatus.DONE
 
 
 def _stop(arguments: Arguments, found: settings.Settings, console: Console) -> int:
-    from .launch import pipeline
-    from .operations.instance import observe, stop_instance
+    from .instances.stop import stopped_document
+    from .operations.instance import left_alone, observe, stop_instance
 
     if arguments.dry_run:
         return _show_stop(found, console)
     stopped = stop_instance(found, arguments.stop_timeout, console.say)
     if not stopped:
         console.say(f"not running: no instance of {found.script} on port {found.port}")
-        for line in pipeline.left_alone(observe(found)):
+        for line in left_alone(observe(found)):
             console.say(line)
     if console.as_json:
-        console.json({"stopped": [pipeline.stopped_document(one) for one in stopped]})
+        console.json({"stopped": [stopped_document(one) for one in stopped]})
     return ExitStatus.DONE
 
 
 def _show_stop(found: settings.Settings, console: Console) -> int:
-    from .instances.survey import describe
-    from .launch import pipeline
+    from .instances.describe import describe, process_document
     from .operations.instance import observe
 
     observed = observe(found)
@@ -212,7 +211,7 @@ def _show_stop(found: settings.Settings, console: Console) -> int:
     if refused:
         raise refused
     if console.as_json:
-        console.json({"terminate": [pipeline.process_document(i.process) for i in observed.survey.stale]})
+        console.json({"terminate": [process_document(i.process) for i in observed.survey.stale]})
         return ExitStatus.DONE
     for instance in observed.survey.stale:
         console.out(f"would terminate {describe(instance.process)}")
@@ -222,7 +221,7 @@ def _show_stop(found: settings.Settings, console: Console) -> int:
 
 
 def _wait(arguments: Arguments, found: settings.Settings, environ: Mapping[str, str], console: Console) -> int:
-    from .launch import pipeline
+    from .instances.describe import process_document
     from .operations import readiness
 
     seconds = readiness.DEFAULT_SECONDS if arguments.timeout is None else arguments.timeout
@@ -234,14 +233,14 @@ def _wait(arguments: Arguments, found: settings.Settings, environ: Mapping[str, 
     if console.as_json:
         console.json(
             {
-                "instance": pipeline.process_document(ready.process),
+                "instance": process_document(ready.process),
                 "url": ready.page.url,
                 "status": ready.page.status,
                 "seconds": round(ready.seconds, 3),
             }
         )
     if arguments.open:
-        from .commands.launch import open_page
+        from .operations.readiness import open_page
 
         open_page(ready.page.url, console, sys.executable)
     return ExitStatus.DONE

@@ -16,6 +16,7 @@ from typing import Any
 import psutil
 import pytest
 
+from launcher.instances.record import instance_name, read
 from launcher.system import lock as locks
 from launcher.system import state
 from tests.support import (
@@ -99,7 +100,7 @@ def test_the_app_has_left_the_terminal_and_holds_its_lock_alone(app: AppFolder, 
     assert links.pop("1") == links.pop("2") == str(log_of(app))
     assert list(links.values()) == [str(lock_of(app))]
     assert locks.holders(lock_of(app)) == (pid,)
-    record = locks.read(lock_of(app))
+    record = read(lock_of(app))
     assert record
     assert (record.pid, record.log) == (pid, str(log_of(app)))
     assert record.start == int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
@@ -234,7 +235,7 @@ def test_an_exec_that_the_kernel_refuses_is_told_to_the_user(app: AppFolder, tmp
         assert done.status == 78
         assert f"cannot start {fake} in {app.path}" in done.err
         assert "hint:" in done.err
-        assert locks.find_held(app.path, locks.instance_name(app.port)) is None
+        assert locks.find_held(app.path, instance_name(app.port)) is None
     assert (tmp_path / "webui.log").read_text() == ""
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from launcher.instances.record import instance_name, launch_name, read
 from launcher.system import lock as locks
 from launcher.system import state
 from tests.support import START_APP, AppFolder, Processes, alive, clean_environment, eventually, get, launcher
@@ -110,7 +111,7 @@ def test_a_child_of_the_app_does_not_keep_the_lock(app: AppFolder, processes: Pr
     running.process.kill()
     running.wait(5)
     assert alive(child)
-    assert locks.find_held(app.path, locks.instance_name(app.port)) is None
+    assert locks.find_held(app.path, instance_name(app.port)) is None
 
 
 def test_what_the_app_started_through_a_shell_keeps_the_lock_and_is_no_instance(
@@ -121,7 +122,7 @@ def test_what_the_app_started_through_a_shell_keeps_the_lock_and_is_no_instance(
     running = processes.launch(*app.arguments)
     eventually(lambda: get(app.port), what=running.err)
     daemon = processes.end_also(int(running.out.split()[0]))
-    path = app.path / ".start_app" / locks.instance_name(app.port)
+    path = app.path / ".start_app" / instance_name(app.port)
     assert locks.holds(daemon, path)
 
     replaced = processes.launch(*app.arguments)
@@ -150,7 +151,7 @@ def test_the_record_names_the_instance_without_secrets(app: AppFolder, processes
     env = clean_environment(HF_TOKEN=token)
     running = processes.launch(*app.arguments, "--", "--auth", "me:secret", f"--hf-token={token}", env=env)
     path = app.path / ".start_app" / f"instance-{app.port}.lock"
-    record = eventually(lambda: locks.read(path), what="record")
+    record = eventually(lambda: read(path), what="record")
     assert record is not None
     eventually(lambda: psutil.Process(running.pid).cmdline()[1:2] == ["webui.py"], what="exec")
     assert record.pid == running.pid
@@ -194,7 +195,7 @@ def test_shell_cron_and_a_unit_with_private_folders_agree_on_the_place(
 
 
 def test_a_launcher_killed_while_it_replaced_a_lock_stops_nobody(app: AppFolder) -> None:
-    lock = locks.open_lock(app.path, locks.instance_name(app.port))
+    lock = locks.open_lock(app.path, instance_name(app.port))
     lock.path.with_name(f"{lock.path.name}.new").write_text("half")
     lock.replace()
     assert locks.find_held(app.path, lock.path.name) == lock.path
@@ -230,7 +231,7 @@ def test_many_launchers_at_once_leave_one_app_and_never_two(app: AppFolder, proc
 
 
 def test_a_launcher_that_finds_another_at_work_gives_up_after_a_bound(app: AppFolder) -> None:
-    lock = locks.open_lock(app.path, locks.launch_name(app.port))
+    lock = locks.open_lock(app.path, launch_name(app.port))
     assert lock.try_acquire()
     begun = time.monotonic()
     done = launcher(*app.arguments, "--stop-timeout", "0", env=clean_environment(), timeout=60)
@@ -264,7 +265,7 @@ def test_launchers_with_locks_in_different_folders_meet(app: AppFolder, processe
 
 
 def test_a_probe_of_the_lock_is_not_taken_for_a_launcher(app: AppFolder) -> None:
-    lock = locks.open_lock(app.path, locks.launch_name(app.port))
+    lock = locks.open_lock(app.path, launch_name(app.port))
     assert lock.try_acquire()
     timer = threading.Timer(0.05, lock.close)
     timer.start()
@@ -282,7 +283,7 @@ def test_a_lock_that_another_user_made_in_a_folder_for_everybody_counts_for_noth
         pytest.skip(f"{folder.parent} is in use")
     try:
         folder.mkdir(parents=True)
-        lock = folder / locks.instance_name(app.port)
+        lock = folder / instance_name(app.port)
         lock.touch()
         for path in (folder.parent, folder, lock):
             os.chown(path, 65534, 65534)
@@ -305,7 +306,7 @@ def test_a_unit_that_sees_nothing_of_proc_but_processes_can_restart(app: AppFold
 
 
 def test_a_launcher_waits_for_another_one_and_goes_on(app: AppFolder, processes: Processes) -> None:
-    lock = locks.open_lock(app.path, locks.launch_name(app.port))
+    lock = locks.open_lock(app.path, launch_name(app.port))
     assert lock.try_acquire()
     running = processes.launch(*app.arguments)
     eventually(lambda: "waiting: another launcher" in running.err, what="waiting")
@@ -331,7 +332,7 @@ def test_a_record_cut_short_or_edited_is_no_record(content: bytes, app: AppFolde
     state.mkdir()
     path = state / f"instance-{app.port}.lock"
     path.write_bytes(content)
-    assert locks.read(path) is None
+    assert read(path) is None
     with path.open("rb") as holder:  # held by this very test: whose the lock is, no record tells
         fcntl.flock(holder, fcntl.LOCK_EX)
         for command in ((), ("--dry-run",), ("stop",)):

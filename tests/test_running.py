@@ -15,6 +15,7 @@ import pytest
 
 from launcher.config import settings
 from launcher.instances import survey as discovery
+from launcher.instances.record import instance_name
 from launcher.operations import instance as running
 from launcher.system import lock as locks
 from tests.support import (
@@ -347,7 +348,7 @@ def test_no_launch_stops_what_is_stale_and_starts_nothing(app: AppFolder, proces
     assert [stopped["pid"] for stopped in done.json["stopped"]] == [running.pid]
     assert done.json["launched"] is False
     assert get(app.port) is None
-    assert locks.find_held(app.path, locks.instance_name(app.port)) is None
+    assert locks.find_held(app.path, instance_name(app.port)) is None
 
 
 def test_dry_run_tells_the_plan_and_changes_nothing(app: AppFolder, processes: Processes) -> None:

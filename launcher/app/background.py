@@ -16,7 +16,8 @@ from contextlib import contextmanager, suppress
 from typing import NoReturn
 
 from ..errors import ExitStatus, LauncherError
-from ..system import state
+from ..system.detach import close_others
+from ..system.files import above_streams
 
 # What a terminal sends to all that was started from it.
 _TERMINAL_SIGNALS = (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGTSTP, signal.SIGTTOU, signal.SIGTTIN)
@@ -40,7 +41,7 @@ def spawn(prepare: Callable[[], None], become: Callable[[], NoReturn], output: i
     descriptors it gets those in `keep`. Raises the LauncherError that one of them has raised.
     """
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # ignored, it would keep the exit status from us
-    read_end, write_end = (state.above_streams(end) for end in os.pipe())
+    read_end, write_end = (above_streams(end) for end in os.pipe())
     try:
         pid = os.fork()
         if not pid:
@@ -76,35 +77,6 @@ def told_end(status: int | None) -> str:
         return f"was ended by signal {-status}"
 
 
-def beside(work: Callable[[], None], seconds: int) -> None:
-    """Do some work in a process that is nobody's child, holds nothing of ours and ends after `seconds` at the latest.
-
-    Raises OSError when no process can be started.
-    """
-    child = os.fork()
-    if child:
-        with suppress(ChildProcessError):
-            os.waitpid(child, 0)
-        return
-    try:
-        os.setsid()
-        if os.fork() == 0:
-            null = os.open(os.devnull, os.O_RDWR)
-            for stream in range(3):
-                os.dup2(null, stream)
-            _close_others(range(3))
-            # The end of a unit's main process must not cut short what is told about it.
-            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-                signal.signal(number, signal.SIG_IGN)
-            signal.signal(signal.SIGALRM, signal.SIG_DFL)
-            signal.pthread_sigmask(signal.SIG_SETMASK, ())
-            signal.alarm(seconds)
-            os.chdir("/")
-            work()
-    finally:
-        os._exit(0)
-
-
 def _be(
     prepare: Callable[[], None], become: Callable[[], NoReturn], output: int, keep: Collection[int], pipe: int
 ) -> NoReturn:
@@ -112,11 +84,11 @@ def _be(
         os.setsid()
         _reset_signals()
         prepare()
-        null = state.above_streams(os.open(os.devnull, os.O_RDONLY))  # itself in its place, the exec would close it
+        null = above_streams(os.open(os.devnull, os.O_RDONLY))  # itself in its place, the exec would close it
         os.dup2(null, 0)
         os.dup2(output, 1)
         os.dup2(output, 2)
-        _close_others((0, 1, 2, pipe, *keep))
+        close_others((0, 1, 2, pipe, *keep))
         become()
     except LauncherError as error:
         problem = (error.message, error.hint, int(error.status))
@@ -136,10 +108,3 @@ def _reset_signals() -> None:
         with suppress(OSError, ValueError):  # a few are the C library's own
             signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
-
-
-def _close_others(kept: Collection[int]) -> None:
-    for name in os.listdir("/dev/fd"):
-        if int(name) not in kept:
-            with suppress(OSError):  # the one that the listing itself was read by
-                os.close(int(name))

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from ..errors import ExitStatus, LauncherError
 from ..system import state
+from ..system.files import above_streams, give_to_owner
 
 FOLDER = "logs"
 KEPT = 5
@@ -55,7 +56,7 @@ class Target(NamedTuple):
         failures = []
         for place in self.places:
             try:
-                return place, state.above_streams(self._open(place))
+                return place, above_streams(self._open(place))
             except OSError as error:
                 failures.append(f"{place}: {(error.strerror or str(error)).lower()}")
                 if error.errno not in state.ELSEWHERE:
@@ -71,7 +72,7 @@ class Target(NamedTuple):
             flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
             descriptor = os.open(place.name, flags, 0o600, dir_fd=folder)
             if not self.named:
-                state.give_to_owner(descriptor, os.fstat(folder))
+                give_to_owner(descriptor, os.fstat(folder))
             return descriptor
         finally:
             os.close(folder)
@@ -82,7 +83,7 @@ class Target(NamedTuple):
             with suppress(FileExistsError):
                 os.mkdir(FOLDER, 0o700, dir_fd=parent)
             folder = os.open(FOLDER, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
-            state.give_to_owner(folder, os.fstat(parent))
+            give_to_owner(folder, os.fstat(parent))
             return folder
         finally:
             os.close(parent)

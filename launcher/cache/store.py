@@ -15,7 +15,7 @@ from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 
 from ..config.paths import HUB_ENTRY
-from ..system.state import lock_within
+from ..system.files import lock_within
 
 FOLDER = "blobs"
 _MARKER = ".huggingface-shared-blobs"

@@ -11,11 +11,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from ..app.command import execute
+from ..app.exec import execute
 from ..config.settings import Settings
 from ..errors import ExitStatus, LauncherError
+from ..instances.stop import stopped_document
 from ..launch import pipeline
 from ..launch.model_step import ModelStep
+from ..launch.plan import handoff_document, origins, shown
+from ..operations.readiness import open_page
 from ..service import history
 from ..ui import text
 
@@ -23,7 +26,7 @@ if TYPE_CHECKING:
     from ..app import logs
     from ..arguments import Arguments
     from ..launch.cache_step import Cleaning
-    from ..launch.pipeline import LaunchPlan, Prepared
+    from ..launch.plan import LaunchPlan, Prepared
     from ..operations.readiness import Ready
     from ..service.notify import Event
     from ..ui.console import Console
@@ -63,7 +66,7 @@ def run(
             if arguments.no_launch:
                 return _stop_only(arguments, found, console, models, cleaning)
             if console.verbose:
-                for line in pipeline.origins(found):
+                for line in origins(found):
                     console.detail(line)
             prepared = pipeline.prepare(
                 found,
@@ -77,7 +80,7 @@ def run(
                 models=models,
             )
             log, output = target.open() if target else (None, None)
-            documents = pipeline.handoff_document(prepared, models, cleaning)
+            documents = handoff_document(prepared, models, cleaning)
             if not arguments.background:
                 _become(prepared, found, environ, console, documents, log, output)
             assert log is not None and output is not None
@@ -108,7 +111,7 @@ def _become(
         console.json({**document, "pid": os.getpid(), "log": str(log) if log else None})
     if log:
         console.say(f"log: {log}")
-    console.say(f"exec: {pipeline.shown(prepared.command)}")
+    console.say(f"exec: {shown(prepared.command)}")
     _flush(console)
     if output is None:
         execute(prepared.command)
@@ -140,7 +143,7 @@ def _spawn(
     prepared.lock.close()
     prepared.launch_lock.close()
     _tell_start(prepared, found, environ, pid, f"in the background, log {log}")
-    console.say(f"background: pid {pid}, {pipeline.shown(prepared.command)}")
+    console.say(f"background: pid {pid}, {shown(prepared.command)}")
     return pid
 
 
@@ -185,14 +188,6 @@ def _see_it_ready(
     return ExitStatus.DONE
 
 
-def open_page(url: str, console: Console, python: str) -> None:
-    """Open the page in a browser, and say so where there is none."""
-    from ..app import browser
-
-    if not browser.open_page(url, python):
-        console.warn(f"open: there is no browser here; the page is at {url}")
-
-
 def _await(found: Settings, console: Console, pid: int, log: Path, seconds: float) -> Ready | None:
     import time
 
@@ -230,7 +225,7 @@ def _stop_only(
     if console.as_json:
         console.json(
             {
-                "stopped": [pipeline.stopped_document(one) for one in stopped],
+                "stopped": [stopped_document(one) for one in stopped],
                 "launched": False,
                 "cache": cleaning.done if cleaning else [],
             }
@@ -303,7 +298,7 @@ def _refusals(found: Settings, environ: Mapping[str, str]) -> Iterator[None]:
 def _tell_start(prepared: Prepared, found: Settings, environ: Mapping[str, str], pid: int, how: str) -> None:
     commits = [f"{repo} @ {commit[:7]}" for repo, commit in prepared.commits.items()]
     models = f"; {text.some(commits, 3)}" if commits else ""
-    history.record(found, "start", f"pid {pid}, {pipeline.shown(prepared.command)}{models}", how)
+    history.record(found, "start", f"pid {pid}, {shown(prepared.command)}{models}", how)
     _notify(found, environ, "started", f"pid {pid}{models}")
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -15,8 +14,9 @@ from ..cache import roots
 from ..config.settings import Settings, app_environment
 from ..errors import LauncherError
 from ..instances import process as processes
-from ..instances.survey import Instance, describe
-from ..launch.pipeline import instance_document, process_document
+from ..instances.describe import describe, instance_document, process_document
+from ..instances.resources import gpu_memory, memory
+from ..instances.survey import Instance
 from ..models import loaded, lockfile, versions
 from ..models.loaded import InUse
 from ..models.locked_view import VIEW
@@ -24,8 +24,6 @@ from ..models.lockfile import Lock
 from ..models.versions import NAMED_AT_MOST
 from ..operations.instance import Observed, observe
 from ..ui import text
-
-NVIDIA_SMI_SECONDS = 5.0
 
 State = Literal["running", "loading", "launching", "another user's", "unseen", "not running"]
 
@@ -159,8 +157,8 @@ def status(settings: Settings, environ: Mapping[str, str]) -> Status:
         interpreter=_interpreter(instance, environment),
         endpoint=environment.get("HF_ENDPOINT") or None,
         cache_roots=roots.folders(environment, settings.app_dir),
-        memory=_memory(tree) if instance else None,
-        gpu_memory=_gpu_memory(tree) if instance else None,
+        memory=memory(tree) if instance else None,
+        gpu_memory=gpu_memory(tree) if instance else None,
         models=models,
     )
 
@@ -198,30 +196,3 @@ def _interpreter(instance: Instance | None, environment: Mapping[str, str]) -> s
     named = instance.process.argv[0] if instance.process.argv else ""
     found = shutil.which(named, path=environment.get("PATH")) if named and os.sep not in named else named
     return found if found and os.path.isabs(found) else instance.process.exe
-
-
-def _memory(pids: tuple[int, ...]) -> int:
-    import psutil
-
-    total = 0
-    for pid in pids:
-        try:
-            total += psutil.Process(pid).memory_info().rss
-        except psutil.Error:
-            continue  # gone since, or hidden
-    return total
-
-
-def _gpu_memory(pids: tuple[int, ...]) -> int | None:
-    """Return the bytes that these processes use on NVIDIA GPUs, or None where `nvidia-smi` cannot tell."""
-    command = ("nvidia-smi", "--query-compute-apps=pid,used_memory", "--format=csv,noheader,nounits")
-    try:
-        result = subprocess.run(command, capture_output=True, text=True, timeout=NVIDIA_SMI_SECONDS, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return None
-    total = 0
-    for line in result.stdout.splitlines():
-        pid, _, used = (part.strip() for part in line.partition(","))
-        if pid.isdigit() and int(pid) in pids and used.isdigit():
-            total += int(used) * 1024 * 1024
-    return total

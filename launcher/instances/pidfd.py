@@ -11,9 +11,9 @@ import signal
 import time
 
 from ..errors import ExitStatus, LauncherError
+from .describe import describe
 from .family import start_of
 from .process import Process, look
-from .survey import describe
 
 _POLL_SECONDS = 0.02
 

@@ -6,9 +6,10 @@ import os
 
 from ..errors import ExitStatus, LauncherError
 from ..ui import text
+from .describe import describe
 from .port import probe
 from .process import Process
-from .survey import Holder, Instance, Survey, describe
+from .survey import Holder, Instance, Survey
 
 _PORTS_TRIED = 100
 

@@ -8,15 +8,15 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
 
 from ..errors import ExitStatus, LauncherError
 from ..ui import text
+from .describe import describe, process_document
 from .family import Family
 from .pidfd import Handle, wait_for_any
 from .process import Process, look
-from .survey import describe
 
 KILL_SECONDS = 5.0
 _FREEZE_ROUNDS = 20
@@ -180,3 +180,13 @@ class _Tree:
                 if handle:
                     new.append(handle)
         return new
+
+
+def stopped_document(stopped: Stopped) -> Mapping[str, Any]:
+    """Return a stopped instance for `--json`."""
+    return {
+        **process_document(stopped.process),
+        "others": stopped.others,
+        "seconds": round(stopped.seconds, 3),
+        "killed": stopped.killed,
+    }

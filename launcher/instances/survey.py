@@ -128,13 +128,6 @@ def survey(app: App, host: str | None, port: int, taken: bool, claim: Claim | No
     )
 
 
-def describe(process: Process) -> str:
-    """Return a process as messages name it: `pid 4242, python webui.py --port 7860, up 3h12m`."""
-    command = text.command_line(process.argv) if process.argv else f"[{process.name}]"
-    owner = "" if process.uid == os.geteuid() else f", user {text.user(process.uid)}"
-    return f"pid {process.pid}{owner}, {command}, up {text.duration(process.age)}"
-
-
 def _matches(app: App, claim: Claim | None) -> tuple[dict[int, _Match], list[tuple[Process, str]]]:
     name = os.fsencode(os.path.basename(app.script))
     found: dict[int, _Match] = {}

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from ..cache.roots import Root
     from ..models.lockfile import Lock, LockedModel
     from ..models.placement import Memories, Placed
-    from ..models.pull import Survey
+    from ..models.task import Survey
     from ..operations import pull as pulling
     from ..ui.console import Console
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import stat
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -22,37 +22,18 @@ from ..cache.verify import Candidate, Checked, Verification
 from ..errors import ExitStatus, LauncherError
 from ..ui.text import count, size
 from . import hub, local_dir, placement
-from .endpoints import Endpoint, Endpoints
+from .endpoints import Endpoint
 from .hub import Question
 from .lockfile import LockedModel
 from .placement import Memories, Place
+from .task import Progress, Reach, Say, Served
 
 if TYPE_CHECKING:
-    from .pull import Task
+    from .task import Task
 
-STALL_SECONDS = 60.0
 # Within one tick of the clock a second write leaves the same ctime; verify remembers nothing that young.
 _SETTLE_SECONDS = 0.15
 _ATTEMPTS = 2
-
-Say = Callable[[str], None]
-Progress = Callable[[int], None]
-
-
-class Served(NamedTuple):
-    """Hold which hub has served a model, and with how many bytes."""
-
-    task: Task
-    endpoint: Endpoint
-    size: int
-
-
-class Reach(NamedTuple):
-    """Hold how to get what is lacking: the hubs in order, the app's environment, and for how long nothing may come."""
-
-    endpoints: Endpoints
-    environment: Mapping[str, str]
-    stall: float = STALL_SECONDS
 
 
 class _Arrived(NamedTuple):

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 from ..errors import ExitStatus, LauncherError
-from ..system import state
+from ..system.files import give_to_owner
 from . import repo_id
 
 NAME = "models.lock"
@@ -120,7 +120,7 @@ def write(app_dir: Path, models: Collection[LockedModel]) -> bool:
     descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
     try:
         with open(descriptor, "wb") as file:
-            state.give_to_owner(file.fileno(), os.stat(app_dir))
+            give_to_owner(file.fileno(), os.stat(app_dir))
             file.write(data)
             file.flush()
             os.fsync(file.fileno())

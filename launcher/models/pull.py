@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 from ..cache.dirs import reason
 from ..cache.roots import Root
@@ -18,50 +17,12 @@ from ..errors import ExitStatus, LauncherError
 from ..ui.text import size
 from . import download as fetching
 from . import endpoints, local_dir, placement, refs
-from .download import Progress, Reach, Say, Served
 from .lockfile import LockedModel
 from .placement import Memories, Place
+from .task import Progress, Reach, Say, Served, Survey, Task
 
 # What a folder of staged files and the file system itself want beside the bytes.
 _SPARE_BYTES = 16 << 20
-
-
-class Task(NamedTuple):
-    """Hold one model that is to be on the disk: what it lacks, and what must go for it to be that commit.
-
-    `damaged` are those of the lacking files that are there and wrong.
-    """
-
-    model: LockedModel
-    place: Place
-    before: str | None
-    lacking: tuple[str, ...]
-    damaged: tuple[str, ...]
-    outdated: local_dir.Outdated
-
-    @property
-    def size(self) -> int:
-        """Return the bytes that are lacking."""
-        return sum(max(0, self.model.files[path].size) for path in self.lacking)
-
-    @property
-    def base(self) -> str:
-        """Return where its files are brought: into their snapshot, or beside the folder's own."""
-        if self.place.root is None:
-            return local_dir.staging(self.place.path, self.model.commit)
-        return self.place.base(self.model.commit)
-
-
-class Survey(NamedTuple):
-    """Hold what is to be done for all models, and how many bytes of what is there had to be read for that."""
-
-    tasks: tuple[Task, ...]
-    read_bytes: int
-
-    @property
-    def size(self) -> int:
-        """Return the bytes that are to be downloaded."""
-        return sum(task.size for task in self.tasks)
 
 
 def survey(

@@ -17,8 +17,10 @@ from ..config.settings import Settings
 from ..errors import ExitStatus, LauncherError
 from ..instances import port, refusal
 from ..instances import survey as discovery
+from ..instances.describe import describe
 from ..instances.family import Family, lineage, start_of
 from ..instances.process import Process, look, own_file
+from ..instances.record import Record, instance_name, launch_name, own_namespace, read
 from ..instances.survey import App, Claim, Instance, Survey
 from ..service import history
 from ..system import lock as locks
@@ -47,7 +49,7 @@ class Observed(NamedTuple):
 
     survey: Survey
     lock: Path | None
-    record: locks.Record | None
+    record: Record | None
     launcher: Path | None
     unseen: bool
     orphaned: bool
@@ -78,9 +80,9 @@ def observe(settings: Settings) -> Observed:
     identity = own_file(str(settings.script))
     if identity is None:
         raise LauncherError(f"no {settings.script_argument} in {settings.app_dir}", "start_app.py --app-dir DIR")
-    lock = locks.find_held(settings.app_dir, locks.instance_name(settings.port))
-    launcher = locks.find_held(settings.app_dir, locks.launch_name(settings.port))
-    record = locks.read(lock) if lock else None
+    lock = locks.find_held(settings.app_dir, instance_name(settings.port))
+    launcher = locks.find_held(settings.app_dir, launch_name(settings.port))
+    record = read(lock) if lock else None
     holder = _holder(record) if record else "unknown"
     claim = None
     if lock and record and holder == "alive" and locks.holds(record.pid, lock):
@@ -104,7 +106,7 @@ def take_launch_lock(settings: Settings, stop_timeout: float, say: Say) -> locks
     too: the one in the less preferred folder lets the other go first. Raises LauncherError (75) when another one is
     still at it after its own time-out's worth of seconds.
     """
-    name = locks.launch_name(settings.port)
+    name = launch_name(settings.port)
     lock = locks.open_lock(settings.app_dir, name)
     bound = stop_timeout + LAUNCH_LOCK_SECONDS
     deadline = time.monotonic() + bound
@@ -119,7 +121,7 @@ def take_launch_lock(settings: Settings, stop_timeout: float, say: Say) -> locks
             if locks.preferred(settings.app_dir, elsewhere, lock.path):
                 lock.release()
             held = elsewhere
-        record = locks.read(held)
+        record = read(held)
         who = f", pid {record.pid} of user {record.user}," if record else ""
         if time.monotonic() >= deadline:
             raise LauncherError(
@@ -144,8 +146,8 @@ def write_record(
     log: Path | None = None,
 ) -> None:
     """Write who holds the lock into it; a disk too full for that is told and does not stop a launch."""
-    boot_id, namespace = locks.own_namespace()
-    record = locks.Record(
+    boot_id, namespace = own_namespace()
+    record = Record(
         pid=os.getpid(),
         start=start_of(os.getpid()) or 0.0,
         boot_id=boot_id,
@@ -162,7 +164,7 @@ def write_record(
         log=str(log) if log else None,
     )
     try:
-        lock.write(record)
+        lock.write(record.line())
     except OSError as error:
         say(f"lock: cannot write the record in {lock.path}: {error.strerror}; the lock itself holds")
 
@@ -247,27 +249,27 @@ def below(*pids: int) -> tuple[int, ...]:
 
 def is_up(settings: Settings) -> bool:
     """Tell by the locks whether an instance lives, or a launcher is about to start one; orphans of one do not count."""
-    if locks.find_held(settings.app_dir, locks.launch_name(settings.port)):
+    if locks.find_held(settings.app_dir, launch_name(settings.port)):
         return True
-    lock = locks.find_held(settings.app_dir, locks.instance_name(settings.port))
-    record = locks.read(lock) if lock else None
+    lock = locks.find_held(settings.app_dir, instance_name(settings.port))
+    record = read(lock) if lock else None
     return lock is not None and (record is None or _holder(record) != "dead")
 
 
-def last_record(settings: Settings) -> locks.Record | None:
+def last_record(settings: Settings) -> Record | None:
     """Return the record of the instance on the port, or of the last one that was."""
-    name = locks.instance_name(settings.port)
+    name = instance_name(settings.port)
     held = locks.find_held(settings.app_dir, name)
     if held:
-        return locks.read(held)
+        return read(held)
     trusted = [folder for folder in state.folders(settings.app_dir) if state.is_trusted(folder, settings.app_dir)]
-    records = [record for folder in trusted if (record := locks.read(folder / name))]
+    records = [record for folder in trusted if (record := read(folder / name))]
     return max(records, key=lambda record: record.started_at, default=None)
 
 
-def _holder(record: locks.Record) -> str:
+def _holder(record: Record) -> str:
     """Tell whether the process of a record is "alive", "dead", or of another boot or namespace and so "unknown"."""
-    boot_id, namespace = locks.own_namespace()
+    boot_id, namespace = own_namespace()
     if not namespace or (record.boot_id, record.pid_namespace) != (boot_id, namespace):
         return "unknown"
     process = look(record.pid)
@@ -295,11 +297,11 @@ def _stop(
     strangers = {holder.process.pid for holder in seen.survey.holders if holder.process}
     for process in victims:
         what = "taking the port from" if process.pid in strangers else "stale"
-        say(f"{what}: {discovery.describe(process)}")
+        say(f"{what}: {describe(process)}")
     done = stop(victims, timeout, spare, say)
     for one in done:
         end = f"killed after {timeout:g} s" if one.killed else f"terminated after {one.seconds:.1f} s"
-        history.record(settings, "kill" if one.killed else "stop", discovery.describe(one.process), end)
+        history.record(settings, "kill" if one.killed else "stop", describe(one.process), end)
         below = f" and {one.others} below it" if one.others else ""
         how = f"killed pid {one.process.pid}{below} (still there after {timeout:g} s)"
         say(how if one.killed else f"terminated pid {one.process.pid}{below} ({one.seconds:.1f} s)")
@@ -311,7 +313,7 @@ def _leave_orphans(lock: locks.Lock, say: Say) -> None:
     for pid in locks.holders(lock.path):
         process = look(pid)
         if process:
-            say(f"left: {discovery.describe(process)}: started by an instance that has ended, and still has its lock")
+            say(f"left: {describe(process)}: started by an instance that has ended, and still has its lock")
     lock.replace()
 
 
@@ -330,3 +332,24 @@ def _reborn(settings: Settings) -> LauncherError:
         f"start_app.py status --port {settings.port}; stop what restarts them",
         ExitStatus.RETRY,
     )
+
+
+NAMED_AT_MOST = 10
+
+
+def left_alone(observed: Observed) -> tuple[str, ...]:
+    """Return which instances of this app are not touched: those on other ports and those of other users."""
+    survey = observed.survey
+    lines = [f"left: {describe(i.process)}: this app's instance on port {i.port}" for i in survey.siblings]
+    others = [i for i in survey.others if not i.on(survey.port)]  # one on the port is a refusal of its own
+    lines += [f"left: {describe(i.process)}: this app's instance of another user" for i in others]
+    return tuple(lines)
+
+
+def no_instances(observed: Observed) -> tuple[str, ...]:
+    """Return which processes mention the script without being an instance, each with the reason."""
+    # The youngest first: it is the one that somebody is wondering about.
+    left = sorted(observed.survey.left, key=lambda found: -found[0].start)
+    lines = [f"no instance: {describe(process)}: {reason}" for process, reason in left[:NAMED_AT_MOST]]
+    more = len(left) - len(lines)
+    return (*lines, f"no instance: {more} more of this kind") if more else tuple(lines)

@@ -13,9 +13,8 @@ from ..cache.targets import unknown
 from ..config.settings import Settings, app_environment
 from ..errors import ExitStatus, LauncherError
 from ..models import check, endpoints, hub, local_dir, lockfile, placement, pull, refs, repo_id, resolve, verified
-from ..models.download import STALL_SECONDS, Reach, Served
 from ..models.lockfile import LockedModel
-from ..models.pull import Survey
+from ..models.task import STALL_SECONDS, Reach, Served, Survey
 from ..service import history
 from ..system import lock as locks
 from ..ui import text

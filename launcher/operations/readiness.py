@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ..ui.console import Console
+
 import time
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
@@ -11,10 +16,11 @@ from ..app.page import Page
 from ..config.settings import Settings
 from ..errors import ExitStatus, LauncherError
 from ..instances import port
+from ..instances.describe import describe
 from ..instances.family import start_of
 from ..instances.pidfd import Handle, wait_for_any
 from ..instances.process import Process, look
-from ..instances.survey import Instance, describe
+from ..instances.survey import Instance
 from . import instance as running
 
 DEFAULT_SECONDS = 600.0
@@ -193,3 +199,11 @@ def _not_ready(watched: _Watched, settings: Settings, timeout: float) -> Launche
     else:
         state = "it has not opened the port yet"
     return LauncherError(f"not ready after {timeout:g} s, {state}: {describe(watched.process)}", hint, ExitStatus.RETRY)
+
+
+def open_page(url: str, console: Console, python: str) -> None:
+    """Open the page in a browser, and say so where there is none."""
+    from ..app import browser
+
+    if not browser.open_page(url, python):
+        console.warn(f"open: there is no browser here; the page is at {url}")

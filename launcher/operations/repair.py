@@ -16,7 +16,7 @@ from ..errors import ExitStatus, LauncherError
 from ..models import hub, local_dir, placement, pull, repo_id, verified
 from ..models.lockfile import LockedFile, LockedModel
 from ..models.placement import Place
-from ..models.pull import Survey, Task
+from ..models.task import Survey, Task
 from . import pull as pulling
 
 if TYPE_CHECKING:

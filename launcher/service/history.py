@@ -20,6 +20,7 @@ from typing import Any, Literal, NamedTuple
 from ..config.settings import Settings
 from ..errors import LauncherError
 from ..system import state
+from ..system.files import lock_within
 from ..ui import text
 
 NAME = "history.jsonl"
@@ -119,7 +120,7 @@ def _append(folder: Path, app_dir: Path, line: bytes) -> None:
         descriptor = state.open_file(folder, NAME, app_dir)
         try:
             # It is held for milliseconds; somebody who was halted meanwhile is not waited for.
-            locked = state.lock_within(descriptor, _LOCK_SECONDS)
+            locked = lock_within(descriptor, _LOCK_SECONDS)
             size = os.fstat(descriptor).st_size
             if locked and not _is_at(descriptor, folder / NAME):
                 continue  # somebody has cut it meanwhile: this one is read no more

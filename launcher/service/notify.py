@@ -11,8 +11,8 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
-from ..app.background import beside
 from ..config.settings import Settings, app_environment
+from ..system.detach import beside
 from ..ui import text
 
 if TYPE_CHECKING:

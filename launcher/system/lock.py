@@ -9,43 +9,15 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import json
 import os
 import time
-from collections.abc import Mapping
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any, NamedTuple
 
 from ..errors import ExitStatus, LauncherError
 from . import state
+from .files import give_to_owner
 
 POLL_SECONDS = 0.02
-_READ_BYTES = 1 << 20
-
-
-class Record(NamedTuple):
-    """Hold what a lock file tells about its holder.
-
-    `start` is the process's start in clock ticks since `boot_id` (proc_pid_stat(5) field 22), which, with the pid and
-    its namespace, names one process for ever; `started_at` is UTC in ISO 8601, for people. `models` are the commits of
-    the models that it was started with, `locked` tells that it can load no other. `log` is the file its output goes to.
-    """
-
-    pid: int
-    start: float
-    boot_id: str
-    pid_namespace: str
-    user: str
-    port: int
-    argv: tuple[str, ...]
-    app_dir: str
-    started_at: str
-    machine: str
-    launcher_version: str
-    models: Mapping[str, str] = MappingProxyType({})
-    locked: bool = False
-    log: str | None = None
 
 
 class Lock:
@@ -77,12 +49,11 @@ class Lock:
             time.sleep(POLL_SECONDS)
         return True
 
-    def write(self, record: Record) -> None:
-        """Write the record as one line; what a crash leaves behind it is cut off by the reader.
+    def write(self, data: bytes) -> None:
+        """Write the record, one line; what a crash leaves behind it is cut off by the reader.
 
         Raises OSError, for instance on a full disk; then there is no record, rather than one of an earlier holder.
         """
-        data = (json.dumps({**record._asdict(), "models": dict(record.models)}) + "\n").encode()
         try:
             written = os.pwrite(self._descriptor, data, 0)
             if written != len(data):
@@ -102,7 +73,7 @@ class Lock:
         descriptor = os.open(new, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            state.give_to_owner(descriptor, os.fstat(self._descriptor))
+            give_to_owner(descriptor, os.fstat(self._descriptor))
             new.rename(self.path)
         except BaseException:
             new.unlink(missing_ok=True)
@@ -122,16 +93,6 @@ class Lock:
     def close(self) -> None:
         """Give the lock up."""
         os.close(self._descriptor)
-
-
-def instance_name(port: int) -> str:
-    """Return the name of the lock that an app on `port` holds."""
-    return f"instance-{port}.lock"
-
-
-def launch_name(port: int) -> str:
-    """Return the name of the lock that a launcher for `port` holds while it works."""
-    return f"launch-{port}.lock"
 
 
 def open_lock(app_dir: Path, name: str) -> Lock:
@@ -165,22 +126,6 @@ def preferred(app_dir: Path, one: Path, other: Path) -> bool:
     return folders.index(one.parent) < folders.index(other.parent)
 
 
-def read(path: Path) -> Record | None:
-    """Return the record in a lock file, or None where there is none that makes sense."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError:
-        return None
-    try:
-        line = os.read(descriptor, _READ_BYTES).split(b"\n", 1)[0]
-    finally:
-        os.close(descriptor)
-    try:
-        return _record(json.loads(line))
-    except (ValueError, TypeError, KeyError):
-        return None
-
-
 def holds(pid: int, path: Path) -> bool:
     """Tell whether the process holds the lock on this very file through a descriptor of its own.
 
@@ -200,14 +145,6 @@ def holders(path: Path) -> tuple[int, ...]:
     if not os.path.isdir("/proc/self/fdinfo"):
         return ()
     return tuple(int(name) for name in os.listdir("/proc") if name.isdigit() and holds(int(name), path))
-
-
-def own_namespace() -> tuple[str, str]:
-    """Return the boot and the pid namespace in which this process's pid and start mean something."""
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip(), os.readlink("/proc/self/ns/pid")
-    except OSError:
-        return "", ""  # macOS, or a unit with ProcSubset=pid: a record from there proves nothing elsewhere
 
 
 def _locks(pid: int, number: str, identity: os.stat_result) -> bool:
@@ -234,18 +171,3 @@ def _is_held(path: Path) -> bool:
     finally:
         os.close(descriptor)
     return False
-
-
-def _record(document: Any) -> Record:
-    if not isinstance(document, dict):
-        raise TypeError("a record is an object")
-    # An instance that an earlier version has started says less.
-    values = {name: document[name] for name in Record._fields if name in document or name not in Record._field_defaults}
-    if type(values["pid"]) is not int or type(values["port"]) is not int:
-        raise TypeError("pid and port are numbers")
-    models = values.get("models", {})
-    if not isinstance(models, dict) or not all(isinstance(commit, str) for commit in models.values()):
-        raise TypeError("models are commits")
-    if not isinstance(values.get("log"), str | None):
-        raise TypeError("the log is a path")
-    return Record(**{**values, "argv": tuple(str(argument) for argument in values["argv"])})

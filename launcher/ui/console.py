@@ -14,7 +14,8 @@ from typing import Any, NamedTuple, TextIO
 
 from ..errors import LauncherError
 from . import redact
-from .text import clean, fitting, pasteable
+from .invocation import pasteable
+from .text import clean, fitting
 
 JSON_VERSION = 1
 _RED, _CYAN, _BOLD, _RESET = "\x1b[31m", "\x1b[36m", "\x1b[1m", "\x1b[0m"

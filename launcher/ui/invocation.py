@@ -73,3 +73,17 @@ def _from_here(path: str) -> str:
     except OSError:
         here = os.sep
     return os.path.abspath(path).removeprefix(here)
+
+
+def pasteable(hint: str, program: str, context: Sequence[tuple[str, str]]) -> str:
+    """Return a hint whose commands can be pasted: as the launcher was called, with the options that led here.
+
+    `context` holds the given options as (name, shell text); one that the command in the hint gives itself is left out.
+    """
+
+    def called(match: re.Match[str]) -> str:
+        own = match[1]
+        options = [text for name, text in context if not re.search(rf"{name}\b", own)]
+        return " ".join((program, *options)) + own
+
+    return re.sub(r"(?<![\w./-])start_app\.py(?![\w.])((?:(?!; |, or ).)*)", called, hint)

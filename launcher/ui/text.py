@@ -68,20 +68,6 @@ def user(uid: int | None) -> str:
         return str(uid)
 
 
-def pasteable(hint: str, program: str, context: Sequence[tuple[str, str]]) -> str:
-    """Return a hint whose commands can be pasted: as the launcher was called, with the options that led here.
-
-    `context` holds the given options as (name, shell text); one that the command in the hint gives itself is left out.
-    """
-
-    def called(match: re.Match[str]) -> str:
-        own = match[1]
-        options = [text for name, text in context if not re.search(rf"{name}\b", own)]
-        return " ".join((program, *options)) + own
-
-    return re.sub(r"(?<![\w./-])start_app\.py(?![\w.])((?:(?!; |, or ).)*)", called, hint)
-
-
 def fitting(line: str, columns: int) -> str:
     """Return as much of a line as fits into so many columns of a terminal; Chinese letters take two."""
     if line.isascii():

@@ -1,0 +1,28 @@
+"""The one exec of the launcher."""
+
+from __future__ import annotations
+
+import os
+import signal
+from typing import NoReturn
+
+from ..errors import LauncherError
+from .command import Command
+
+
+def execute(command: Command) -> NoReturn:
+    """Become the app: same pid, same standard streams, the signal handling that an app started by a shell has.
+
+    Raises LauncherError when the kernel refuses; by then the folder and SIGPIPE are already the app's.
+    """
+    # Python ignores these two for itself, and an ignored signal stays ignored across exec.
+    for name in ("SIGPIPE", "SIGXFSZ"):
+        signal.signal(getattr(signal, name), signal.SIG_DFL)
+    try:
+        os.chdir(command.folder)
+        os.execve(command.interpreter, command.argv, dict(command.environment))
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise LauncherError(
+            f"cannot start {command.interpreter} in {command.folder}: {reason}", "start_app.py --python PATH"
+        ) from error

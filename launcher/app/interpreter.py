@@ -1,0 +1,118 @@
+"""The app's Python: which one it is, and proof that it can be one.
+
+The file is looked at, never run: what it is must be known before anything is stopped.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from ..config.settings import Settings
+from ..config.sources import Setting
+from ..errors import LauncherError
+
+OWN_INTERPRETER = "the launcher's own: the app has no .venv, and APP_PYTHON is unset"
+
+
+_PYTHON_NAME = re.compile(r"(python|pypy|graalpy)[0-9.]*", re.IGNORECASE)
+
+
+# Every CPython and PyPy executable either defines or imports one of these.
+_PYTHON_SYMBOLS = (b"Py_BytesMain", b"Py_RunMain", b"Py_Main", b"pypy_main")
+
+
+_EXECUTABLE_MAGIC = (b"\x7fELF", b"\xcf\xfa\xed\xfe", b"\xca\xfe\xba\xbe")
+
+
+def find_interpreter(settings: Settings, environ: Mapping[str, str], running: str) -> Setting:
+    """Return the interpreter of the app by the first rule that names one; `running` is the launcher's own."""
+    if settings.python:
+        return settings.python
+    found = next(_environments(settings.app_dir, environ), None)
+    return found or Setting(running, OWN_INTERPRETER, "default")
+
+
+def _environments(app_dir: Path, environ: Mapping[str, str]) -> Iterator[Setting]:
+    # A link counts even if it dangles: a broken environment must be named, not passed over for another one.
+    for folder, origin in (
+        (app_dir / ".venv", "the app's .venv"),
+        (app_dir / "venv", "the app's venv"),
+        (environ.get("VIRTUAL_ENV", ""), "VIRTUAL_ENV"),
+        (environ.get("CONDA_PREFIX", ""), "CONDA_PREFIX"),
+    ):
+        path = os.path.join(app_dir, folder, "bin", "python")
+        if str(folder).strip() and os.path.lexists(path):
+            yield Setting(path, origin, "default" if origin.startswith("the app's") else "environment")
+
+
+def checked(setting: Setting, running: str) -> str:
+    """Return the absolute path of an interpreter that was looked at and can be one.
+
+    Raises LauncherError (78, or 2 for a flag) with the reason why it cannot.
+    """
+    path = setting.value
+    if os.sep not in path:
+        found = shutil.which(path)
+        path = os.path.abspath(found) if found else path
+    if os.path.isdir(path):
+        inside = os.path.join(path, "python")
+        path = inside if os.path.lexists(inside) else os.path.join(path, "bin", "python")
+    reason = _why_no_interpreter(path, running)
+    if reason:
+        raise LauncherError(
+            f"{path} is no Python interpreter: {reason} (APP_PYTHON, {setting.origin})",
+            "start_app.py --python PATH, or APP_PYTHON=PATH in .env, with a python that this user may run",
+            setting.bad,
+        )
+    return path
+
+
+def _why_no_interpreter(path: str, running: str) -> str | None:
+    try:
+        os.stat(path)
+    except PermissionError:
+        return f"it leads to {os.path.realpath(path)}, where this user may not go"
+    except OSError:
+        dangling = os.path.islink(path)
+        return f"a dangling link to {os.readlink(path)}" if dangling else "there is no such file"
+    if not os.path.isfile(path):
+        return "not a regular file"
+    if not os.access(path, os.X_OK):
+        return "not executable"
+    try:
+        with open(path, "rb") as file:
+            head = file.read(256)
+            if head.startswith(b"#!"):
+                return _why_no_wrapper(path, head)
+            if not head.startswith(_EXECUTABLE_MAGIC):
+                return "neither a program nor a script"
+            if head.startswith(b"\x7fELF") and _architecture(head) != _own_architecture(running):
+                return "built for another kind of processor"
+            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as image:
+                return None if any(image.find(name) >= 0 for name in _PYTHON_SYMBOLS) else "another program"
+    except PermissionError:
+        return None  # executable but not readable is legal; the name is all there is to see
+    except OSError as error:
+        return str(error.strerror)
+
+
+def _why_no_wrapper(path: str, head: bytes) -> str | None:
+    # pyenv's shims and some site wrappers are scripts that end in an exec of the real interpreter.
+    words = head[2:].split(b"\n", 1)[0].split()
+    if not words or not os.path.exists(os.fsdecode(words[0])):
+        return "a script whose own interpreter is missing"
+    return None if _PYTHON_NAME.fullmatch(os.path.basename(os.path.realpath(path))) else "a script of another name"
+
+
+def _architecture(head: bytes) -> bytes:
+    return head[4:6] + head[18:20]  # ELF class, byte order and machine: elf(5)
+
+
+def _own_architecture(running: str) -> bytes:
+    with open(running, "rb") as file:
+        return _architecture(file.read(20))

@@ -1,0 +1,74 @@
+"""What a pull has to do for one model, and what it has to do it with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+from . import local_dir
+from .endpoints import Endpoint, Endpoints
+from .lockfile import LockedModel
+from .placement import Place
+
+
+class Task(NamedTuple):
+    """Hold one model that is to be on the disk: what it lacks, and what must go for it to be that commit.
+
+    `damaged` are those of the lacking files that are there and wrong.
+    """
+
+    model: LockedModel
+    place: Place
+    before: str | None
+    lacking: tuple[str, ...]
+    damaged: tuple[str, ...]
+    outdated: local_dir.Outdated
+
+    @property
+    def size(self) -> int:
+        """Return the bytes that are lacking."""
+        return sum(max(0, self.model.files[path].size) for path in self.lacking)
+
+    @property
+    def base(self) -> str:
+        """Return where its files are brought: into their snapshot, or beside the folder's own."""
+        if self.place.root is None:
+            return local_dir.staging(self.place.path, self.model.commit)
+        return self.place.base(self.model.commit)
+
+
+class Survey(NamedTuple):
+    """Hold what is to be done for all models, and how many bytes of what is there had to be read for that."""
+
+    tasks: tuple[Task, ...]
+    read_bytes: int
+
+    @property
+    def size(self) -> int:
+        """Return the bytes that are to be downloaded."""
+        return sum(task.size for task in self.tasks)
+
+
+STALL_SECONDS = 60.0
+
+
+Say = Callable[[str], None]
+
+
+Progress = Callable[[int], None]
+
+
+class Served(NamedTuple):
+    """Hold which hub has served a model, and with how many bytes."""
+
+    task: Task
+    endpoint: Endpoint
+    size: int
+
+
+class Reach(NamedTuple):
+    """Hold how to get what is lacking: the hubs in order, the app's environment, and for how long nothing may come."""
+
+    endpoints: Endpoints
+    environment: Mapping[str, str]
+    stall: float = STALL_SECONDS
