@@ -13,12 +13,12 @@ from hypothesis import HealthCheck, is_hypothesis_test, settings
 
 from launcher.demo import make_playground
 from launcher.system import state
-from tests.fuzz import USUAL
-from tests.hub_cache import Library, Loads, Wanted
-from tests.support import AppFolder, Processes, make_app
+from tests.support.apps import AppFolder, Processes, make_app
+from tests.support.fuzz import USUAL
+from tests.support.hub_cache import Library, Loads, Wanted
 
 if TYPE_CHECKING:
-    from tests.removal import Cached
+    from tests.support.removal import Cached
 
 # The normal run tries the same examples each time; the long one others, and begins with those that failed before.
 # An example may start a process or write a tree, and the machine may be busy: none of them is timed.
@@ -87,7 +87,7 @@ def playground(tmp_path: Path) -> Path:
 @pytest.fixture
 def cached(app: AppFolder, tmp_path_factory: pytest.TempPathFactory) -> Cached:
     pytest.importorskip("huggingface_hub")
-    from tests.removal import make_cached
+    from tests.support.removal import make_cached
 
     return make_cached(app, tmp_path_factory.getbasetemp())
 

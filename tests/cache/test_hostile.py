@@ -1,0 +1,234 @@
+"""Whatever a thing is called, however deep it goes and whoever owns it, only what is ours to remove goes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.apps import AppFolder
+from tests.support.caches import A, B, add_blob, add_ref, make_repo, share
+from tests.support.removal import (
+    COMMANDS,
+    OtherUser,
+    add_blob_path,
+    as_root,
+    everything,
+    held,
+    insist,
+    mounted,
+    needs_mounts,
+    other_user,
+    own,
+    trash,
+)
+
+NAMES = (
+    b"models--..--..",
+    b"models--.",
+    b"models--..",
+    b"datasets--a--..--b",
+    b"models--two\nlines",
+    b"models--\x1b[31mred",
+    b"models--\xff\xfe--\xe9",
+    b"models--" + b"l" * 247,
+    b"models--a b--$(reboot)",
+    b"models---n",
+    b"spaces--\xe6\xa8\xa1--\xe5\x9e\x8b",
+    b"kernels--a--b",
+)
+
+
+@pytest.mark.parametrize("arguments", COMMANDS)
+def test_a_hostile_name_is_only_a_name(arguments: tuple[str, ...], app: AppFolder, hub: Path) -> None:
+    for name in NAMES:
+        make_repo(hub, os.fsdecode(name))
+    (app.path / "blobs").mkdir()
+    (app.path / "blobs" / "mine").write_text("mine")
+    outside = {path: found for path, found in everything(app.path).items() if not path.startswith("hub/")}
+    dry = insist(app, *arguments, "--dry-run")
+    assert dry.status == 0, dry.err
+    assert "\x1b" not in dry.out
+    targets = [os.fsdecode(name) for name in NAMES] if arguments[0] == "remove" else arguments[1:]
+    done = insist(app, arguments[0], *targets)
+    assert done.status == 0, done.err
+    assert "\x1b" not in done.err
+    assert [name for name in os.listdir(hub) if name != ".locks"] == []
+    assert {path: found for path, found in everything(app.path).items() if not path.startswith("hub/")} == outside
+
+
+def test_hostile_names_within_a_repo_are_only_names(app: AppFolder, hub: Path) -> None:
+    repo = make_repo(hub, "models--koge--a", {A: {"x": b"x"}}, {"main": A})
+    for name in (b"\xff\n", b"n" * 255, b"a b", b"%s"):
+        word = os.fsdecode(name)
+        add_blob(repo, b"orphan", word)
+        (repo / "snapshots" / word).mkdir()
+        (repo / "snapshots" / word / "f").symlink_to("../../blobs/" + word)
+        add_ref(repo, word, "f" * 40)
+    done = insist(app, "prune")
+    assert done.status == 0, done.err
+    assert os.listdir(repo / "snapshots") == [A]
+    assert os.listdir(repo / "refs") == ["main"]
+    assert len(os.listdir(repo / "blobs")) == 1
+
+
+@pytest.mark.parametrize("arguments", COMMANDS)
+def test_a_strangers_folder_among_the_blobs_stays_and_nothing_else(
+    arguments: tuple[str, ...], app: AppFolder, hub: Path
+) -> None:
+    repo = make_repo(hub, "models--koge--a")
+    kept = repo / "blobs" / "mine" / "thesis.txt"
+    kept.parent.mkdir()
+    kept.write_text("mine")
+    (repo / f".start_app-trash-{B}-0123456789abcdef").mkdir()
+    done = insist(app, *arguments)
+    assert done.status == 0, done.err
+    assert [path for path in repo.rglob("*") if path.is_file()] == [kept]
+    assert os.listdir(repo) == ["blobs"]
+
+
+def test_what_a_killed_run_left_in_a_repo_keeps_no_empty_folder_there(app: AppFolder, hub: Path) -> None:
+    repo = make_repo(hub, "models--koge--a")
+    (repo / "snapshots" / ".DS_Store").touch()  # it must be read to be known for what it is
+    (repo / f".start_app-trash-{B}-0123456789abcdef").mkdir()
+    done = insist(app, "remove", "koge/a")
+    assert done.status == 0, done.err
+    assert not repo.exists()
+
+
+def _nest(folder: Path, depth: int, length: int) -> None:
+    """Make folders in folders, deeper than a process may have files open or a path may be long."""
+    code = "import os, sys\nfor _ in range(int(sys.argv[1])): os.mkdir(sys.argv[2]); os.chdir(sys.argv[2])\n"
+    code += "open('f', 'w').write('deep'); os.utime('f', (1, 1))"
+    subprocess.run((sys.executable, "-c", code, str(depth), "d" * length), cwd=folder, check=True)
+
+
+@pytest.mark.parametrize("arguments", [("clear",), ("remove", "koge/a"), ("prune", "--max-size", "1")])
+@pytest.mark.parametrize("with_store", [False, True])
+@pytest.mark.parametrize(
+    ("part", "depth", "length"), [(f"snapshots/{A}", 1100, 1), ("refs", 1100, 1), (".no_exist/a", 25, 200)]
+)
+def test_however_deep_a_repo_goes_it_goes_whole(
+    part: str, depth: int, length: int, with_store: bool, arguments: tuple[str, ...], app: AppFolder, hub: Path
+) -> None:
+    needs_mounts()  # a disk takes seconds for that many folders
+    with mounted(hub, "-t", "tmpfs", "tmpfs"):
+        repo = make_repo(hub, "models--koge--a", {A: {"x": b"x" * 100}})
+        if with_store:
+            share(hub, b"payload", add_blob_path(repo, b"shared"))
+        (repo / part).mkdir(parents=True, exist_ok=True)
+        _nest(repo / part, depth, length)
+        done = insist(app, *arguments)
+        assert done.status == 0, done.err[:2000]
+        assert not repo.exists()
+        assert trash(hub) == []
+
+
+@pytest.fixture
+def nobody() -> Iterator[OtherUser]:
+    with other_user() as user:
+        yield user
+
+
+@as_root
+def test_anothers_trash_is_left(nobody: OtherUser) -> None:
+    hub = nobody.folder / "hub"
+    make_repo(hub, "models--koge--a")
+    roots_trash, own_trash = hub / ".start_app-trash-0000000000000000", hub / ".start_app-trash-1111111111111111"
+    for folder in (roots_trash, own_trash):
+        make_repo(folder, "models--koge--t")
+    own(hub)
+    own(roots_trash, 0)
+    before = everything(roots_trash)
+    done = nobody.run("clear", "-y", env={"HF_HUB_CACHE": str(hub)})
+    assert done.status == 0, done.err
+    assert everything(roots_trash) == before
+    assert not own_trash.exists()
+    assert not (hub / "models--koge--a").exists()
+
+
+@as_root
+def test_anothers_repo_is_left_and_the_rest_goes(nobody: OtherUser) -> None:
+    hub = nobody.folder / "hub"
+    mine = make_repo(hub, "models--koge--mine", {A: {"x": b"m" * 5000}})
+    theirs = make_repo(hub, "models--koge--theirs", {A: {"x": b"t" * 7000}})
+    own(hub)
+    own(theirs, 0)
+    before, size = everything(theirs), held(hub)
+    env = {"HF_HUB_CACHE": str(hub)}
+    done = nobody.run("clear", "-y", "--json", env=env)
+    assert done.status == 74, done.err
+    document = done.json
+    assert document["exit_status"] == 74
+    assert [failure["path"] for failure in document["failures"]] == [str(theirs)]
+    assert document["freed_bytes"] == size - held(hub)
+    assert everything(theirs) == before
+    assert not mine.exists()
+    assert trash(hub) == []
+    told = nobody.run("clear", "-y", env=env)
+    assert told.status == 74
+    assert f"cannot remove {theirs}: " in told.err
+    assert f"hint: ls -ld {theirs} shows whose it is" in told.err
+    assert "cache: freed 0 B" in told.err
+
+
+@as_root
+def test_what_another_has_in_a_repo_of_ours_is_told_and_not_counted(nobody: OtherUser) -> None:
+    hub = nobody.folder / "hub"
+    repo = make_repo(hub, "models--koge--a", {A: {"x": b"m" * 5000, "y": b"t" * 7000}})
+    make_repo(hub, "models--koge--b", {A: {"x": b"b" * 3000}})
+    own(hub)
+    own(repo / "snapshots", 0)
+    size = held(hub)
+    done = nobody.run("clear", "-y", "--json", env={"HF_HUB_CACHE": str(hub)})
+    assert done.status == 74, done.err
+    assert not repo.exists() and not (hub / "models--koge--b").exists()
+    assert done.json["freed_bytes"] == size - held(hub)
+    assert done.json["freed_bytes"] >= 15000
+
+
+@as_root
+@pytest.mark.parametrize("mode", [0o555, 0o000, 0o333])
+def test_a_cache_that_may_not_be_changed_is_not(mode: int, nobody: OtherUser) -> None:
+    hub = nobody.folder / "hub"
+    repo = make_repo(hub, "models--koge--a")
+    own(hub, 0)
+    hub.chmod(mode)
+    before = everything(repo)
+    for arguments in (("clear", "-y"), ("prune", "-y", "--max-size", "0")):
+        done = nobody.run(*arguments, env={"HF_HUB_CACHE": str(hub)})
+        assert done.status in (74, 77), done.err
+        assert "bug" not in done.err
+    assert everything(repo) == before
+    assert trash(hub) == []
+
+
+def test_write_protection_of_our_own_files_is_no_obstacle(app: AppFolder, hub: Path) -> None:
+    repo = make_repo(hub, "models--koge--a", {A: {"x": b"x", "sub/y": b"y"}, B: {"x": b"z"}}, {"main": A, "b": B})
+    for place, folders, names in os.walk(repo, topdown=False):
+        for name in names:
+            if not os.path.islink(f"{place}/{name}"):
+                os.chmod(f"{place}/{name}", 0o444)
+        for name in folders:
+            os.chmod(f"{place}/{name}", 0o555)
+    assert insist(app, "remove", "koge/a").status == 0
+    assert [name for name in os.listdir(hub) if name != ".locks"] == []
+
+
+@as_root
+def test_write_protection_is_no_obstacle_to_an_ordinary_user_either(nobody: OtherUser) -> None:
+    hub = nobody.folder / "hub"
+    repo = make_repo(hub, "models--koge--a", {A: {"x": b"x", "sub/y": b"y"}})
+    own(hub)
+    for folder in (repo / "blobs", repo / "snapshots" / A / "sub", repo / "snapshots" / A, repo / "snapshots"):
+        folder.chmod(0o555)
+    for blob in (repo / "blobs").iterdir():
+        blob.chmod(0o444)
+    done = nobody.run("clear", "-y", env={"HF_HUB_CACHE": str(hub)})
+    assert done.status == 0, done.err
+    assert [name for name in os.listdir(hub) if name != ".locks"] == []
+    assert trash(hub) == []
