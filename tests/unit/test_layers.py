@@ -20,6 +20,7 @@ LAYERS = (
     {"commands"},
     {"launch", "demo", "contradictions"},
     {"operations"},
+    {"context"},
     {"models"},
     {"cache", "instances", "app", "service"},
     {"config", "arguments"},
