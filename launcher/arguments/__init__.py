@@ -53,7 +53,7 @@ def parse(argv: Sequence[str]) -> Arguments:
     line, app_args = take_apart(argv[:split]), tuple(argv[split + 1 :])
     if line.has("--version"):
         return Arguments(version=True, verbose=line.has("--verbose"))
-    if line.words[:1] == [_HELP] or line.words[1:2] == [_HELP] and line.words[0] in GROUPS:
+    if line.words[:1] == [_HELP] or (line.words[1:2] == [_HELP] and line.words[0] in GROUPS):
         return Arguments(help=True, topic=_topic([word for word in line.words if word != _HELP]))
     name = _command(line, app_args)
     if line.has("--help") or name in GROUPS:

@@ -5,15 +5,12 @@ argparse wants the command first, and options that go with it after; people type
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from .table import ALIASES, COMMON, GROUPS, OPTIONS, TABLE, Option
 
 PROGRAM = "start_app.py"
-# What argparse takes for a value although it begins with a dash.
-_NUMBER = re.compile(r"-\d+|-\d*\.\d+")
 
 
 class Given(NamedTuple):
@@ -101,7 +98,9 @@ def _known(word: str) -> list[Given]:
 
 
 def _is_value(word: str) -> bool:
-    return not word.startswith("-") or word == "-" or _NUMBER.fullmatch(word) is not None
+    # argparse takes `-1` and `-.5` for values too.
+    number = word[1:].replace(".", "", 1).isdecimal() and not word.endswith(".")
+    return not word.startswith("-") or word == "-" or number
 
 
 def _may_be_value(word: str) -> bool:

@@ -50,7 +50,8 @@ def command(line: Line, app_args: Sequence[str]) -> LauncherError:
 def topic(words: Sequence[str]) -> LauncherError:
     """Return the refusal of a request for help about what is no command."""
     guesses = [_Guess(name, f"{PROGRAM} help {name}") for name, _ in _meant(words)]
-    return _refusal(f"unknown command {' '.join(words)!r}", [_did_you_mean(guesses), f"{PROGRAM} --help lists the commands"])
+    hints = [_did_you_mean(guesses), f"{PROGRAM} --help lists the commands"]
+    return _refusal(f"unknown command {' '.join(words)!r}", hints)
 
 
 def misfit(line: Line, given: Command, words: Sequence[str], app_args: Sequence[str]) -> LauncherError:
@@ -115,10 +116,8 @@ def _too_many_words(line: Line, given: Command, words: Sequence[str]) -> Launche
     if given.name.startswith("cache "):
         hint = _command("cache remove", line, words)
         return _refusal(f"{given.name} takes the whole cache, not {' '.join(words)}", [hint])
-    if given.name == LAUNCH:
-        hint = _own(_command(LAUNCH, line, (), words))
-    else:
-        hint = _guess(given.name, line, words).command
+    guess = _guess(given.name, line, words).command
+    hint = _own(_command(LAUNCH, line, (), words)) if given.name == LAUNCH else guess
     return _refusal(f"{given.name} takes no such argument: {' '.join(words)}", [hint])
 
 

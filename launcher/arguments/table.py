@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
+from ..errors import ExitStatus
 from . import typed
 from .typed import LAUNCH
 
@@ -92,7 +93,9 @@ def _timeout(text: str) -> Option:
 
 
 # Which app
-_APP_DIR = _option("--app-dir", metavar="DIR", completes="dir", help="the app's folder (APP_DIR)")
+_APP_DIR = _option(
+    "--app-dir", metavar="DIR", completes="dir", help="the app's folder (APP_DIR; default: where start_app.py is)"
+)
 _ENV_FILE = _option("--env-file", metavar="FILE", completes="file", help="read FILE instead of .env in that folder")
 _HOST = _option("--host", metavar="HOST", help="the address that the app listens on (GRADIO_SERVER_NAME)")
 _PORT = _option("-p", "--port", metavar="PORT", type=typed.port, help="the app's port (default: 7860)")
@@ -100,7 +103,7 @@ _DEMO = _flag("--demo", help="use the demo app in ./start_app_demo or in --app-d
 # Output
 _JSON = _flag("--json", help="print one JSON object on stdout")
 _QUIET = _flag("-q", "--quiet", help="print only errors and warnings")
-_VERBOSE = _flag("-v", "--verbose", help="also print where settings come from, and why processes are left alone")
+_VERBOSE = _flag("-v", "--verbose", help="also print where settings come from")
 _VERSION = _flag("--version", help="show the version; with -v also those of Python and the libraries")
 _HELP = _flag("-h", "--help", help="show this help")
 _COMPLETION = _option(
@@ -362,8 +365,8 @@ _COMMANDS = (
 TABLE: Mapping[str, Command] = {command.name: command for command in _COMMANDS}
 # What a command line with one of these words alone lists.
 GROUPS: Mapping[str, str] = {
-    "cache": "list, remove and verify models in the cache",
-    "models": "compare, pin and download models",
+    "cache": "models in the cache",
+    "models": "models.lock and the hubs",
 }
 # Of the last word of a command.
 ALIASES: Mapping[str, str] = {"ls": "list", "rm": "remove", "restart": LAUNCH}
@@ -381,20 +384,20 @@ FIRST_EXAMPLES = (
     ("--dry-run -v", "show what would happen, and why"),
     ("-- --fp16", "everything after -- goes to the app"),
     ("--background", "start it, and return when its page answers"),
-    ("cache prune --older-than 30d", "free disk space"),
+    ("cache prune", "free disk space"),
 )
-EXIT_STATUSES: Mapping[int, str] = {
-    0: "done",
-    1: "bug",
-    2: "usage",
-    65: "a model or the cache fails verification",
-    69: "the port or the instance belongs to somebody else",
-    74: "cannot read, write or delete",
-    75: "try again",
-    77: "not permitted",
-    78: "configuration",
-    80: "`models check` found something out of date",
-    130: "interrupted",
+EXIT_STATUSES: Mapping[ExitStatus, str] = {
+    ExitStatus.DONE: "done",
+    ExitStatus.BUG: "bug",
+    ExitStatus.USAGE: "usage",
+    ExitStatus.DAMAGED: "verification failed",
+    ExitStatus.TAKEN: "the port or the instance is somebody else's",
+    ExitStatus.IO: "cannot read, write or delete",
+    ExitStatus.RETRY: "try again",
+    ExitStatus.DENIED: "not permitted",
+    ExitStatus.CONFIG: "configuration",
+    ExitStatus.STALE: "a model is out of date",
+    ExitStatus.INTERRUPTED: "interrupted",
 }
 
 

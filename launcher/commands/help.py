@@ -9,7 +9,7 @@ import platform
 import shutil
 import sys
 import textwrap
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from .. import __version__
 from ..arguments.line import PROGRAM
@@ -25,7 +25,6 @@ from ..arguments.table import (
 )
 
 _WIDEST = 100
-_WIDEST_LABEL = 26
 # By the name of the distribution.
 _LIBRARIES = {"psutil": "psutil", "huggingface_hub": "huggingface_hub", "gradio": "Gradio"}
 
@@ -63,24 +62,30 @@ def version(program: str, verbose: bool) -> str:
 def commands() -> Mapping[str, str]:
     """Return what can be typed first, with its summary: a group stands for its commands."""
     alone = {name: summary for name, summary in COMMANDS.items() if " " not in name}
-    return {**alone, **{name: f"{summary}: {', '.join(_within(name))}" for name, summary in GROUPS.items()}}
+    return {**alone, **{name: f"{summary}: {', '.join(within(name))}" for name, summary in GROUPS.items()}}
+
+
+def within(group: str) -> Mapping[str, str]:
+    """Return the last words of a group's commands, each with the command's summary."""
+    return {name.split()[1]: summary for name, summary in COMMANDS.items() if name.startswith(f"{group} ")}
 
 
 def _first_screen(width: int) -> Iterator[str]:
     yield f"usage: {PROGRAM} [COMMAND] [OPTIONS] [-- APP ARGUMENTS]"
-    yield from _section("commands", commands().items(), width)
-    yield from _section("options", ((option.label, option.help) for option in MOST_USED), width)
-    yield from _section("examples", _examples(FIRST_EXAMPLES), width)
+    yield "Restart the Gradio app in this folder, and manage its models."
+    yield from _section("commands", list(commands().items()), width)
+    yield from _section("options", [(option.label, option.help) for option in MOST_USED], width)
+    yield from _examples(FIRST_EXAMPLES, width)
     yield ""
     yield from textwrap.wrap(f"{PROGRAM} COMMAND --help shows every option of a command.", width)
-    statuses = "; ".join(f"{number} {what}" for number, what in EXIT_STATUSES.items())
-    yield from textwrap.wrap(f"exit status: {statuses}", width)
+    statuses = "; ".join(f"{int(status)} {what}" for status, what in EXIT_STATUSES.items())
+    yield from textwrap.wrap(f"exit status: {statuses}; after the start, the app's own", width)
 
 
 def _group(name: str, width: int) -> Iterator[str]:
     yield f"usage: {PROGRAM} {name} COMMAND [OPTIONS]"
-    yield from _section("commands", ((word, COMMANDS[f"{name} {word}"]) for word in _within(name)), width)
-    yield from _section("examples", _examples(TABLE[f"{name} {word}"].examples[0] for word in _within(name)), width)
+    yield from _section("commands", list(within(name).items()), width)
+    yield from _examples([TABLE[f"{name} {word}"].examples[0] for word in within(name)], width)
     yield ""
     yield from textwrap.wrap(f"{PROGRAM} {name} COMMAND --help shows every option of a command.", width)
 
@@ -90,35 +95,35 @@ def _page(name: str, width: int) -> Iterator[str]:
     yield f"usage: {PROGRAM} {command.usage}"
     yield ""
     yield from textwrap.wrap(f"{command.summary[:1].upper()}{command.summary[1:]}. {command.details}", width)
-    for heading, options in {**command.groups, **COMMON}.items():
-        yield from _section(heading, map(_row, options), width)
-    yield from _section("examples", _examples(command.examples), width)
+    groups = {
+        heading: [(_indented(option), option.help) for option in options]
+        for heading, options in {**command.groups, **COMMON}.items()
+    }
+    column = max(len(label) for rows in groups.values() for label, _ in rows)
+    for heading, rows in groups.items():
+        yield from _section(heading, rows, width, column)
+    yield from _examples(command.examples, width)
 
 
-def _row(option: Option) -> tuple[str, str]:
-    # As argparse does: the long names of all options stand below one another.
-    return ("" if option.names[0].startswith("-") and len(option.names[0]) == 2 else "    ") + option.label, option.help
+def _indented(option: Option) -> str:
+    """Return an option's label with its long name below those of the options that have a short one."""
+    return option.label if len(option.names) > 1 else f"    {option.label}"
 
 
-def _within(group: str) -> list[str]:
-    return [name.split()[1] for name in COMMANDS if name.startswith(f"{group} ")]
+def _examples(examples: Sequence[tuple[str, str]], width: int) -> Iterator[str]:
+    rows = [(f"{PROGRAM} {words}".rstrip(), what) for words, what in examples]
+    yield from _section("examples", rows, width)
 
 
-def _examples(examples: Iterable[tuple[str, str]]) -> Iterator[tuple[str, str]]:
-    return ((f"{PROGRAM} {words}".rstrip(), what) for words, what in examples)
-
-
-def _section(heading: str, rows: Iterable[tuple[str, str]], width: int) -> Iterator[str]:
+def _section(heading: str, rows: Sequence[tuple[str, str]], width: int, column: int = 0) -> Iterator[str]:
+    """Yield rows in two columns, or each in two lines where the first column would leave too little for the second."""
     yield ""
     yield f"{heading}:"
-    yield from _table(list(rows), width)
-
-
-def _table(rows: Sequence[tuple[str, str]], width: int) -> Iterator[str]:
-    """Yield rows in two columns; a label that is too wide for the first column has a line of its own."""
-    column = 4 + max((len(label) for label, _ in rows if len(label) <= _WIDEST_LABEL), default=2)
+    column = column or max(len(label) for label, _ in rows)
     for label, what in rows:
-        head = f"  {label:<{column - 4}}  " if len(label) <= column - 4 else ""
-        if not head:
+        if column > width // 2:
             yield f"  {label}"
-        yield from textwrap.wrap(what, width, initial_indent=head or " " * column, subsequent_indent=" " * column)
+            yield from textwrap.wrap(what, width, initial_indent=" " * 6, subsequent_indent=" " * 6)
+        else:
+            indent = " " * (column + 4)
+            yield from textwrap.wrap(what, width, initial_indent=f"  {label:<{column}}  ", subsequent_indent=indent)

@@ -107,7 +107,7 @@ def parsed_duration(text: str) -> float:
 
 
 def parsed_size(text: str) -> int:
-    """Return the bytes of a size such as `50G`, `500 MB` or `1.5TiB`, decimal as `size` prints it; only zero needs no unit.
+    """Return the bytes of a size such as `50G`, `500 MB` or `1.5TiB`, decimal like `size`; only zero needs no unit.
 
     Raises ValueError.
     """
