@@ -138,7 +138,7 @@ def status(settings: Settings, environ: Mapping[str, str]) -> Status:
         tree = instance.tree
         if settings.port in instance.listening:
             page = readiness.page(settings.host, settings.port)
-        environment = processes.environment(instance.pid)
+        environment = processes.environment(instance.pid) or {}
     else:
         environment = app_environment(settings, environ)
     paths = _models_roots(settings, environ, environment)

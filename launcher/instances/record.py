@@ -66,14 +66,6 @@ def read(path: Path) -> Record | None:
         return None
 
 
-def own_namespace() -> tuple[str, str]:
-    """Return the boot and the pid namespace in which this process's pid and start mean something."""
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip(), os.readlink("/proc/self/ns/pid")
-    except OSError:
-        return "", ""  # macOS, or a unit with ProcSubset=pid: a record from there proves nothing elsewhere
-
-
 def _record(document: Any) -> Record:
     if not isinstance(document, dict):
         raise TypeError("a record is an object")
