@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, TextIO
 
 from ..errors import LauncherError
 from . import redact
-from .invocation import pasteable
+from .invocation import Invocation
 from .text import clean, fitting
 
 JSON_VERSION = 1
@@ -34,8 +34,7 @@ class Console(NamedTuple):
     verbose: bool = False
     as_json: bool = False
     colour: bool = False
-    program: str = "start_app.py"
-    context: tuple[tuple[str, str], ...] = ()
+    invocation: Invocation = Invocation()
     stdin: TextIO | None = None
     report: Callable[[str], None] | None = None
 
@@ -63,7 +62,7 @@ class Console(NamedTuple):
 
     def problem(self, error: LauncherError) -> Mapping[str, Any]:
         """Return an error as an object for `--json`."""
-        hint = pasteable(error.hint, self.program, self.context) if error.hint else None
+        hint = self.invocation.pasteable(error.hint) if error.hint else None
         return {"error": error.message, "hint": hint, "exit_status": int(error.status)}
 
     def tell_error(self, error: LauncherError) -> None:
@@ -72,8 +71,12 @@ class Console(NamedTuple):
             self.report(clean(error.message))
         self._tell(self._painted(_RED, clean(error.message)))
         if error.hint:
-            hint = clean(pasteable(error.hint, self.program, self.context))
+            hint = clean(self.invocation.pasteable(error.hint))
             self._tell(f"{self._painted(_CYAN, 'hint:')} {hint}")
+
+    def hint(self, hint: str) -> None:
+        """Show what to do next, as commands that can be pasted."""
+        self.say(f"{self._painted(_CYAN, 'hint:')} {self.hinted(hint)}")
 
     def out(self, line: str) -> None:
         """Print a line of what was asked for."""
@@ -99,7 +102,7 @@ class Console(NamedTuple):
 
     def hinted(self, line: str) -> str:
         """Return a line whose commands can be pasted."""
-        return pasteable(line, self.program, self.context)
+        return self.invocation.pasteable(line)
 
     @property
     def interactive(self) -> bool:

@@ -20,6 +20,7 @@ LAYERS = (
     {"commands"},
     {"launch", "demo", "contradictions"},
     {"operations"},
+    {"context"},
     {"models"},
     {"cache", "instances", "app", "service"},
     {"config", "arguments"},
@@ -156,7 +157,6 @@ def test_a_launch_that_replaces_an_instance_never_imports_huggingface_hub(app: A
     assert f"terminated pid {old.pid}" in done.err
     names = _imports(done.err)
     assert {"launcher.launch.pipeline", "launcher.instances.stop", "psutil", "dotenv.parser"} <= names
-    assert "dotenv.main" not in names  # logging and tempfile come with it, and nothing of it is used
     # Nobody has asked for a log or a webhook.
     assert [name for name in names if name.startswith("launcher.service.")] == ["launcher.service.history"]
     assert not [name for name in names if name in HEAVY or name.startswith(("huggingface_hub", "gradio"))]
