@@ -162,9 +162,7 @@ def test_a_launch_that_replaces_an_instance_never_imports_huggingface_hub(app: A
     assert not [name for name in names if name in HEAVY or name.startswith(("huggingface_hub", "gradio"))]
 
 
-def test_a_launch_with_nothing_to_stop_imports_no_psutil(
-    app: AppFolder, processes: Processes, tmp_path: Path
-) -> None:
+def test_a_launch_with_nothing_to_stop_imports_no_psutil(app: AppFolder, processes: Processes, tmp_path: Path) -> None:
     app.script.rename(app.path / "named_as_no_other.py")
     app.write_env("APP_SCRIPT=named_as_no_other.py\n")
     other = make_app(tmp_path / "other")
