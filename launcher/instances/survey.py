@@ -163,7 +163,7 @@ def _runs(app: App, pid: int, argv: Sequence[str]) -> bool:
     """
     try:
         wanted = (script_argument(argv), wrapped_argument(argv, python=True), wrapped_argument(argv, python=False))
-        return any(one is not None and app.identity in files_run(pid, one) for one in wanted)
+        return any(one and one.can_be(app.script) and app.identity in files_run(pid, one) for one in wanted)
     except PermissionError:
         return True
 
