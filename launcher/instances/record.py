@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -68,14 +67,6 @@ def read(path: Path) -> Record | None:
         return _record(json.loads(line))
     except (OSError, ValueError, TypeError, KeyError, RecursionError):
         return None
-
-
-def own_namespace() -> tuple[str, str]:
-    """Return the boot and the pid namespace in which this process's pid and start mean something."""
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip(), os.readlink("/proc/self/ns/pid")
-    except OSError:
-        return "", ""  # macOS, or a unit with ProcSubset=pid: a record from there proves nothing elsewhere
 
 
 def _shortened(argv: Iterable[str]) -> list[str]:

@@ -19,9 +19,10 @@ from ..errors import ExitStatus, LauncherError
 from ..instances import port, refusal
 from ..instances import survey as discovery
 from ..instances.describe import describe
-from ..instances.family import Family, lineage, start_of
-from ..instances.process import Process, look, own_file
-from ..instances.record import Record, instance_name, launch_name, own_namespace, read
+from ..instances.process import Family, Process, lineage, look
+from ..instances.proof import own_namespace, start_of
+from ..instances.record import Record, instance_name, launch_name, read
+from ..instances.script import own_file
 from ..instances.survey import App, Claim, Instance, Survey
 from ..service import history
 from ..system import lock as locks

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from launcher.instances.record import Record, instance_name, own_namespace, read
+from launcher.instances.proof import own_namespace
+from launcher.instances.record import Record, instance_name, read
 from tests.support.apps import AppFolder, launcher
 
 
