@@ -162,10 +162,10 @@ def _to_stop(observed: Observed, *, take_port: bool) -> frozenset[int]:
 
 
 def _finish_trash(command: Command, settings: Settings, say: Say) -> None:
-    from ..cache.background import finish_later
+    from ..cache import trash
 
     try:
-        finish_later(trashed(folders(command.environment, settings.app_dir)), quiet=True)
+        trash.finish_later(trashed(folders(command.environment, settings.app_dir)), quiet=True)
     except OSError as error:
         say(f"cache: trash of an interrupted removal is left: {error.strerror}")
 
