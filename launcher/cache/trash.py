@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import signal
 import stat
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
@@ -135,12 +134,10 @@ def finish_later(roots: Sequence[str], *, quiet: bool) -> None:
     The process that does it is nobody's child, so that the app neither waits for it nor owns it. Killed at any time,
     it leaves the rest to the next run. Raises OSError when it cannot be started.
     """
-    beside(partial(_finish_all, roots, quiet), streams=(2,))
+    beside(partial(_finish_all, roots, quiet), stderr=True)
 
 
 def _finish_all(roots: Sequence[str], quiet: bool) -> None:
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, signal.SIG_DFL)
     os.nice(_NICENESS)
     time.sleep(_GRACE_SECONDS)
     for root in roots:

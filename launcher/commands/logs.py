@@ -1,26 +1,21 @@
-"""What an instance has printed, and what was done to its app: two files are shown, nothing is changed."""
+"""`logs`: what the instance has printed."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from ..app import logs
-from ..arguments import Arguments
 from ..config.settings import Settings
+from ..context import Answer, Context, Report
 from ..errors import ExitStatus, LauncherError
 from ..operations import instance
-from ..service import history
-from ..ui import text
-from ..ui.console import Console
 
-_LINES = 50
+DEFAULT_LINES = 50
 
 
-def run(arguments: Arguments, settings: Settings, console: Console) -> int:
-    """Show the log of the instance on the port, or the history of the app."""
-    lines = _LINES if arguments.lines is None else arguments.lines
-    if arguments.command == "history":
-        return _history(settings, console, lines)
+def run(context: Context) -> Report:
+    """Print the log of the instance on the port, or of the last one that was there."""
+    arguments, settings, console = context.arguments, context.settings, context.console
     path = _log_of(settings)
     try:
         descriptor = logs.open_log(path)
@@ -28,19 +23,18 @@ def run(arguments: Arguments, settings: Settings, console: Console) -> int:
         raise LauncherError(
             f"cannot read {path}: {(error.strerror or str(error)).lower()}", f"ls -l {path}", ExitStatus.IO
         ) from error
-    logs.seek_tail(descriptor, lines)
+    logs.seek_tail(descriptor, DEFAULT_LINES if arguments.lines is None else arguments.lines)
     try:
         if console.as_json:
             shown = b"".join(logs.blocks(descriptor)).decode(errors="replace").splitlines()
-            console.json({"log": str(path), "lines": shown})
-            return ExitStatus.DONE
+            return Answer(data={"log": str(path), "lines": shown})
         console.detail(f"log: {path}")
         up = (lambda: instance.is_up(settings)) if arguments.follow else (lambda: False)
         for block in logs.follow(path, descriptor, up) if arguments.follow else logs.blocks(descriptor):
             console.raw(block)
     except KeyboardInterrupt:
-        return ExitStatus.INTERRUPTED
-    return ExitStatus.DONE
+        return Answer(ExitStatus.INTERRUPTED)
+    return Answer()
 
 
 def _log_of(settings: Settings) -> Path:
@@ -66,17 +60,3 @@ def _log_of(settings: Settings) -> Path:
         "start_app.py --background starts it with one",
         ExitStatus.IO,
     )
-
-
-def _history(settings: Settings, console: Console, lines: int) -> int:
-    entries = history.read(settings.app_dir)
-    shown = entries[len(entries) - min(lines, len(entries)) :]
-    if console.as_json:
-        console.json({"entries": [one._asdict() for one in shown]})
-        return ExitStatus.DONE
-    if not entries:
-        console.say(f"history: nothing was done to {settings.app_dir} yet")
-        return ExitStatus.DONE
-    for line in text.table(history.rows(shown)):
-        console.out(line)
-    return ExitStatus.DONE

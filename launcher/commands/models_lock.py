@@ -1,4 +1,4 @@
-"""The `models` commands: what should be there, against what is, and how it gets there."""
+"""`models lock`: pin models in `models.lock`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..cache import entries, targets
 from ..cache.names import name
-from ..config.settings import Settings
+from ..context import Answer, Context, Report
 from ..errors import ExitStatus, LauncherError
 from ..models import check, hub, lockfile, repo_id, resolve
 from ..models.lockfile import LockedModel
@@ -18,80 +18,26 @@ from ..ui import text
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ..arguments import Arguments
-    from ..ui.console import Console
 
-
-def run(arguments: Arguments, settings: Settings, environ: Mapping[str, str], console: Console) -> int:
-    """Run a `models` command and return its exit status."""
-    context = pull.Context(settings, environ)
-    command = {"models check": _check, "models lock": _lock, "models pull": pull.run}[arguments.command]
-    return command(arguments, context, console)
-
-
-def _check(arguments: Arguments, context: pull.Context, console: Console) -> int:
-    if context.lock is not None:
-        subjects, there = check.locked_subjects(context.lock, context.roots, context.settings.app_dir)
-        if subjects and not there:
-            console.warn("none of the locked models is on this machine: what is compared is models.lock")
-    else:
-        subjects = check.cached_subjects(context.roots)
-    subjects = pull.chosen_subjects(arguments.repos, subjects, context)
-    if not subjects and context.lock is not None:
-        console.warn("no models: models.lock pins nothing; start_app.py models lock REPO does")
-    elif not subjects:
-        console.warn(f"no models: neither a models.lock nor anything in {context.roots[0].path}")
-    if context.offline:
-        console.warn("HF_HUB_OFFLINE is set: no hub is asked, what is told is what is here")
-        judged = check.offline(subjects)
-    else:
-        timeout = hub.DEFAULT_SECONDS if arguments.timeout is None else arguments.timeout
-        judged = check.run(subjects, context.endpoints, context.environment, timeout)
-    status = ExitStatus.DONE
-    if any(one.stale for one in judged):
-        status = ExitStatus.STALE
-    elif any(one.verdict == "unreachable" for one in judged):
-        status = ExitStatus.RETRY
-    if console.as_json:
-        console.json(
-            {
-                "offline": context.offline,
-                "locked": context.lock is not None,
-                "mirror": context.endpoints.used.url if context.endpoints.mirrored else None,
-                "hub": context.endpoints.official.url,
-                "models": [check.document(one) for one in judged],
-                "exit_status": int(status),
-            }
-        )
-        return status
-    if context.endpoints.mirrored:
-        console.say(f"mirror: {context.endpoints.used.url}")
-    console.say(f"hub: {context.endpoints.official.url}")
-    for line in text.table(check.rows(judged, mirrored=context.endpoints.mirrored)) if judged else ():
-        console.out(line)
-    if status == ExitStatus.STALE and not context.offline:
-        ways = "start_app.py models lock; start_app.py models pull" if context.lock else "start_app.py models pull"
-        console.say(console.hinted(f"hint: {ways}; start_app.py --force-refresh pulls and restarts in one"))
-    return status
-
-
-def _lock(arguments: Arguments, context: pull.Context, console: Console) -> int:
-    if arguments.dry_run:
-        return _relock(arguments, context, console)
+def run(context: Context) -> Report:
+    """Pin models in `models.lock`, or resolve all of them anew, or with `--remove` take some out."""
+    if context.arguments.dry_run:
+        return _relock(context)
     with pull.pull_lock(context):
-        context.read_lock()  # another run may have written it meanwhile
-        return _relock(arguments, context, console)
+        context.forget_lockfile()  # another run may have written it meanwhile
+        return _relock(context)
 
 
-def _relock(arguments: Arguments, context: pull.Context, console: Console) -> int:
-    before = context.lock or ()
+def _relock(context: Context) -> Report:
+    arguments, console = context.arguments, context.console
+    before = context.lockfile or ()
     if arguments.remove:
         after = _without(arguments.repos, before)
         resolved: tuple[resolve.Resolved, ...] = ()
     else:
         pull.refuse_offline(context, "models lock")
-        wishes = _wishes(arguments, context)
-        timeout = hub.DEFAULT_SECONDS if arguments.timeout is None else arguments.timeout
+        wishes = _wishes(context)
+        timeout = context.timeout(hub.DEFAULT_SECONDS)
         resolved = resolve.resolve(wishes, context.endpoints, context.environment, timeout)
         replaced = {one.model.key for one in resolved}
         after = (*(one for one in before if one.key not in replaced), *(one.model for one in resolved))
@@ -99,8 +45,9 @@ def _relock(arguments: Arguments, context: pull.Context, console: Console) -> in
         for warning in one.warnings:
             console.warn(warning)
     moved = list(_moves(before, after))
-    for line in (line for line, _ in moved):
-        (console.out if arguments.dry_run and not console.as_json else console.say)(line)
+    lines = tuple(line for line, _ in moved)
+    for line in () if arguments.dry_run else lines:
+        console.say(line)
     cached = [name(e) for root in context.roots for e in entries.contents(root.real).entries]
     for trap in repo_id.traps([one.repo for one in after], cached):
         console.warn(trap)
@@ -108,27 +55,21 @@ def _relock(arguments: Arguments, context: pull.Context, console: Console) -> in
     if not arguments.dry_run:
         changed = _write(context, after)
         if changed:
-            history.record(context.settings, "lock", text.some([line for line, _ in moved], 3) or "models.lock")
+            history.record(context.settings, "lock", text.some(lines, 3) or "models.lock")
         if arguments.remove:
             pull.unpin(context, [one.repo for one in before if one.key not in {a.key for a in after}])
     console.say(_lock_summary(context, after, changed=changed, dry_run=arguments.dry_run))
-    if console.as_json:
-        console.json(
-            {
-                "dry_run": arguments.dry_run,
-                "changed": changed,
-                "models": [pull.model_document(one) for one in after],
-                "moved": [document for _, document in moved],
-            }
-        )
-    if changed and resolved:
-        console.say(
-            console.hinted("hint: start_app.py models pull brings it; start_app.py --locked brings and starts it")
-        )
-    return ExitStatus.DONE
+    document = {
+        "dry_run": arguments.dry_run,
+        "changed": changed,
+        "models": [pull.model_document(one) for one in after],
+        "moved": [document for _, document in moved],
+    }
+    hint = "start_app.py models pull brings it; start_app.py --locked brings and starts it"
+    return Answer(text=lines if arguments.dry_run else (), data=document, hint=hint if changed and resolved else None)
 
 
-def _lock_summary(context: pull.Context, after: Sequence[LockedModel], *, changed: bool, dry_run: bool) -> str:
+def _lock_summary(context: Context, after: Sequence[LockedModel], *, changed: bool, dry_run: bool) -> str:
     path = lockfile.path_of(context.settings.app_dir)
     count = text.count(len(after), "model")
     if not changed:
@@ -136,7 +77,7 @@ def _lock_summary(context: pull.Context, after: Sequence[LockedModel], *, change
     return f"{'would write' if dry_run else 'wrote'} {path}: {count}"
 
 
-def _write(context: pull.Context, models: Sequence[LockedModel]) -> bool:
+def _write(context: Context, models: Sequence[LockedModel]) -> bool:
     try:
         return lockfile.write(context.settings.app_dir, models)
     except OSError as error:
@@ -146,8 +87,9 @@ def _write(context: pull.Context, models: Sequence[LockedModel]) -> bool:
         ) from error
 
 
-def _wishes(arguments: Arguments, context: pull.Context) -> list[resolve.Wish]:
-    before = {one.key: one for one in context.lock or ()}
+def _wishes(context: Context) -> list[resolve.Wish]:
+    arguments = context.arguments
+    before = {one.key: one for one in context.lockfile or ()}
     if not arguments.repos:
         if not before:
             cached = [one.repo for one in check.cached_subjects(context.roots)]

@@ -11,18 +11,19 @@ from typing import Any, Literal, NamedTuple
 from ..app import page as readiness
 from ..app.page import Page
 from ..cache import roots
-from ..config.settings import Settings, app_environment
+from ..config.settings import Settings
+from ..context import Answer, Context, Report
 from ..errors import LauncherError
 from ..instances import process as processes
 from ..instances.describe import describe, instance_document, process_document
 from ..instances.resources import gpu_memory, memory
 from ..instances.survey import Instance
-from ..models import loaded, lockfile, versions
+from ..models import loaded, versions
 from ..models.loaded import InUse
 from ..models.locked_view import VIEW
 from ..models.lockfile import Lock
 from ..models.versions import NAMED_AT_MOST
-from ..operations.instance import Observed, observe
+from ..operations.instance import Observed, no_instances, observe
 from ..ui import text
 
 State = Literal["running", "loading", "launching", "another user's", "unseen", "not running"]
@@ -128,8 +129,17 @@ class Status(NamedTuple):
         }
 
 
-def status(settings: Settings, environ: Mapping[str, str]) -> Status:
+def run(context: Context) -> Report:
+    """Show what runs on the port; with `-v` also which processes only look like an instance."""
+    shown = status(context)
+    for line in no_instances(shown.observed):
+        context.console.detail(line)
+    return Answer(text=tuple(f"{name}: {value}" for name, value in shown.facts()), data=shown.document())
+
+
+def status(context: Context) -> Status:
     """Look at the instance on the port, its page and its resources; where none runs, at what a launch would use."""
+    settings = context.settings
     observed = observe(settings)
     instance = observed.instance
     page: Page | None = None
@@ -138,15 +148,15 @@ def status(settings: Settings, environ: Mapping[str, str]) -> Status:
         tree = instance.tree
         if settings.port in instance.listening:
             page = readiness.page(settings.host, settings.port)
-        environment = processes.environment(instance.pid)
+        environment = processes.environment(instance.pid) or {}
     else:
-        environment = app_environment(settings, environ)
-    paths = _models_roots(settings, environ, environment)
+        environment = context.environment
+    paths = _models_roots(context, environment)
     record = observed.record
     recorded = record.models if instance and record and record.pid == instance.pid else {}
     models: tuple[InUse, ...] = ()
     if instance:
-        now = versions.current(paths, settings.app_dir, _lock(settings))
+        now = versions.current(paths, settings.app_dir, _lock(context))
         models = loaded.in_use(tree, paths, recorded, now)
     return Status(
         settings=settings,
@@ -163,18 +173,18 @@ def status(settings: Settings, environ: Mapping[str, str]) -> Status:
     )
 
 
-def _models_roots(settings: Settings, environ: Mapping[str, str], environment: Mapping[str, str]) -> tuple[Path, ...]:
+def _models_roots(context: Context, environment: Mapping[str, str]) -> tuple[Path, ...]:
     """Return where its models are: in the caches that it uses, and behind a view of pinned ones in the app's."""
     found = (
-        *roots.folders(environment, settings.app_dir),
-        *roots.folders(app_environment(settings, environ), settings.app_dir),
+        *roots.folders(environment, context.settings.app_dir),
+        *roots.folders(context.environment, context.settings.app_dir),
     )
     return tuple(path for path in dict.fromkeys(found) if not path.name.startswith(VIEW))
 
 
-def _lock(settings: Settings) -> Lock | None:
+def _lock(context: Context) -> Lock | None:
     try:
-        return lockfile.read(settings.app_dir)
+        return context.lockfile
     except LauncherError:
         return None  # what runs can be told of without it; models check says what is wrong with it
 

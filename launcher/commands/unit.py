@@ -1,4 +1,4 @@
-"""`unit` as a command: what this machine and this user decide is looked up here, and the text is made of it."""
+"""`unit`: print a systemd unit for this app, on this machine and for this user."""
 
 from __future__ import annotations
 
@@ -9,33 +9,32 @@ import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from ..arguments import Arguments
 from ..cache.roots import folders
 from ..config.settings import Settings
-from ..errors import ExitStatus, LauncherError
+from ..context import Answer, Context, Report
+from ..errors import LauncherError
 from ..service import unit
 from ..system import requirements
 from ..ui import invocation, text
-from ..ui.console import Console
 
 _NVIDIA = Path("/proc/driver/nvidia/gpus")
 
 
-def run(
-    arguments: Arguments, found: Settings, environ: Mapping[str, str], console: Console, launcher_file: str | None
-) -> ExitStatus:
-    """Print the unit, and warn of what only this shell has.
+def run(context: Context) -> Report:
+    """Return the unit, and warn of what only this shell has.
 
     Raises LauncherError (78) where the Python that runs this is gone when it ends.
     """
+    arguments, settings, console = context.arguments, context.settings, context.console
+    launcher_file = context.invocation.launcher_file
     if invocation.passing_python():
         packages = " ".join(f"'{requirement}'" for requirement in requirements.REQUIREMENTS.values())
-        python = os.path.join(found.app_dir, ".venv", "bin", "python")
+        python = os.path.join(settings.app_dir, ".venv", "bin", "python")
         raise LauncherError(
             f"{sys.executable} is there for this run of uv only, and a unit needs a Python that stays",
             f"uv pip install --python {python} {packages}, then {python} {invocation.again(launcher_file, ('unit',))}",
         )
-    uid = _user(found)
+    uid = _user(settings)
     words = _launcher(launcher_file)
     for path, closed in _closed(words, uid):
         console.warn(f"the unit runs as {text.user(uid)}, whose app it is, and {closed} keeps that user from {path}")
@@ -44,22 +43,19 @@ def run(
         launcher=words,
         user=text.user(uid),
         helper=unit.gpu_helper(shutil.which("nvidia-modprobe"), len(_names(_NVIDIA))),
-        caches=tuple(str(path) for path in folders(_environment(found, environ, uid), found.app_dir)),
+        caches=tuple(str(path) for path in folders(_environment(settings, context.environ, uid), settings.app_dir)),
         app_args=arguments.app_args,
     )
-    made = unit.unit(found, machine, template=arguments.template, user_manager=arguments.user)
+    made = unit.unit(settings, machine, template=arguments.template, user_manager=arguments.user)
     for name in made.left_out:
         console.warn(f"{name} is set in this shell only, and the unit will not have it: put it into .env")
-    if console.as_json:
-        console.json({"name": made.name, "unit": made.text, "left_out": list(made.left_out)})
-    else:
-        console.text(made.text)
-    return ExitStatus.DONE
+    document = {"name": made.name, "unit": made.text, "left_out": list(made.left_out)}
+    return Answer(text=tuple(made.text.rstrip("\n").split("\n")), data=document)
 
 
-def _user(found: Settings) -> int:
+def _user(settings: Settings) -> int:
     # Root prints units for others: an app in a user's folder is that user's, and so are its other instances.
-    return os.geteuid() or os.stat(found.app_dir).st_uid
+    return os.geteuid() or os.stat(settings.app_dir).st_uid
 
 
 def _closed(words: Sequence[str], uid: int) -> Iterator[tuple[str, str]]:
@@ -86,12 +82,12 @@ def _is_closed(path: Path, uid: int, groups: Collection[int]) -> bool:
     return not status.st_mode >> shift & wanted
 
 
-def _environment(found: Settings, environ: Mapping[str, str], uid: int) -> Mapping[str, str]:
+def _environment(settings: Settings, environ: Mapping[str, str], uid: int) -> Mapping[str, str]:
     try:
         home = pwd.getpwuid(uid).pw_dir
     except KeyError:
         home = environ.get("HOME", "/")
-    kept = {name: one.value for name, one in found.variables.items() if one.level != "environment"}
+    kept = {name: one.value for name, one in settings.variables.items() if one.level != "environment"}
     return {"HOME": home, **kept}
 
 

@@ -8,6 +8,8 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+from ..errors import LauncherError
+
 # What lies in a hub cache: https://huggingface.co/docs/huggingface_hub/guides/manage-cache
 HUB_ENTRY = re.compile(r"(models|datasets|spaces|kernels)--.")
 _VARIABLE = re.compile(r"\$(\w+|\{[^}]*\})", re.ASCII)
@@ -54,3 +56,14 @@ def home_of_user() -> str:
         return pwd.getpwuid(os.getuid()).pw_dir
     except KeyError:
         return "~"
+
+
+def current_folder() -> Path:
+    """Return the current folder.
+
+    Raises LauncherError (78) where it was removed.
+    """
+    try:
+        return Path.cwd()
+    except OSError as error:
+        raise LauncherError("the current folder is no longer there", "cd to a folder that is, and try again") from error

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
+
+from ..system.files import read_regular
 
 _READ_BYTES = 1 << 20
 
@@ -53,25 +54,10 @@ def launch_name(port: int) -> str:
 def read(path: Path) -> Record | None:
     """Return the record in a lock file, or None where there is none that makes sense."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError:
-        return None
-    try:
-        line = os.read(descriptor, _READ_BYTES).split(b"\n", 1)[0]
-    finally:
-        os.close(descriptor)
-    try:
+        line = read_regular(path, _READ_BYTES).split(b"\n", 1)[0]
         return _record(json.loads(line))
-    except (ValueError, TypeError, KeyError):
+    except (OSError, ValueError, TypeError, KeyError):
         return None
-
-
-def own_namespace() -> tuple[str, str]:
-    """Return the boot and the pid namespace in which this process's pid and start mean something."""
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip(), os.readlink("/proc/self/ns/pid")
-    except OSError:
-        return "", ""  # macOS, or a unit with ProcSubset=pid: a record from there proves nothing elsewhere
 
 
 def _record(document: Any) -> Record:

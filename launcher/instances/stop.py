@@ -14,9 +14,8 @@ from typing import Any, NamedTuple
 from ..errors import ExitStatus, LauncherError
 from ..ui import text
 from .describe import describe, process_document
-from .family import Family
 from .pidfd import Handle, wait_for_any
-from .process import Process, look
+from .process import Family, Process, look
 
 KILL_SECONDS = 5.0
 _FREEZE_ROUNDS = 20
@@ -150,7 +149,7 @@ class _Tree:
         handle.send(self._signal)
         # A suspended process (Ctrl-Z) acts on SIGTERM only once it goes on.
         seen = look(handle.process.pid) if not handle.ended() else None
-        if self._signal == signal.SIGTERM and seen and seen.state in ("T", "stopped"):
+        if self._signal == signal.SIGTERM and seen and seen.state == "stopped":
             handle.send(signal.SIGCONT)
 
     def _add(self, process: Process, owner: int) -> Handle | None:

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ..ui import text
 from . import port as ports
-from .family import Family, lineage
 from .match import declared_port, is_python, script_argument, wrapped_argument
-from .process import FileIdentity, Process, cgroup, command_lines, contradicted, environment, files_run, look
+from .process import Family, Process, cgroup, environment, lineage, look
+from .proof import command_lines, words
+from .script import FileIdentity, contradicted, files_run
 
 if TYPE_CHECKING:
     from .supervisor import Supervisor
@@ -106,7 +107,7 @@ class _Match(NamedTuple):
 def survey(app: App, host: str | None, port: int, taken: bool, claim: Claim | None = None) -> Survey:
     """Look at every visible process, and where the port is `taken`, at who listens there."""
     found, left = _matches(app, claim)
-    own = lineage(os.getpid())
+    own = lineage(os.getpid()) if found or taken else ()
     instances = _instances(found, own) if found else []
     ours = [i for i in instances if i.process.uid == os.geteuid()]
     inside = next((i for i in ours if i.on(port) and not set(own).isdisjoint((i.pid, *i.members))), None)
@@ -137,12 +138,14 @@ def _matches(app: App, claim: Claim | None) -> tuple[dict[int, _Match], list[tup
         program = line.split(b"\0", 1)[0].rsplit(b"/", 1)[-1].lower()
         if pid == os.getpid() or not (mentions or program.startswith((b"python", b"pypy"))):
             continue
+        if not mentions and not _runs(app, pid, words(line)):
+            continue
         process = look(pid)
         if process is None or process.gone:
             continue
         reason = _why_not(app, process)
         if reason is None:
-            found[pid] = _Match(process, declared_port(process.argv, environment(pid), app.port_flags))
+            found[pid] = _Match(process, declared_port(process.argv, environment(pid) or {}, app.port_flags))
         elif mentions:
             left.append((process, reason))
     claimed = look(claim.pid) if claim and claim.pid != os.getpid() else None
@@ -150,6 +153,18 @@ def _matches(app: App, claim: Claim | None) -> tuple[dict[int, _Match], list[tup
         found[claim.pid] = _Match(claimed, claim.port)
         left = [(process, reason) for process, reason in left if process.pid != claim.pid]
     return found, left
+
+
+def _runs(app: App, pid: int, argv: Sequence[str]) -> bool:
+    """Return whether a command line leads to the app's script, if it is a Python's: most Pythons run something else.
+
+    It costs no import of psutil.
+    """
+    try:
+        wanted = (script_argument(argv), wrapped_argument(argv, python=True), wrapped_argument(argv, python=False))
+        return any(one and one.can_be(app.script) and app.identity in files_run(pid, one) for one in wanted)
+    except PermissionError:
+        return True
 
 
 def _why_not(app: App, process: Process) -> str | None:

@@ -7,91 +7,100 @@ use meanwhile is left and named.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from ..cache import planning, roots, trash
 from ..cache.dirs import reason
 from ..cache.plan import Plan
-from ..config import settings
+from ..context import Context
 from ..errors import ExitStatus, LauncherError
 from ..operations import removal, verification
-
-if TYPE_CHECKING:
-    from ..arguments import Arguments
-    from ..ui.console import Console
+from ..operations.instance import Observed
 
 _FRESH_SECONDS = 1.0
 
 
-class Cleaning:
+class CacheStep:
     """Hold what the flags of a launch ask of the cache, and do it in two steps: check, then carry out."""
 
-    def __init__(
-        self, arguments: Arguments, found: settings.Settings, environ: Mapping[str, str], console: Console
-    ) -> None:
-        self._requests = removal.requests(arguments, found.app_dir)
-        self._arguments = arguments
-        self._settings = found
-        self._console = console
-        self._home = environ.get("HOME")
-        self._roots = roots.roots(found, settings.app_environment(found, environ))
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._requests = removal.requests(context)
         self._planned: tuple[Plan, ...] = ()
         self._looked_at = 0.0
         self.done: list[Mapping[str, Any]] = []
 
-    def check(self, to_stop: Callable[[], Collection[int]]) -> None:
+    @classmethod
+    def asked(cls, context: Context) -> CacheStep | None:
+        """Return the step where a flag asks for it, else None."""
+        arguments = context.arguments
+        flags = (arguments.clear_cache, arguments.remove_model, arguments.prune_cache, arguments.verify)
+        return cls(context) if any(flags) else None
+
+    def check(self, observe: Callable[[], Observed]) -> None:
         """Refuse whatever can be refused before anything is stopped.
 
-        `to_stop` returns the pids that will be gone by then; it is asked only where something is in use. Raises
+        The processes that will be gone by then are looked for only where something is in use. Raises
         LauncherError: 2 for an unknown repo or a shared cache that nobody said yes to, 65 for damage, 75 for a repo
         that another process reads or downloads, 78 for a root that is no place to remove anything from.
         """
-        dry_run = self._arguments.dry_run
+        context, dry_run = self._context, self._context.arguments.dry_run
         planned: list[Plan] = []
         if self._requests:
-            roots.refuse_unsafe(self._roots, self._settings.app_dir, self._home)
+            roots.refuse_unsafe(context.roots, context.settings.app_dir, context.home)
         for request in self._requests:
-            found = planning.plan(request, self._roots, sizes=dry_run)
-            if any(left.busy for one in found for left in one.left):
-                found = planning.plan(request, self._roots, spare=to_stop(), sizes=dry_run)
-            planned += found
+            plans = planning.plan(request, context.roots, sizes=dry_run)
+            if any(left.busy for plan in plans for left in plan.left):
+                gone = observe().to_stop(take_port=context.arguments.take_port)
+                plans = planning.plan(request, context.roots, spare=gone, sizes=dry_run)
+            planned += plans
         self._planned = tuple(planned)
         self._looked_at = time.monotonic()
         self._refuse_left()
         self._probe()
-        removal.confirm_shared(self._planned, self._console, yes=self._arguments.yes, ask=not dry_run)
-        if self._arguments.verify and not dry_run:
+        removal.confirm_shared(self._planned, context, ask=not dry_run)
+        if context.arguments.verify and not dry_run:
             going = {item.folder for one in planned for item in one.items if item.kind == "repo"}
-            verification.refuse_damaged(
-                verification.check(self._settings, self._roots, (), self._console, besides=going), self._console
-            )
+            verification.refuse_damaged(verification.check(context, besides=going), context.console)
 
-    def carry_out(self, *, background: bool, changed: bool) -> None:
-        """Do it, now that nothing of ours runs any more; in the background only the deleting is left to be done.
+    def prepare(self) -> None:
+        """Do nothing: a removal is fast, and the old instance may still read what goes."""
+
+    def apply(self, changed: bool) -> bool:
+        """Remove it, now that nothing of ours runs any more; where the app starts, files are deleted in the background.
+
+        `changed` tells that something was stopped or pulled since the check.
 
         Raises LauncherError when something asked for could not go: the app would load just what was to be gone.
         """
+        context, background = self._context, not self._context.arguments.no_launch
         # What was looked at a moment ago, with nothing stopped or pulled since, need not be looked at once more.
         fresh = not changed and len(self._requests) == 1 and time.monotonic() - self._looked_at < _FRESH_SECONDS
         if not fresh or any(item.kind == "trash" for one in self._planned for item in one.items):
-            planning.restore(self._roots)
+            planning.restore(context.roots)
         for request in self._requests:
-            planned = self._planned if fresh else planning.plan(request, self._roots, sizes=not background, again=True)
-            result = planning.condemn(planned, removal.console_teller(self._console))
+            planned = (
+                self._planned if fresh else planning.plan(request, context.roots, sizes=not background, again=True)
+            )
+            result = planning.condemn(planned, removal.console_teller(context.console))
             if not background:
-                with self._console.bar("freeing", sum(one.size for one in planned)) as progress:
+                with context.console.bar("freeing", sum(one.size for one in planned)) as progress:
                     result = planning.finish(planned, result, progress)
             self.done.append({**removal.result_document(planned, result), "freed_later": background})
-            removal.record(self._settings, request.what, result, later=background)
-            removal.tell(planned, result, self._console, later=background)
+            removal.record(context.settings, request.what, result, later=background)
+            removal.tell(planned, result, context.console, later=background)
             if background:
                 self._finish_later(planned)
             self._refuse_failed(result)
+        return bool(self._requests)
 
     def lines(self) -> tuple[str, ...]:
         """Return what a dry run tells of it."""
-        return (*(("would verify the cache",) if self._arguments.verify else ()), *planning.plan_lines(self._planned))
+        return (
+            *(("would verify the cache",) if self._context.arguments.verify else ()),
+            *planning.plan_lines(self._planned),
+        )
 
     def document(self) -> Sequence[Mapping[str, Any]]:
         """Return what a dry run tells of it for `--json`."""
@@ -99,7 +108,7 @@ class Cleaning:
 
     def _refuse_left(self) -> None:
         left = [one for plan in self._planned for one in plan.left if not one.unknowable]
-        if not left or self._arguments.force:
+        if not left or self._context.arguments.force:
             return
         more = f", and {len(left) - 1} more" if len(left) > 1 else ""
         busy = any(one.busy for one in left)
@@ -112,7 +121,7 @@ class Cleaning:
     def _probe(self) -> None:
         """Refuse where nothing could be removed anyway, such as on a disk that is mounted read-only."""
         for one in self._planned:
-            if not one.items or self._arguments.dry_run:
+            if not one.items or self._context.arguments.dry_run:
                 continue
             try:
                 trash.probe(one.root.real)
@@ -137,6 +146,8 @@ class Cleaning:
         if not touched:
             return
         try:
-            trash.finish_later(touched, quiet=self._console.quiet)
+            trash.finish_later(touched, quiet=self._context.console.quiet)
         except OSError as error:
-            self._console.warn(f"cache: what was removed lies in the trash until the next run: {error.strerror}")
+            self._context.console.warn(
+                f"cache: what was removed lies in the trash until the next run: {error.strerror}"
+            )

@@ -13,33 +13,28 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..cache.roots import folders, hf_home, roots
-from ..config.settings import Settings, app_environment
 from ..config.sources import Setting
+from ..context import Context
 from ..errors import ExitStatus, LauncherError
 from ..models import endpoints, versions
 from ..models.versions import Current
+from ..operations.instance import Observed, observe
 from ..system import state
 from ..ui import text
 
 if TYPE_CHECKING:
     from ..app.command import Command
-    from ..arguments import Arguments
     from ..cache.roots import Root
     from ..models.lockfile import Lock, LockedModel
     from ..models.placement import Memories, Placed
     from ..models.task import Survey
-    from ..operations import pull as pulling
-    from ..ui.console import Console
 
 
 class ModelStep:
-    """Hold what a launch does about models: check what it may, fetch what is lacking, settle it, and tell of it."""
+    """Hold what a launch does about models: check it, pull what is missing, switch to it, and report it."""
 
-    def __init__(self, arguments: Arguments, settings: Settings, environ: Mapping[str, str], console: Console) -> None:
-        self._arguments = arguments
-        self._settings = settings
-        self._environ = environ
-        self._console = console
+    def __init__(self, context: Context) -> None:
+        self._context = context
         self._lock: Lock | None = None
         self._survey: Survey | None = None
         self._memories: Memories | None = None
@@ -49,50 +44,47 @@ class ModelStep:
         self._placed: tuple[Placed, ...] = ()
         self._held = ExitStack()
         self.models: tuple[Current, ...] = ()
-        self.locked = settings.locked
+        self.locked = context.settings.locked
 
     @property
     def asked(self) -> bool:
         """Tell whether anything must be on the disk that may not be there."""
-        return self.locked or self._arguments.force_refresh
+        return self.locked or self._context.arguments.force_refresh
 
-    def check(self) -> None:
+    def check(self, observe: Callable[[], Observed]) -> None:  # noqa: ARG002
         """Refuse what cannot be, before anything is stopped or fetched; a plain launch goes on without a bad lock.
 
         Raises LauncherError: 78 for a lock that is missing or nonsense, 2 or 78 for what would remove pinned models.
         """
-        from ..models import lockfile
-
-        path = lockfile.path_of(self._settings.app_dir)
         try:
-            self._lock = lockfile.read(self._settings.app_dir) if os.path.lexists(path) else None
+            self._lock = self._context.lockfile
         except LauncherError as error:
             if self.asked:
                 raise
-            self._console.warn(f"{error.message}; it is passed over")
+            self._context.console.warn(f"{error.message}; it is passed over")
         if self.locked:
-            self._check_locked(self._settings.origins["APP_LOCKED"])
+            self._check_locked(self._context.settings.origins["APP_LOCKED"])
 
     def _check_locked(self, origin: Setting) -> None:
         if not self._lock:
             raise LauncherError(
-                f"there is no models.lock in {self._settings.app_dir} to keep to (APP_LOCKED, {origin.origin})",
+                f"there is no models.lock in {self._context.settings.app_dir} to keep to (APP_LOCKED, {origin.origin})",
                 "start_app.py models lock REPO makes one",
                 origin.bad,
             )
-        if endpoints.is_true(self._meant().get("USE_MODELSCOPE")):
+        if endpoints.is_true(self._context.environment.get("USE_MODELSCOPE")):
             raise LauncherError(
                 "USE_MODELSCOPE is set, and what an app loads from there no models.lock can rule",
                 "USE_MODELSCOPE=false in .env",
             )
-        if self._arguments.clear_cache or self._arguments.force_refresh:
-            flag = "--clear-cache" if self._arguments.clear_cache else "--force-refresh"
+        if self._context.arguments.clear_cache or self._context.arguments.force_refresh:
+            flag = "--clear-cache" if self._context.arguments.clear_cache else "--force-refresh"
             raise LauncherError(
                 f"{flag} and APP_LOCKED ({origin.origin}) exclude each other",
                 f"APP_LOCKED=0 start_app.py {flag}",
                 ExitStatus.USAGE,
             )
-        for target in self._arguments.remove_model or ():
+        for target in self._context.arguments.remove_model or ():
             if self._is_pinned(target):
                 raise LauncherError(
                     f"{target} is pinned by models.lock",
@@ -112,28 +104,37 @@ class ModelStep:
         by_ref = {one.revision for one in self._lock or () if one.commit in commits}
         return not revision or revision in by_ref or any(commit.startswith(revision) for commit in commits)
 
-    def fetch(self) -> None:
-        """Have everything on the disk and verified that is to be there; nothing moves until `settle`.
+    def prepare(self) -> None:
+        """Pull what is missing while the old instance serves; what would be refused anyway is refused before that."""
+        if self.asked and not self._in_place():
+            refused = observe(self._context.settings).launch_refusal(self._context.arguments.take_port)
+            if refused:
+                raise refused
+            self._fetch()
+        self._show()
+
+    def _fetch(self) -> None:
+        """Have everything on the disk and verified that is to be there; nothing moves until `apply`.
 
         No other pull for this app comes in between. Raises LauncherError as a pull does.
         """
         from ..models import verified
         from ..operations import pull as pulling
 
-        context = self._context()
+        context = self._context
         self._held.enter_context(pulling.pull_lock(context))
-        pulling.recover(context, self._console)
-        newest = self._arguments.force_refresh
-        models, self._pin = pulling.wanted(context, self._console, newest=newest, what="--force-refresh")
-        self._memories = verified.load(self._settings.app_dir)
+        pulling.recover(context)
+        newest = self._context.arguments.force_refresh
+        models, self._pin = pulling.wanted(context, newest=newest, what="--force-refresh")
+        self._memories = verified.load(self._context.settings.app_dir)
         try:
-            self._survey = pulling.survey(models, context, self._memories, self._console)
-            pulling.fetch(self._survey, context, self._memories, self._console)
+            self._survey = pulling.survey(models, context, self._memories)
+            pulling.fetch(self._survey, context, self._memories)
             self._placed = ()  # what has come may have made a cache, and a model may lie elsewhere now
         finally:
-            verified.save(self._settings.app_dir, self._memories, self._console.detail)
+            verified.save(self._context.settings.app_dir, self._memories, self._context.console.detail)
 
-    def show(self) -> None:
+    def _show(self) -> None:
         """Make the view of a locked launch, as long as something can still be refused.
 
         Raises LauncherError (74).
@@ -144,11 +145,11 @@ class ModelStep:
 
         shown = self._shown()
         try:
-            self._view = locked_view.make(self._settings.app_dir, self._settings.port, shown)
+            self._view = locked_view.make(self._context.settings.app_dir, self._context.settings.port, shown)
         except OSError as error:
             raise LauncherError(
                 f"cannot make a view of the locked models: {(error.strerror or str(error)).lower()}",
-                f"df -h {self._settings.app_dir}",
+                f"df -h {self._context.settings.app_dir}",
                 ExitStatus.IO,
             ) from error
         for model, place in shown:
@@ -157,32 +158,31 @@ class ModelStep:
                 commit = placement.commit_of(other, model.revision) if other.path != place.path else None
                 if commit and commit != model.commit:
                     what = f"{model.repo} @ {commit[:7]} is in {root.path} too"
-                    self._console.warn(f"{what}: an app that names that cache itself loads it")
+                    self._context.console.warn(f"{what}: an app that names that cache itself loads it")
 
-    def settle(self) -> bool:
-        """Switch to what was fetched, now that nothing of ours reads it any more; tell whether that changed anything.
+    def apply(self, changed: bool) -> bool:  # noqa: ARG002
+        """Switch to what was fetched, now that nothing of ours reads it any more; return whether that changed anything.
 
         Raises LauncherError (74).
         """
-        changed = False
+        switched = False
         try:
             if self._survey and self._memories:
                 from ..models import pull, verified
 
                 try:
-                    pull.settle(self._survey, self._settings.app_dir, self._memories, pin=self._pin)
+                    pull.settle(self._survey, self._context.settings.app_dir, self._memories, pin=self._pin)
                 finally:
-                    verified.save(self._settings.app_dir, self._memories, self._console.detail)
-                changed = True
-            elif state.listed(self._settings.app_dir, "switch-"):
+                    verified.save(self._context.settings.app_dir, self._memories, self._context.console.detail)
+                switched = True
+            elif state.listed(self._context.settings.app_dir, "switch-"):
                 from ..operations import pull as pulling
 
-                context = self._context()
-                with pulling.pull_lock(context):
-                    pulling.recover(context, self._console)
+                with pulling.pull_lock(self._context):
+                    pulling.recover(self._context)
         finally:
             self._held.close()
-        return changed
+        return switched
 
     def command(self, command: Command) -> Command:
         """Return the command with what the app is told of its models; a locked one sees only these.
@@ -194,34 +194,37 @@ class ModelStep:
             from ..models import locked_view
 
             self._refuse_lost(self._view)
-            locked_view.forget_others(self._settings.app_dir, self._settings.port, self._view)
+            locked_view.forget_others(self._context.settings.app_dir, self._context.settings.port, self._view)
             added = locked_view.environment(self._view, command.environment)
             self.models = self._seen()
         else:
-            paths = folders(command.environment, self._settings.app_dir)
-            self.models = versions.current(paths, self._settings.app_dir, self._lock)
+            paths = folders(command.environment, self._context.settings.app_dir)
+            self.models = versions.current(paths, self._context.settings.app_dir, self._lock)
         told = {versions.VARIABLE: versions.variable(self.models)}
         return command._replace(environment={**command.environment, **told, **added})
 
-    def tell(self, say: Callable[[str], None], environment: Mapping[str, str]) -> None:
+    def tell(self, environment: Mapping[str, str]) -> None:
         """Tell the log which models the app starts with, and whom the app will send a token."""
+        say = self._context.console.say
         for line in versions.lines(self.models, locked=self.locked):
             say(line)
         if self.locked:
             others = versions.others([root.path for root in self._roots], {one.repo for one in self.models})
             if others:
                 say(f"not locked, so the app cannot load it: {text.some(others, 5)}")
-        home = str(hf_home(environment, self._settings.app_dir))
+        home = str(hf_home(environment, self._context.settings.app_dir))
         url = endpoints.sends_token(environment, home)
         if url:
-            self._console.warn(f"token: the app will send your token to {url}, which is not the official Hub")
-            self._console.warn("hint: HF_HUB_DISABLE_IMPLICIT_TOKEN in .env keeps it; HF_TOKEN_FOR_MIRROR lets it go")
+            self._context.console.warn(f"token: the app will send your token to {url}, which is not the official Hub")
+            self._context.console.warn(
+                "hint: HF_HUB_DISABLE_IMPLICIT_TOKEN in .env keeps it; HF_TOKEN_FOR_MIRROR lets it go"
+            )
 
     def lines(self) -> tuple[str, ...]:
         """Return what a dry run tells of it."""
         if not self.asked:
             return ()
-        if self._arguments.force_refresh:
+        if self._context.arguments.force_refresh:
             return ("would pull the newest commit of every model: start_app.py models check compares them",)
         held = [f"would pull {name}: {count} files" for name, count in self._lacking() if count]
         return (*held, "would start locked: HF_HUB_OFFLINE=1, and nothing in the cache but what models.lock pins")
@@ -230,18 +233,14 @@ class ModelStep:
         """Return the models for `--json`."""
         return [{"repo": one.repo, "revision": one.revision, "commit": one.commit} for one in self.models]
 
-    def _meant(self) -> Mapping[str, str]:
-        """Return the environment that the app would have without a lock."""
-        return app_environment(self._settings, self._environ)
-
-    def in_place(self) -> bool:
+    def _in_place(self) -> bool:
         """Tell whether the disk is known to match the lock, by a look at each file and no more."""
-        if not self.locked or state.listed(self._settings.app_dir, "switch-"):
+        if not self.locked or state.listed(self._context.settings.app_dir, "switch-"):
             return False
         from ..cache.names import PIN
         from ..models import placement, verified
 
-        memories = verified.load(self._settings.app_dir)
+        memories = verified.load(self._context.settings.app_dir)
         for model, place in self._places():
             held = placement.held(place.base(model.commit), model.files, memories.of(place))
             if held.lacking or held.unread or os.path.islink(place.path):
@@ -268,8 +267,8 @@ class ModelStep:
         from ..models import placement
 
         if not self._placed:
-            self._roots = roots(self._settings, self._meant())
-            self._placed = placement.placed(self._lock or (), self._roots, self._settings.app_dir)
+            self._roots = roots(self._context.settings, self._context.environment)
+            self._placed = placement.placed(self._lock or (), self._roots, self._context.settings.app_dir)
         return self._placed
 
     def _shown(self) -> tuple[Placed, ...]:
@@ -278,7 +277,7 @@ class ModelStep:
     def _seen(self) -> tuple[Current, ...]:
         """Return the models of a locked launch: what its view shows is what the lock says, and no ref is asked."""
         own = tuple(model for model in self._lock or () if model.local_dir)
-        found = {one.repo: one for one in versions.current((), self._settings.app_dir, own)}
+        found = {one.repo: one for one in versions.current((), self._context.settings.app_dir, own)}
         found |= {
             model.repo: Current(model.repo, model.revision, model.commit, place.path) for model, place in self._shown()
         }
@@ -289,7 +288,7 @@ class ModelStep:
         from ..cache.memory import Memory
         from ..models import locked_view, placement
 
-        removed = self._arguments.remove_model or self._arguments.prune_cache
+        removed = self._context.arguments.remove_model or self._context.arguments.prune_cache
         for model, place in self._places():
             lost = locked_view.lost(seen, model) if place.root else None
             if removed and not lost:
@@ -300,11 +299,6 @@ class ModelStep:
                     "start_app.py --locked pulls it again",
                     ExitStatus.IO if removed else ExitStatus.RETRY,
                 )
-
-    def _context(self) -> pulling.Context:
-        from ..operations import pull as pulling
-
-        return pulling.Context(self._settings, self._environ, self._lock)
 
     def _lacking(self) -> list[tuple[str, int]]:
         from ..cache.memory import Memory

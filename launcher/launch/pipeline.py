@@ -1,180 +1,131 @@
-"""The order of a launch: everything that can fail is asked before anything is stopped.
+"""The order of a launch: whatever can be refused is refused before anything is stopped.
 
-settings → preflight → launch lock → models → stop stale → cache action → port free → record → exec. The plan is a
-value: `--dry-run` and `--json` show the one that the launch applies.
+settings → checks → launch lock → models → stop → models switch → cache → port free → record → exec. A launch is a list
+of steps; a dry run checks them and shows the plan, `--no-launch` ends before the exec.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cached_property, partial
+from typing import Any, Protocol
 
 from ..app.command import Command, build
 from ..cache.roots import folders, trashed
-from ..config.settings import Settings
+from ..context import Context
 from ..errors import LauncherError
-from ..instances import refusal
 from ..instances.record import instance_name
-from ..operations.instance import (
-    Observed,
-    Say,
-    clear_port,
-    left_alone,
-    no_instances,
-    observe,
-    refuse_taken_port,
-    take_launch_lock,
-    write_record,
-)
+from ..instances.stop import Stopped
+from ..operations.instance import Observed, clear_port, observe, refuse_taken_port, take_launch_lock
 from ..system import lock as locks
+from .cache_step import CacheStep
+from .model_step import ModelStep
 from .plan import LaunchPlan, Prepared, facts
-
-if TYPE_CHECKING:
-    from ..instances.stop import Stopped
-    from .cache_step import Cleaning
-    from .model_step import ModelStep
+from .start import StartStep
 
 
-def plan(
-    settings: Settings,
-    environ: Mapping[str, str],
-    running_interpreter: str,
-    *,
-    take_port: bool,
-    no_launch: bool,
-    cleaning: Cleaning | None = None,
-    models: ModelStep | None = None,
-    check: Callable[[], None] = lambda: None,
-) -> LaunchPlan:
-    """Check all that can be checked without changing anything, and return what a launch would do."""
-    command = build(settings, environ, running_interpreter)
-    observed = observe(settings)
-    refused = observed.launch_refusal(take_port)
-    try:
-        if refused is None:
-            check()
-        if refused is None and models:
-            models.check()
-            command = command if models.asked else models.command(command)
-        if refused is None and cleaning:
-            cleaning.check(lambda: _to_stop(observed, take_port=take_port))
-    except LauncherError as error:
-        refused = error
-    return LaunchPlan(settings, command, observed, refused, take_port, no_launch, cleaning, models)
+class Step(Protocol):
+    """A part of a launch: it may refuse, then prepare while the old instance serves, then act when that is stopped."""
+
+    def check(self, observe: Callable[[], Observed]) -> None:
+        """Refuse what can be refused; nothing has changed yet. Raises LauncherError."""
+
+    def prepare(self) -> None:
+        """Do what is slow while the old instance still serves. Raises LauncherError."""
+
+    def apply(self, changed: bool) -> bool:
+        """Act after the stop; return whether the disk changed. `changed`: something was stopped or changed before."""
+
+    def lines(self) -> Iterable[str]:
+        """Return what a dry run shows."""
+
+    def document(self) -> Sequence[Mapping[str, Any]]:
+        """Return what a dry run shows with `--json`."""
 
 
-def prepare(
-    settings: Settings,
-    environ: Mapping[str, str],
-    running_interpreter: str,
-    *,
-    take_port: bool,
-    stop_timeout: float,
-    say: Say,
-    detail: Say,
-    models: ModelStep,
-    cleaning: Cleaning | None = None,
-) -> Prepared:
-    """Do everything up to the record: nothing of ours runs on the port any more, and the instance lock is ours.
+class Launch:
+    """Hold the steps of a launch, and go through them."""
 
-    Both locks close by themselves at the exec or exit. Raises LauncherError; what it refuses, it refuses before
-    anything was stopped.
-    """
-    command = build(settings, environ, running_interpreter)
-    for line in facts(settings, command):
-        say(line)
-    models.check()
-    if cleaning:
-        cleaning.check(lambda: _to_stop(observe(settings), take_port=take_port))
-    launch_lock = take_launch_lock(settings, stop_timeout, say)
-    _fetch(models, settings, take_port=take_port)
-    lock = locks.open_lock(settings.app_dir, instance_name(settings.port))
-    stopped = clear_port(
-        settings, take_port=take_port, timeout=stop_timeout, say=say, tell=_teller(say, detail), lock=lock
-    )
-    moved = models.settle()
-    if cleaning:
-        cleaning.carry_out(background=True, changed=bool(stopped) or moved)
-        refuse_taken_port(settings)
-    elif trashed(folders(command.environment, settings.app_dir)):
-        _finish_trash(command, settings, say)
-    command = models.command(command)
-    models.tell(say, command.environment)
-    commits = {one.repo: one.commit for one in models.models}
-    return Prepared(command, stopped, lock, launch_lock, commits, models.locked)
+    def __init__(self, context: Context) -> None:
+        self.context = context
+        self.start = StartStep(context)
+        self.models = ModelStep(context)
+        self.cache = CacheStep.asked(context)
+        self.steps: tuple[Step, ...] = (self.start, self.models, *((self.cache,) if self.cache else ()))
 
+    @cached_property
+    def command(self) -> Command:
+        """Return the command that starts the app.
 
-def record(prepared: Prepared, settings: Settings, say: Say, log: Path | None) -> None:
-    """Write this process into the instance lock, and keep that across the exec that comes next."""
-    write_record(
-        prepared.lock,
-        settings,
-        prepared.command.argv,
-        say,
-        models=prepared.commits,
-        locked=prepared.locked,
-        log=log,
-    )
-    prepared.lock.keep_across_exec()
+        Raises LauncherError (78) where its interpreter cannot be one.
+        """
+        return build(self.context.settings, self.context.environ, self.context.python)
 
+    def plan(self) -> LaunchPlan:
+        """Check all that can be checked without a change, and return what the launch would do."""
+        command, observed = self.command, observe(self.context.settings)
+        problem = observed.launch_refusal(self.context.arguments.take_port)
+        if problem is None:
+            try:
+                for step in self.steps:
+                    step.check(lambda: observed)
+                command = command if self.models.asked else self.models.command(command)
+            except LauncherError as error:
+                problem = error
+        return LaunchPlan(self.context, command, observed, problem, self.models, self.cache, self.start.log)
 
-def _fetch(models: ModelStep, settings: Settings, *, take_port: bool) -> None:
-    """Pull what is lacking while the old instance serves; what would be refused anyway is refused before that."""
-    if models.asked and not models.in_place():
-        refused = observe(settings).launch_refusal(take_port)
-        if refused:
-            raise refused
-        models.fetch()
-    models.show()
+    def clear(self) -> tuple[Stopped, ...]:
+        """Do what a launch does before its exec, and leave the port free."""
+        self._check()
+        launch_lock = take_launch_lock(self.context)
+        try:
+            return self._make_way(None)
+        finally:
+            launch_lock.close()
 
+    def prepare(self) -> Prepared:
+        """Do everything up to the record: nothing of ours runs on the port any more, and the instance lock is ours.
 
-def stop_only(
-    settings: Settings,
-    *,
-    take_port: bool,
-    stop_timeout: float,
-    say: Say,
-    detail: Say,
-    models: ModelStep,
-    cleaning: Cleaning | None = None,
-) -> tuple[Stopped, ...]:
-    """Do what a launch does before its exec, and leave the port free."""
-    models.check()
-    if cleaning:
-        cleaning.check(lambda: _to_stop(observe(settings), take_port=take_port))
-    launch_lock = take_launch_lock(settings, stop_timeout, say)
-    try:
-        _fetch(models, settings, take_port=take_port)
-        stopped = clear_port(settings, take_port=take_port, timeout=stop_timeout, say=say, tell=_teller(say, detail))
-        moved = models.settle()
-        if cleaning:
-            cleaning.carry_out(background=False, changed=bool(stopped) or moved)
+        Both locks close by themselves at the exec or exit. Raises LauncherError; what it refuses, it refuses before
+        anything was stopped.
+        """
+        settings, command = self.context.settings, self.command
+        for line in facts(settings, command):
+            self.context.console.say(line)
+        self._check()
+        launch_lock = take_launch_lock(self.context)
+        lock = locks.open_lock(settings.app_dir, instance_name(settings.port))
+        stopped = self._make_way(lock)
+        if self.cache:
+            refuse_taken_port(settings)
+        else:
+            self._finish_trash()
+        command = self.models.command(command)
+        self.models.tell(command.environment)
+        return Prepared(command, stopped, lock, launch_lock, self.models, self.cache)
+
+    def _check(self) -> None:
+        for step in self.steps:
+            step.check(partial(observe, self.context.settings))
+
+    def _make_way(self, lock: locks.Lock | None) -> tuple[Stopped, ...]:
+        """Prepare every step, stop what runs, and apply every step."""
+        for step in self.steps:
+            step.prepare()
+        stopped = clear_port(self.context, lock)
+        changed = bool(stopped)
+        for step in self.steps:
+            changed = step.apply(changed) or changed
         return stopped
-    finally:
-        launch_lock.close()
 
+    def _finish_trash(self) -> None:
+        """Delete in the background what an interrupted removal has left."""
+        left = trashed(folders(self.command.environment, self.context.settings.app_dir))
+        if not left:
+            return
+        from ..cache import trash
 
-def _to_stop(observed: Observed, *, take_port: bool) -> frozenset[int]:
-    """Return every pid that goes before the cache is touched: what these read is in nobody's way."""
-    victims = {process.pid for process in refusal.targets(observed.survey, take_port=take_port)}
-    return frozenset(victims.union(*(instance.tree for instance in observed.survey.stale)))
-
-
-def _finish_trash(command: Command, settings: Settings, say: Say) -> None:
-    from ..cache import trash
-
-    try:
-        trash.finish_later(trashed(folders(command.environment, settings.app_dir)), quiet=True)
-    except OSError as error:
-        say(f"cache: trash of an interrupted removal is left: {error.strerror}")
-
-
-def _teller(say: Say, detail: Say) -> Callable[[Observed], None]:
-    def tell(observed: Observed) -> None:
-        for line in left_alone(observed):
-            say(line)
-        for line in no_instances(observed):
-            detail(line)
-
-    return tell
+        try:
+            trash.finish_later(left, quiet=True)
+        except OSError as error:
+            self.context.console.say(f"cache: trash of an interrupted removal is left: {error.strerror}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -10,7 +10,8 @@ from ..app.command import Command
 from ..app.interpreter import OWN_INTERPRETER
 from ..cache.roots import hub_cache
 from ..config.settings import HUB_CACHE_NAMES, Settings
-from ..errors import LauncherError
+from ..context import Context
+from ..errors import ExitStatus, LauncherError
 from ..instances import refusal
 from ..instances.describe import describe, instance_document, process_document
 from ..instances.stop import stopped_document
@@ -19,76 +20,90 @@ from ..system import lock as locks
 from ..ui import redact, text
 
 if TYPE_CHECKING:
+    from ..instances.process import Process
     from ..instances.stop import Stopped
-    from .cache_step import Cleaning
+    from .cache_step import CacheStep
     from .model_step import ModelStep
 
 
 class LaunchPlan(NamedTuple):
     """Hold what a launch is about to do, and why it would refuse."""
 
-    settings: Settings
+    context: Context
     command: Command
     observed: Observed
-    refused: LauncherError | None
-    take_port: bool
-    no_launch: bool
-    cleaning: Cleaning | None = None
-    models: ModelStep | None = None
+    problem: LauncherError | None
+    models: ModelStep
+    cache: CacheStep | None = None
     log: Path | None = None
-    background: bool = False
 
-    def lines(self) -> tuple[str, ...]:
-        """Return the plan as a dry run tells it."""
-        lines = [f"app: {self.settings.script}"]
-        lines += facts(self.settings, self.command)
+    @property
+    def status(self) -> ExitStatus:
+        """Return the status that the launch would end with, were it refused."""
+        return self.problem.status if self.problem else ExitStatus.DONE
+
+    @property
+    def hint(self) -> None:
+        """Return None: a plan hints nothing."""
+        return None
+
+    def victims(self) -> tuple[Process, ...]:
+        """Return the processes that the launch would stop."""
+        if self.problem:
+            return ()
+        return refusal.targets(self.observed.survey, take_port=self.context.arguments.take_port)
+
+    def lines(self) -> Iterator[str]:
+        """Yield the plan as a dry run shows it; with `-v`, the origin of every setting and who is no instance."""
+        settings, arguments = self.context.settings, self.context.arguments
+        yield f"app: {settings.script}"
+        yield from facts(settings, self.command)
         if self.observed.launcher:
-            lines.append(f"would wait: another launcher is at work on port {self.settings.port}")
-        if self.models and self.refused is None:
-            lines += self.models.lines()
-        if self.refused is None:
-            victims = refusal.targets(self.observed.survey, take_port=self.take_port)
-            lines += [f"would terminate {describe(process)}" for process in victims]
-        lines += left_alone(self.observed)
-        if self.cleaning:
-            lines += self.cleaning.lines()
-        if self.refused is None:
-            lines += [f"would log: {self.log}"] if self.log else []
-            how = "would start in the background" if self.background else "would exec"
-            lines.append("would start nothing" if self.no_launch else f"{how}: {shown(self.command)}")
-        return tuple(lines)
-
-    def details(self) -> tuple[str, ...]:
-        """Return what `-v` adds: the origin of every setting, and who only looks like an instance."""
-        own = self.command.origin == OWN_INTERPRETER  # told already
-        interpreter = () if own else (f"interpreter: {self.command.interpreter} ({self.command.origin})",)
-        return (*origins(self.settings), *interpreter, *no_instances(self.observed))
+            yield f"would wait: another launcher is at work on port {settings.port}"
+        if self.problem is None:
+            yield from self.models.lines()
+        for process in self.victims():
+            yield f"would terminate {describe(process)}"
+        yield from left_alone(self.observed)
+        if self.cache:
+            yield from self.cache.lines()
+        if self.problem is None:
+            if self.log:
+                yield f"would log: {self.log}"
+            how = "would start in the background" if arguments.background else "would exec"
+            yield "would start nothing" if arguments.no_launch else f"{how}: {shown(self.command)}"
+        if self.context.console.verbose:
+            yield from origins(settings)
+            if self.command.origin != OWN_INTERPRETER:  # shown already
+                yield f"interpreter: {self.command.interpreter} ({self.command.origin})"
+            yield from no_instances(self.observed)
 
     def document(self) -> Mapping[str, Any]:
         """Return the plan for `--json`."""
-        survey = self.observed.survey
+        settings, arguments, survey = self.context.settings, self.context.arguments, self.observed.survey
         return {
-            "app_dir": str(self.settings.app_dir),
-            "script": str(self.settings.script),
-            "port": self.settings.port,
-            "host": self.settings.host,
+            "app_dir": str(settings.app_dir),
+            "script": str(settings.script),
+            "port": settings.port,
+            "host": settings.host,
             "interpreter": self.command.interpreter,
             "argv": list(redact.arguments(self.command.argv)),
             "settings": {
-                name: {"value": redact.value(name, s.value), "origin": s.origin}
-                for name, s in (*self.settings.origins.items(), *self.settings.variables.items())
+                name: {"value": redact.value(name, setting.value), "origin": setting.origin}
+                for name, setting in (*settings.origins.items(), *settings.variables.items())
             },
-            "terminate": [process_document(p) for p in refusal.targets(survey, take_port=self.take_port)]
-            if self.refused is None
-            else [],
-            "launch": not self.no_launch,
-            "background": self.background,
+            "terminate": [process_document(process) for process in self.victims()],
+            "launch": not arguments.no_launch,
+            "background": arguments.background,
             "log": str(self.log) if self.log else None,
             "siblings": [instance_document(instance) for instance in survey.siblings],
             "waits_for_launcher": self.observed.launcher is not None,
-            "cache": self.cleaning.document() if self.cleaning else [],
-            "locked": self.settings.locked,
-            "models": self.models.document() if self.models else [],
+            "cache": self.cache.document() if self.cache else [],
+            "locked": settings.locked,
+            "models": self.models.document(),
+            "error": self.problem.message if self.problem else None,
+            "hint": self.problem.hint if self.problem else None,
+            "exit_status": int(self.status),
         }
 
 
@@ -99,16 +114,32 @@ class Prepared(NamedTuple):
     stopped: tuple[Stopped, ...]
     lock: locks.Lock
     launch_lock: locks.Lock
-    commits: Mapping[str, str]
-    locked: bool
+    models: ModelStep
+    cache: CacheStep | None
+
+    @property
+    def commits(self) -> Mapping[str, str]:
+        """Return the commit of each model that the app starts with."""
+        return {model.repo: model.commit for model in self.models.models}
+
+    def document(self) -> Mapping[str, Any]:
+        """Return for `--json` what was done just before the exec."""
+        return {
+            "launched": True,
+            "argv": list(redact.arguments(self.command.argv)),
+            "stopped": [stopped_document(stopped) for stopped in self.stopped],
+            "cache": self.cache.done if self.cache else [],
+            "locked": self.models.locked,
+            "models": self.models.document(),
+        }
 
 
 def origins(settings: Settings) -> tuple[str, ...]:
     """Return every setting with its origin: the launcher's own, then what the app's environment gets."""
     return tuple(
         f"{kind}: {name}={redact.value(name, setting.value)} ({setting.origin})"
-        for kind, found in (("setting", settings.origins), ("environment", settings.variables))
-        for name, setting in found.items()
+        for kind, named in (("setting", settings.origins), ("environment", settings.variables))
+        for name, setting in named.items()
         if kind == "setting" or name not in settings.origins
     )
 
@@ -116,18 +147,6 @@ def origins(settings: Settings) -> tuple[str, ...]:
 def shown(command: Command) -> str:
     """Return the command as a person would type it in the app's folder, secrets masked."""
     return text.command_line(command.shown)
-
-
-def handoff_document(prepared: Prepared, models: ModelStep, cleaning: Cleaning | None = None) -> Mapping[str, Any]:
-    """Return for `--json` what was done just before the exec."""
-    return {
-        "launched": True,
-        "argv": list(redact.arguments(prepared.command.argv)),
-        "stopped": [stopped_document(one) for one in prepared.stopped],
-        "cache": cleaning.done if cleaning else [],
-        "locked": models.locked,
-        "models": models.document(),
-    }
 
 
 def facts(settings: Settings, command: Command) -> tuple[str, ...]:

@@ -14,13 +14,15 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from .. import __version__
 from ..config.settings import Settings
+from ..context import Context
 from ..errors import ExitStatus, LauncherError
 from ..instances import port, refusal
 from ..instances import survey as discovery
 from ..instances.describe import describe
-from ..instances.family import Family, lineage, start_of
-from ..instances.process import Process, look, own_file
-from ..instances.record import Record, instance_name, launch_name, own_namespace, read
+from ..instances.process import Family, Process, lineage, look
+from ..instances.proof import own_namespace, start_of
+from ..instances.record import Record, instance_name, launch_name, read
+from ..instances.script import own_file
 from ..instances.survey import App, Claim, Instance, Survey
 from ..service import history
 from ..system import lock as locks
@@ -74,6 +76,11 @@ class Observed(NamedTuple):
         """Return why the port may not be cleared, or None."""
         return self.unbindable or self.instance_refusal() or refusal.of_holders(self.survey, take_port=take_port)
 
+    def to_stop(self, *, take_port: bool) -> frozenset[int]:
+        """Return every pid that a launch stops first: what these processes use is in nobody's way."""
+        victims = {process.pid for process in refusal.targets(self.survey, take_port=take_port)}
+        return frozenset(victims.union(*(instance.tree for instance in self.survey.stale)))
+
 
 def observe(settings: Settings) -> Observed:
     """Look once for this app's instances, at the port and at its locks."""
@@ -99,16 +106,17 @@ def observe(settings: Settings) -> Observed:
     return Observed(survey, lock, record, launcher, unseen, orphaned, unbindable)
 
 
-def take_launch_lock(settings: Settings, stop_timeout: float, say: Say) -> locks.Lock:
+def take_launch_lock(context: Context) -> locks.Lock:
     """Wait until no other launcher works on this port, and keep others out until exec or exit.
 
     Launchers that have their locks in different folders, because one of them may not write in the app's, meet here
     too: the one in the less preferred folder lets the other go first. Raises LauncherError (75) when another one is
     still at it after its own time-out's worth of seconds.
     """
+    settings, say = context.settings, context.console.say
     name = launch_name(settings.port)
     lock = locks.open_lock(settings.app_dir, name)
-    bound = stop_timeout + LAUNCH_LOCK_SECONDS
+    bound = context.arguments.stop_timeout + LAUNCH_LOCK_SECONDS
     deadline = time.monotonic() + bound
     waiting = False
     while True:
@@ -116,7 +124,7 @@ def take_launch_lock(settings: Settings, stop_timeout: float, say: Say) -> locks
         if lock.acquire(_PROBE_SECONDS):
             elsewhere = locks.find_held(settings.app_dir, name, besides=lock.path)
             if elsewhere is None:
-                write_record(lock, settings, (), say)
+                write_record(lock, context)
                 return lock
             if locks.preferred(settings.app_dir, elsewhere, lock.path):
                 lock.release()
@@ -135,17 +143,18 @@ def take_launch_lock(settings: Settings, stop_timeout: float, say: Say) -> locks
         time.sleep(locks.POLL_SECONDS)
 
 
-def write_record(
-    lock: locks.Lock,
-    settings: Settings,
-    argv: tuple[str, ...],
-    say: Say,
-    *,
-    models: Mapping[str, str] = MappingProxyType({}),
-    locked: bool = False,
-    log: Path | None = None,
-) -> None:
-    """Write who holds the lock into it; a disk too full for that is told and does not stop a launch."""
+class Started(NamedTuple):
+    """Hold what an instance is started with, for its record: `models` are commits by repo."""
+
+    argv: tuple[str, ...] = ()
+    models: Mapping[str, str] = MappingProxyType({})
+    locked: bool = False
+    log: Path | None = None
+
+
+def write_record(lock: locks.Lock, context: Context, started: Started | None = None) -> None:
+    """Write who holds the lock into it; a disk too full for that is reported and does not stop a launch."""
+    settings, started = context.settings, started or Started()
     boot_id, namespace = own_namespace()
     record = Record(
         pid=os.getpid(),
@@ -154,40 +163,35 @@ def write_record(
         pid_namespace=namespace,
         user=text.user(os.geteuid()),
         port=settings.port,
-        argv=redact.arguments(argv),
+        argv=redact.arguments(started.argv),
         app_dir=str(settings.app_dir),
         started_at=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         machine=os.uname().nodename,
         launcher_version=__version__,
-        models=models,
-        locked=locked,
-        log=str(log) if log else None,
+        models=started.models,
+        locked=started.locked,
+        log=str(started.log) if started.log else None,
     )
     try:
         lock.write(record.line())
     except OSError as error:
-        say(f"lock: cannot write the record in {lock.path}: {error.strerror}; the lock itself holds")
+        context.console.say(f"lock: cannot write the record in {lock.path}: {error.strerror}; the lock itself holds")
 
 
-def clear_port(
-    settings: Settings,
-    *,
-    take_port: bool,
-    timeout: float,
-    say: Say,
-    tell: Callable[[Observed], None],
-    lock: locks.Lock | None = None,
-) -> tuple[Stopped, ...]:
+def clear_port(context: Context, lock: locks.Lock | None = None) -> tuple[Stopped, ...]:
     """Stop what is stale until a fresh look finds nothing more, and take `lock` while the port is proved free.
 
-    To be called under the launch lock; `tell` is given the first look. Raises LauncherError: a refusal before anything
-    was stopped, 75 after.
+    To be called under the launch lock. Raises LauncherError: a refusal before anything was stopped, 75 after.
     """
+    settings, console, take_port = context.settings, context.console, context.arguments.take_port
     stopped: list[Stopped] = []
     for attempt in range(_ROUNDS):
         seen = observe(settings)
         if attempt == 0:
-            tell(seen)
+            for line in left_alone(seen):
+                console.say(line)
+            for line in no_instances(seen):
+                console.detail(line)
         refused = seen.launch_refusal(take_port)
         if refused and stopped:
             raise LauncherError(refused.message, refused.hint, ExitStatus.RETRY)
@@ -195,12 +199,12 @@ def clear_port(
             raise refused
         victims = refusal.targets(seen.survey, take_port=take_port)
         if victims:
-            stopped += _stop(settings, seen, victims, timeout, say)
+            stopped += _stop(context, seen, victims)
             _await_free_port(settings)
         elif lock is None or lock.acquire(_PROBE_SECONDS):
             return tuple(stopped)
         elif seen.orphaned:
-            _leave_orphans(lock, say)
+            _leave_orphans(lock, console.say)
             return tuple(stopped)
     raise _reborn(settings)
 
@@ -218,9 +222,10 @@ def refuse_taken_port(settings: Settings) -> None:
         )
 
 
-def stop_instance(settings: Settings, timeout: float, say: Say) -> tuple[Stopped, ...]:
+def stop_instance(context: Context) -> tuple[Stopped, ...]:
     """Stop this app's instance on the port; nothing to stop is no error, nor is a stranger on the port."""
-    launch_lock = take_launch_lock(settings, timeout, say)
+    settings = context.settings
+    launch_lock = take_launch_lock(context)
     try:
         stopped: list[Stopped] = []
         for _ in range(_ROUNDS):
@@ -230,7 +235,7 @@ def stop_instance(settings: Settings, timeout: float, say: Say) -> tuple[Stopped
                 raise refused
             if not seen.survey.stale:
                 return tuple(stopped)
-            stopped += _stop(settings, seen, refusal.targets(seen.survey), timeout, say)
+            stopped += _stop(context, seen, refusal.targets(seen.survey))
         raise _reborn(settings)
     finally:
         launch_lock.close()
@@ -288,11 +293,10 @@ def _probe(settings: Settings) -> tuple[bool, LauncherError | None]:
         return True, error  # a running instance can be told of and stopped even so
 
 
-def _stop(
-    settings: Settings, seen: Observed, victims: tuple[Process, ...], timeout: float, say: Say
-) -> tuple[Stopped, ...]:
+def _stop(context: Context, seen: Observed, victims: tuple[Process, ...]) -> tuple[Stopped, ...]:
     from ..instances.stop import stop  # most launches have nothing to stop
 
+    timeout, say = context.arguments.stop_timeout, context.console.say
     spare = seen.survey.spare.union(lineage(os.getpid()), (1,))
     strangers = {holder.process.pid for holder in seen.survey.holders if holder.process}
     for process in victims:
@@ -301,7 +305,7 @@ def _stop(
     done = stop(victims, timeout, spare, say)
     for one in done:
         end = f"killed after {timeout:g} s" if one.killed else f"terminated after {one.seconds:.1f} s"
-        history.record(settings, "kill" if one.killed else "stop", describe(one.process), end)
+        history.record(context.settings, "kill" if one.killed else "stop", describe(one.process), end)
         below = f" and {one.others} below it" if one.others else ""
         how = f"killed pid {one.process.pid}{below} (still there after {timeout:g} s)"
         say(how if one.killed else f"terminated pid {one.process.pid}{below} ({one.seconds:.1f} s)")

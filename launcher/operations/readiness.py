@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ..ui.console import Console
+    pass
 
 import time
 from collections.abc import Callable, Mapping
@@ -14,12 +14,13 @@ from typing import NamedTuple
 from ..app import page as readiness
 from ..app.page import Page
 from ..config.settings import Settings
+from ..context import Context
 from ..errors import ExitStatus, LauncherError
 from ..instances import port
 from ..instances.describe import describe
-from ..instances.family import start_of
 from ..instances.pidfd import Handle, wait_for_any
 from ..instances.process import Process, look
+from ..instances.proof import start_of
 from ..instances.survey import Instance
 from . import instance as running
 
@@ -39,6 +40,10 @@ class Ready(NamedTuple):
     process: Process
     page: Page
     seconds: float
+
+    def line(self) -> str:
+        """Return that it is ready, as one line."""
+        return f"ready: pid {self.process.pid} answers at {self.page.url} ({self.seconds:.1f} s)"
 
 
 class _Watched(NamedTuple):
@@ -201,9 +206,9 @@ def _not_ready(watched: _Watched, settings: Settings, timeout: float) -> Launche
     return LauncherError(f"not ready after {timeout:g} s, {state}: {describe(watched.process)}", hint, ExitStatus.RETRY)
 
 
-def open_page(url: str, console: Console, python: str) -> None:
+def open_page(url: str, context: Context) -> None:
     """Open the page in a browser, and say so where there is none."""
     from ..app import browser
 
-    if not browser.open_page(url, python):
-        console.warn(f"open: there is no browser here; the page is at {url}")
+    if not browser.open_page(url, context.python):
+        context.console.warn(f"open: there is no browser here; the page is at {url}")

@@ -1,132 +1,103 @@
-"""The `cache` commands: they plan and apply by the same functions as the flags of a launch, and show the result."""
+"""Removal from the cache: the `cache` commands and the flags of a launch plan and apply it by the same functions."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..cache import plan as plans
-from ..cache import planning, roots
+from ..cache import planning
 from ..cache.plan import Plan
 from ..cache.planning import Request, Result
-from ..cache.roots import Root
 from ..config.settings import Settings
+from ..context import Answer, Context
 from ..errors import ExitStatus, LauncherError
 from ..service import history
 from ..ui import text
 
 if TYPE_CHECKING:
-    from ..arguments import Arguments
     from ..ui.console import Console
 
-_RIGHT = frozenset((3,))  # sizes
 _NAMED = frozenset(("repo", "revision", "snapshot"))
 _NAMED_AT_MOST = 20
 
 
-def run(arguments: Arguments, settings: Settings, found: tuple[Root, ...], console: Console, home: str | None) -> int:
-    """Run a `cache` command that lists or removes, on these roots, and return its exit status."""
-    name = arguments.command.partition(" ")[2]
-    if name == "list":
-        return _list(arguments, found, console)
-    request = request_of(name, arguments, settings.app_dir, arguments.repos)
-    roots.refuse_unsafe(found, settings.app_dir, home)
-    return remove(request, found, settings, console, dry_run=arguments.dry_run, yes=arguments.yes)
-
-
-def requests(arguments: Arguments, app_dir: Path) -> tuple[Request, ...]:
+def requests(context: Context) -> tuple[Request, ...]:
     """Return what the flags of a launch ask of the cache, in the order in which it is done."""
-    found = []
+    arguments = context.arguments
+    asked = []
     if arguments.clear_cache:
-        found.append(request_of("clear", arguments, app_dir))
+        asked.append(request_of("clear", context))
     if arguments.remove_model:
-        found.append(request_of("remove", arguments, app_dir, tuple(arguments.remove_model)))
+        asked.append(request_of("remove", context, tuple(arguments.remove_model)))
     if arguments.prune_cache:
-        found.append(request_of("prune", arguments, app_dir))
-    return tuple(found)
+        asked.append(request_of("prune", context))
+    return tuple(asked)
 
 
-def request_of(name: str, arguments: Arguments, app_dir: Path, targets: Sequence[str] = ()) -> Request:
+def request_of(name: str, context: Context, targets: Sequence[str] = ()) -> Request:
     """Return the request that a command or a flag of this name makes.
 
     Raises LauncherError (78) where what `models.lock` does not name is to go, and there is none.
     """
+    arguments = context.arguments
     keep = tuple(arguments.keep or ())
     if name == "clear":
         return Request("clear", force=arguments.force)
     if name == "remove":
         return Request("remove", tuple(targets), force=arguments.force)
-    locked = _locked(app_dir) if arguments.unlocked else None
+    locked = _locked(context) if arguments.unlocked else None
     return Request("prune", (), arguments.older_than, arguments.max_size, keep, arguments.force, locked)
 
 
-def _locked(app_dir: Path) -> Mapping[str, frozenset[str]]:
-    from ..models import lockfile
+def _locked(context: Context) -> Mapping[str, frozenset[str]]:
     from ..models import repo_id as names
 
-    lock = lockfile.read(app_dir)
+    lock = context.lockfile
     if not lock:
         raise LauncherError(
-            f"there is no models.lock in {app_dir}, so --unlocked would remove every model",
+            f"there is no models.lock in {context.settings.app_dir}, so --unlocked would remove every model",
             "start_app.py models lock REPO; start_app.py cache clear if that is meant",
         )
     return {names.folder(one.repo): frozenset((one.commit,)) for one in lock if not one.local_dir}
 
 
-def remove(
-    request: Request, found: tuple[Root, ...], settings: Settings, console: Console, *, dry_run: bool, yes: bool
-) -> int:
-    """Plan a removal, ask where the cache is not this app's own, apply it, and tell what it freed."""
-    if not dry_run:
-        planning.restore(found)
-    planned = planning.plan(request, found)
-    return apply(planned, request.what, settings, console, dry_run=dry_run, yes=yes)
-
-
 def apply(
     planned: tuple[Plan, ...],
     kind: history.Action,
-    settings: Settings,
-    console: Console,
-    *,
-    dry_run: bool,
-    yes: bool,
-    document: Mapping[str, Any] | None = None,
+    context: Context,
     afterwards: Callable[[], Mapping[str, Any]] | None = None,
-) -> int:
-    """Show or apply plans in the foreground, and return the exit status; `document` is told along with the result.
+) -> Answer:
+    """Apply plans, or show them in a dry run, and return what was done.
 
-    When everything could go, `afterwards` is done too, and told of as well.
+    When everything could go, `afterwards` is done too, and its document is part of the answer.
     """
-    if dry_run:
-        for line in () if console.as_json else planning.plan_lines(planned):
-            console.out(line)
-        if console.as_json:
-            roots_ = [planning.plan_document(one) for one in planned]
-            console.json({**(document or {}), "dry_run": True, "roots": roots_})
-        return _status(planned, None)
-    confirm_shared(planned, console, yes=yes)
+    console = context.console
+    if context.arguments.dry_run:
+        documents = [planning.plan_document(one) for one in planned]
+        return Answer(
+            _status(planned, None), tuple(planning.plan_lines(planned)), {"dry_run": True, "roots": documents}
+        )
+    confirm_shared(planned, context)
     result = planning.condemn(planned, console_teller(console))
     with console.bar("freeing", sum(one.size for one in planned)) as progress:
         result = planning.finish(planned, result, progress)
-    record(settings, kind, result, later=False)
+    record(context.settings, kind, result, later=False)
     tell(planned, result, console)
     status = _status(planned, result)
     more = afterwards() if afterwards and not status else {}
-    if console.as_json:
-        done = {"dry_run": False, **more, **result_document(planned, result), "exit_status": int(status)}
-        console.json({**(document or {}), **done})
-    return status
+    done = {"dry_run": False, **more, **result_document(planned, result), "exit_status": int(status)}
+    return Answer(status, data=done)
 
 
-def confirm_shared(planned: Sequence[Plan], console: Console, *, yes: bool, ask: bool = True) -> None:
+def confirm_shared(planned: Sequence[Plan], context: Context, *, ask: bool = True) -> None:
     """Ask before anything goes from a cache that other programs use too; without `ask`, see whether one could.
 
     Raises LauncherError when nobody can be asked, or the answer is no.
     """
+    console = context.console
     for one in planned:
-        if yes or one.root.owned or not any(item.kind != "trash" for item in one.items):
+        if context.arguments.yes or one.root.owned or not any(item.kind != "trash" for item in one.items):
             continue
         names = [plans.label(item) for item in one.items if item.kind in ("repo", "revision")]
         amount = f", {text.size(one.size)}" if one.size else ""
@@ -199,30 +170,6 @@ def result_document(planned: Sequence[Plan], result: Result) -> Mapping[str, Any
         "failures": [failure._asdict() for failure in result.failures],
         "freed_bytes": result.freed,
     }
-
-
-def _list(arguments: Arguments, found: tuple[Root, ...], console: Console) -> int:
-    from ..cache import listing
-
-    seen = [listing.listing(root, arguments.repos) for root in found]
-    planning.refuse_unknown(arguments.repos, found)
-    status = ExitStatus.IO if any(one.unreadable for one in seen) else ExitStatus.DONE
-    if console.as_json:
-        console.json({"roots": [listing.document(one) for one in seen], "size_bytes": sum(one.size for one in seen)})
-        return status
-    for number, one in enumerate(seen):
-        if number:
-            console.out("")
-        console.out(f"cache: {one.root.path} ({one.root.origin})")
-        if not one.there:
-            console.out("not there")
-            continue
-        rows, below = listing.lines(one, revisions=arguments.revisions)
-        for line in text.table(rows, right=_RIGHT) if rows else ():
-            console.out(line)
-        for line in below:
-            console.out(console.hinted(line))
-    return status
 
 
 def _status(planned: Sequence[Plan], result: Result | None) -> ExitStatus:

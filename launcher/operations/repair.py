@@ -5,22 +5,20 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from ..cache import layout
 from ..cache import names as naming
 from ..cache.plan import Plan
 from ..cache.roots import Root
 from ..cache.verify import tree
+from ..context import Context
 from ..errors import ExitStatus, LauncherError
 from ..models import hub, local_dir, placement, pull, repo_id, verified
 from ..models.lockfile import LockedFile, LockedModel
 from ..models.placement import Place
 from ..models.task import Survey, Task
 from . import pull as pulling
-
-if TYPE_CHECKING:
-    from ..ui.console import Console
 
 
 class Broken(NamedTuple):
@@ -43,7 +41,7 @@ def broken(planned: Sequence[Plan]) -> tuple[Broken, ...]:
     return tuple(found)
 
 
-def refuse_unavailable(revisions: Sequence[Broken], context: pulling.Context) -> None:
+def refuse_unavailable(revisions: Sequence[Broken], context: Context) -> None:
     """Refuse to take away what could not be fetched again: while no hub answers, most of it is still of use.
 
     Raises LauncherError (75).
@@ -66,8 +64,9 @@ def refuse_unavailable(revisions: Sequence[Broken], context: pulling.Context) ->
             )
 
 
-def fetch(revisions: Sequence[Broken], context: pulling.Context, console: Console) -> Mapping[str, Any]:
+def fetch(revisions: Sequence[Broken], context: Context) -> Mapping[str, Any]:
     """Download what was removed, give the refs back once all is there and right, and return what was repaired."""
+    console = context.console
     wanted = _fetched(revisions)
     if not wanted:
         return {"repaired": []}
@@ -80,7 +79,7 @@ def fetch(revisions: Sequence[Broken], context: pulling.Context, console: Consol
     )
     try:
         with pulling.pull_lock(context):
-            pulling.fetch(Survey(tasks, 0), context, memories, console)
+            pulling.fetch(Survey(tasks, 0), context, memories)
             for one, task in zip(wanted, tasks, strict=True):
                 for ref in one.refs:
                     pull.move(task._replace(model=one.model._replace(revision=ref)), pin=False)

@@ -1,95 +1,46 @@
-"""`cache verify` and the launch flag `--verify`: what is damaged is told before anything is stopped or removed."""
+"""Verification of the cache, for `cache verify` and the launch flag `--verify`."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..cache import entries, layout, roots, store, targets
+from ..cache import entries, layout, store, targets
 from ..cache import verify as verification
 from ..cache.dirs import reason
 from ..cache.memory import Memory
 from ..cache.names import name
-from ..cache.planning import plan_repair, refuse_unknown, restore
+from ..cache.planning import refuse_unknown, restore
 from ..cache.roots import Root
 from ..cache.verify import Candidate, Checked, Names, Verification
-from ..config.settings import Settings
+from ..context import Context
 from ..errors import ExitStatus, LauncherError
 from ..models import verified
 from ..system import state
 from ..ui import text
-from . import pull, removal, repair
 
 if TYPE_CHECKING:
-    from ..arguments import Arguments
     from ..ui.console import Console
 
 _NAMED_AT_MOST = 20
 
 
-def verify(
-    arguments: Arguments, settings: Settings, found: tuple[Root, ...], console: Console, environ: Mapping[str, str]
-) -> int:
-    """Verify the caches, tell each file that is not as the hub had it, and with `--repair` fetch it anew."""
-    if arguments.repair:
-        roots.refuse_unsafe(found, settings.app_dir, environ.get("HOME"))
-    whole = console.as_json or console.verbose
-    done = check(settings, found, arguments.repos, console, full=arguments.full, keep_whole=whole)
-    names = Names()
-    if not console.as_json:
-        for checked in sorted(done.found, key=lambda one: (not one.damaged, one.candidate.path)):
-            console.out(_line(checked, names))
-        console.out(_summary(done))
-    damaged = [checked for checked in done.found if checked.damaged]
-    status = ExitStatus.DONE
-    if damaged and arguments.repair:
-        planned = plan_repair(damaged, found, force=arguments.force)
-        going = repair.broken(planned)
-        context = pull.Context(settings, environ)
-        repair.refuse_unavailable(going, context)
-        status = ExitStatus(
-            removal.apply(
-                planned,
-                "repair",
-                settings,
-                console,
-                dry_run=arguments.dry_run,
-                yes=arguments.yes,
-                document=_document(done),
-                afterwards=lambda: repair.fetch(going, context, console),
-            )
-        )
-        if status:
-            return status
-        if arguments.dry_run:
-            return ExitStatus.DAMAGED
-        return ExitStatus.IO if any(checked.denied for checked in done.found) else ExitStatus.DONE
-    if damaged:
-        status = ExitStatus.DAMAGED
-        console.warn(console.hinted("hint: start_app.py cache verify --repair removes it and fetches it anew"))
-    elif any(checked.denied for checked in done.found):
-        status = ExitStatus.IO
-    if console.as_json:
-        console.json({**_document(done), "exit_status": int(status)})
-    return status
-
-
 def check(
-    settings: Settings,
-    found: Sequence[Root],
-    repos: Sequence[str],
-    console: Console,
+    context: Context,
+    repos: Sequence[str] = (),
     *,
     full: bool = False,
     keep_whole: bool = False,
     besides: Collection[str] = (),
 ) -> Verification:
     """Verify the files of these repos, or of all `besides` some, and remember what is whole, when interrupted too."""
+    settings, console = context.settings, context.console
     memory = Memory(state.read(settings.app_dir, verified.CACHED))
     done = Verification(memory, full=full, keep_whole=keep_whole)
-    restore(found)
+    restore(context.roots)
     chosen = [
-        (root, tuple(folder for folder in folders if folder not in besides)) for root, folders in _chosen(found, repos)
+        (root, tuple(folder for folder in folders if folder not in besides))
+        for root, folders in _chosen(context.roots, repos)
     ]
     finished = False
     try:
@@ -112,14 +63,14 @@ def refuse_damaged(done: Verification, console: Console) -> None:
     damaged = [checked for checked in done.found if checked.damaged]
     names = Names()
     for checked in damaged[:_NAMED_AT_MOST]:
-        console.warn(_line(checked, names))
+        console.warn(line(checked, names))
     if damaged:
         raise LauncherError(
             f"{text.count(len(damaged), 'file')} of the cache damaged; nothing was stopped",
             "start_app.py cache verify --repair",
             ExitStatus.DAMAGED,
         )
-    console.say(_summary(done))
+    console.say(summary(done))
 
 
 def _chosen(found: Sequence[Root], repos: Sequence[str]) -> list[tuple[Root, tuple[str, ...]]]:
@@ -158,23 +109,26 @@ def _bytes(chosen: Sequence[tuple[Root, tuple[str, ...]]]) -> int:
     return own + sum(shared.get(payload, 0) for payload in linked)
 
 
-def _line(checked: Checked, names: Names) -> str:
+def line(checked: Checked, names: Names) -> str:
+    """Return the verdict on one file as a line."""
     candidate = checked.candidate
     where = f"{name(candidate.folder)} {', '.join(names.of(candidate))}".rstrip()
     why = f": {checked.why}" if checked.why else " (remembered)" if checked.remembered else ""
     return f"{checked.verdict}: {where}, {candidate.path}{why}"
 
 
-def _summary(done: Verification) -> str:
+def summary(done: Verification) -> str:
+    """Return what was verified in one line."""
     again = f", {done.remembered} of them unchanged since they were last read" if done.remembered else ""
     damaged = sum(1 for checked in done.found if checked.damaged)
     unknown = sum(1 for checked in done.found if checked.verdict == "unverifiable")
-    line = f"verified: {text.count(done.whole, 'file')} whole{again}; {text.size(done.bytes)}"
-    line += f"; {damaged} damaged" if damaged else ""
-    return line + (f"; {unknown} unverifiable" if unknown else "")
+    told = f"verified: {text.count(done.whole, 'file')} whole{again}; {text.size(done.bytes)}"
+    told += f"; {damaged} damaged" if damaged else ""
+    return told + (f"; {unknown} unverifiable" if unknown else "")
 
 
-def _document(done: Verification) -> dict[str, Any]:
+def document(done: Verification) -> dict[str, Any]:
+    """Return what was verified for `--json`."""
     return {
         "files": [
             {

@@ -7,11 +7,32 @@ import re
 import shlex
 import sys
 from collections.abc import Sequence
+from typing import NamedTuple
 
 START_APP = "start_app.py"
 # What `uv run --with …` makes for one run and removes at its end, below uv's cache.
 _PASSING = re.compile(r"/(?:builds|archive|environments)-v\d+/")
 _PLACES = {"--app-dir": "--app-dir", "--env-file": "--env-file", "--port": "--port", "-p": "--port"}
+
+
+class Invocation(NamedTuple):
+    """Hold how the launcher was called: the words that call it again, and the options that name the app and the port.
+
+    `options` are (name, shell text) pairs; `launcher_file` is the `start_app.py` that was called, as it was called.
+    """
+
+    program: str = START_APP
+    options: tuple[tuple[str, str], ...] = ()
+    launcher_file: str | None = None
+    words: tuple[str, ...] = ()
+
+    def pasteable(self, hint: str) -> str:
+        """Return a hint whose commands can be pasted: called as now, with the options that led here."""
+        return pasteable(hint, self.program, self.options)
+
+    def again(self) -> str:
+        """Return what another Python is to run to do the same."""
+        return again(self.launcher_file, self.words)
 
 
 def program(launcher_file: str | None, name: str) -> str:

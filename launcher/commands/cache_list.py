@@ -1,0 +1,29 @@
+"""`cache list`: what is in the hub caches, the largest first."""
+
+from __future__ import annotations
+
+from ..cache import listing, planning
+from ..context import Answer, Context, Report
+from ..errors import ExitStatus
+
+_RIGHT = frozenset((3,))  # sizes
+
+
+def run(context: Context) -> Report:
+    """List the repos, or the revisions, of each hub cache; repos that are named alone."""
+    arguments = context.arguments
+    listings = [listing.listing(root, arguments.repos) for root in context.roots]
+    planning.refuse_unknown(arguments.repos, context.roots)
+    status = ExitStatus.IO if any(one.unreadable for one in listings) else ExitStatus.DONE
+    lines: list[str] = []
+    for one in () if context.console.as_json else listings:
+        lines += [""] if lines else []
+        lines.append(f"cache: {one.root.path} ({one.root.origin})")
+        if not one.there:
+            lines.append("not there")
+            continue
+        rows, below = listing.lines(one, revisions=arguments.revisions)
+        lines += context.console.table(rows, right=_RIGHT)
+        lines += [context.console.hinted(line) for line in below]
+    size = sum(one.size for one in listings)
+    return Answer(status, tuple(lines), {"roots": [listing.document(one) for one in listings], "size_bytes": size})

@@ -1,0 +1,27 @@
+"""`wait`: return when the instance's page answers."""
+
+from __future__ import annotations
+
+from ..context import Answer, Context, Report
+from ..instances.describe import process_document
+from ..operations import readiness
+from ..service.sd_notify import reporter
+
+
+def run(context: Context) -> Report:
+    """Wait for the page of the instance on the port, or of the process that is named."""
+    arguments, settings = context.arguments, context.settings
+    seconds = context.timeout(readiness.DEFAULT_SECONDS)
+    pid = readiness.main_pid(arguments.pid, context.environ)
+    ready = readiness.wait(settings, seconds) if pid is None else readiness.wait_for(pid, settings, seconds)
+    # Only the end goes to systemd: the launcher itself reports why a launch has failed.
+    context.console._replace(report=reporter(context.environ)).say(ready.line())
+    if arguments.open:
+        readiness.open_page(ready.page.url, context)
+    document = {
+        "instance": process_document(ready.process),
+        "url": ready.page.url,
+        "status": ready.page.status,
+        "seconds": round(ready.seconds, 3),
+    }
+    return Answer(data=document)

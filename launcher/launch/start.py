@@ -1,0 +1,229 @@
+"""The start of the app: the launcher becomes it, or starts it in a session of its own and sees its page.
+
+In the background the launcher stays only until the page answers. Whatever happens to it meanwhile, the app goes on.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from ..app.exec import execute
+from ..config.paths import current_folder
+from ..context import Answer, Context, Report
+from ..errors import ExitStatus, LauncherError
+from ..operations.instance import Started, write_record
+from ..operations.readiness import DEFAULT_SECONDS, open_page, wait_for_child
+from ..service import history
+from ..ui import text
+from .plan import Prepared, shown
+
+if TYPE_CHECKING:
+    from ..app import logs
+    from ..operations.instance import Observed
+    from ..operations.readiness import Ready
+    from ..service.notify import Event
+
+_TAIL_LINES = 20
+_LONGEST = 500
+
+
+class StartStep:
+    """How the app is started, and where its output goes."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._target = _log_target(context)
+        self.log = self._target.places[0] if self._target else None
+
+    def check(self, observe: Callable[[], Observed]) -> None:  # noqa: ARG002
+        """Refuse a background that would end with the launcher, and a log file that cannot be written.
+
+        Raises LauncherError (2, or 74 for the log).
+        """
+        background, environ = self._context.arguments.background, self._context.environ
+        if background and os.getpid() == 1:
+            raise LauncherError(
+                "--background as pid 1: the container would end with the launcher, and the app with it",
+                "start_app.py, in the foreground, under an init such as tini",
+                ExitStatus.USAGE,
+            )
+        if background and environ.get("SYSTEMD_EXEC_PID") == str(os.getpid()):
+            raise LauncherError(
+                "--background in a systemd unit: systemd would stop the app when the launcher ends",
+                "ExecStart= without --background; systemd has it in the background already",
+                ExitStatus.USAGE,
+            )
+        if self._target:
+            self._target.check()
+
+    def prepare(self) -> None:
+        """Do nothing: the log is opened when the port is free."""
+
+    def apply(self, changed: bool) -> bool:  # noqa: ARG002
+        """Do nothing to the disk."""
+        return False
+
+    def lines(self) -> Iterable[str]:
+        """Return nothing: the plan itself shows the command."""
+        return ()
+
+    def document(self) -> Sequence[Mapping[str, Any]]:
+        """Return nothing: the plan itself shows the command."""
+        return ()
+
+    def open_log(self) -> int | None:
+        """Open the log file, where there is to be one, and return its descriptor.
+
+        Raises LauncherError (74).
+        """
+        if self._target is None:
+            return None
+        self.log, output = self._target.open()
+        return output
+
+    def become(self, prepared: Prepared, output: int | None) -> NoReturn:
+        """Replace the launcher by the app, its output going to `output` where there is one."""
+        context, log = self._context, self.log
+        console = context.console
+        self._record(prepared)
+        _report_start(context, prepared, os.getpid(), f"exec, log {log}" if log else "exec")
+        context.show(Answer(data={**prepared.document(), "pid": os.getpid(), "log": str(log) if log else None}))
+        if log:
+            console.say(f"log: {log}")
+        console.say(f"exec: {shown(prepared.command)}")
+        _flush(context)
+        if output is None:
+            execute(prepared.command)
+        kept = {stream: os.dup(stream) for stream in (1, 2) if _is_open(stream)}
+        for stream in (1, 2):
+            os.dup2(output, stream)
+        os.close(output)
+        try:
+            execute(prepared.command)
+        except LauncherError:
+            for stream, copy in kept.items():
+                os.dup2(copy, stream)  # the user is told, not the log
+            raise
+
+    def spawn(self, prepared: Prepared, output: int) -> int:
+        """Start the app in a session of its own and return its pid; to be called shielded."""
+        from ..app import background
+
+        _flush(self._context)
+        pid = background.spawn(
+            lambda: self._record(prepared),
+            lambda: execute(prepared.command),
+            output,
+            (prepared.lock.descriptor,),
+        )
+        os.close(output)
+        prepared.lock.close()
+        prepared.launch_lock.close()
+        _report_start(self._context, prepared, pid, f"in the background, log {self.log}")
+        self._context.console.say(f"background: pid {pid}, {shown(prepared.command)}")
+        return pid
+
+    def see_ready(self, prepared: Prepared, pid: int) -> Report:
+        """Wait until the page answers.
+
+        Raises LauncherError (75) when the app ends first, or `--timeout` is over.
+        """
+        from ..app import background, logs
+
+        context, console, log = self._context, self._context.console, self.log
+        assert log
+        try:
+            ready = _await(context, pid, log)
+        except LauncherError as error:
+            console.warn(f"left running: pid {pid}, log {log}")
+            _report_end(context, ("fail", "failed"), pid, error.message)
+            raise
+        if ready is None:
+            end = background.told_end(background.ended(pid))
+            _report_end(context, ("fail", "failed"), pid, f"{end} before its page answered")
+            for line in logs.tail(log, _TAIL_LINES):
+                console.warn(f"| {line[:_LONGEST]}")
+            raise LauncherError(
+                f"the app {end} before its page answered: pid {pid}, log {log}", _hint(end), ExitStatus.RETRY
+            )
+        _report_end(context, ("ready", "ready"), pid, f"{ready.page.url} answers after {ready.seconds:.1f} s")
+        console.say(ready.line())
+        console.say(f"log: {log}")
+        if context.arguments.open:
+            open_page(ready.page.url, context)
+        answer = {"url": ready.page.url, "status": ready.page.status, "seconds": round(ready.seconds, 3)}
+        return Answer(data={**prepared.document(), "pid": pid, **answer, "log": str(log)})
+
+    def _record(self, prepared: Prepared) -> None:
+        """Write this process into the instance lock, and keep the lock across the exec that comes next."""
+        started = Started(prepared.command.argv, prepared.commits, prepared.models.locked, self.log)
+        write_record(prepared.lock, self._context, started)
+        prepared.lock.keep_across_exec()
+
+
+def notify(context: Context, event: Event, what: str) -> None:
+    """Send an event to the webhook, where the settings name one."""
+    if context.settings.notify_url:
+        from ..service import notify
+
+        notify.notify(context.settings, context.environ, event, what)
+
+
+def _log_target(context: Context) -> logs.Target | None:
+    arguments, settings = context.arguments, context.settings
+    if arguments.log_file is None and not arguments.background:
+        return None
+    from ..app import logs
+
+    cwd = current_folder() if arguments.log_file else settings.app_dir
+    return logs.target(settings.app_dir, settings.script, settings.port, arguments.log_file, cwd)
+
+
+def _await(context: Context, pid: int, log: Path) -> Ready | None:
+    from ..app import logs
+
+    begun = time.monotonic()
+    with context.console.live() as show:
+
+        def tick() -> None:
+            if show:
+                last = "".join(logs.tail(log, 1))
+                show(f"loading: {text.duration(time.monotonic() - begun)}  {last}")
+
+        return wait_for_child(context.settings, pid, context.timeout(DEFAULT_SECONDS), tick)
+
+
+def _report_start(context: Context, prepared: Prepared, pid: int, how: str) -> None:
+    commits = [f"{repo} @ {commit[:7]}" for repo, commit in prepared.commits.items()]
+    models = f"; {text.some(commits, 3)}" if commits else ""
+    history.record(context.settings, "start", f"pid {pid}, {shown(prepared.command)}{models}", how)
+    notify(context, "started", f"pid {pid}{models}")
+
+
+def _report_end(context: Context, kind: tuple[history.Action, Event], pid: int, how: str) -> None:
+    history.record(context.settings, kind[0], f"pid {pid}", how)
+    notify(context, kind[1], f"pid {pid}, {how}")
+
+
+def _flush(context: Context) -> None:
+    try:
+        context.console.flush()
+    except OSError:
+        pass  # the old instance is stopped already: a reader who has gone must not leave the user without an app
+
+
+def _hint(end: str) -> str:
+    killed = "; the kernel kills what takes too much memory: dmesg | tail" if end.endswith("SIGKILL") else ""
+    return f"start_app.py logs --lines 200{killed}"
+
+
+def _is_open(stream: int) -> bool:
+    try:
+        os.fstat(stream)
+    except OSError:
+        return False
+    return True
