@@ -12,21 +12,18 @@ import json
 import os
 import signal
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import NoReturn
 
 from ..errors import ExitStatus, LauncherError
-from ..system.detach import close_others
+from ..system.detach import TERMINAL_SIGNALS, enter_session, reset_signals
 from ..system.files import above_streams
-
-# What a terminal sends to all that was started from it.
-_TERMINAL_SIGNALS = (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGTSTP, signal.SIGTTOU, signal.SIGTTIN)
 
 
 @contextmanager
 def shielded() -> Iterator[None]:
     """Hold back what the terminal sends until all within is done."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _TERMINAL_SIGNALS)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, TERMINAL_SIGNALS)
     try:
         yield
     finally:
@@ -82,13 +79,9 @@ def _be(
 ) -> NoReturn:
     try:
         os.setsid()
-        _reset_signals()
+        reset_signals()
         prepare()
-        null = above_streams(os.open(os.devnull, os.O_RDONLY))  # itself in its place, the exec would close it
-        os.dup2(null, 0)
-        os.dup2(output, 1)
-        os.dup2(output, 2)
-        close_others((0, 1, 2, pipe, *keep))
+        enter_session(output, output, (pipe, *keep))
         become()
     except LauncherError as error:
         problem = (error.message, error.hint, int(error.status))
@@ -99,12 +92,3 @@ def _be(
         os.write(pipe, json.dumps(problem).encode())
     finally:
         os._exit(errno.ENOEXEC)
-
-
-def _reset_signals() -> None:
-    for number in _TERMINAL_SIGNALS:
-        signal.signal(number, signal.SIG_IGN)  # which forgets what is pending
-    for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
-        with suppress(OSError, ValueError):  # a few are the C library's own
-            signal.signal(number, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())

@@ -5,6 +5,7 @@ The logs of the last starts are kept beside it as `.1` (the newest) to `.5`. Rea
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import time
@@ -14,14 +15,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..errors import ExitStatus, LauncherError
-from ..system import state
-from ..system.files import above_streams, give_to_owner
+from ..system import files, state
 
 FOLDER = "logs"
 KEPT = 5
 _BLOCK = 1 << 16
 _POLL_SECONDS = 0.2
-_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 class Target(NamedTuple):
@@ -56,7 +55,7 @@ class Target(NamedTuple):
         failures = []
         for place in self.places:
             try:
-                return place, above_streams(self._open(place))
+                return place, self._open(place)
             except OSError as error:
                 failures.append(f"{place}: {(error.strerror or str(error)).lower()}")
                 if error.errno not in state.ELSEWHERE:
@@ -66,13 +65,14 @@ class Target(NamedTuple):
         )
 
     def _open(self, place: Path) -> int:
-        folder = os.open(place.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC) if self.named else self._own(place)
+        folder = files.open_folder(place.parent, follow=True) if self.named else self._own(place)
         try:
             _rotate(folder, place.name)
-            flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-            descriptor = os.open(place.name, flags, 0o600, dir_fd=folder)
+            flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL
+            descriptor = files.open_regular(place.name, flags, 0o600, dir_fd=folder)
+            os.set_blocking(descriptor, True)
             if not self.named:
-                give_to_owner(descriptor, os.fstat(folder))
+                files.give_to_owner(descriptor, os.fstat(folder))
             return descriptor
         finally:
             os.close(folder)
@@ -82,8 +82,8 @@ class Target(NamedTuple):
         try:
             with suppress(FileExistsError):
                 os.mkdir(FOLDER, 0o700, dir_fd=parent)
-            folder = os.open(FOLDER, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
-            give_to_owner(folder, os.fstat(parent))
+            folder = files.open_folder(FOLDER, dir_fd=parent)
+            files.give_to_owner(folder, os.fstat(parent))
             return folder
         finally:
             os.close(parent)
@@ -135,11 +135,12 @@ def open_log(path: Path) -> int:
 
     Raises OSError, also for a link; LauncherError (74) for what is no regular file.
     """
-    descriptor = os.open(path, _READ)
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise LauncherError(f"{path} is no regular file", f"ls -l {path}", ExitStatus.IO)
-    return descriptor
+    try:
+        return files.open_regular(path)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.EISDIR):
+            raise
+        raise LauncherError(f"{path} is not a regular file", f"ls -l {path}", ExitStatus.IO) from error
 
 
 def seek_tail(descriptor: int, lines: int) -> None:

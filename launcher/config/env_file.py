@@ -6,20 +6,14 @@ another cache than the one the app uses. So dotenv's own parser reads the lines,
 
 from __future__ import annotations
 
-import importlib.util
 import io
 import os
 import re
-import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from ..errors import ExitStatus, LauncherError
-
-if TYPE_CHECKING:
-    from dotenv.parser import Binding
-    from dotenv.variables import Atom
 
 MAX_BYTES = 1 << 20
 # What Python itself may touch before the app sees it: a variable name must survive execve.
@@ -52,7 +46,9 @@ def parse(path: Path, text: str, environ: Mapping[str, str]) -> EnvFile:
 
     A blank in `environ` is unset. Raises LauncherError for a value that no process environment can hold.
     """
-    parse_stream, parse_variables = _dotenv()
+    from dotenv.parser import parse_stream
+    from dotenv.variables import parse_variables
+
     present = {name: value for name, value in environ.items() if value.strip()}
     values: dict[str, str | None] = {}
     lines: dict[str, int] = {}
@@ -77,24 +73,6 @@ def parse(path: Path, text: str, environ: Mapping[str, str]) -> EnvFile:
             values[name], lines[name] = value, line
     given = {name: value for name, value in values.items() if value is not None}
     return EnvFile(path, given, lines, unparsable)
-
-
-def _dotenv() -> tuple[Callable[[IO[str]], Iterator[Binding]], Callable[[str], Iterator[Atom]]]:
-    """Import dotenv's parser without what its package imports for its own command line.
-
-    `dotenv/__init__.py` pulls in logging and tempfile, a tenth of a plain launch; the two modules need neither.
-    """
-    whole = "dotenv" in sys.modules
-    spec = None if whole else importlib.util.find_spec("dotenv")
-    if spec:
-        sys.modules["dotenv"] = importlib.util.module_from_spec(spec)  # found, and not executed
-    try:
-        from dotenv.parser import parse_stream
-        from dotenv.variables import parse_variables
-    finally:
-        if spec:
-            del sys.modules["dotenv"]
-    return parse_stream, parse_variables
 
 
 def _leading_blank_lines(original: str) -> int:

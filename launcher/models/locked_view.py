@@ -8,11 +8,12 @@ instances on other ports have their own, and one that holds anything else is mad
 from __future__ import annotations
 
 import os
+import zlib
 from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from ..cache.ref import ref_text
+from ..cache.names import ref_text
 from ..system import state
 from . import repo_id
 from .lockfile import LockedModel
@@ -20,9 +21,6 @@ from .placement import Placed
 
 VIEW = "locked-"
 """What the name of a view begins with."""
-# The largest prime below 2**64. A name has only to differ where the content does, which is looked at anyway, and
-# hashlib takes longer to load than all the rest here to be done.
-_PRIME = 2**64 - 59
 
 
 def make(app_dir: Path, port: int, shown: Collection[Placed]) -> Path:
@@ -31,8 +29,8 @@ def make(app_dir: Path, port: int, shown: Collection[Placed]) -> Path:
     Raises OSError when no folder of the app's state can be written.
     """
     content = "\n".join(f"{place.path}\0{model.revision}\0{model.commit}" for model, place in shown)
-    number = int.from_bytes(content.encode(errors="surrogateescape"), "big") % _PRIME
-    name = f"{_prefix(port)}{number:016x}"
+    # A name has only to differ where the content does, which is looked at anyway.
+    name = f"{_prefix(port)}{zlib.crc32(content.encode(errors='surrogateescape')):08x}"
     failure: OSError | None = None
     for folder in state.folders(app_dir):
         try:

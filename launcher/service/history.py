@@ -1,7 +1,7 @@
 """What was done to an app, by whom and from where: one JSON line each, on a box with many hands the only witness.
 
-A line is appended whole, by one write under a lock, and a history that grows too long loses its older half. It never
-fails or delays what it tells of: where it cannot be written, it is not.
+A line is appended whole, by one write under a lock. A history that grows too long is renamed to `.1`, in place of the
+one before. Recording never fails or delays a command: where the history cannot be written, there is no line.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import fcntl
 import json
 import os
 import re
-import stat
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -19,11 +18,11 @@ from typing import Any, Literal, NamedTuple
 
 from ..config.settings import Settings
 from ..errors import LauncherError
-from ..system import state
-from ..system.files import lock_within
+from ..system import files, state
 from ..ui import text
 
 NAME = "history.jsonl"
+OLDER = f"{NAME}.1"
 MAX_BYTES = 1 << 20
 _LONGEST = 600  # of one value: a hostile command line must not push out what others did
 _WIDEST = 40  # of where it came from, in the table: a script's whole command line is in --json
@@ -101,7 +100,7 @@ def read(app_dir: Path) -> tuple[Entry, ...]:
     entries: list[Entry] = []
     for folder in state.folders(app_dir):
         if state.is_trusted(folder, app_dir):
-            entries += _entries(folder / NAME)
+            entries += [*_entries(folder / OLDER), *_entries(folder / NAME)]
     return tuple(sorted(entries, key=lambda entry: entry.time))
 
 
@@ -120,18 +119,19 @@ def _append(folder: Path, app_dir: Path, line: bytes) -> None:
         descriptor = state.open_file(folder, NAME, app_dir)
         try:
             # It is held for milliseconds; somebody who was halted meanwhile is not waited for.
-            locked = lock_within(descriptor, _LOCK_SECONDS)
+            with suppress(OSError):  # a file system without flock
+                if files.lock_within(descriptor, _LOCK_SECONDS):
+                    size = os.fstat(descriptor).st_size
+                    if not _is_at(descriptor, folder / NAME):
+                        continue  # somebody has renamed it meanwhile
+                    if size and size + len(line) > MAX_BYTES:
+                        os.rename(folder / NAME, folder / OLDER)
+                        continue
             size = os.fstat(descriptor).st_size
-            if locked and not _is_at(descriptor, folder / NAME):
-                continue  # somebody has cut it meanwhile: this one is read no more
             if size and os.pread(descriptor, 1, size - 1) != b"\n":
                 line = b"\n" + line  # after a line that a full disk cut short
             fcntl.fcntl(descriptor, fcntl.F_SETFL, os.O_APPEND)
-            os.write(descriptor, line)
-            if not locked and not _is_at(descriptor, folder / NAME):
-                continue  # it was cut while this was written: into the one that is read now
-            if locked and size + len(line) > MAX_BYTES:
-                _cut(descriptor, folder, app_dir)
+            os.write(descriptor, line)  # without the lock perhaps into `.1`, which is read as well
             return
         finally:
             os.close(descriptor)
@@ -144,36 +144,11 @@ def _is_at(descriptor: int, path: Path) -> bool:
         return False
 
 
-def _cut(descriptor: int, folder: Path, app_dir: Path) -> None:
-    """Put the newer half in the place of it all: killed at any time, one or the other is there.
-
-    Whoever did not get the lock in time writes without it: what came while this was at work is taken along.
-    """
-    size = os.fstat(descriptor).st_size
-    kept = os.pread(descriptor, size, size // 2).partition(b"\n")[2]
-    new = f"{NAME}.new"
-    with suppress(FileNotFoundError):
-        os.unlink(folder / new)  # of one who was killed at this very point
-    half = state.open_file(folder, new, app_dir)
-    try:
-        with open(half, "wb", closefd=False) as file:
-            file.write(kept)
-        os.rename(folder / new, folder / NAME)
-        fcntl.fcntl(half, fcntl.F_SETFL, os.O_APPEND)
-        os.write(half, os.pread(descriptor, MAX_BYTES, size))
-    finally:
-        os.close(half)
-
-
 def _entries(path: Path) -> Iterator[Entry]:
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        data = files.read_regular(path, 4 * MAX_BYTES)
     except OSError:
         return
-    try:
-        data = os.pread(descriptor, 4 * MAX_BYTES, 0) if stat.S_ISREG(os.fstat(descriptor).st_mode) else b""
-    finally:
-        os.close(descriptor)
     for line in data.splitlines():
         try:
             yield _entry(json.loads(line))

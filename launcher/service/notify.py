@@ -35,7 +35,7 @@ def notify(settings: Settings, environ: Mapping[str, str], event: Event, what: s
     line = text.clean(f"{settings.script.name} on {os.uname().nodename}, port {settings.port}: {event}: {what}")
     environment = app_environment(settings, environ)
     try:
-        beside(lambda: post(url, payload(url, line), environment), _SECONDS)
+        beside(lambda: post(url, payload(url, line), environment), seconds=_SECONDS)
     except OSError:
         pass  # no process left for it; the launch goes on
 
@@ -78,24 +78,13 @@ def post(url: str, document: Mapping[str, Any], environment: Mapping[str, str]) 
 def _proxies(host: str, environment: Mapping[str, str]) -> urllib.request.ProxyHandler:
     import urllib.request
 
-    found: dict[str, str] = {}
+    proxies: dict[str, str] = {}
     for kind in ("http", "https", "no"):
         value = environment.get(f"{kind}_proxy") or environment.get(f"{kind}_proxy".upper())
         if value:
-            found[kind] = value
-    bypassed = found.pop("no", None)
-    if bypassed and _is_bypassed(host, bypassed):
-        return urllib.request.ProxyHandler({})
-    return urllib.request.ProxyHandler(found)
-
-
-def _is_bypassed(host: str, patterns: str) -> bool:
-    """Tell whether `no_proxy` names this host, as urllib reads it."""
-    bare = host.partition(":")[0]
-    for pattern in (one.strip().lstrip(".").lower() for one in patterns.split(",")):
-        if pattern == "*" or (pattern and (pattern in (host, bare) or bare.endswith(f".{pattern}"))):
-            return True
-    return False
+            proxies[kind] = value
+    bypassed = urllib.request.proxy_bypass_environment(host, proxies)  # type: ignore[attr-defined]
+    return urllib.request.ProxyHandler({} if bypassed else proxies)
 
 
 def _host(url: str) -> str:

@@ -1,29 +1,174 @@
-"""Descriptors: waiting for a flock, keeping clear of the standard streams, giving a file to its folder's owner."""
+"""Files: one way to open what others may have planted, to write a file whole, to hash one, to wait for its lock.
+
+In a folder that others may write to, a name can become a link, a FIFO or a device at any time. Every function here
+works on descriptors and raises OSError.
+"""
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
+import re
+import stat
 import time
+from collections.abc import Callable
+from contextlib import suppress
 
+# What flock answers on a file system that has none: Lustre without `-o flock`, NFS without locks, some FUSE.
+NO_FLOCK = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 _POLL_SECONDS = 0.005
+_BLOCK = 1 << 20
+_SUFFIX = re.compile(r"\.[0-9a-f]{8}")
+Path = str | os.PathLike[str]
 
 
-def lock_within(descriptor: int, seconds: float) -> bool:
-    """Take the lock of an open file, waiting at the most so long for it; tell whether it was had.
+def open_regular(
+    path: Path, flags: int = os.O_RDONLY, mode: int = 0o666, *, dir_fd: int | None = None, follow: bool = False
+) -> int:
+    """Open a regular file, above the standard streams, and never wait for it.
 
-    Raises OSError on a file system that knows no flock.
+    A link in place of the last component is an error (ELOOP) unless `follow`. Raises OSError (EINVAL) for a FIFO, a
+    socket or a device, EISDIR for a folder.
+    """
+    flags |= os.O_NONBLOCK | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW)
+    descriptor = above_streams(os.open(path, flags, mode, dir_fd=dir_fd))
+    kind = os.fstat(descriptor).st_mode
+    if stat.S_ISREG(kind):
+        return descriptor
+    os.close(descriptor)
+    if stat.S_ISDIR(kind):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
+    raise OSError(errno.EINVAL, "not a regular file", path)
+
+
+def open_folder(path: Path, *, dir_fd: int | None = None, follow: bool = False) -> int:
+    """Open a folder; a link in place of the last component is an error unless `follow`."""
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW)
+    return above_streams(os.open(path, flags, dir_fd=dir_fd))
+
+
+def read_regular(path: Path, limit: int, *, dir_fd: int | None = None, follow: bool = False) -> bytes:
+    """Return the first `limit` bytes of a regular file."""
+    descriptor = open_regular(path, dir_fd=dir_fd, follow=follow)
+    with open(descriptor, "rb") as file:
+        return file.read(limit)
+
+
+def write_whole(
+    name: str,
+    data: bytes,
+    folder: int,
+    *,
+    mode: int = 0o644,
+    durable: bool = False,
+    owner: os.stat_result | None = None,
+) -> None:
+    """Write a file in an open folder whole or not at all, by one rename; a link of this name is replaced.
+
+    `durable` means on the disk before the rename. A file that root makes goes to `owner`. What killed writers of this
+    name left is removed; a flock on the new file says that its writer lives.
+    """
+    _sweep(name, folder)
+    new, descriptor = _open_new(name, folder, mode)
+    try:
+        with open(descriptor, "wb") as file:
+            if owner:
+                give_to_owner(descriptor, owner)
+            file.write(data)
+            file.flush()
+            if durable:
+                os.fsync(descriptor)
+            # Before the lock goes with the descriptor, or another writer would sweep it.
+            os.rename(new, name, src_dir_fd=folder, dst_dir_fd=folder)
+    except BaseException:
+        with suppress(OSError):
+            os.unlink(new, dir_fd=folder)
+        raise
+    if durable:
+        with suppress(OSError):  # some file systems cannot sync a folder
+            os.fsync(folder)
+
+
+def is_left_over(name: str, of: str) -> bool:
+    """Return whether `name` is a new file of `of` that never took its place."""
+    return name.startswith(of) and bool(_SUFFIX.fullmatch(name.removeprefix(of)))
+
+
+def _open_new(name: str, folder: int, mode: int) -> tuple[str, int]:
+    while True:
+        new = f"{name}.{os.urandom(4).hex()}"
+        descriptor = open_regular(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode, dir_fd=folder)
+        with suppress(OSError):  # without flock nobody sweeps either
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        if os.fstat(descriptor).st_nlink:
+            return new, descriptor
+        os.close(descriptor)  # another writer swept it before it was locked
+
+
+def _sweep(name: str, folder: int) -> None:
+    for left in os.listdir(folder):
+        if not is_left_over(left, name):
+            continue
+        with suppress(OSError):
+            descriptor = open_regular(left, dir_fd=folder)
+            try:
+                if try_lock(descriptor):
+                    os.unlink(left, dir_fd=folder)
+            finally:
+                os.close(descriptor)
+
+
+def content_hash(
+    descriptor: int,
+    like: str,
+    *,
+    buffer: memoryview | None = None,
+    proceed: Callable[[int], bool] = lambda _: True,
+) -> str | None:
+    """Return the hash of an open file's content from its position on, in the form of `like`.
+
+    64 digits are SHA-256, 40 are git's SHA-1 of a blob, as the Hub has them. `proceed` is told how many bytes were
+    read and says whether to go on; None when it stopped.
+    """
+    import hashlib
+
+    if len(like) == 64:
+        hasher = hashlib.sha256()
+    else:
+        hasher = hashlib.sha1(b"blob %d\0" % os.fstat(descriptor).st_size, usedforsecurity=False)
+    block = memoryview(bytearray(_BLOCK)) if buffer is None else buffer
+    with open(descriptor, "rb", buffering=0, closefd=False) as file:
+        while count := file.readinto(block):
+            hasher.update(block[:count])
+            if not proceed(count):
+                return None
+    return hasher.hexdigest()
+
+
+def try_lock(descriptor: int, *, shared: bool = False) -> bool:
+    """Take the flock of an open file unless somebody else holds it; return whether it was taken.
+
+    Raises OSError with an errno of NO_FLOCK where there is none.
+    """
+    try:
+        fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def lock_within(descriptor: int, seconds: float, *, pause: float = _POLL_SECONDS) -> bool:
+    """Take the flock of an open file, waiting up to `seconds` for it; return whether it was taken.
+
+    Raises OSError with an errno of NO_FLOCK where there is none.
     """
     deadline = time.monotonic() + seconds
-    while True:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() >= deadline:
-                return False
-            time.sleep(_POLL_SECONDS)
-        else:
-            return True
+    while not try_lock(descriptor):
+        if time.monotonic() >= deadline:
+            return False
+        time.sleep(pause)
+    return True
 
 
 def above_streams(descriptor: int) -> int:
@@ -36,6 +181,14 @@ def above_streams(descriptor: int) -> int:
 
 
 def give_to_owner(descriptor: int, owner: os.stat_result) -> None:
-    """Hand a file of root's to the owner of the folder: it must not keep that user from launching there."""
+    """Hand a file of root's to the owner of the folder: it must not keep that user from launching there.
+
+    It stays root's where that owner cannot be named here: a user namespace does not map it (EINVAL), or the server of
+    a network file system refuses (EPERM).
+    """
     if os.geteuid() == 0 and os.fstat(descriptor).st_uid == 0 and owner.st_uid != 0:
-        os.fchown(descriptor, owner.st_uid, owner.st_gid)
+        try:
+            os.fchown(descriptor, owner.st_uid, owner.st_gid)
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.EPERM):
+                raise

@@ -10,12 +10,10 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import time
 from pathlib import Path
 
 from ..errors import ExitStatus, LauncherError
-from . import state
-from .files import give_to_owner
+from . import files, state
 
 POLL_SECONDS = 0.02
 
@@ -34,20 +32,11 @@ class Lock:
 
     def try_acquire(self) -> bool:
         """Take the lock if nobody holds it."""
-        try:
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        return True
+        return files.try_lock(self._descriptor)
 
     def acquire(self, timeout: float) -> bool:
         """Take the lock, waiting up to `timeout` seconds for it."""
-        deadline = time.monotonic() + timeout
-        while not self.try_acquire():
-            if time.monotonic() >= deadline:
-                return False
-            time.sleep(POLL_SECONDS)
-        return True
+        return files.lock_within(self._descriptor, timeout, pause=POLL_SECONDS)
 
     def write(self, data: bytes) -> None:
         """Write the record, one line; what a crash leaves behind it is cut off by the reader.
@@ -70,10 +59,10 @@ class Lock:
         """
         new = self.path.with_name(f"{self.path.name}.new")
         new.unlink(missing_ok=True)  # of a launcher that was killed at this very point
-        descriptor = os.open(new, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+        descriptor = files.open_regular(new, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            give_to_owner(descriptor, os.fstat(self._descriptor))
+            files.try_lock(descriptor)
+            files.give_to_owner(descriptor, os.fstat(self._descriptor))
             new.rename(self.path)
         except BaseException:
             new.unlink(missing_ok=True)
@@ -159,15 +148,12 @@ def _locks(pid: int, number: str, identity: os.stat_result) -> bool:
 
 def _is_held(path: Path) -> bool:
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        descriptor = files.open_regular(path)
     except OSError:
         return False
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
+        return not files.try_lock(descriptor, shared=True)
     except OSError:
         return False
     finally:
         os.close(descriptor)
-    return False

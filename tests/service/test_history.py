@@ -181,18 +181,31 @@ def test_one_that_cannot_be_written_stops_nothing(kind: str, app: AppFolder, tmp
     assert launcher("history", *app.arguments).status == 0
 
 
-def test_one_that_grows_too_long_loses_its_older_half(app: AppFolder) -> None:
-    found = loaded(app)
-    history.record(found, "start", "the oldest")
+def test_one_that_grows_too_long_becomes_the_older_one(app: AppFolder) -> None:
+    loaded_settings = loaded(app)
+    history.record(loaded_settings, "start", "the oldest")
     line = path_of(app).read_bytes()
-    with path_of(app).open("ab") as file:
-        file.write(line * (history.MAX_BYTES // len(line)))
-    history.record(found, "stop", "the newest")
-    assert path_of(app).stat().st_size < 0.6 * history.MAX_BYTES
+    count = history.MAX_BYTES // len(line) + 1
+    path_of(app).write_bytes(line * count)
+    history.record(loaded_settings, "stop", "the newest")
+    assert path_of(app).stat().st_size < 2 * len(line)
+    assert path_of(app).with_name(history.OLDER).read_bytes() == line * count
     kept = history.read(app.path)
     assert kept[-1].what == "the newest"
-    assert len(kept) == len(path_of(app).read_text().splitlines())
-    assert [name for name in os.listdir(path_of(app).parent) if "history" in name] == [history.NAME]
+    assert len(kept) == count + 1
+    assert sorted(name for name in os.listdir(path_of(app).parent) if "history" in name) == [
+        history.NAME,
+        history.OLDER,
+    ]
+
+
+def test_where_it_cannot_be_renamed_it_grows(app: AppFolder) -> None:
+    history.record(loaded(app), "start", "the oldest")
+    path_of(app).with_name(history.OLDER).mkdir()
+    with path_of(app).open("ab") as file:
+        file.write(b"{}\n" * (history.MAX_BYTES // 3))
+    history.record(loaded(app), "stop", "the newest")
+    assert [entry.what for entry in history.read(app.path)] == ["the oldest", "the newest"]
 
 
 def _write(found: settings.Settings, name: str, count: int) -> None:
@@ -200,17 +213,19 @@ def _write(found: settings.Settings, name: str, count: int) -> None:
         history.record(found, "start", f"{name} {number} " + "x" * 500)
 
 
-def test_two_writers_lose_nothing_of_one_another_while_it_is_cut(app: AppFolder) -> None:
+def test_two_writers_lose_nothing_of_one_another_while_it_is_rotated(app: AppFolder) -> None:
     found = loaded(app)
     context = multiprocessing.get_context("spawn")
-    count = 1100  # enough for a cut in the midst of it
+    count = 1100  # enough for one rotation in the midst of it
     writers = [context.Process(target=_write, args=(found, name, count)) for name in ("a", "b")]
     for writer in writers:
         writer.start()
     for writer in writers:
         writer.join(60)
         assert writer.exitcode == 0
-    lines = path_of(app).read_text().splitlines()
+    lines = [
+        line for name in (history.OLDER, history.NAME) for line in path_of(app).with_name(name).read_text().splitlines()
+    ]
     assert path_of(app).stat().st_size <= history.MAX_BYTES
     for name in ("a", "b"):
         whats = [json.loads(line)["what"].split() for line in lines]
@@ -220,7 +235,7 @@ def test_two_writers_lose_nothing_of_one_another_while_it_is_cut(app: AppFolder)
     assert len(lines) > 500
 
 
-def test_a_line_written_without_the_lock_outlives_the_cut(app: AppFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_line_written_without_the_lock_outlives_the_rotation(app: AppFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     found = loaded(app)
     history.record(found, "start", "first")
     with path_of(app).open("ab") as file:
@@ -236,7 +251,7 @@ def test_a_line_written_without_the_lock_outlives_the_cut(app: AppFolder, monkey
     monkeypatch.setattr(os, "rename", late)
     history.record(found, "start", "last")
     assert writer.exitcode == 0
-    assert [entry.what.split()[0] for entry in history.read(app.path)] == ["last", "other"]
+    assert {entry.what.split()[0] for entry in history.read(app.path)} == {"first", "last", "other"}
     assert path_of(app).stat().st_size < history.MAX_BYTES
 
 
