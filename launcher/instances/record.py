@@ -20,6 +20,7 @@ class Record(NamedTuple):
     `start` is the process's start in clock ticks since `boot_id` (proc_pid_stat(5) field 22), which, with the pid and
     its namespace, names one process for ever; `started_at` is UTC in ISO 8601, for people. `models` are the commits of
     the models that it was started with, `locked` tells that it can load no other. `log` is the file its output goes to.
+    `network` names the network namespace, empty where that is unknown.
     """
 
     pid: int
@@ -36,6 +37,7 @@ class Record(NamedTuple):
     models: Mapping[str, str] = MappingProxyType({})
     locked: bool = False
     log: str | None = None
+    network: str = ""
 
     def line(self) -> bytes:
         """Return the record as the one line of its lock file."""
@@ -69,6 +71,24 @@ def own_namespace() -> tuple[str, str]:
         return "", ""  # macOS, or a unit with ProcSubset=pid: a record from there proves nothing elsewhere
 
 
+def own_network() -> str:
+    """Return the network namespace of this process, empty where that is unknown."""
+    try:
+        return os.readlink("/proc/self/ns/net")
+    except OSError:
+        return ""
+
+
+def is_elsewhere(record: Record) -> bool:
+    """Return whether its process has another network than this one, so that no port of theirs can be the same.
+
+    That is a container with a network of its own, or another machine. Where it is unknown, it is not.
+    """
+    boot_id, _ = own_namespace()
+    here = (boot_id, own_network())
+    return all((*here, record.boot_id, record.network)) and (record.boot_id, record.network) != here
+
+
 def _record(document: Any) -> Record:
     if not isinstance(document, dict):
         raise TypeError("a record is an object")
@@ -79,6 +99,6 @@ def _record(document: Any) -> Record:
     models = values.get("models", {})
     if not isinstance(models, dict) or not all(isinstance(commit, str) for commit in models.values()):
         raise TypeError("models are commits")
-    if not isinstance(values.get("log"), str | None):
-        raise TypeError("the log is a path")
+    if not isinstance(values.get("log"), str | None) or not isinstance(values.get("network", ""), str):
+        raise TypeError("the log is a path, the network a name")
     return Record(**{**values, "argv": tuple(str(argument) for argument in values["argv"])})
