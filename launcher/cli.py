@@ -185,7 +185,8 @@ def _console(words: Sequence[str]) -> Console:
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:
             _make_safe(stream)
-    colour = sys.stderr is not None and sys.stderr.isatty() and not os.environ.get("NO_COLOR")
+    plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
+    coloured = [stream is not None and stream.isatty() and not plain for stream in (sys.stdout, sys.stderr)]
     return Console(
         stdout=sys.stdout,
         stderr=sys.stderr,
@@ -193,7 +194,8 @@ def _console(words: Sequence[str]) -> Console:
         quiet="-q" in ours or "--quiet" in ours,
         verbose="-v" in ours or "--verbose" in ours,
         as_json="--json" in ours,
-        colour=colour and os.environ.get("TERM") != "dumb",
+        colour=coloured[1],
+        colour_out=coloured[0],
     )
 
 

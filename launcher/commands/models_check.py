@@ -6,7 +6,6 @@ from ..context import Answer, Context, Report
 from ..errors import ExitStatus
 from ..models import check, hub
 from ..operations import pull
-from ..ui import text
 
 
 def run(context: Context) -> Report:
@@ -48,6 +47,5 @@ def run(context: Context) -> Report:
     ways = "start_app.py models lock; start_app.py models pull" if context.lockfile else "start_app.py models pull"
     hint = f"{ways}; start_app.py --force-refresh pulls and restarts in one"
     stale = status == ExitStatus.STALE and not context.offline
-    return Answer(
-        status, text.table(check.rows(judged, mirrored=mirrored)) if judged else (), document, hint if stale else None
-    )
+    table = console.table(check.rows(judged, mirrored=mirrored)) if judged else ()
+    return Answer(status, table, document, hint if stale else None)

@@ -148,7 +148,7 @@ def status(context: Context) -> Status:
         tree = instance.tree
         if settings.port in instance.listening:
             page = readiness.page(settings.host, settings.port)
-        environment = processes.environment(instance.pid)
+        environment = processes.environment(instance.pid) or {}
     else:
         environment = context.environment
     paths = _models_roots(context, environment)

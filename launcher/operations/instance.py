@@ -19,10 +19,12 @@ from ..errors import ExitStatus, LauncherError
 from ..instances import port, refusal
 from ..instances import survey as discovery
 from ..instances.describe import describe
-from ..instances.family import Family, lineage, start_of
-from ..instances.process import Process, look, own_file
-from ..instances.record import Record, instance_name, is_elsewhere, launch_name, own_namespace, own_network, read
+from ..instances.process import Process, lineage, look
+from ..instances.proof import network, own_namespace, start_of
+from ..instances.record import Record, instance_name, is_elsewhere, launch_name, read
+from ..instances.script import own_file
 from ..instances.survey import App, Claim, Instance, Survey
+from ..instances.table import ProcessTable
 from ..service import history
 from ..system import lock as locks
 from ..system import state
@@ -196,7 +198,7 @@ def write_record(lock: locks.Lock, context: Context, started: Started | None = N
         models=started.models,
         locked=started.locked,
         log=str(started.log) if started.log else None,
-        network=own_network(),
+        network=network(),
     )
     try:
         lock.write(record.line())
@@ -274,7 +276,7 @@ def tree(instance: Instance) -> tuple[int, ...]:
 
 def below(*pids: int) -> tuple[int, ...]:
     """Return these pids and every one below them as they are now."""
-    descendants = (pid for pid, _ in Family().below(pids))
+    descendants = (pid for pid, _ in ProcessTable().below(pids))
     return tuple(dict.fromkeys((*pids, *descendants)))
 
 
@@ -369,7 +371,11 @@ NAMED_AT_MOST = 10
 def left_alone(observed: Observed) -> tuple[str, ...]:
     """Return which instances of this app are not touched: those on other ports and those of other users."""
     survey = observed.survey
-    lines = [f"left: {describe(i.process)}: this app's instance on port {i.port}" for i in survey.siblings]
+    lines = [
+        f"left: {describe(i.process)}: this app's instance on port {i.port}"
+        f"{', in a network of its own' if i.elsewhere else ''}"
+        for i in survey.siblings
+    ]
     others = [i for i in survey.others if not i.on(survey.port)]  # one on the port is a refusal of its own
     lines += [f"left: {describe(i.process)}: this app's instance of another user" for i in others]
     return tuple(lines)

@@ -138,31 +138,16 @@ def open_folder(folder: Path, app_dir: Path) -> int:
 
     Raises OSError, also for a folder of another user.
     """
-    in_app = folder.name == FOLDER
-    if in_app:
-        with suppress(FileExistsError):
-            os.mkdir(folder, 0o755)
-    else:
-        os.makedirs(folder, mode=0o700, exist_ok=True)
+    _make(folder)
+    # From here on by descriptor: in a folder that others may write to, a name can become a link at any time.
     descriptor = _open(folder, app_dir)
     try:
-        # Each time, since a launcher can be killed right after it made the folder.
-        if in_app:
-            _ignore(descriptor, os.stat(app_dir))
+        if folder.name == FOLDER:
+            _complete(descriptor, app_dir)
     except BaseException:
         os.close(descriptor)
         raise
     return descriptor
-
-
-def _ignore(folder: int, owner: os.stat_result) -> None:
-    """Give the folder to the app's owner, and have git ignore it."""
-    give_to_owner(folder, owner)
-    with suppress(OSError):  # it is there, or this user may only read here
-        ignore = files.open_regular(".gitignore", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644, dir_fd=folder)
-        with open(ignore, "wb") as file:
-            file.write(b"*\n")
-            give_to_owner(ignore, owner)
 
 
 def open_file(folder: Path, name: str, app_dir: Path) -> int:
@@ -199,3 +184,25 @@ def is_trusted(folder: Path, app_dir: Path) -> bool:
     except OSError:
         return False
     return stat.S_ISDIR(status.st_mode) and status.st_uid in users
+
+
+def _make(folder: Path) -> None:
+    if folder.name != FOLDER:
+        os.makedirs(folder, mode=0o700, exist_ok=True)
+        return
+    with suppress(FileExistsError):
+        os.mkdir(folder, 0o755)
+
+
+def _complete(folder: int, app_dir: Path) -> None:
+    """Give a new state folder to the app's owner and have git ignore it, also after a launcher that was killed at it.
+
+    Only an empty folder is given away: one with something in it may be root's own, moved here by that owner.
+    """
+    try:
+        os.stat(".gitignore", dir_fd=folder, follow_symlinks=False)
+    except FileNotFoundError:
+        if not os.listdir(folder):
+            give_to_owner(folder, os.stat(app_dir))
+        with suppress(OSError):  # without it everything works, and git shows the folder
+            files.write_whole(".gitignore", b"*\n", folder, owner=os.fstat(folder))

@@ -185,11 +185,19 @@ def test_wait_is_not_taken_in_by_an_app_that_answers_and_then_dies(
     assert running.wait() == 3
 
 
+def holds_pidfd(pid: int) -> bool:
+    """Return whether a process holds another one by a pidfd, as `wait` does once it has found its instance."""
+    folder = Path(f"/proc/{pid}/fd")
+    with suppress(OSError):
+        return any("pidfd" in os.readlink(descriptor) for descriptor in folder.iterdir())
+    return False
+
+
 def test_wait_returns_at_once_when_the_instance_dies(app: AppFolder, processes: Processes) -> None:
     running = processes.launch(*app.arguments, "--", "--load", "600")
     running.hello()
     waiting = processes.start((sys.executable, START_APP, "wait", "--timeout", "300", *app.arguments))
-    eventually(lambda: "psutil" in Path(f"/proc/{waiting.pid}/maps").read_text(), what="wait at work")
+    eventually(lambda: holds_pidfd(waiting.pid), what="wait at work")
     running.process.kill()
     assert waiting.wait(10) == 75
     assert "has ended" in waiting.err
@@ -241,7 +249,7 @@ def test_wait_beside_a_launcher_that_has_not_begun_follows_the_new_instance(
     old = processes.launch(*app.arguments)
     eventually(lambda: get(app.port) == f"pid {old.pid}", what="old page")
     waiting = processes.start((sys.executable, START_APP, "wait", "--timeout", "60", "--json", *app.arguments))
-    eventually(lambda: "psutil" in Path(f"/proc/{waiting.pid}/maps").read_text(), what="wait at work")
+    eventually(lambda: holds_pidfd(waiting.pid), what="wait at work")
     new = processes.launch(*app.arguments)
     assert waiting.wait(30) == 0, waiting.err
     assert f'"pid": {new.pid}' in waiting.out

@@ -16,10 +16,11 @@ from launcher.errors import LauncherError
 from launcher.instances.record import instance_name, launch_name, read
 from launcher.system import lock as locks
 from launcher.system import state
-from tests.support.apps import START_APP, AppFolder, Processes, clean_environment, eventually, launcher
+from tests.support.apps import START_APP, AppFolder, Processes, clean_environment, eventually, get, launcher
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root to act as another user or to mount")
 NAME = "some.lock"
+ALICE = 2001
 
 
 def without_flock(monkeypatch: pytest.MonkeyPatch, folder: Path, number: int) -> None:
@@ -87,15 +88,6 @@ def test_nothing_is_read_listed_or_removed_through_a_link(places: tuple[Path, ..
     assert state.read(app_dir, "name") == b""
 
 
-def test_a_folder_that_a_killed_launcher_left_half_made_is_finished(places: tuple[Path, ...], tmp_path: Path) -> None:
-    places[0].mkdir()
-    if os.geteuid() == 0:
-        os.chown(tmp_path / "app", 65534, 65534)
-    os.close(state.open_file(places[0], "name", tmp_path / "app"))
-    assert (places[0] / ".gitignore").read_text() == "*\n"
-    assert os.stat(places[0]).st_uid == os.stat(tmp_path / "app").st_uid
-
-
 @as_root
 def test_an_owner_that_cannot_be_named_here_keeps_nobody_from_writing(app: AppFolder) -> None:
     # In a user namespace that maps only root, the app's owner is nobody whom a file could be given to.
@@ -144,6 +136,12 @@ def test_an_instance_of_another_network_is_not_in_the_way(app: AppFolder, proces
     assert read(lock) == record
     assert len(list(locks.held(app.path, lock.name))) == 2
     assert there.process.poll() is None
+    # The machine itself sees its process, which is on a port of another network.
+    outside = processes.launch(*app.arguments)
+    eventually(lambda: get(app.port), what=outside.err)
+    assert f"this app's instance on port {app.port}, in a network of its own" in outside.err
+    assert there.process.poll() is here.process.poll() is None
+    outside.process.terminate()
     # One network and two pid namespaces: it may well be on the port, and is left alone.
     lock.write_text(lock.read_text().replace(record.network, os.readlink("/proc/self/ns/net")))
     refused = subprocess.run(
@@ -168,3 +166,31 @@ def test_launchers_with_locks_in_different_places_meet(
     assert second.try_acquire()
     assert list(locks.held(tmp_path / "app", NAME)) == [first.path, second.path]
     assert locks.preferred(tmp_path / "app", first.path, second.path)
+
+
+def opened(app_dir: Path) -> os.stat_result:
+    folder = app_dir / state.FOLDER
+    os.close(state.open_folder(folder, app_dir))
+    return folder.stat()
+
+
+def test_a_state_folder_of_a_launcher_that_was_killed_after_mkdir_is_ignored_by_git(tmp_path: Path) -> None:
+    (tmp_path / state.FOLDER).mkdir()
+    opened(tmp_path)
+    assert (tmp_path / state.FOLDER / ".gitignore").read_text() == "*\n"
+
+
+@as_root
+def test_a_state_folder_that_root_has_half_made_goes_to_the_apps_owner(tmp_path: Path) -> None:
+    os.chown(tmp_path, ALICE, ALICE)
+    (tmp_path / state.FOLDER).mkdir()
+    assert opened(tmp_path).st_uid == ALICE
+    assert (tmp_path / state.FOLDER / ".gitignore").stat().st_uid == ALICE
+
+
+@as_root
+def test_a_folder_of_roots_with_something_in_it_is_never_given_away(tmp_path: Path) -> None:
+    os.chown(tmp_path, ALICE, ALICE)
+    (tmp_path / state.FOLDER).mkdir(0o700)
+    (tmp_path / state.FOLDER / "secret").write_text("root's alone")
+    assert opened(tmp_path).st_uid == 0
