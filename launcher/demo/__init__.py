@@ -109,6 +109,7 @@ def _is_playground(target: Path) -> bool:
         return False
     if not target.is_dir():
         raise _refused(f"{target} is not a folder")
+    refuse_foreign(target)
     if _is_marked(target):
         for path in (target, target / "webui.py"):
             owner = os.lstat(path).st_uid if os.path.lexists(path) else os.geteuid()
@@ -121,6 +122,16 @@ def _is_playground(target: Path) -> bool:
     if target.samefile(os.curdir):
         raise _refused(f"{target} is the current folder, and the playground would replace it")
     return False
+
+
+def refuse_foreign(folder: Path) -> None:
+    """Refuse a folder of another user: its app, its settings and its marker are whatever that user has put there.
+
+    Raises LauncherError (78).
+    """
+    owner = folder.stat().st_uid
+    if owner != os.geteuid():
+        raise _refused(f"{folder} belongs to user {text.user(owner)}, not to user {text.user(os.geteuid())}")
 
 
 def _refused(message: str) -> LauncherError:

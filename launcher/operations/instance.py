@@ -19,11 +19,12 @@ from ..errors import ExitStatus, LauncherError
 from ..instances import port, refusal
 from ..instances import survey as discovery
 from ..instances.describe import describe
-from ..instances.process import Family, Process, lineage, look
+from ..instances.process import Process, lineage, look
 from ..instances.proof import own_namespace, start_of
 from ..instances.record import Record, instance_name, launch_name, read
 from ..instances.script import own_file
 from ..instances.survey import App, Claim, Instance, Survey
+from ..instances.table import ProcessTable
 from ..service import history
 from ..system import lock as locks
 from ..system import state
@@ -248,7 +249,7 @@ def tree(instance: Instance) -> tuple[int, ...]:
 
 def below(*pids: int) -> tuple[int, ...]:
     """Return these pids and every one below them as they are now."""
-    descendants = (pid for pid, _ in Family().below(pids))
+    descendants = (pid for pid, _ in ProcessTable().below(pids))
     return tuple(dict.fromkeys((*pids, *descendants)))
 
 
