@@ -79,6 +79,14 @@ def own_namespace() -> tuple[str, str]:
         return "", ""
 
 
+def network(pid: int | None = None) -> str:
+    """Return the network namespace of a process, of this one by default; blank where it cannot be read."""
+    try:
+        return os.readlink(f"/proc/{pid or 'self'}/ns/net")
+    except OSError:
+        return ""
+
+
 def current_folder(pid: int) -> str | None:
     """Return a process's current folder as the kernel names it from here, with ` (deleted)` where it is gone."""
     if not LINUX:

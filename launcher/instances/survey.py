@@ -13,7 +13,7 @@ from ..ui import text
 from . import port as ports
 from .match import declared_port, is_python, script_argument, wrapped_argument
 from .process import Process, environment, lineage, look
-from .proof import command_lines, words
+from .proof import command_lines, network, words
 from .script import FileIdentity, contradicted, files_run
 from .table import ProcessTable
 
@@ -41,7 +41,7 @@ class Instance(NamedTuple):
     """Hold one instance: the process that it hangs on, and its ports.
 
     `members` are the processes below it that run the app too, `tree` is every process from it downwards. `declared` is
-    the port it was told to use.
+    the port it was told to use. `elsewhere` means in a network of its own, where every port is another one.
     """
 
     process: Process
@@ -50,6 +50,7 @@ class Instance(NamedTuple):
     declared: int | None
     listening: frozenset[int]
     supervisor: Supervisor | None
+    elsewhere: bool = False
 
     @property
     def pid(self) -> int:
@@ -63,7 +64,7 @@ class Instance(NamedTuple):
 
     def on(self, port: int) -> bool:
         """Tell whether it is on this port, or on no knowable other one."""
-        return port in self.listening or self.port in (port, None)
+        return not self.elsewhere and (port in self.listening or self.port in (port, None))
 
 
 class Holder(NamedTuple):
@@ -205,6 +206,7 @@ def _instances(found: Mapping[int, _Match], own: Sequence[int]) -> list[Instance
                 declared=declared,
                 listening=ports.listening([pid for pid in tree if pid not in own]),
                 supervisor=_supervisor(root, table),
+                elsewhere=network(root) not in ("", network()),
             )
         )
     return instances
