@@ -20,7 +20,7 @@ from .config.paths import current_folder
 from .context import Context, Report
 from .errors import ExitStatus, LauncherError
 from .system import requirements
-from .ui import invocation
+from .ui import invocation, text
 from .ui.console import Console
 from .ui.invocation import Invocation
 
@@ -108,6 +108,10 @@ def _run(arguments: Arguments, console: Console) -> int:
     )
     for warning in loaded.warnings:
         console.warn(warning)
+    if loaded.foreign is not None and (arguments.command in CHANGING or arguments.command.startswith("models ")):
+        owner = text.user(loaded.foreign)
+        console.say(f"{loaded.env_file} belongs to {owner}: it decides no token, no code and no removal for you")
+        console.hint(f"start_app.py {shlex.join(('--env-file', str(loaded.env_file)))} trusts it")
     context = Context(arguments, loaded, environ, console, lambda report: _show(report, console))
     report = _reported(context)
     _show(report, console)
@@ -184,7 +188,8 @@ def _console(words: Sequence[str]) -> Console:
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:
             _make_safe(stream)
-    colour = sys.stderr is not None and sys.stderr.isatty() and not os.environ.get("NO_COLOR")
+    plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
+    coloured = [stream is not None and stream.isatty() and not plain for stream in (sys.stdout, sys.stderr)]
     return Console(
         stdout=sys.stdout,
         stderr=sys.stderr,
@@ -192,7 +197,8 @@ def _console(words: Sequence[str]) -> Console:
         quiet="-q" in ours or "--quiet" in ours,
         verbose="-v" in ours or "--verbose" in ours,
         as_json="--json" in ours,
-        colour=colour and os.environ.get("TERM") != "dumb",
+        colour=coloured[1],
+        colour_out=coloured[0],
     )
 
 

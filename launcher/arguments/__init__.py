@@ -7,41 +7,16 @@ together, and `refusals` finds out what was meant.
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Iterable, Sequence
-from typing import Any, NoReturn
+from collections.abc import Sequence
 
-from ..errors import ExitStatus, LauncherError
-from .line import PROGRAM, Line, named, own_options, take_apart
-from .rules import refuse_contradictions
+from .line import Line, named, own_options, take_apart
+from .parsing import parser, read
 from .table import CHANGING, COMMANDS, GROUPS, TABLE, Command
 from .typed import LAUNCH, Arguments, BadValueError
 
 __all__ = ["CHANGING", "COMMANDS", "LAUNCH", "Arguments", "parse", "parser"]
 
 _HELP = "help"
-
-
-class _Formatter(argparse.HelpFormatter):
-    def __init__(self, prog: str) -> None:
-        # argparse tries each option on a formatter, which would import shutil to ask for the terminal's width.
-        super().__init__(prog, width=80)
-
-
-class _Parser(argparse.ArgumentParser):
-    def __init__(self, prog: str, **keywords: Any) -> None:
-        # What is not given has the value that stands in Arguments.
-        super().__init__(
-            prog,
-            add_help=False,
-            allow_abbrev=False,
-            formatter_class=_Formatter,
-            argument_default=argparse.SUPPRESS,
-            **keywords,
-        )
-
-    def error(self, message: str) -> NoReturn:
-        raise LauncherError(message, f"{self.prog} --help", ExitStatus.USAGE)
 
 
 def parse(argv: Sequence[str]) -> Arguments:
@@ -62,30 +37,11 @@ def parse(argv: Sequence[str]) -> Arguments:
     words = line.words[len(name.split()) :]
     _refuse_misfits(line, command, words, app_args)
     try:
-        arguments = parser((command,)).parse_args([*name.split(), *words, *line.options], Arguments())
+        return read(command, words, line.options, app_args)
     except BadValueError as error:
         from . import refusals
 
         raise refusals.value(error, line, command) from None
-    arguments.command, arguments.repos, arguments.app_args = name, tuple(arguments.repos), app_args
-    refuse_contradictions(arguments)
-    return arguments
-
-
-def parser(commands: Iterable[Command] = tuple(TABLE.values())) -> argparse.ArgumentParser:
-    """Return the parser of these commands: a subparser for each, below one for its group if it has one."""
-    root = _Parser(PROGRAM)
-    below = {"": root.add_subparsers(prog=PROGRAM, required=True)}
-    for command in commands:
-        group, _, word = command.name.rpartition(" ")
-        if group not in below:
-            below[group] = below[""].add_parser(group).add_subparsers(prog=f"{PROGRAM} {group}", required=True)
-        leaf = below[group].add_parser(word)
-        if command.repos:
-            leaf.add_argument("repos", nargs="*")
-        for option in command.options:
-            leaf.add_argument(*option.names, **option.keywords)
-    return root
 
 
 def _topic(words: list[str]) -> str:

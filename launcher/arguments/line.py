@@ -10,8 +10,6 @@ from typing import NamedTuple
 
 from .table import ALIASES, COMMON, GROUPS, OPTIONS, TABLE, Option
 
-PROGRAM = "start_app.py"
-
 
 class Given(NamedTuple):
     """Hold an option as it was typed: under which name, and with which values."""

@@ -13,7 +13,8 @@ from typing import NamedTuple
 
 from ..errors import ExitStatus, LauncherError
 from ..ui.text import parsed_port
-from .line import PROGRAM, Given, Line, named, own_options
+from .line import Given, Line, named, own_options
+from .parsing import PROGRAM, read
 from .table import ALIASES, COMMANDS, GROUPS, OPTIONS, TABLE, Command, Option
 from .typed import LAUNCH, BadValueError
 
@@ -38,11 +39,12 @@ def command(line: Line, app_args: Sequence[str]) -> LauncherError:
         hints = [f"{PROGRAM} {first} --help", *(_command(name, line, ()) for name in fitting if own_options(line))]
         return _refusal(f"{first} needs a command: {', '.join(name.split()[1] for name in _within(first))}", hints)
     unknown = " ".join(line.words[: 2 if first in GROUPS else 1])
-    hints = [_did_you_mean([_guess(name, line, words) for name, words in _meant(line.words)] or _meant_option(line))]
+    guesses = [_guess(name, line, words) for name, words in _meant(line.words)] or _meant_option(line)
+    hints = [_did_you_mean(guesses)]
     if first in GROUPS:
-        hints.append(f"{PROGRAM} {first} --help lists its commands")
+        hints.append(f"its commands: {PROGRAM} {first} --help")
     else:
-        hints.append(f"{PROGRAM} --help lists the commands")
+        hints.append("" if guesses else f"all commands: {PROGRAM} --help")
         hints.append(_own(_command(LAUNCH, line, (), [*line.words, *_flat(line.unknown), *app_args])))
     return _refusal(f"unknown command {unknown!r}", hints)
 
@@ -50,7 +52,7 @@ def command(line: Line, app_args: Sequence[str]) -> LauncherError:
 def topic(words: Sequence[str]) -> LauncherError:
     """Return the refusal of a request for help about what is no command."""
     guesses = [_Guess(name, f"{PROGRAM} help {name}") for name, _ in _meant(words)]
-    hints = [_did_you_mean(guesses), f"{PROGRAM} --help lists the commands"]
+    hints = [_did_you_mean(guesses), f"all commands: {PROGRAM} --help"]
     return _refusal(f"unknown command {' '.join(words)!r}", hints)
 
 
@@ -211,15 +213,20 @@ def _guess(name: str, line: Line, words: Sequence[str]) -> _Guess:
 
 
 def _command(name: str, line: Line, words: Sequence[str], app_args: Sequence[str] = ()) -> str:
-    """Return a whole command: its words and the typed options that go with it, under their long names."""
-    if TABLE[name].repos == "+" and not words:
+    """Return a whole command: its words and, where it can be read with them, the typed options that go with it."""
+    command = TABLE[name]
+    if command.repos == "+" and not words:
         words = ("REPO",)
-    options = [
-        word
-        for given in line.given
-        if _unfit(TABLE[name], [given]) is None
-        for word in (given.option.names[-1], *given.values)
-    ]
+    fitting = [given for given in line.given if _unfit(command, [given]) is None]
+    for given in (fitting, fitting[-1:]):
+        options = [word for one in given for word in (one.option.names[-1], *one.values)]
+        try:
+            read(command, words, options, app_args)
+        except (LauncherError, BadValueError):
+            continue
+        break
+    else:
+        options = []
     own = ("--", *app_args) if app_args else ()
     return shlex.join((PROGRAM, *(() if name == LAUNCH else name.split()), *words, *options, *own))
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from ..cache import listing, planning
 from ..context import Answer, Context, Report
 from ..errors import ExitStatus
-from ..ui import text
 
 _RIGHT = frozenset((3,))  # sizes
 
@@ -24,7 +23,7 @@ def run(context: Context) -> Report:
             lines.append("not there")
             continue
         rows, below = listing.lines(one, revisions=arguments.revisions)
-        lines += text.table(rows, right=_RIGHT) if rows else ()
+        lines += context.console.table(rows, right=_RIGHT)
         lines += [context.console.hinted(line) for line in below]
     size = sum(one.size for one in listings)
     return Answer(status, tuple(lines), {"roots": [listing.document(one) for one in listings], "size_bytes": size})

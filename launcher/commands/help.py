@@ -12,7 +12,7 @@ import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 
 from .. import __version__
-from ..arguments.line import PROGRAM
+from ..arguments.parsing import PROGRAM
 from ..arguments.table import (
     COMMANDS,
     COMMON,
@@ -72,14 +72,16 @@ def within(group: str) -> Mapping[str, str]:
 
 def _first_screen(width: int) -> Iterator[str]:
     yield f"usage: {PROGRAM} [COMMAND] [OPTIONS] [-- APP ARGUMENTS]"
-    yield "Restart the Gradio app in this folder, and manage its models."
+    yield "Restart the Gradio app in this folder and manage its models."
     yield from _section("commands", list(commands().items()), width)
     yield from _section("options", [(option.label, option.help) for option in MOST_USED], width)
     yield from _examples(FIRST_EXAMPLES, width)
     yield ""
     yield from textwrap.wrap(f"{PROGRAM} COMMAND --help shows every option of a command.", width)
-    statuses = "; ".join(f"{int(status)} {what}" for status, what in EXIT_STATUSES.items())
-    yield from textwrap.wrap(f"exit status: {statuses}; after the start, the app's own", width)
+    statuses = [f"{int(status)} {what}" for status, what in EXIT_STATUSES.items()]
+    # A line breaks between them only.
+    text = "; ".join((*statuses, "after the start, the app's own")).replace(" ", "\0").replace(";\0", "; ")
+    yield from (line.replace("\0", " ") for line in textwrap.wrap(f"exit\0status:\0{text}", width))
 
 
 def _group(name: str, width: int) -> Iterator[str]:

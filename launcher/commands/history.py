@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from ..context import Answer, Context, Report
 from ..service import history
-from ..ui import text
 from .logs import DEFAULT_LINES
 
 
@@ -16,6 +15,6 @@ def run(context: Context) -> Report:
     if not entries and not context.console.as_json:
         context.console.say(f"history: nothing was done to {context.settings.app_dir} yet")
     return Answer(
-        text=text.table(history.rows(shown)) if entries else (),
+        text=context.console.table(history.rows(shown)) if entries else (),
         data={"entries": [entry._asdict() for entry in shown]},
     )

@@ -6,7 +6,6 @@ from ..context import Answer, Context, Report
 from ..errors import ExitStatus
 from ..models import check, hub
 from ..operations import pull
-from ..ui import text
 
 
 def run(context: Context) -> Report:
@@ -27,7 +26,7 @@ def run(context: Context) -> Report:
         console.warn("HF_HUB_OFFLINE is set: no hub is asked, what is told is what is here")
         judged = check.offline(subjects)
     else:
-        judged = check.run(subjects, context.endpoints, context.environment, context.timeout(hub.DEFAULT_SECONDS))
+        judged = check.run(subjects, context.endpoints, context.own_environment, context.timeout(hub.DEFAULT_SECONDS))
     status = ExitStatus.DONE
     if any(one.stale for one in judged):
         status = ExitStatus.STALE
@@ -48,6 +47,5 @@ def run(context: Context) -> Report:
     ways = "start_app.py models lock; start_app.py models pull" if context.lockfile else "start_app.py models pull"
     hint = f"{ways}; start_app.py --force-refresh pulls and restarts in one"
     stale = status == ExitStatus.STALE and not context.offline
-    return Answer(
-        status, text.table(check.rows(judged, mirrored=mirrored)) if judged else (), document, hint if stale else None
-    )
+    table = console.table(check.rows(judged, mirrored=mirrored)) if judged else ()
+    return Answer(status, table, document, hint if stale else None)

@@ -65,6 +65,12 @@ class ScriptArgument(NamedTuple):
         path = self.text.replace(".", "/")
         return (path + "/__init__.py", path + ".py", path + "/__main__.py")
 
+    def can_be(self, path: str) -> bool:
+        """Return whether it can lead to this file, by its name; a script's path can be a link of any name."""
+        name = self.text.rpartition(".")[2]
+        ends = (f"/{name}.py", f"/{name}/__main__.py", f"/{name}/__init__.py")
+        return self.kind == "script" or path.endswith(ends)
+
     def folders(self, environ: Mapping[str, str]) -> tuple[str, ...]:
         """Return the folders that those paths are looked for in, relative to the one it was started in.
 

@@ -12,10 +12,13 @@ import time
 
 from ..errors import ExitStatus, LauncherError
 from .describe import describe
-from .family import start_of
 from .process import Process, look
+from .proof import pidfd as open_pidfd
+from .proof import start_of
 
 _POLL_SECONDS = 0.02
+# A zombie that a debugger keeps makes no pidfd readable.
+_PIDFD_SECONDS = 0.2
 
 
 class Handle:
@@ -27,28 +30,27 @@ class Handle:
         self._ended = False
         if pidfd:
             try:
-                self.descriptor = os.pidfd_open(process.pid)
+                self.descriptor = open_pidfd(process.pid)
             except ProcessLookupError:
                 self._ended = True
-            except (AttributeError, OSError):
-                pass  # not in this Python, this kernel, or no descriptor left
         if start_of(process.pid) != process.start:
             self._ended = True
 
     def ended(self) -> bool:
-        """Tell whether the process has ended; a zombie has."""
+        """Return whether the process has ended; a zombie has."""
+        if not self._ended and self.descriptor is not None:
+            poller = select.poll()
+            poller.register(self.descriptor, select.POLLIN)
+            self._ended = bool(poller.poll(0))
         if not self._ended:
-            if self.descriptor is not None:
-                poller = select.poll()
-                poller.register(self.descriptor, select.POLLIN)
-                self._ended = bool(poller.poll(0))
-            else:
-                now = look(self.process.pid)
-                self._ended = now is None or now.start != self.process.start or now.gone
+            # Without a pidfd this is all there is. With one it finds the zombie that a debugger keeps: see proof.
+            vanished = self.descriptor is None and start_of(self.process.pid) != self.process.start
+            now = look(self.process.pid)
+            self._ended = vanished or (now is not None and now.start == self.process.start and now.gone)
         return self._ended
 
     def reused(self) -> bool:
-        """Tell whether the pid has passed to another process."""
+        """Return whether the pid has passed to another process."""
         return self.ended() and start_of(self.process.pid) not in (None, self.process.start)
 
     def send(self, number: signal.Signals) -> None:
@@ -90,11 +92,11 @@ def wait_for_any(handles: list[Handle], seconds: float) -> None:
     poller = select.poll()
     for descriptor in descriptors:
         poller.register(descriptor, select.POLLIN)
-    poller.poll(max(1, int(seconds * 1000)))
+    poller.poll(max(1, int(min(seconds, _PIDFD_SECONDS) * 1000)))
 
 
 def exists(pid: int) -> bool:
-    """Tell whether there is a process of this pid, seen or hidden."""
+    """Return whether there is a process of this pid, seen or hidden."""
     try:
         os.kill(pid, 0)  # signal 0 only asks: kill(2)
     except ProcessLookupError:

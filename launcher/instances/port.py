@@ -8,11 +8,10 @@ import socket
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import Literal, NamedTuple
 
 from ..errors import ExitStatus, LauncherError
-from ..system import requirements
+from .process import psutil_module
 
 
 class Listener(NamedTuple):
@@ -78,7 +77,7 @@ def listeners(host: str | None, port: int, known: Sequence[int] = ()) -> tuple[L
         explained = frozenset(inode for pid in known for inode in _inodes(pid))
         if all(one.inode in explained for one in sockets):
             return ()
-    psutil = _psutil()
+    psutil = psutil_module()
     uids = {one.address: one.uid for one in sockets or ()}
     try:
         connections = psutil.net_connections("tcp")
@@ -97,7 +96,7 @@ def listeners(host: str | None, port: int, known: Sequence[int] = ()) -> tuple[L
 
 def listening(pids: Sequence[int]) -> frozenset[int]:
     """Return the TCP ports on which any of these processes listens; one that is gone or hidden has none."""
-    psutil = _psutil()
+    psutil = psutil_module()
     ports: set[int] = set()
     for pid in pids:
         try:
@@ -106,14 +105,6 @@ def listening(pids: Sequence[int]) -> frozenset[int]:
             continue
         ports.update(c.laddr.port for c in connections if c.status == psutil.CONN_LISTEN and c.laddr)
     return frozenset(ports)
-
-
-def _psutil() -> ModuleType:
-    import psutil
-
-    if psutil.version_info < (6,):  # net_connections() was connections() before
-        raise requirements.missing([requirements.REQUIREMENTS["psutil"]], f"version {psutil.__version__} is too old")
-    return psutil
 
 
 def _conflict(host: str | None, address: str) -> bool:

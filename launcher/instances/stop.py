@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 from ..errors import ExitStatus, LauncherError
 from ..ui import text
 from .describe import describe, process_document
-from .family import Family
 from .pidfd import Handle, wait_for_any
 from .process import Process, look
+from .table import ProcessTable
 
 KILL_SECONDS = 5.0
 _FREEZE_ROUNDS = 20
@@ -150,7 +150,7 @@ class _Tree:
         handle.send(self._signal)
         # A suspended process (Ctrl-Z) acts on SIGTERM only once it goes on.
         seen = look(handle.process.pid) if not handle.ended() else None
-        if self._signal == signal.SIGTERM and seen and seen.state in ("T", "stopped"):
+        if self._signal == signal.SIGTERM and seen and seen.state == "stopped":
             handle.send(signal.SIGCONT)
 
     def _add(self, process: Process, owner: int) -> Handle | None:
@@ -168,12 +168,12 @@ class _Tree:
     def _grow(self) -> list[Handle]:
         """Take in what has been forked since the last look."""
         new = []
-        family = Family()
+        table = ProcessTable()
         for root in self._roots:
             pids = frozenset(
                 pid for pid, owner in self._owner.items() if owner == root.pid and not self._handles[pid].reused()
             )
-            for pid, start in family.below(pids, self._spare):
+            for pid, start in table.below(pids, self._spare):
                 process = look(pid)
                 same = process is not None and process.start == start and not process.gone
                 handle = self._add(process, root.pid) if process and same else None

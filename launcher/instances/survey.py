@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ..ui import text
 from . import port as ports
-from .family import Family, lineage
 from .match import declared_port, is_python, script_argument, wrapped_argument
-from .process import FileIdentity, Process, cgroup, command_lines, contradicted, environment, files_run, look
+from .process import Process, environment, lineage, look
+from .proof import command_lines, network, words
+from .script import FileIdentity, contradicted, files_run
+from .table import ProcessTable
 
 if TYPE_CHECKING:
-    from .supervisor import Supervisor
+    from .unit import Supervisor
 
 
 class App(NamedTuple):
@@ -39,7 +41,7 @@ class Instance(NamedTuple):
     """Hold one instance: the process that it hangs on, and its ports.
 
     `members` are the processes below it that run the app too, `tree` is every process from it downwards. `declared` is
-    the port it was told to use.
+    the port it was told to use. `elsewhere` means in a network of its own, where every port is another one.
     """
 
     process: Process
@@ -48,6 +50,7 @@ class Instance(NamedTuple):
     declared: int | None
     listening: frozenset[int]
     supervisor: Supervisor | None
+    elsewhere: bool = False
 
     @property
     def pid(self) -> int:
@@ -61,7 +64,7 @@ class Instance(NamedTuple):
 
     def on(self, port: int) -> bool:
         """Tell whether it is on this port, or on no knowable other one."""
-        return port in self.listening or self.port in (port, None)
+        return not self.elsewhere and (port in self.listening or self.port in (port, None))
 
 
 class Holder(NamedTuple):
@@ -106,7 +109,7 @@ class _Match(NamedTuple):
 def survey(app: App, host: str | None, port: int, taken: bool, claim: Claim | None = None) -> Survey:
     """Look at every visible process, and where the port is `taken`, at who listens there."""
     found, left = _matches(app, claim)
-    own = lineage(os.getpid())
+    own = lineage(os.getpid()) if found or taken else ()
     instances = _instances(found, own) if found else []
     ours = [i for i in instances if i.process.uid == os.geteuid()]
     inside = next((i for i in ours if i.on(port) and not set(own).isdisjoint((i.pid, *i.members))), None)
@@ -137,12 +140,14 @@ def _matches(app: App, claim: Claim | None) -> tuple[dict[int, _Match], list[tup
         program = line.split(b"\0", 1)[0].rsplit(b"/", 1)[-1].lower()
         if pid == os.getpid() or not (mentions or program.startswith((b"python", b"pypy"))):
             continue
+        if not mentions and not _runs(app, pid, words(line)):
+            continue
         process = look(pid)
         if process is None or process.gone:
             continue
         reason = _why_not(app, process)
         if reason is None:
-            found[pid] = _Match(process, declared_port(process.argv, environment(pid), app.port_flags))
+            found[pid] = _Match(process, declared_port(process.argv, environment(pid) or {}, app.port_flags))
         elif mentions:
             left.append((process, reason))
     claimed = look(claim.pid) if claim and claim.pid != os.getpid() else None
@@ -150,6 +155,18 @@ def _matches(app: App, claim: Claim | None) -> tuple[dict[int, _Match], list[tup
         found[claim.pid] = _Match(claimed, claim.port)
         left = [(process, reason) for process, reason in left if process.pid != claim.pid]
     return found, left
+
+
+def _runs(app: App, pid: int, argv: Sequence[str]) -> bool:
+    """Return whether a command line leads to the app's script, if it is a Python's: most Pythons run something else.
+
+    It costs no import of psutil.
+    """
+    try:
+        wanted = (script_argument(argv), wrapped_argument(argv, python=True), wrapped_argument(argv, python=False))
+        return any(one and one.can_be(app.script) and app.identity in files_run(pid, one) for one in wanted)
+    except PermissionError:
+        return True
 
 
 def _why_not(app: App, process: Process) -> str | None:
@@ -173,13 +190,12 @@ def _why_not(app: App, process: Process) -> str | None:
 
 
 def _instances(found: Mapping[int, _Match], own: Sequence[int]) -> list[Instance]:
-    family = Family()
-    own_cgroup = cgroup(os.getpid())
+    table = ProcessTable()
     groups = dict(_groups(found))
     instances = []
     for root, members in groups.items():
         others = [pid for pid in groups if pid != root]
-        below = (pid for pid, _ in family.below((root, *members), others))
+        below = (pid for pid, _ in table.below((root, *members), others))
         tree = tuple(dict.fromkeys((root, *members, *below)))
         declared = next((found[pid].declared for pid in (root, *members) if found[pid].declared is not None), None)
         instances.append(
@@ -189,7 +205,8 @@ def _instances(found: Mapping[int, _Match], own: Sequence[int]) -> list[Instance
                 tree=tree,
                 declared=declared,
                 listening=ports.listening([pid for pid in tree if pid not in own]),
-                supervisor=_supervisor(found[root].process, own_cgroup, own),
+                supervisor=_supervisor(root, table),
+                elsewhere=network(root) not in ("", network()),
             )
         )
     return instances
@@ -211,16 +228,14 @@ def _groups(found: Mapping[int, _Match]) -> Iterable[tuple[int, tuple[int, ...]]
         yield root, tuple(pid for pid in pids if pid != root)
 
 
-def _supervisor(process: Process, own_cgroup: str, own: Collection[int]) -> Supervisor | None:
+def _supervisor(pid: int, table: ProcessTable) -> Supervisor | None:
     from .supervisor import supervisor  # needed only where something runs already
 
-    # A supervisor that is our own ancestor started us in its place, or will do so: it is not in our way.
-    above = (look(pid) for pid in lineage(process.pid)[1:] if pid not in own)
-    return supervisor(cgroup(process.pid), own_cgroup, [ancestor.name for ancestor in above if ancestor])
+    return supervisor(pid, table, os.getpid())
 
 
 def _holders(host: str | None, port: int, known: Sequence[int], own: Collection[int]) -> tuple[Holder, ...]:
-    own_cgroup = cgroup(os.getpid())
+    table = ProcessTable()
     found: dict[int | str, Holder] = {}
     for listener in ports.listeners(host, port, known):
         process = look(listener.pid) if listener.pid is not None else None
@@ -230,7 +245,7 @@ def _holders(host: str | None, port: int, known: Sequence[int], own: Collection[
             address=listener.address,
             uid=listener.uid if process is None or process.uid is None else process.uid,
             process=process,
-            supervisor=_supervisor(process, own_cgroup, own) if process else None,
+            supervisor=_supervisor(process.pid, table) if process else None,
             above=bool(process and (process.pid == 1 or process.pid in own)),
         )
     return tuple(found.values())

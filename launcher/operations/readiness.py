@@ -18,9 +18,9 @@ from ..context import Context
 from ..errors import ExitStatus, LauncherError
 from ..instances import port
 from ..instances.describe import describe
-from ..instances.family import start_of
 from ..instances.pidfd import Handle, wait_for_any
 from ..instances.process import Process, look
+from ..instances.proof import start_of
 from ..instances.survey import Instance
 from . import instance as running
 

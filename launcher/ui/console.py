@@ -8,17 +8,28 @@ so that a hostile name cannot drive the terminal.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import re
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple, TextIO
 
 from ..errors import LauncherError
 from . import redact
 from .invocation import Invocation
-from .text import clean, fitting
+from .text import clean, fitting, table
 
 JSON_VERSION = 1
-_RED, _CYAN, _BOLD, _RESET = "\x1b[31m", "\x1b[36m", "\x1b[1m", "\x1b[0m"
+_RED, _YELLOW, _CYAN, _BOLD, _RESET = "\x1b[31m", "\x1b[33m", "\x1b[36m", "\x1b[1m", "\x1b[0m"
+# Words that a reader looks for, where they begin a line or fill a cell of a table. Each says it without colour too.
+_PAINTED = {
+    "damaged": _RED,
+    "incomplete": _RED,
+    "behind": _YELLOW,
+    "stale": _YELLOW,
+    "skipped": _YELLOW,
+    "unreachable": _YELLOW,
+}
+_WORD = re.compile(rf"(^|  )({'|'.join(_PAINTED)})(?=$|:|  )")
 _CLEAR = "\x1b[K"
 
 
@@ -34,6 +45,7 @@ class Console(NamedTuple):
     verbose: bool = False
     as_json: bool = False
     colour: bool = False
+    colour_out: bool = False
     invocation: Invocation = Invocation()
     stdin: TextIO | None = None
     report: Callable[[str], None] | None = None
@@ -81,17 +93,26 @@ class Console(NamedTuple):
     def out(self, line: str) -> None:
         """Print a line of what was asked for."""
         if self.stdout is not None:
-            self.stdout.write(clean(line) + "\n")
+            self.stdout.write(self._meaning(clean(line), coloured=self.colour_out) + "\n")
+
+    def table(self, rows: Sequence[Sequence[str]], *, right: Collection[int] = ()) -> tuple[str, ...]:
+        """Return rows as lines that fit the terminal, where stdout is one."""
+        return table(rows, right=right, columns=self.columns) if rows else ()
+
+    @property
+    def columns(self) -> int | None:
+        """Return the width of the terminal that stdout is, None where it is a file or a pipe."""
+        if self.stdout is None or not self.stdout.isatty():
+            return None
+        try:
+            return os.get_terminal_size(self.stdout.fileno()).columns or None  # a serial line does not know
+        except OSError:
+            return None
 
     def text(self, block: str) -> None:
         """Print a block of text that was asked for, as it is."""
         if self.stdout is not None:
             self.stdout.write(block.rstrip("\n") + "\n")
-
-    def facts(self, rows: Iterable[tuple[str, str]]) -> None:
-        """Print what was asked for as `name: value` lines."""
-        for name, value in rows:
-            self.out(f"{name}: {value}")
 
     def json(self, document: Mapping[str, Any]) -> None:
         """Print the one versioned object of a `--json` run, on a single line."""
@@ -183,9 +204,13 @@ class Console(NamedTuple):
         except OSError:
             pass  # the last flush says so
         try:
-            self.stderr.write(line + "\n")
+            self.stderr.write(self._meaning(line, coloured=self.colour) + "\n")
         except OSError:
             pass  # a full disk or a closed pipe behind stderr must not stop a launch half-way
+
+    @staticmethod
+    def _meaning(line: str, *, coloured: bool) -> str:
+        return _WORD.sub(lambda match: f"{match[1]}{_PAINTED[match[2]]}{match[2]}{_RESET}", line) if coloured else line
 
     def _painted(self, colour: str, text: str) -> str:
         return f"{_BOLD}{colour}{text}{_RESET}" if self.colour else text

@@ -68,31 +68,73 @@ def user(uid: int | None) -> str:
         return str(uid)
 
 
-def fitting(line: str, columns: int) -> str:
-    """Return as much of a line as fits into so many columns of a terminal; Chinese letters take two."""
+def width(line: str) -> int:
+    """Return how many columns of a terminal a line takes; East Asian wide letters take two, combining marks none."""
     if line.isascii():
-        return line[: max(0, columns)]
+        return len(line)
     import unicodedata
 
-    used = 0
-    for position, letter in enumerate(line):
-        used += 2 if unicodedata.east_asian_width(letter) in "WF" else 1
-        if used > columns:
-            return line[:position]
-    return line
+    wide = sum(unicodedata.east_asian_width(letter) in "WF" for letter in line)
+    return len(line) + wide - sum(bool(unicodedata.combining(letter)) for letter in line)
 
 
-def table(rows: Sequence[Sequence[str]], *, right: Collection[int] = ()) -> tuple[str, ...]:
-    """Return rows as lines with aligned columns; those of the numbers in `right` stand to the right."""
+def fitting(line: str, columns: int) -> str:
+    """Return as much of a line as fits into so many columns of a terminal."""
+    if line.isascii():
+        return line[: max(0, columns)]
+    kept = ""
+    for letter in line:
+        if width(kept + letter) > columns:
+            break
+        kept += letter
+    return kept
+
+
+def table(rows: Sequence[Sequence[str]], *, right: Collection[int] = (), columns: int | None = None) -> tuple[str, ...]:
+    """Return rows as lines with aligned columns; those of the numbers in `right` are aligned to the right.
+
+    In a terminal of so many `columns`, the cells for which a row has no room follow on indented lines of their own:
+    nothing is cut off, since names and commits are there to be copied.
+    """
     cells = [[clean(cell) for cell in row] for row in rows]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    return tuple(
-        "  ".join(
-            cell.rjust(width) if number in right else cell.ljust(width)
-            for number, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in cells
-    )
+    widths = [max(map(width, column)) for column in zip(*cells, strict=True)]
+    kept = _fitting_columns(widths, columns)
+    lines: list[str] = []
+    for row in cells:
+        aligned = (_padded(cell, widths[at], right=at in right) for at, cell in enumerate(row[:kept]))
+        lines.append("  ".join(aligned).rstrip())
+        for cell in filter(None, row[kept:]):
+            lines += _folded(cell, columns or width(cell))
+    return tuple(lines)
+
+
+def _fitting_columns(widths: Sequence[int], columns: int | None) -> int:
+    """Return how many of the leading columns of a table fit, at least one."""
+    if columns is None:
+        return len(widths)
+    used = -2
+    for number, wide in enumerate(widths):
+        used += wide + 2
+        if used > columns and number:
+            return number
+    return len(widths)
+
+
+def _folded(cell: str, columns: int) -> list[str]:
+    """Return a cell on indented lines of its own, broken between words where it can be."""
+    lines = [""]
+    for word in cell.split(" "):
+        longer = f"{lines[-1]} {word}" if lines[-1] else word
+        if lines[-1] and width(longer) > columns - 4:
+            lines.append(word)
+        else:
+            lines[-1] = longer
+    return [f"    {line}" for line in lines]
+
+
+def _padded(cell: str, wide: int, *, right: bool) -> str:
+    space = " " * (wide - width(cell))
+    return space + cell if right else cell + space
 
 
 def parsed_duration(text: str) -> float:

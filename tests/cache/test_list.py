@@ -306,8 +306,8 @@ def test_a_token_beside_the_cache_is_never_shown(tmp_path: Path) -> None:
 
 WRONG = (
     ("cache --older-than 3d", "cache needs a command: list, remove, clear, prune, verify", "prune --older-than 3d"),
-    ("cache frob", "unknown command 'cache frob'", "cache --help lists its commands"),
-    ("cache lst", "unknown command 'cache lst'", "cache --help lists its commands"),
+    ("cache frob", "unknown command 'cache frob'", "cache --help"),
+    ("cache lst", "unknown command 'cache lst'", "cache --help"),
     ("frob list", "unknown command 'frob'", "-- frob list"),
     ("cache list --older-than 3d", "--older-than does not go with cache list, only with cache prune", "--help"),
     ("cache list --older-than=3d", "--older-than does not go with cache list, only with cache prune", "--help"),

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.apps import ROOT, AppFolder, Processes, eventually, get, launcher
+from tests.support.apps import ROOT, AppFolder, Processes, eventually, get, launcher, make_app
 
 PACKAGE = ROOT / "launcher"
 FILES = tuple(sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "demo" / "webui.py"))
@@ -159,6 +159,19 @@ def test_a_launch_that_replaces_an_instance_never_imports_huggingface_hub(app: A
     # Nobody has asked for a log or a webhook.
     assert [name for name in names if name.startswith("launcher.service.")] == ["launcher.service.history"]
     assert not [name for name in names if name in HEAVY or name.startswith(("huggingface_hub", "gradio"))]
+
+
+def test_a_launch_with_nothing_to_stop_imports_no_psutil(app: AppFolder, processes: Processes, tmp_path: Path) -> None:
+    app.script.rename(app.path / "named_as_no_other.py")
+    app.write_env("APP_SCRIPT=named_as_no_other.py\n")
+    other = make_app(tmp_path / "other")
+    (other.path / "server.py").write_text(other.script.read_text())
+    running = processes.start((sys.executable, "server.py", "--port", str(other.port)), cwd=other.path)
+    eventually(lambda: get(other.port), what=running.err)
+    done = launcher(*app.arguments, "--", "--exit", "0", python=(sys.executable, "-X", "importtime"))
+    assert done.status == 0, done.err
+    assert "launcher.instances.survey" in _imports(done.err)
+    assert "psutil" not in _imports(done.err)
 
 
 @pytest.mark.parametrize("arguments", [("--version",), ("--help",)])

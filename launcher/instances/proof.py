@@ -1,0 +1,181 @@
+"""The proofs of which process this is that psutil hides, read by hand from Linux's /proc.
+
+- psutil splits a process title into words, so the raw argument list is read here.
+- psutil before 7.1 derives the start from the clock, which may be set; the start in ticks since a boot never changes.
+- psutil drops the ` (deleted)` of a current folder that is gone.
+- psutil does not tell which signals a process ignores.
+- psutil signals by pid; a pidfd cannot pass to another process.
+
+Systems without /proc get what psutil knows.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Iterator
+
+LINUX = sys.platform.startswith("linux")
+DELETED = " (deleted)"
+_BLOCK = 1 << 17
+
+
+def pids() -> Iterator[int]:
+    """Yield every visible pid."""
+    if LINUX:
+        yield from (int(name) for name in os.listdir("/proc") if name.isdigit())
+    else:
+        import psutil
+
+        yield from psutil.pids()
+
+
+def command_lines() -> Iterator[tuple[int, bytes]]:
+    """Yield every visible process that has a command line, as NUL-terminated bytes: the cheapest look there is."""
+    for pid in pids():
+        line = _command_line(pid)
+        if line:
+            yield pid, line
+
+
+def words(line: bytes) -> tuple[str, ...]:
+    """Return the arguments of a NUL-terminated command line."""
+    return tuple(os.fsdecode(word) for word in line.removesuffix(b"\0").split(b"\0")) if line else ()
+
+
+def arguments(pid: int) -> tuple[str, ...]:
+    """Return a process's argument list, empty where it has none or cannot be read."""
+    return words(_command_line(pid))
+
+
+def start_of(pid: int) -> float | None:
+    """Return when a process started, or None when it is gone; a zombie is still there.
+
+    In clock ticks since boot (proc_pid_stat(5), field 22), elsewhere in seconds since 1970.
+    """
+    if not LINUX:
+        import psutil
+
+        try:
+            return float(psutil.Process(pid).create_time())
+        except psutil.Error:
+            return None
+    try:
+        return float(_stat(f"/proc/{pid}/stat")[19])
+    except (OSError, ValueError, IndexError):
+        return None
+
+
+def own_namespace() -> tuple[str, str]:
+    """Return the boot and the pid namespace in which this process's pid and start mean something.
+
+    Both are blank where they cannot be read (macOS, a unit with ProcSubset=pid): a record from there proves nothing.
+    """
+    try:
+        boot_id = _read("/proc/sys/kernel/random/boot_id").decode().strip()
+        return boot_id, os.readlink("/proc/self/ns/pid")
+    except OSError:
+        return "", ""
+
+
+def network(pid: int | None = None) -> str:
+    """Return the network namespace of a process, of this one by default; blank where it cannot be read."""
+    try:
+        return os.readlink(f"/proc/{pid or 'self'}/ns/net")
+    except OSError:
+        return ""
+
+
+def current_folder(pid: int) -> str | None:
+    """Return a process's current folder as the kernel names it from here, with ` (deleted)` where it is gone."""
+    if not LINUX:
+        import psutil
+
+        try:
+            return str(psutil.Process(pid).cwd())
+        except psutil.Error:
+            return None
+    try:
+        return os.readlink(f"/proc/{pid}/cwd")
+    except OSError:
+        return None
+
+
+def pidfd(pid: int) -> int | None:
+    """Return a pidfd, or None where Python or the kernel has none, or no descriptor is left.
+
+    Raises ProcessLookupError when there is no such process.
+    """
+    try:
+        return os.pidfd_open(pid)
+    except ProcessLookupError:
+        raise
+    except (AttributeError, OSError):
+        return None
+
+
+def ignores_interrupts(pid: int) -> bool:
+    """Return whether a process ignores both SIGINT and SIGQUIT, as what a script starts with `&` does (POSIX).
+
+    psutil does not know; proc_pid_status(5).
+    """
+    try:
+        status = _read(f"/proc/{pid}/status")
+        ignored = int(status.partition(b"\nSigIgn:")[2].split(None, 1)[0], 16)
+    except (OSError, ValueError, IndexError):
+        return False
+    return all(ignored >> (number - 1) & 1 for number in (signal.SIGINT, signal.SIGQUIT))
+
+
+def all_threads_ended(pid: int) -> bool:
+    """Return whether no thread of a zombie lives: its main thread can end before the others.
+
+    A debugger that does not look keeps the threads of a killed process as zombies, and its pidfd silent (ptrace(2)).
+    """
+    if not LINUX:
+        return True
+    try:
+        threads = os.listdir(f"/proc/{pid}/task")
+    except OSError:
+        return True
+    for thread in threads:
+        try:
+            if _stat(f"/proc/{pid}/task/{thread}/stat")[0] not in (b"Z", b"X"):
+                return False
+        except (OSError, IndexError):
+            continue  # ended since
+    return True
+
+
+def _command_line(pid: int) -> bytes:
+    if not LINUX:
+        import psutil
+
+        try:
+            return b"\0".join(os.fsencode(word) for word in psutil.Process(pid).cmdline() or ())
+        except psutil.Error:
+            return b""
+    try:
+        return _read(f"/proc/{pid}/cmdline")
+    except OSError:
+        return b""
+
+
+def _stat(path: str) -> list[bytes]:
+    # The name in parentheses may hold blanks and parentheses: proc_pid_stat(5).
+    return _read(path).rpartition(b")")[2].split()
+
+
+def _read(path: str) -> bytes:
+    """Return the whole of a file in /proc, whose size is not known beforehand."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        blocks = []
+        while block := os.read(descriptor, _BLOCK):
+            blocks.append(block)
+            if len(block) < 1 << 12:
+                break
+        return b"".join(blocks)
+    finally:
+        os.close(descriptor)
