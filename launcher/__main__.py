@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import sys
 
-INTERRUPTED = 130
-
 
 def main(launcher_file: str | None = None) -> int:
     """Run the launcher where it can run, and return its exit status."""
@@ -35,7 +33,7 @@ def interrupted() -> int:
             sys.stderr.write("interrupted\n")
         except OSError:
             pass  # nobody is left to tell
-    return INTERRUPTED
+    return 130  # ExitStatus.INTERRUPTED, which may not have been imported yet
 
 
 def _ignore_interrupts() -> None:

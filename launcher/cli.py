@@ -54,8 +54,8 @@ def main(argv: Sequence[str] | None = None, launcher_file: str | None = None) ->
         console.error(error)
         return _flushed(console, error.status)
     except KeyboardInterrupt:
-        console.warn("interrupted")
-        return _flushed(console, ExitStatus.INTERRUPTED)
+        _flushed(console, ExitStatus.INTERRUPTED)
+        raise  # the entry says so, once, also when the next one comes meanwhile
     except BrokenPipeError:
         _abandon_stdout()  # the reader of stdout has had enough
         return ExitStatus.IO

@@ -69,8 +69,7 @@ def misfit(line: Line, given: Command, words: Sequence[str], app_args: Sequence[
         return _too_many_words(line, given, words)
     if not words and given.repos == "+":
         return _refusal(f"{given.name} needs at least one REPO", [f"{PROGRAM} cache list"])
-    start = shlex.join((PROGRAM, "--", *app_args))
-    hints = [_command(given.name, line, words), f"to start the app with them: {start}"]
+    hints = [_command(given.name, line, words), f"to start the app with them: {shlex.join((PROGRAM, '--', *app_args))}"]
     return _refusal(f"{given.name} takes no arguments for the app", hints)
 
 

@@ -172,7 +172,7 @@ _start_app() {
     fi
     case $option in
         "") ;;
-        @DIR@) _files -/; return ;;
+        @DIR@) _directories; return ;;
         @FILE@) _files; return ;;
         @REPO@) _start_app_repos; return ;;
 @CHOICES@

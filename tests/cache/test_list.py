@@ -305,7 +305,7 @@ def test_a_token_beside_the_cache_is_never_shown(tmp_path: Path) -> None:
 
 
 WRONG = (
-    ("cache --older-than 3d", "cache needs a command: list, remove, clear, prune, verify", "prune --older-than 3d"),
+    ("cache --older-than 3d", "cache needs a command: list, remove, clear, prune, verify", "--older-than 3d"),
     ("cache frob", "unknown command 'cache frob'", "cache --help"),
     ("cache lst", "unknown command 'cache lst'", "cache --help"),
     ("frob list", "unknown command 'frob'", "-- frob list"),
