@@ -42,6 +42,7 @@ class Instance(NamedTuple):
 
     `members` are the processes below it that run the app too, `tree` is every process from it downwards. `declared` is
     the port it was told to use. `elsewhere` means in a network of its own, where every port is another one.
+    `page_port` is the one where its page was seen, of several.
     """
 
     process: Process
@@ -51,6 +52,7 @@ class Instance(NamedTuple):
     listening: frozenset[int]
     supervisor: Supervisor | None
     elsewhere: bool = False
+    page_port: int | None = None
 
     @property
     def pid(self) -> int:
@@ -60,7 +62,8 @@ class Instance(NamedTuple):
     @property
     def port(self) -> int | None:
         """Return the port that it is on or was told to use, or None when that cannot be known."""
-        return self.declared if self.declared is not None else min(self.listening, default=None)
+        known = self.declared if self.declared is not None else self.page_port
+        return known if known is not None else min(self.listening, default=None)
 
     def on(self, port: int) -> bool:
         """Tell whether it is on this port, or on no knowable other one."""
@@ -70,7 +73,8 @@ class Instance(NamedTuple):
 class Holder(NamedTuple):
     """Hold who listens on our port without being our instance; `process` is None where it cannot be seen.
 
-    `above` says that we run below it, or that it is pid 1: it can never be stopped from here.
+    `above` says that we run below it, or that it is pid 1: it can never be stopped from here. `remote` is the other end
+    of a connection that has the port as its own: then nobody listens there.
     """
 
     address: str
@@ -78,6 +82,7 @@ class Holder(NamedTuple):
     process: Process | None
     supervisor: Supervisor | None
     above: bool
+    remote: str | None = None
 
 
 class Survey(NamedTuple):
@@ -119,7 +124,7 @@ def survey(app: App, host: str | None, port: int, taken: bool, claim: Claim | No
     if taken:
         holders = _holders(host, port, [pid for i in here for pid in i.tree], own)
         if not holders and not any(port in i.listening for i in here):
-            holders = (Holder(host or "0.0.0.0", None, None, None, above=False),)
+            holders = _connected(host, port) or (Holder(host or "0.0.0.0", None, None, None, above=False),)
     return Survey(
         port=port,
         stale=stale,
@@ -232,6 +237,15 @@ def _supervisor(pid: int, table: ProcessTable) -> Supervisor | None:
     from .supervisor import supervisor  # needed only where something runs already
 
     return supervisor(pid, table, os.getpid())
+
+
+def _connected(host: str | None, port: int) -> tuple[Holder, ...]:
+    holders = []
+    for connection in ports.connections(host, port):
+        process = look(connection.pid) if connection.pid is not None else None
+        uid = process.uid if process else None
+        holders.append(Holder(connection.address, uid, process, None, above=False, remote=connection.remote))
+    return tuple(holders)
 
 
 def _holders(host: str | None, port: int, known: Sequence[int], own: Collection[int]) -> tuple[Holder, ...]:

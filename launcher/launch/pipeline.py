@@ -15,6 +15,7 @@ from ..cache.roots import folders, trashed
 from ..context import Context
 from ..errors import LauncherError
 from ..instances.stop import Stopped
+from ..operations.closed_connections import wait_out
 from ..operations.instance import Observed, clear_port, observe, open_instance_lock, refuse_taken_port, take_launch_lock
 from ..system import lock as locks
 from .cache_step import CacheStep
@@ -101,6 +102,7 @@ class Launch:
             self._finish_trash()
         command = self.models.command(command)
         self.models.tell(command.environment)
+        wait_out(self.context, command)
         return Prepared(command, stopped, lock, launch_lock, self.models, self.cache)
 
     def _check(self) -> None:
