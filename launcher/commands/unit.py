@@ -38,7 +38,7 @@ def run(context: Context) -> Report:
     if redact.arguments(app_args) != app_args:
         env_file = settings.env_file or settings.app_dir / ".env"
         console.warn("the app's arguments hold a secret, and every user can read a unit: they are not in it")
-        console.warn(f"hint: write the line APP_ARGS=\"…\" with them into {env_file}, before you start the unit")
+        console.warn(f'hint: write the line APP_ARGS="…" with them into {env_file}, before you start the unit')
         app_args = ()
     uid = _user(settings)
     words = _launcher(launcher_file)
