@@ -10,6 +10,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from ..system.files import read_regular
+from .proof import network, own_namespace
 
 _READ_BYTES = 1 << 20
 # What a record may say at most, far below what is read: a command line may have 6 MiB, execve(2).
@@ -27,6 +28,7 @@ class Record(NamedTuple):
     `start` is the process's start in clock ticks since `boot_id` (proc_pid_stat(5) field 22), which, with the pid and
     its namespace, names one process for ever; `started_at` is UTC in ISO 8601, for people. `models` are the commits of
     the models that it was started with, `locked` tells that it can load no other. `log` is the file its output goes to.
+    `network` names the network namespace, empty where that is unknown.
     """
 
     pid: int
@@ -43,6 +45,7 @@ class Record(NamedTuple):
     models: Mapping[str, str] = MappingProxyType({})
     locked: bool = False
     log: str | None = None
+    network: str = ""
 
     def line(self) -> bytes:
         """Return the record as the one line of its lock file; what is too long for it is cut short."""
@@ -81,6 +84,16 @@ def _shortened(argv: Iterable[str]) -> list[str]:
     return short
 
 
+def is_elsewhere(record: Record) -> bool:
+    """Return whether its process has another network than this one, so that no port of theirs can be the same.
+
+    That is a container with a network of its own, or another machine. Where it is unknown, it is not.
+    """
+    boot_id, _ = own_namespace()
+    here = (boot_id, network())
+    return all((*here, record.boot_id, record.network)) and (record.boot_id, record.network) != here
+
+
 def _record(document: Any) -> Record:
     """Return the record that a document is.
 
@@ -103,6 +116,6 @@ def _record(document: Any) -> Record:
     models = values.get("models", {})
     if not isinstance(models, dict) or not all(isinstance(commit, str) for commit in models.values()):
         raise TypeError("models are commits")
-    if not isinstance(values.get("log"), str | None):
-        raise TypeError("the log is a path")
+    if not isinstance(values.get("log"), str | None) or not isinstance(values.get("network", ""), str):
+        raise TypeError("the log is a path, the network a name")
     return Record(**{**values, "argv": tuple(str(argument) for argument in values["argv"])})

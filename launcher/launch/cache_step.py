@@ -14,7 +14,7 @@ from ..cache import planning, roots, trash
 from ..cache.dirs import reason
 from ..cache.plan import Plan
 from ..context import Context
-from ..errors import ExitStatus, LauncherError
+from ..errors import ExitStatus, LauncherError, quoted
 from ..operations import removal, verification
 from ..operations.instance import Observed
 
@@ -134,7 +134,7 @@ class CacheStep:
             except OSError as error:
                 raise LauncherError(
                     f"cannot remove anything from {one.root.path}: {reason(error)}; nothing was stopped",
-                    f"ls -ld {one.root.path}",
+                    f"ls -ld {quoted(one.root.path)}",
                     ExitStatus.IO,
                 ) from error
 
@@ -148,13 +148,11 @@ class CacheStep:
             )
 
     def _finish_later(self, planned: Sequence[Plan]) -> None:
-        from ..cache.background import finish_later
-
         touched = [one.root.real for one in planned if one.items]
         if not touched:
             return
         try:
-            finish_later(touched, quiet=self._context.console.quiet)
+            trash.finish_later(touched, quiet=self._context.console.quiet)
         except OSError as error:
             self._context.console.warn(
                 f"cache: what was removed lies in the trash until the next run: {error.strerror}"

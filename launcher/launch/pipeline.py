@@ -16,9 +16,16 @@ from ..cache.roots import folders, trashed
 from ..context import Context
 from ..errors import LauncherError
 from ..instances.process import Process
-from ..instances.record import instance_name
 from ..instances.stop import Stopped
-from ..operations.instance import Observed, clear_port, ended, observe, refuse_taken_port, take_launch_lock
+from ..operations.instance import (
+    Observed,
+    clear_port,
+    ended,
+    observe,
+    open_instance_lock,
+    refuse_taken_port,
+    take_launch_lock,
+)
 from ..system import lock as locks
 from ..system.signals import Guard
 from .cache_step import CacheStep
@@ -118,7 +125,7 @@ class Launch:
             self.context.console.say(line)
         self._check()
         launch_lock = take_launch_lock(self.context)
-        lock = locks.open_lock(settings.app_dir, instance_name(settings.port))
+        lock = open_instance_lock(settings)
         stopped = self._make_way(lock)
         if self.cache:
             refuse_taken_port(settings)
@@ -159,9 +166,9 @@ class Launch:
         left = trashed(folders(self.command.environment, self.context.settings.app_dir))
         if not left:
             return
-        from ..cache.background import finish_later
+        from ..cache import trash
 
         try:
-            finish_later(left, quiet=True)
+            trash.finish_later(left, quiet=True)
         except OSError as error:
             self.context.console.say(f"cache: trash of an interrupted removal is left: {error.strerror}")
