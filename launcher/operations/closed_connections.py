@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from ..app.command import Command
@@ -20,8 +21,11 @@ _TAIL_LINES = 20
 _IN_USE = re.compile(r"port \d+ is in use|address already in use|is occupied|errno 98\b|empty port in range", re.I)
 
 
-def wait_out(context: Context, command: Command) -> None:
-    """Wait until a plain bind works, if this app is known to need one; to be called when the port is free."""
+def wait_out(context: Context, command: Command, check: Callable[[], None] = lambda: None) -> None:
+    """Wait until a plain bind works, if this app is known to need one; to be called when the port is free.
+
+    `check` is called every now and then, and ends the wait when it raises.
+    """
     settings = context.settings
     if port.is_free_for_a_plain_bind(settings.host, settings.port):
         return
@@ -33,6 +37,7 @@ def wait_out(context: Context, command: Command) -> None:
     while not port.is_free_for_a_plain_bind(settings.host, settings.port) and time.monotonic() < deadline:
         if port.is_listened_to(settings.port):
             return  # somebody has taken it, which the app will say
+        check()
         time.sleep(_POLL_SECONDS)
 
 
