@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from .match import ScriptArgument
+from .command_line import ScriptArgument
 from .process import environment
 from .proof import DELETED, LINUX, current_folder
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ..ui import text
 from . import port as ports
-from .match import declared_port, is_python, script_argument, wrapped_argument
+from .command_line import declared_port, is_python, script_argument, wrapped_argument
 from .process import Family, Process, cgroup, environment, lineage, look
 from .proof import command_lines, words
 from .script import FileIdentity, contradicted, files_run

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from launcher.instances import survey
-from launcher.instances.match import declared_port, script_argument, wrapped_argument
+from launcher.instances.command_line import declared_port, script_argument, wrapped_argument
 from launcher.instances.script import own_file
 from launcher.instances.survey import App
 from tests.support.apps import Processes, clean_environment, eventually

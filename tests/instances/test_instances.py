@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from launcher.instances.match import wrapped_argument
+from launcher.instances.command_line import wrapped_argument
 from launcher.instances.port import probe
 from tests.support.apps import (
     START_APP,
