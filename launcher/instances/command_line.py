@@ -1,20 +1,19 @@
-"""A process is ours only if its own command line runs this app's script; text that merely mentions it proves nothing.
+"""What a command line runs: a script or a module, by the rules of the program that reads it.
 
-Everything here is a pure predicate over a command line that was read elsewhere.
+Everything here is pure. That a process is a Python at all, and which file the words lead to, is proven elsewhere.
 """
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal, NamedTuple
-
-from ..config.validation import option_value
 
 # https://docs.python.org/3/using/cmdline.html: the one-letter options that swallow the next word.
 _OPTIONS_WITH_VALUE = "WX"
 _LONG_OPTIONS_WITH_VALUE = ("--check-hash-based-pycs",)
+_OWN_FOLDER = "/proc/self/cwd/"
 _PYTHON_NAME = re.compile(r"\.?(python|pypy|graalpy)", re.IGNORECASE)
 # Programs that run any command after the word `run`: their options that take a value, and those that take none.
 # After an option that is not known here nobody can tell what is run.
@@ -35,15 +34,23 @@ _COMMAND_RUNNERS: Mapping[str, tuple[str, str]] = {
     "pipenv": ("", ""),
     "pixi": ("-e --environment --manifest-path", "-q --quiet -v --verbose --frozen --locked"),
 }
-# Programs that run nothing but a Python script, named among their own options after this word, if any.
-_SCRIPT_RUNNERS: Mapping[str, str | None] = {
-    "accelerate": "launch",
-    "accelerate-launch": None,
-    "accelerate.commands.launch": None,
-    "torchrun": None,
-    "torch.distributed.run": None,
-    "torch.distributed.launch": None,
+# The options of theirs that take no value: what follows one of these, or a value, is what they run.
+_ACCELERATE = frozenset(
+    "-h --help -q --quiet --debug --cpu --use_cpu --multi_gpu --tpu --tpu_cluster --no_tpu_cluster --tpu_use_sudo "
+    "--ipex --use_xpu --use_mps_device --use_deepspeed --use_fsdp --use_parallelism_config --use_megatron_lm --same_network "
+    "--dynamo_use_fullgraph --dynamo_use_dynamic --enable_cpu_affinity".split()
+)
+_TORCHRUN = frozenset("-h --help --standalone --use-env --use_env --run-path --run_path --virtual-local-rank".split())
+# Programs that run a Python script, named among their own options after this word, if any.
+_SCRIPT_RUNNERS: Mapping[str, tuple[str | None, frozenset[str]]] = {
+    "accelerate": ("launch", _ACCELERATE),
+    "accelerate-launch": (None, _ACCELERATE),
+    "accelerate.commands.launch": (None, _ACCELERATE),
+    "torchrun": (None, _TORCHRUN),
+    "torch.distributed.run": (None, _TORCHRUN),
+    "torch.distributed.launch": (None, _TORCHRUN),
 }
+_NO_PYTHON = re.compile("--no[-_]p")  # in full --no-python; argparse takes any beginning of an option for it
 # Gradio's reloader takes the script first; behind other words it does other things with it.
 _RELOADER = "gradio"
 
@@ -51,12 +58,14 @@ _RELOADER = "gradio"
 class ScriptArgument(NamedTuple):
     """Hold what a Python was told to run: a script's path, or a module's dotted name.
 
-    `options` are the one-letter options that stood before it: some of them say where a module is looked for.
+    `options` are the one-letter options that stood before it: some of them say where a module is looked for. `rest`
+    are the words after it, which are the script's own.
     """
 
     kind: Literal["script", "module"]
     text: str
     options: frozenset[str] = frozenset()
+    rest: tuple[str, ...] = ()
 
     def paths(self) -> tuple[str, ...]:
         """Return the paths that this can mean, the first that is there; a package goes before a module of its name."""
@@ -85,46 +94,53 @@ class ScriptArgument(NamedTuple):
         return (*(() if safe else ("",)), *(path.split(":") if path else ()))
 
 
-def is_python(exe: str | None) -> bool:
-    """Tell whether an executable is a Python, by its file's name; an upgrade under its feet leaves ` (deleted)`."""
-    return bool(exe and _PYTHON_NAME.match(os.path.basename(exe)))
+def has_python_name(program: str | None) -> bool:
+    """Return whether a program is called like a Python; that proves nothing yet."""
+    return bool(program and _PYTHON_NAME.match(os.path.basename(program)))
 
 
 def script_argument(argv: Sequence[str]) -> ScriptArgument | None:
     """Return what a Python command line runs, or None for `-c`, standard input and no command at all."""
-    position, found = _after_options(argv)
-    if found is not None:
-        return found
-    if position < len(argv) and argv[position] not in ("", "-"):
-        return ScriptArgument("script", argv[position])
-    return None
-
-
-def _after_options(argv: Sequence[str]) -> tuple[int, ScriptArgument | None]:
-    # The same walk that CPython's own getopt does; returns where the script stands, or the module that -m names.
+    # The same walk that CPython's own getopt does.
     position = 1
     seen: set[str] = set()
     while position < len(argv):
         word = argv[position]
         if word == "--":
-            return position + 1, None
+            return _script(argv, position + 1)
         if not word.startswith("-") or word == "-":
-            return position, None
+            return _script(argv, position)
         if word.startswith("--"):
             position += 2 if word in _LONG_OPTIONS_WITH_VALUE else 1
             continue
         for index, letter in enumerate(word[1:], start=1):
             if letter == "c":
-                return len(argv), None
+                return None
             if letter == "m":
-                module = word[index + 1 :] or (argv[position + 1] if position + 1 < len(argv) else "")
-                return len(argv), ScriptArgument("module", module, frozenset(seen)) if module else None
+                joined = word[index + 1 :]
+                return _module(joined, argv[position + 1 :], seen) if joined else _module_of(argv[position + 1 :], seen)
             seen.add(letter)
             if letter in _OPTIONS_WITH_VALUE:
                 position += 0 if word[index + 1 :] else 1
                 break
         position += 1
-    return position, None
+    return None
+
+
+def _script(argv: Sequence[str], position: int) -> ScriptArgument | None:
+    if position >= len(argv) or argv[position] in ("", "-"):
+        return None
+    # Whose `self` is meant is known to that process alone; its own current folder needs no detour.
+    text = argv[position].removeprefix(_OWN_FOLDER)
+    return ScriptArgument("script", text or ".", rest=tuple(argv[position + 1 :]))
+
+
+def _module_of(words: Sequence[str], options: Iterable[str] = ()) -> ScriptArgument | None:
+    return _module(words[0], words[1:], options) if words else None
+
+
+def _module(name: str, rest: Sequence[str], options: Iterable[str]) -> ScriptArgument | None:
+    return ScriptArgument("module", name, frozenset(options), tuple(rest)) if name else None
 
 
 def wrapped_argument(argv: Sequence[str], python: bool) -> ScriptArgument | None:
@@ -137,19 +153,19 @@ def wrapped_argument(argv: Sequence[str], python: bool) -> ScriptArgument | None
 
 
 def _wrapped(argv: Sequence[str], python: bool) -> ScriptArgument | None:
-    name, rest = os.path.basename(argv[0]), argv[1:]
+    name, rest = os.path.basename(argv[0]), tuple(argv[1:])
     if python:
         script = script_argument(argv)
-        if script is None or script.text not in argv:
+        if script is None:
             return None
         name = os.path.basename(script.text) if script.kind == "script" else script.text
-        rest = argv[argv.index(script.text) + 1 :]
+        rest = script.rest
     if name in _COMMAND_RUNNERS:
         return _run_by_command_runner(rest, *(frozenset(options.split()) for options in _COMMAND_RUNNERS[name]))
     if name in _SCRIPT_RUNNERS:
-        return _run_by_script_runner(rest, _SCRIPT_RUNNERS[name])
+        return _run_by_script_runner(rest, *_SCRIPT_RUNNERS[name])
     if name == _RELOADER and rest and not rest[0].startswith("-"):
-        return ScriptArgument("script", rest[0])
+        return ScriptArgument("script", rest[0], rest=rest[1:])
     return None
 
 
@@ -165,39 +181,33 @@ def _run_by_command_runner(
             position += 1
             break
         if option in ("-m", "--module"):
-            return ScriptArgument("module", rest[position + 1]) if position + 1 < len(rest) else None
+            return _module_of(rest[position + 1 :])
         if option not in with_value and option not in without:
             return None
         position += 2 if option in with_value and not equals else 1
     if position >= len(rest):
         return None
-    if is_python(rest[position]):
+    if has_python_name(rest[position]):
         return script_argument(rest[position:])
-    return ScriptArgument("script", rest[position])
+    return ScriptArgument("script", rest[position], rest=tuple(rest[position + 1 :]))
 
 
-def _run_by_script_runner(rest: Sequence[str], word: str | None) -> ScriptArgument | None:
-    # What follows the script are the script's own arguments; only an option's value could come before it.
+def _run_by_script_runner(rest: Sequence[str], word: str | None, without: frozenset[str]) -> ScriptArgument | None:
+    # What follows the script are the script's own arguments; only an option's value can come before it.
     if word is not None:
         rest = rest[rest.index(word) + 1 :] if word in rest else ()
+    value = False  # whether the next word can be an option's value
     for position, argument in enumerate(rest):
-        if argument in ("-m", "--module") and position + 1 < len(rest):
-            return ScriptArgument("module", rest[position + 1])
-        if argument.endswith(".py") and not argument.startswith("-"):
-            return ScriptArgument("script", argument)
+        if argument in ("-m", "--module"):
+            return _module_of(rest[position + 1 :])
+        if argument.startswith("-"):
+            if _NO_PYTHON.match(argument):
+                return None
+            value = "=" not in argument and argument not in without
+        elif argument.endswith(".py"):
+            return ScriptArgument("script", argument, rest=tuple(rest[position + 1 :]))
+        elif not value:
+            return None  # this is what it runs
+        else:
+            value = False
     return None
-
-
-def declared_port(argv: Sequence[str], environ: Mapping[str, str], port_flags: Sequence[str]) -> int | None:
-    """Return the port that a command line, or else its environment, tells the app to use."""
-    for flag in port_flags:
-        told = option_value(argv[1:], flag)
-        if told is not None and _is_number(told):
-            return int(told)
-    told = environ.get("GRADIO_SERVER_PORT", "").strip()
-    return int(told) if _is_number(told) else None
-
-
-def _is_number(text: str) -> bool:
-    # Python refuses to make a number of thousands of digits, and anybody's command line may have them.
-    return text.isdecimal() and len(text) < 10

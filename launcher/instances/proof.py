@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Iterator
 
 LINUX = sys.platform.startswith("linux")
@@ -63,6 +64,38 @@ def start_of(pid: int) -> float | None:
         return float(_stat(f"/proc/{pid}/stat")[19])
     except (OSError, ValueError, IndexError):
         return None
+
+
+def age(start: float) -> float:
+    """Return the seconds since a start as `start_of` has it."""
+    now = time.clock_gettime(time.CLOCK_BOOTTIME) - start / os.sysconf("SC_CLK_TCK") if LINUX else time.time() - start
+    return max(0.0, now)
+
+
+def executable(pid: int) -> str | None:
+    """Return the path of a process's executable as the kernel names it from here, None where it is hidden."""
+    if not LINUX:
+        import psutil
+
+        try:
+            return str(psutil.Process(pid).exe()) or None
+        except psutil.Error:
+            return None
+    try:
+        return os.readlink(f"/proc/{pid}/exe").removesuffix(DELETED)
+    except OSError:
+        return None
+
+
+def same_network(pid: int) -> bool:
+    """Return whether a process is in our network namespace: elsewhere a port of the same number is another one.
+
+    One that may not be looked at is taken to be in ours.
+    """
+    try:
+        return os.readlink(f"/proc/{pid}/ns/net") == os.readlink("/proc/self/ns/net")
+    except OSError:
+        return True
 
 
 def own_namespace() -> tuple[str, str]:
