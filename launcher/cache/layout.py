@@ -18,8 +18,7 @@ from typing import NamedTuple
 
 from . import store
 from .entries import HELPERS
-from .names import kind, name
-from .ref import PIN, ref_text
+from .names import PIN, kind, name, ref_text
 from .roots import TRASH
 
 REPO_PARTS = frozenset(("blobs", "refs", "snapshots", "trees", ".no_exist"))

@@ -18,8 +18,8 @@ from . import entries, glance, layout, store
 from .deletion import Failure
 from .dirs import FOLDER, below, locked, reason, taking_turns, walk
 from .entries import LOCKS
+from .names import read_ref
 from .plan import Item, Plan
-from .ref import read_ref
 from .roots import TRASH
 from .trash import Trash, give_back, sweep, unlink_blob
 

@@ -10,10 +10,14 @@ import errno
 import fcntl
 import os
 import stat
-from collections.abc import Callable, Collection, Iterable, Iterator
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import NamedTuple
 
+from ..system.detach import beside
+from ..ui.text import clean, size
 from . import entries, layout, store
 from .deletion import Deletion, Failure, Progress
 from .dirs import FOLDER, below, locked, opened, reason, walk
@@ -22,6 +26,9 @@ from .roots import TRASH
 from .usage import lock_of
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+_NICENESS = 10
+# The app's first moments are its own: on few cores, deleting beside them would only delay it.
+_GRACE_SECONDS = 0.5
 
 
 class Finished(NamedTuple):
@@ -121,6 +128,37 @@ def finish(root: str, progress: Progress | None = None, folders: Collection[str]
     return Finished(deletion.freed, tuple(deletion.failures))
 
 
+def finish_later(roots: Sequence[str], *, quiet: bool) -> None:
+    """Delete the trash of these roots in the background, and tell on stderr what that freed unless `quiet`.
+
+    The process that does it is nobody's child, so that the app neither waits for it nor owns it. Killed at any time,
+    it leaves the rest to the next run. Raises OSError when it cannot be started.
+    """
+    beside(partial(_finish_all, roots, quiet), stderr=True)
+
+
+def _finish_all(roots: Sequence[str], quiet: bool) -> None:
+    os.nice(_NICENESS)
+    time.sleep(_GRACE_SECONDS)
+    for root in roots:
+        try:
+            done = finish(root)
+        except Exception as error:  # nobody else would tell of it
+            _tell(f"cannot delete the trash in {root}: {error}")
+            continue
+        for failure in done.failures:
+            _tell(f"cannot remove {failure.path}: {failure.reason}")
+        if not quiet:
+            _tell(f"cache: freed {size(done.freed)} in {root}")
+
+
+def _tell(line: str) -> None:
+    try:
+        os.write(2, f"{clean(line)}\n".encode(errors="backslashreplace"))
+    except OSError:
+        pass  # whoever read it has gone
+
+
 def restore(root: str) -> None:
     """Give back what the trash of a run that was killed still owes to repos, before they are taken for damaged."""
     present = entries.contents(root)
@@ -163,7 +201,7 @@ def sweep(
     if payload in linked or not store.is_store(root):
         return None
     with opened(root) as descriptor, below(descriptor, store.path_below(payload)) as (parent, name):
-        size = os.stat(name, dir_fd=parent, follow_symlinks=False).st_size
+        count = os.stat(name, dir_fd=parent, follow_symlinks=False).st_size
         with store.locked(parent, payload, patience):
             known = store.references(root, payload)
             if known or (known is None and not damaged and entries.contents(root).entries):
@@ -171,7 +209,7 @@ def sweep(
             take(parent, name)
             with suppress(FileNotFoundError):
                 os.unlink(f"{name}.refs", dir_fd=parent)
-    return size
+    return count
 
 
 def unlink_blob(root: str, folder: str, name: str, identity: layout.Identity | None) -> None:

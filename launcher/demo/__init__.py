@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..errors import ExitStatus, LauncherError
+from ..ui import text
 
 MARKER = ".start_app_demo"
 HUB_CACHE = "cache_hub/hub"
@@ -108,6 +109,7 @@ def _is_playground(target: Path) -> bool:
         return False
     if not target.is_dir():
         raise _refused(f"{target} is not a folder")
+    refuse_foreign(target)
     if _is_marked(target):
         return True
     with os.scandir(target) as entries:
@@ -116,6 +118,16 @@ def _is_playground(target: Path) -> bool:
     if target.samefile(os.curdir):
         raise _refused(f"{target} is the current folder, and the playground would replace it")
     return False
+
+
+def refuse_foreign(folder: Path) -> None:
+    """Refuse a folder of another user: its app, its settings and its marker are whatever that user has put there.
+
+    Raises LauncherError (78).
+    """
+    owner = folder.stat().st_uid
+    if owner != os.geteuid():
+        raise _refused(f"{folder} belongs to user {text.user(owner)}, not to user {text.user(os.geteuid())}")
 
 
 def _refused(message: str) -> LauncherError:

@@ -58,9 +58,7 @@ def told_port(
     return _by_words(words, options) or _by_environment(environ, (*variables, *_PORT_VARIABLES), own_environ or {})
 
 
-def command_words(
-    words: Sequence[str], skipped: Collection[str], is_file: Callable[[str], bool]
-) -> tuple[str, ...]:
+def command_words(words: Sequence[str], skipped: Collection[str], is_file: Callable[[str], bool]) -> tuple[str, ...]:
     """Return which of its commands an app runs: its words before the first option that are no file, port or path.
 
     `skipped` are options with a value that may stand before them, as the launcher's own do: `app.py --port 7860 run`.

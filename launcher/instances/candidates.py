@@ -14,7 +14,7 @@ from ..ui import text
 from .app_arguments import Told, command_words, told_port
 from .command_line import ScriptArgument, has_python_name, script_argument, wrapped_argument
 from .process import Process, environment, look
-from .proof import command_lines, start_of, words
+from .proof import command_lines, owner_of, start_of, words
 from .script import Entry, files_run, is_python, names_file, why_not
 
 
@@ -102,7 +102,7 @@ def runs(app: App, pid: int, argv: Sequence[str]) -> ScriptArgument | str:
         try:
             another_file = why_not(pid, argument, app.entries)
         except PermissionError:
-            return "its user hides which file it runs"
+            return f"user {text.user(owner_of(pid))} hides which file it runs"
         if another_file is None:
             command = command_words(argument.rest, app.options, lambda word: names_file(pid, word))
             return argument if command == app.command else _another_command(command, app.command)

@@ -37,8 +37,8 @@ _COMMAND_RUNNERS: Mapping[str, tuple[str, str]] = {
 # The options of theirs that take no value: what follows one of these, or a value, is what they run.
 _ACCELERATE = frozenset(
     "-h --help -q --quiet --debug --cpu --use_cpu --multi_gpu --tpu --tpu_cluster --no_tpu_cluster --tpu_use_sudo "
-    "--ipex --use_xpu --use_mps_device --use_deepspeed --use_fsdp --use_parallelism_config --use_megatron_lm --same_network "
-    "--dynamo_use_fullgraph --dynamo_use_dynamic --enable_cpu_affinity".split()
+    "--ipex --use_xpu --use_mps_device --use_deepspeed --use_fsdp --use_parallelism_config --use_megatron_lm "
+    "--same_network --dynamo_use_fullgraph --dynamo_use_dynamic --enable_cpu_affinity".split()
 )
 _TORCHRUN = frozenset("-h --help --standalone --use-env --use_env --run-path --run_path --virtual-local-rank".split())
 # Programs that run a Python script, named among their own options after this word, if any.

@@ -10,6 +10,7 @@ from .describe import describe
 from .port import probe
 from .process import Process
 from .survey import Holder, Instance, Survey
+from .unit import Supervisor
 
 _PORTS_TRIED = 100
 
@@ -25,9 +26,9 @@ def of_instances(survey: Survey) -> LauncherError | None:
         )
     for instance in survey.stale:
         if instance.supervisor:
-            return _supervised(instance)
+            return _supervised(instance, instance.supervisor)
     for instance in survey.others:
-        if instance.on(survey.port):
+        if instance.verdict.standing == "refused":
             user = text.user(instance.process.uid)
             return LauncherError(
                 f"port {survey.port} belongs to this app's instance of another user: {describe(instance.process)}",
@@ -61,17 +62,18 @@ def unseen_lock(path: str, known: str) -> LauncherError:
     )
 
 
-def _supervised(instance: Instance) -> LauncherError:
-    keeper = instance.supervisor
-    assert keeper
-    restart = ""
-    if keeper.name.endswith(".service"):
-        restart = f"{keeper.stop_command.replace(' stop ', ' restart ')} restarts it there; "
+def of_keeper(survey: Survey, process: Process, reason: str) -> LauncherError:
+    """Return the refusal for a lock of our port that another app of the folder holds, or one in another network."""
     return LauncherError(
-        f"{describe(instance.process)} runs inside {keeper.name}, which may start it again",
-        f"{restart}{keeper.stop_command} stops it for good",
+        f"the lock of port {survey.port} is held by {describe(process)}: {reason}",
+        f"start_app.py --port {_another(survey)} leaves it alone"
+        + (f"; kill {process.pid} ends it" if process.uid == os.geteuid() else ""),
         ExitStatus.TAKEN,
     )
+
+
+def _supervised(instance: Instance, supervisor: Supervisor) -> LauncherError:
+    return LauncherError(f"{describe(instance.process)} {supervisor.why}", supervisor.hint, ExitStatus.TAKEN)
 
 
 def _sudo(user: str | None = None) -> str:
@@ -106,8 +108,8 @@ def _held(survey: Survey, holder: Holder, take_port: bool) -> LauncherError | No
         return LauncherError(what, f"docker ps --filter publish={port}", ExitStatus.TAKEN)
     if holder.supervisor:
         return LauncherError(
-            f"{what}, inside {holder.supervisor.name}",
-            f"{holder.supervisor.stop_command}, or start_app.py --port {_another(survey)}",
+            f"{what}; it {holder.supervisor.why}",
+            f"{holder.supervisor.stop}, or start_app.py --port {_another(survey)}",
             ExitStatus.TAKEN,
         )
     if process.uid != os.geteuid():

@@ -142,13 +142,11 @@ class CacheStep:
             )
 
     def _finish_later(self, planned: Sequence[Plan]) -> None:
-        from ..cache.background import finish_later
-
         touched = [one.root.real for one in planned if one.items]
         if not touched:
             return
         try:
-            finish_later(touched, quiet=self._context.console.quiet)
+            trash.finish_later(touched, quiet=self._context.console.quiet)
         except OSError as error:
             self._context.console.warn(
                 f"cache: what was removed lies in the trash until the next run: {error.strerror}"

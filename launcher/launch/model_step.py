@@ -237,7 +237,7 @@ class ModelStep:
         """Tell whether the disk is known to match the lock, by a look at each file and no more."""
         if not self.locked or state.listed(self._context.settings.app_dir, "switch-"):
             return False
-        from ..cache.ref import PIN
+        from ..cache.names import PIN
         from ..models import placement, verified
 
         memories = verified.load(self._context.settings.app_dir)

@@ -123,9 +123,9 @@ class Launch:
         left = trashed(folders(self.command.environment, self.context.settings.app_dir))
         if not left:
             return
-        from ..cache.background import finish_later
+        from ..cache import trash
 
         try:
-            finish_later(left, quiet=True)
+            trash.finish_later(left, quiet=True)
         except OSError as error:
             self.context.console.say(f"cache: trash of an interrupted removal is left: {error.strerror}")

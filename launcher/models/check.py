@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple
 
 from ..cache import entries, layout
 from ..cache import names as naming
-from ..cache.ref import PIN
+from ..cache.names import PIN
 from ..cache.roots import Root
 from . import hub, placement, repo_id
 from .endpoints import Endpoints

@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from ..cache.ref import ref_text
+from ..cache.names import ref_text
 from ..system import state
 from . import repo_id
 from .lockfile import LockedModel

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from ..cache.dirs import walk
 from ..cache.memory import Memory, line_of
-from ..cache.ref import read_ref
+from ..cache.names import read_ref
 from ..cache.roots import Root
 from ..ui.text import some
 from . import repo_id

@@ -8,7 +8,7 @@ import stat
 from contextlib import suppress
 
 from ..cache.dirs import below, opened, taking_turns
-from ..cache.ref import PIN
+from ..cache.names import PIN
 from ..cache.roots import TRASH
 from . import repo_id
 from .lockfile import LockedModel

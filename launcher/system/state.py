@@ -111,18 +111,14 @@ def open_folder(folder: Path, app_dir: Path) -> int:
 
     Raises OSError, also for a folder of another user.
     """
-    made = _make(folder)
+    _make(folder)
     # From here on by descriptor: in a folder that others may write to, a name can become a link at any time.
     parent = files.open_folder(folder)
     try:
         if not is_trusted(folder, app_dir):
             raise PermissionError(errno.EACCES, "its folder belongs to another user")
-        if made:
-            give_to_owner(parent, os.stat(app_dir))
-            ignore = files.open_regular(".gitignore", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644, dir_fd=parent)
-            os.write(ignore, b"*\n")
-            give_to_owner(ignore, os.stat(app_dir))
-            os.close(ignore)
+        if folder.name == FOLDER:
+            _complete(parent, app_dir)
     except BaseException:
         os.close(parent)
         raise
@@ -162,13 +158,23 @@ def is_trusted(folder: Path, app_dir: Path) -> bool:
         return False
 
 
-def _make(folder: Path) -> bool:
-    """Make a state folder, and tell whether it is a new one of an app, which git is to ignore."""
+def _make(folder: Path) -> None:
     if folder.name != FOLDER:
         os.makedirs(folder, mode=0o700, exist_ok=True)
-        return False
-    try:
+        return
+    with suppress(FileExistsError):
         os.mkdir(folder, 0o755)
-    except FileExistsError:
-        return False
-    return True
+
+
+def _complete(folder: int, app_dir: Path) -> None:
+    """Give a new state folder to the app's owner and have git ignore it, also after a launcher that was killed at it.
+
+    Only an empty folder is given away: one with something in it may be root's own, moved here by that owner.
+    """
+    try:
+        os.stat(".gitignore", dir_fd=folder, follow_symlinks=False)
+    except FileNotFoundError:
+        if not os.listdir(folder):
+            give_to_owner(folder, os.stat(app_dir))
+        with suppress(OSError):  # without it everything works, and git shows the folder
+            files.write_whole(".gitignore", b"*\n", folder, owner=os.fstat(folder))

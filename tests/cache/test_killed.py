@@ -44,7 +44,7 @@ ROUNDS = 50
 DRIVER = """\
 import json, os, signal, sys
 from launcher import cli
-from launcher.cache import action, background
+from launcher.cache import planning
 
 STEPS = {"os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.chmod", "os.link", "os.symlink"}
 
