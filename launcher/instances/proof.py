@@ -97,17 +97,6 @@ def executable(pid: int) -> str | None:
         return None
 
 
-def same_network(pid: int) -> bool:
-    """Return whether a process is in our network namespace: elsewhere a port of the same number is another one.
-
-    One that may not be looked at is taken to be in ours.
-    """
-    try:
-        return os.readlink(f"/proc/{pid}/ns/net") == os.readlink("/proc/self/ns/net")
-    except OSError:
-        return True
-
-
 def own_namespace() -> tuple[str, str]:
     """Return the boot and the pid namespace in which this process's pid and start mean something.
 
@@ -118,6 +107,14 @@ def own_namespace() -> tuple[str, str]:
         return boot_id, os.readlink("/proc/self/ns/pid")
     except OSError:
         return "", ""
+
+
+def network(pid: int | None = None) -> str:
+    """Return the network namespace of a process, of this one by default; blank where it cannot be read."""
+    try:
+        return os.readlink(f"/proc/{pid or 'self'}/ns/net")
+    except OSError:
+        return ""
 
 
 def current_folder(pid: int) -> str | None:

@@ -14,7 +14,7 @@ from .app_arguments import Told
 from .candidates import App, Candidate, Claim, candidates
 from .match import Evidence, Verdict, Wanted, judge
 from .process import Process, lineage, look
-from .proof import same_network
+from .proof import network
 from .table import ProcessTable
 
 if TYPE_CHECKING:
@@ -132,7 +132,7 @@ def _instances(found: Mapping[int, Candidate], wanted: Wanted, own: Sequence[int
         evidence = Evidence(
             same_user=found[root].process.uid == os.geteuid(),
             recorded=any(candidate.recorded for candidate in running),
-            network=same_network(root),
+            network=network(root) in ("", network()),
             listening=own_ports,
             told=told,
         )
