@@ -19,7 +19,7 @@ from ..errors import ExitStatus, LauncherError
 from ..instances import port, refusal
 from ..instances import survey as discovery
 from ..instances.candidates import Claim
-from ..instances.describe import describe
+from ..instances.describe import describe, left_alone, verdicts
 from ..instances.process import Process, lineage, look
 from ..instances.proof import network, own_namespace, start_of
 from ..instances.record import Record, instance_name, is_elsewhere, launch_name, read
@@ -241,9 +241,9 @@ def clear_port(context: Context, lock: locks.Lock | None = None) -> tuple[Stoppe
     for attempt in range(_ROUNDS):
         seen = observe(settings)
         if attempt == 0:
-            for line in left_alone(seen):
+            for line in left_alone(seen.survey):
                 console.say(line)
-            for line in no_instances(seen):
+            for line in verdicts(seen.survey):
                 console.detail(line)
         refused = seen.launch_refusal(take_port)
         if refused and stopped:
@@ -388,38 +388,3 @@ def _reborn(settings: Settings) -> LauncherError:
         f"start_app.py status --port {settings.port}; stop what restarts them",
         ExitStatus.RETRY,
     )
-
-
-NAMED_AT_MOST = 10
-
-
-def left_alone(observed: Observed) -> tuple[str, ...]:
-    """Return which instances of this app are not touched: those on other ports and those of other users."""
-    survey = observed.survey
-    lines = [f"left: {describe(i.process)}: this app's instance{_where(i, survey)}" for i in survey.siblings]
-    # One on the port is a refusal of its own.
-    others = [i for i in survey.others if i.verdict.standing == "other"]
-    lines += [f"left: {describe(i.process)}: this app's instance of another user" for i in others]
-    lines += [
-        f"left: pid {pid}: it runs this app's script, but psutil cannot read processes here" for pid in survey.unread
-    ]
-    return tuple(lines)
-
-
-def no_instances(observed: Observed) -> tuple[str, ...]:
-    """Return which processes mention the script without being an instance, each with the reason."""
-    survey = observed.survey
-    instances = (*survey.stale, *((survey.inside,) if survey.inside else ()), *survey.siblings, *survey.others)
-    verdicts = [f"{i.verdict.standing}: pid {i.pid}: {i.verdict.reason}" for i in instances]
-    # The youngest first: it is the one that somebody is wondering about.
-    left = [(process, reason) for pid, reason in survey.left if (process := look(pid)) and not process.gone]
-    left.sort(key=lambda one: -one[0].start)
-    lines = [f"no instance: {describe(process)}: {reason}" for process, reason in left[:NAMED_AT_MOST]]
-    more = len(left) - len(lines)
-    return (*verdicts, *lines, *((f"no instance: {more} more of this kind",) if more else ()))
-
-
-def _where(instance: Instance, survey: Survey) -> str:
-    if instance.port in (None, survey.port):
-        return f", {instance.verdict.reason}"
-    return f" on port {instance.port}"
