@@ -14,7 +14,7 @@ from ..cache import planning, roots, trash
 from ..cache.dirs import reason
 from ..cache.plan import Plan
 from ..context import Context
-from ..errors import ExitStatus, LauncherError
+from ..errors import ExitStatus, LauncherError, quoted
 from ..operations import removal, verification
 from ..operations.instance import Observed
 
@@ -128,7 +128,7 @@ class CacheStep:
             except OSError as error:
                 raise LauncherError(
                     f"cannot remove anything from {one.root.path}: {reason(error)}; nothing was stopped",
-                    f"ls -ld {one.root.path}",
+                    f"ls -ld {quoted(one.root.path)}",
                     ExitStatus.IO,
                 ) from error
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from ..cache.roots import folders, hf_home, roots
 from ..config.sources import Setting
 from ..context import Context
-from ..errors import ExitStatus, LauncherError
+from ..errors import ExitStatus, LauncherError, quoted
 from ..models import endpoints, versions
 from ..models.versions import Current
 from ..operations.instance import Observed, observe
@@ -88,7 +88,7 @@ class ModelStep:
             if self._is_pinned(target):
                 raise LauncherError(
                     f"{target} is pinned by models.lock",
-                    f"start_app.py models lock --remove {target.partition('@')[0]}",
+                    f"start_app.py models lock --remove {quoted(target.partition('@')[0])}",
                     ExitStatus.USAGE,
                 )
 
@@ -149,7 +149,7 @@ class ModelStep:
         except OSError as error:
             raise LauncherError(
                 f"cannot make a view of the locked models: {(error.strerror or str(error)).lower()}",
-                f"df -h {self._context.settings.app_dir}",
+                f"df -h {quoted(self._context.settings.app_dir)}",
                 ExitStatus.IO,
             ) from error
         for model, place in shown:

@@ -13,7 +13,7 @@ from ..cache.plan import Plan
 from ..cache.roots import Root
 from ..cache.verify import tree
 from ..context import Context
-from ..errors import ExitStatus, LauncherError
+from ..errors import ExitStatus, LauncherError, quoted
 from ..models import hub, local_dir, placement, pull, repo_id, verified
 from ..models.lockfile import LockedFile, LockedModel
 from ..models.placement import Place
@@ -59,7 +59,7 @@ def refuse_unavailable(revisions: Sequence[Broken], context: Context) -> None:
             raise LauncherError(
                 f"{named} cannot be fetched now, so nothing was removed: {said}",
                 "start_app.py cache verify --repair again when a hub answers; "
-                f"start_app.py cache remove {named} removes it without one",
+                f"start_app.py cache remove {quoted(named)} removes it without one",
                 ExitStatus.RETRY,
             )
 
