@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
@@ -231,10 +231,13 @@ def write_record(lock: locks.Lock, context: Context, started: Started | None = N
         context.console.say(f"lock: cannot write the record in {lock.path}: {error.strerror}; the lock itself holds")
 
 
-def clear_port(context: Context, lock: locks.Lock | None = None) -> tuple[Stopped, ...]:
+def clear_port(
+    context: Context, lock: locks.Lock | None, about_to_stop: Callable[[tuple[Process, ...]], None]
+) -> tuple[Stopped, ...]:
     """Stop what is stale until a fresh look finds nothing more, and take `lock` while the port is proved free.
 
-    To be called under the launch lock. Raises LauncherError: a refusal before anything was stopped, 75 after.
+    To be called under the launch lock. `about_to_stop` is called with what will be stopped, right before each stop.
+    Raises LauncherError: a refusal before anything was stopped, 75 after.
     """
     settings, console, take_port = context.settings, context.console, context.arguments.take_port
     stopped: list[Stopped] = []
@@ -252,6 +255,7 @@ def clear_port(context: Context, lock: locks.Lock | None = None) -> tuple[Stoppe
             raise refused
         victims = refusal.targets(seen.survey, take_port=take_port)
         if victims:
+            about_to_stop(victims)
             stopped += _stop(context, seen, victims)
             _await_free_port(settings)
         elif lock is None or lock.acquire(_PROBE_SECONDS):
@@ -260,6 +264,12 @@ def clear_port(context: Context, lock: locks.Lock | None = None) -> tuple[Stoppe
             _leave_orphans(lock, console.say)
             return tuple(stopped)
     raise _reborn(settings)
+
+
+def ended(processes: Iterable[Process]) -> tuple[Process, ...]:
+    """Return which of these processes have ended."""
+    now = ((process, look(process.pid)) for process in processes)
+    return tuple(process for process, seen in now if seen is None or seen.start != process.start or seen.gone)
 
 
 def refuse_taken_port(settings: Settings) -> None:
@@ -354,7 +364,12 @@ def _stop(context: Context, seen: Observed, victims: tuple[Process, ...]) -> tup
     for process in victims:
         what = "taking the port from" if process.pid in strangers else "stale"
         say(f"{what}: {describe(process)}")
-    done = stop(victims, timeout, spare, say)
+    try:
+        done = stop(victims, timeout, spare, say)
+    except BaseException:
+        for process in ended(victims):
+            history.record(context.settings, "stop", describe(process), "ended before the stop of all was done")
+        raise
     for one in done:
         end = f"killed after {timeout:g} s" if one.killed else f"terminated after {one.seconds:.1f} s"
         history.record(context.settings, "kill" if one.killed else "stop", describe(one.process), end)
