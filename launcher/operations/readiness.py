@@ -13,7 +13,9 @@ from ..config.settings import Settings
 from ..context import Context
 from ..errors import ExitStatus, LauncherError
 from ..instances import port
+from ..instances.app_arguments import Told
 from ..instances.describe import describe
+from ..instances.match import Verdict
 from ..instances.pidfd import Handle, wait_for_any
 from ..instances.process import Process, look
 from ..instances.proof import start_of
@@ -132,7 +134,8 @@ def wait_for_child(context: Context, pid: int, tick: Callable[[], None]) -> Read
     process = look(pid)
     if process is None:
         return None
-    instance = Instance(process, (), (pid,), context.settings.port, frozenset(), None)
+    told = Told(context.settings.port, "by us")
+    instance = Instance(process, (), (pid,), told, frozenset(), Verdict("loading", "it was started just now"))
     while True:
         ready = _await_page(_watched(instance, begun, timeout, tick, context.console.say), context.settings)
         if ready:
