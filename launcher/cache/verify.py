@@ -65,7 +65,7 @@ class Checked(NamedTuple):
 
     @property
     def damaged(self) -> bool:
-        """Tell whether the file is not what the hub had."""
+        """Return whether the file is not what the hub had."""
         return self.verdict in ("corrupt", "size differs", "missing")
 
 
@@ -116,7 +116,7 @@ class Verification:
             return
 
     def _needs_reading(self, candidate: Candidate, progress: Callable[[int], None] | None) -> bool:
-        """Tell whether a file must be read; the verdict on any other is noted."""
+        """Return whether a file must be read; the verdict on any other is noted."""
         if candidate.why:
             verdict: Verdict = "missing" if candidate.missing else "unverifiable"
             self._note(Checked(candidate, verdict, candidate.why, 0, denied=candidate.denied))
@@ -328,7 +328,7 @@ def tree(path: str) -> Mapping[str, tuple[str, int]]:
 
 
 def _is_entry(name: str, digest: object, size: object) -> bool:
-    """Tell whether a line of such a list can be one: in a cache that others share, anybody may have written it."""
+    """Return whether a line of such a list can be one: in a cache that others share, anybody may have written it."""
     inside = not any(part in ("", ".", "..") for part in name.split("/"))
     return inside and isinstance(digest, str) and bool(HASH.fullmatch(digest)) and type(size) is int and size >= 0
 

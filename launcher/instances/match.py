@@ -86,7 +86,7 @@ class ScriptArgument(NamedTuple):
 
 
 def is_python(exe: str | None) -> bool:
-    """Tell whether an executable is a Python, by its file's name; an upgrade under its feet leaves ` (deleted)`."""
+    """Return whether an executable is a Python, by its file's name; an upgrade under its feet leaves ` (deleted)`."""
     return bool(exe and _PYTHON_NAME.match(os.path.basename(exe)))
 
 

@@ -63,7 +63,7 @@ class Instance(NamedTuple):
         return self.declared if self.declared is not None else min(self.listening, default=None)
 
     def on(self, port: int) -> bool:
-        """Tell whether it is on this port, or on no knowable other one."""
+        """Return whether it is on this port, or on no knowable other one."""
         return not self.elsewhere and (port in self.listening or self.port in (port, None))
 
 
