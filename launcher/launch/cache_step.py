@@ -67,6 +67,12 @@ class CacheStep:
     def prepare(self) -> None:
         """Do nothing: a removal is fast, and the old instance may still read what goes."""
 
+    def rehearse(self) -> None:
+        """Do nothing yet."""
+
+    def close(self) -> None:
+        """Do nothing: nothing is held."""
+
     def apply(self, changed: bool) -> bool:
         """Remove it, now that nothing of ours runs any more; where the app starts, files are deleted in the background.
 

@@ -160,6 +160,13 @@ class ModelStep:
                     what = f"{model.repo} @ {commit[:7]} is in {root.path} too"
                     self._context.console.warn(f"{what}: an app that names that cache itself may load it")
 
+    def rehearse(self) -> None:
+        """Do nothing yet."""
+
+    def close(self) -> None:
+        """Let other pulls go on."""
+        self._held.close()
+
     def apply(self, changed: bool) -> bool:  # noqa: ARG002
         """Switch to what was fetched, now that nothing of ours reads it any more; return whether that changed anything.
 
@@ -189,12 +196,19 @@ class ModelStep:
 
         Raises LauncherError when a pinned model has gone meanwhile: 74 by this launch itself, else 75.
         """
-        added: Mapping[str, str] = {}
         if self._view:
             from ..models import locked_view
 
             self._refuse_lost(self._view)
             locked_view.forget_others(self._context.settings.app_dir, self._context.settings.port, self._view)
+        return self.expected(command)
+
+    def expected(self, command: Command) -> Command:
+        """Return the command with what the app would be told of the models as they are now."""
+        added: Mapping[str, str] = {}
+        if self._view:
+            from ..models import locked_view
+
             added = locked_view.environment(self._view, command.environment)
             self.models = self._seen()
         else:
