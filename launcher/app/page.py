@@ -19,7 +19,7 @@ class Page(NamedTuple):
 
     @property
     def ready(self) -> bool:
-        """Tell whether the page can be used; asking for a log-in (401) or sending elsewhere (307) is an answer too."""
+        """Return whether the page can be used; a log-in (401) or a redirect (307) is an answer too."""
         return self.status < 500
 
 

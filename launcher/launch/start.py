@@ -60,7 +60,7 @@ class StartStep:
         if background and environ.get("SYSTEMD_EXEC_PID") == str(os.getpid()):
             raise LauncherError(
                 "--background in a systemd unit: systemd would stop the app when the launcher ends",
-                "ExecStart= without --background; systemd has it in the background already",
+                "remove --background from ExecStart=: systemd runs the app in the background already",
                 ExitStatus.USAGE,
             )
         if self._target:
@@ -275,7 +275,7 @@ def _flush(context: Context) -> None:
 
 
 def _hint(end: str) -> str:
-    killed = "; the kernel kills what takes too much memory: dmesg | tail" if end.endswith("SIGKILL") else ""
+    killed = "; if it ran out of memory, the kernel says so: dmesg | tail" if end.endswith("SIGKILL") else ""
     return f"start_app.py logs --lines 200{killed}"
 
 
