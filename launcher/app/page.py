@@ -41,7 +41,7 @@ class Page(NamedTuple):
 
     @property
     def ready(self) -> bool:
-        """Return whether the page can be used; to ask for a log-in (401) or to redirect (307) is an answer too."""
+        """Return whether the page can be used; a log-in (401) or a redirect (307) is an answer too."""
         return self.status < 500
 
     @property

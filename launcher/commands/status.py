@@ -48,7 +48,7 @@ class Status(NamedTuple):
 
     @property
     def locked(self) -> bool:
-        """Tell whether the instance can load nothing but what is pinned."""
+        """Return whether the instance can load nothing but what is pinned."""
         return bool(self.instance and self.observed.record and self.observed.record.locked)
 
     @property
@@ -74,7 +74,7 @@ class Status(NamedTuple):
         if self.log:
             rows.append(("log", self.log))
         rows.append(("port", str(self.settings.port)))
-        answer = "does not answer" if self.instance else "not asked: no instance of this app and user runs there"
+        answer = "does not answer" if self.instance else "not checked: this user runs no instance of the app there"
         rows.append(("page", f"{self.page.url} answers {self.page.status}" if self.page else answer))
         mismatch = port.mismatch(self.settings.host, self.addresses)
         if mismatch:
@@ -85,7 +85,7 @@ class Status(NamedTuple):
         rows += [("model", one.line()) for one in self.models[:NAMED_AT_MOST]]
         if len(self.models) > NAMED_AT_MOST:
             rows.append(("model", f"{len(self.models) - NAMED_AT_MOST} more: start_app.py status --json"))
-        rows += [("cache", f"{root}{'' if os.path.isdir(root) else ' (not there)'}") for root in self.cache_roots]
+        rows += [("cache", f"{root}{'' if os.path.isdir(root) else ' (does not exist)'}") for root in self.cache_roots]
         if self.memory is not None:
             rows.append(("memory", text.size(self.memory)))
         if self.gpu_memory is not None:

@@ -244,7 +244,7 @@ def write_record(lock: locks.Lock, context: Context, started: Started | None = N
     try:
         lock.write(record.line())
     except OSError as error:
-        context.console.say(f"lock: cannot write the record in {lock.path}: {error.strerror}; the lock itself holds")
+        context.console.say(f"lock: cannot write the record in {lock.path}: {error.strerror}; the lock itself works")
 
 
 def clear_port(
@@ -382,7 +382,7 @@ def last_record(settings: Settings) -> Record | None:
 
 
 def _holder(record: Record) -> str:
-    """Tell whether the process of a record is "alive", "dead", or of another boot or namespace and so "unknown"."""
+    """Return whether the process of a record is "alive", "dead", or of another boot or namespace and so "unknown"."""
     boot_id, namespace = own_namespace()
     if not namespace or (record.boot_id, record.pid_namespace) != (boot_id, namespace):
         return "unknown"

@@ -173,7 +173,7 @@ def _nothing() -> None:
 def _ended(what: str) -> LauncherError:
     return LauncherError(
         f"the instance has ended before its page answered: {what}",
-        "read what it printed last; start_app.py starts it again",
+        "start_app.py logs shows what it printed last; start_app.py starts it again",
         ExitStatus.RETRY,
     )
 
