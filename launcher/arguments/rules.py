@@ -19,7 +19,7 @@ def refuse_contradictions(arguments: Arguments) -> None:
     if arguments.follow and arguments.json:
         raise _refusal("-f prints the log as it grows, and --json prints it once", "start_app.py logs --json")
     if arguments.quiet and arguments.verbose:
-        raise _refusal("-q and -v exclude each other", f"start_app.py {arguments.command} --help")
+        raise _refusal("-q and -v cannot be used together", f"start_app.py {arguments.command} --help")
 
 
 def _refuse_in_cache(arguments: Arguments) -> None:

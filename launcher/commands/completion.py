@@ -172,7 +172,7 @@ _start_app() {
     fi
     case $option in
         "") ;;
-        @DIR@) _directories; return ;;
+        @DIR@) _path_files -/; return ;;
         @FILE@) _files; return ;;
         @REPO@) _start_app_repos; return ;;
 @CHOICES@

@@ -16,13 +16,16 @@ from ..config.paths import current_folder
 from ..context import Answer, Context, Report
 from ..errors import ExitStatus, LauncherError
 from ..operations.instance import Started, last_record, write_record
-from ..operations.readiness import DEFAULT_SECONDS, open_page, wait_for_child
+from ..operations.readiness import open_page, wait_for_child
 from ..service import history
 from ..ui import text
 from .plan import Prepared, shown
 
 if TYPE_CHECKING:
     from ..app import logs
+    from ..app.command import Command
+    from ..app.logs import Staged
+    from ..app.rehearsal import Placeholder
     from ..operations.instance import Observed
     from ..operations.readiness import Ready
     from ..service.notify import Event
@@ -34,9 +37,12 @@ _LONGEST = 500
 class StartStep:
     """How the app is started, and where its output goes."""
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: Context, command: Callable[[], Command]) -> None:
         self._context = context
+        self._command = command
         self._target = _log_target(context)
+        self._placeholder: Placeholder | None = None
+        self._staged: Staged | None = None
         self.log = self._target.places[0] if self._target else None
 
     def check(self, observe: Callable[[], Observed]) -> None:  # noqa: ARG002
@@ -54,18 +60,53 @@ class StartStep:
         if background and environ.get("SYSTEMD_EXEC_PID") == str(os.getpid()):
             raise LauncherError(
                 "--background in a systemd unit: systemd would stop the app when the launcher ends",
-                "ExecStart= without --background; systemd has it in the background already",
+                "remove --background from ExecStart=: systemd runs the app in the background already",
                 ExitStatus.USAGE,
             )
         if self._target:
             self._target.check()
 
     def prepare(self) -> None:
-        """Do nothing: the log is opened when the port is free."""
+        """Do nothing: what the start needs is acquired right before the stop."""
+
+    def rehearse(self) -> None:
+        """Try the start: run the app's own Python, make its log, and in the background keep a process's place for it.
+
+        Raises LauncherError: 78 when the app's Python or the script cannot run, 75 where no process can be started, 74
+        where no log can be made.
+        """
+        from ..app import rehearsal
+
+        context = self._context
+        if context.arguments.no_launch:
+            return
+        origins = {name: setting.origin for name, setting in context.settings.variables.items()}
+        placeholder = rehearsal.rehearse(self._command(), origins)
+        if context.arguments.background:
+            from ..app import background  # noqa: F401  # what the start needs is imported while it may still fail
+
+            if placeholder is None:
+                raise _no_process()
+            self._placeholder = placeholder
+        elif placeholder:
+            placeholder.close()
+        else:
+            context.console.detail("not rehearsed: no process can be started; the launcher itself becomes the app")
+        if self._target:
+            self._staged = self._target.stage()
 
     def apply(self, changed: bool) -> bool:  # noqa: ARG002
         """Do nothing to the disk."""
         return False
+
+    def close(self) -> None:
+        """Give up what was acquired for the start."""
+        if self._placeholder:
+            self._placeholder.close()
+            self._placeholder = None
+        if self._staged:
+            self._staged.discard()
+            self._staged = None
 
     def lines(self) -> Iterable[str]:
         """Return nothing: the plan itself shows the command."""
@@ -82,11 +123,15 @@ class StartStep:
         """
         if self._target is None:
             return None
-        self.log, output = self._target.open()
+        staged, self._staged = self._staged, None
+        self.log, output = (staged or self._target.stage()).commit()
         return output
 
-    def become(self, prepared: Prepared, output: int | None) -> NoReturn:
-        """Replace the launcher by the app, its output going to `output` where there is one."""
+    def become(self, prepared: Prepared, output: int | None, release: Callable[[], None]) -> NoReturn:
+        """Replace the launcher by the app, its output going to `output` where there is one.
+
+        `release` is called right before the exec: it lets signals through, and raises Interrupted when one has come.
+        """
         context, log = self._context, self.log
         console = context.console
         self._record(prepared)
@@ -96,6 +141,7 @@ class StartStep:
             console.say(f"log: {log}")
         console.say(f"exec: {shown(prepared.command)}")
         _flush(context)
+        release()
         if output is None:
             execute(prepared.command)
         kept = {stream: os.dup(stream) for stream in (1, 2) if _is_open(stream)}
@@ -114,6 +160,7 @@ class StartStep:
         from ..app import background
 
         _flush(self._context)
+        self.close()  # the place that was kept is the app's
         pid = background.spawn(
             lambda: self._record(prepared),
             lambda: execute(prepared.command),
@@ -152,6 +199,8 @@ class StartStep:
             )
         _report_end(context, ("ready", "ready"), pid, f"{ready.page.url} answers after {ready.seconds:.1f} s")
         console.say(ready.line())
+        if ready.warning:
+            console.warn(f"note: {ready.warning}")
         console.say(f"log: {log}")
         if context.arguments.open:
             open_page(ready.page.url, context)
@@ -163,6 +212,15 @@ class StartStep:
         started = Started(prepared.command.argv, prepared.commits, prepared.models.locked, self.log)
         write_record(prepared.lock, self._context, started)
         prepared.lock.keep_across_exec()
+
+
+def _no_process() -> LauncherError:
+    user = text.user(os.geteuid())
+    return LauncherError(
+        f"no process can be started: the limit of user {user}, of this container or of the memory is reached",
+        f"ulimit -u; ps -L -u {user} --no-headers | wc -l; cat /sys/fs/cgroup/pids.max",
+        ExitStatus.RETRY,
+    )
 
 
 def notify(context: Context, event: Event, what: str) -> None:
@@ -196,7 +254,7 @@ def _await(context: Context, pid: int, log: Path) -> Ready | None:
                 last = "".join(logs.tail(log, 1))
                 show(f"loading: {text.duration(time.monotonic() - begun)}  {last}")
 
-        return wait_for_child(context.settings, pid, context.timeout(DEFAULT_SECONDS), tick)
+        return wait_for_child(context, pid, tick)
 
 
 def _report_start(context: Context, prepared: Prepared, pid: int, how: str) -> None:
@@ -219,7 +277,7 @@ def _flush(context: Context) -> None:
 
 
 def _hint(end: str) -> str:
-    killed = "; the kernel kills what takes too much memory: dmesg | tail" if end.endswith("SIGKILL") else ""
+    killed = "; if it ran out of memory, the kernel says so: dmesg | tail" if end.endswith("SIGKILL") else ""
     return f"start_app.py logs --lines 200{killed}"
 
 

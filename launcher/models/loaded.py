@@ -33,7 +33,7 @@ class InUse(NamedTuple):
 
     @property
     def changed(self) -> bool:
-        """Tell whether the disk has changed since."""
+        """Return whether the disk has changed since."""
         return self.now != self.commit
 
     def line(self) -> str:

@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 
 from ..cache import layout
 from ..cache import names as naming
+from ..cache.completeness import tree
 from ..cache.plan import Plan
 from ..cache.roots import Root
-from ..cache.verify import tree
 from ..context import Context
 from ..errors import ExitStatus, LauncherError, quoted
 from ..models import hub, local_dir, placement, pull, repo_id, verified

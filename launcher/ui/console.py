@@ -127,7 +127,7 @@ class Console(NamedTuple):
 
     @property
     def interactive(self) -> bool:
-        """Tell whether there is a person who can be asked."""
+        """Return whether there is a person who can be asked."""
         return bool(self.stdin and self.stderr and self.stdin.isatty() and self.stderr.isatty())
 
     def confirm(self, question: str) -> bool:

@@ -69,7 +69,7 @@ def typed(words: Sequence[str]) -> tuple[tuple[str, str], ...]:
 
 
 def passing_python() -> bool:
-    """Tell whether the Python that runs this is gone when it ends."""
+    """Return whether the Python that runs this is gone when it ends."""
     return bool(_uv_run())
 
 
