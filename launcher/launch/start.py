@@ -16,7 +16,7 @@ from ..config.paths import current_folder
 from ..context import Answer, Context, Report
 from ..errors import ExitStatus, LauncherError
 from ..operations.instance import Started, last_record, write_record
-from ..operations.readiness import DEFAULT_SECONDS, open_page, wait_for_child
+from ..operations.readiness import open_page, wait_for_child
 from ..service import history
 from ..ui import text
 from .plan import Prepared, shown
@@ -199,6 +199,8 @@ class StartStep:
             )
         _report_end(context, ("ready", "ready"), pid, f"{ready.page.url} answers after {ready.seconds:.1f} s")
         console.say(ready.line())
+        if ready.warning:
+            console.warn(f"note: {ready.warning}")
         console.say(f"log: {log}")
         if context.arguments.open:
             open_page(ready.page.url, context)
@@ -252,7 +254,7 @@ def _await(context: Context, pid: int, log: Path) -> Ready | None:
                 last = "".join(logs.tail(log, 1))
                 show(f"loading: {text.duration(time.monotonic() - begun)}  {last}")
 
-        return wait_for_child(context.settings, pid, context.timeout(DEFAULT_SECONDS), tick)
+        return wait_for_child(context, pid, tick)
 
 
 def _report_start(context: Context, prepared: Prepared, pid: int, how: str) -> None:
