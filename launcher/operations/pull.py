@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..cache.targets import unknown
 from ..context import Context
-from ..errors import ExitStatus, LauncherError
+from ..errors import ExitStatus, LauncherError, quoted
 from ..models import check, hub, local_dir, placement, pull, refs, repo_id, resolve
 from ..models.lockfile import LockedModel
 from ..models.task import STALL_SECONDS, Reach, Served, Survey
@@ -109,6 +109,12 @@ def refuse_offline(context: Context, what: str) -> None:
 
     Raises LauncherError (78).
     """
+    if context.offline and context.arguments.demo:
+        raise LauncherError(
+            f"{what} needs a hub, and no hub has the demo's models: they are fake",
+            f"rm -r {quoted(context.settings.app_dir)}, then start_app.py --demo restores what was removed",
+            ExitStatus.CONFIG,
+        )
     if context.offline:
         raise LauncherError(
             f"{what} needs a hub, and HF_HUB_OFFLINE is set",

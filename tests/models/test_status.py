@@ -61,7 +61,7 @@ def test_that_the_disk_has_changed_since_the_start_is_told(mapped: bool, pulled:
     found = _models(pulled)[MODEL]
     assert (found["commit"], found["on_disk"], found["changed"]) == (pulled.old, pulled.new, True)
     assert found["evidence"] == ("mapped" if mapped else "lock record")
-    assert f"{pulled.new[:7]} is on the disk by now: a restart loads that" in pulled.run("status").out
+    assert f"the disk has {pulled.new[:7]} now, which a restart loads" in pulled.run("status").out
 
 
 @pytest.mark.slow
@@ -84,7 +84,18 @@ def test_a_model_that_was_removed_under_the_app_is_told_as_such(pulled: Pulled, 
     assert not pulled.repo().exists()
     found = _models(pulled)[MODEL]
     assert (found["on_disk"], found["changed"]) == (None, True)
-    assert "the disk has none by now" in pulled.run("status").out
+    assert "the disk has no commit of it any more" in pulled.run("status").out
+
+
+@pytest.mark.slow
+def test_a_locked_instance_is_not_said_to_change_at_its_next_start(pulled: Pulled, processes: Processes) -> None:
+    pulled.app.script.write_text(LOADING)
+    pulled.lock(pulled.locked(pulled.old))
+    pulled.start(processes, "--locked")
+    (pulled.repo() / "refs" / "main").write_text(pulled.new)
+    (pulled.repo() / "snapshots" / pulled.new).mkdir()
+    told = pulled.run("status").out
+    assert f"the cache has {pulled.new[:7]}, which a restart without --locked loads" in told
 
 
 @pytest.mark.slow
