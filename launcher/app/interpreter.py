@@ -62,10 +62,9 @@ def _refuse_broken(folder: Path) -> None:
     if not entries & {"pyvenv.cfg", "bin", "Scripts", "Lib"} and not (entries and folder.name == ".venv"):
         return
     what = "it was made on Windows" if "Scripts" in entries else "parts of it are missing"
-    where = quoted(folder)
     raise LauncherError(
         f"{folder} has no bin/python: {what}",
-        f"python3 -m venv --clear {where}, then install the app into it; or start_app.py --python PATH",
+        f"python3 -m venv --clear {quoted(folder)}, then install the app into it; or start_app.py --python PATH",
     )
 
 

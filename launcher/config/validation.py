@@ -45,8 +45,8 @@ def check_spelling(name: str, setting: Setting) -> None:
     if name not in ("APP_ARGS", "APP_NOTIFY_URL") and _WINDOWS_PATH.match(value):
         what, hint = "is a path of Windows", f"{name}=/PATH"
         if value[0] != "\\":
-            rest = re.sub(r"[\\/]+", "/", value[3:])
-            hint = f"{name}={quoted(f'/mnt/{value[0].lower()}/{rest}')} under WSL"
+            mounted = f"/mnt/{value[0].lower()}/" + re.sub(r"[\\/]+", "/", value[3:])
+            hint = f"{name}={quoted(mounted)} under WSL"
     elif "\r" in setting.value or (name != "APP_ARGS" and any(ord(letter) < 32 for letter in value)):
         what = "has a line end or another control character in it"
         hint = "sed -i 's/\\r$//' FILE, for a file with the line ends of Windows"
