@@ -30,7 +30,7 @@ _TAIL_BYTES = 1 << 20
 _LINE_BYTES = 1 << 12
 _FIRST_BYTES = 1 << 12
 _POLL_SECONDS = 0.2
-_FREE_NAME = "start_app.py --log-file FILE, with a name that is free"
+_FREE_NAME = "start_app.py --log-file FILE, with a new name"
 
 
 class Target(NamedTuple):
@@ -134,7 +134,7 @@ class Target(NamedTuple):
         except OSError:
             return
         if odd(mode):
-            what = "is a link, and a log is never written through one" if stat.S_ISLNK(mode) else what
+            what = "is a link, and the log is never written through a link" if stat.S_ISLNK(mode) else what
             raise self._refused(f"{path} {what}", _FREE_NAME)
 
     def _refused(self, message: str, hint: str) -> LauncherError:
@@ -204,7 +204,7 @@ def find(app_dir: Path, script: Path, port: int) -> Path | None:
 
 
 def is_log(path: Path) -> bool:
-    """Tell whether there is a regular file."""
+    """Return whether there is a regular file."""
     try:
         return stat.S_ISREG(os.lstat(path).st_mode)
     except OSError:

@@ -79,5 +79,5 @@ class Sources(NamedTuple):
 
 
 def blank_counts(name: str, value: str | None) -> bool:
-    """Tell whether a blank is a value: `CUDA_VISIBLE_DEVICES= python …` is the usual way to hide every GPU."""
+    """Return whether a blank is a value: `CUDA_VISIBLE_DEVICES= python …` is the usual way to hide every GPU."""
     return value is not None and name.endswith("_VISIBLE_DEVICES")

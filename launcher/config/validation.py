@@ -1,6 +1,6 @@
-"""A value is checked before anything is stopped or deleted, and what is wrong with it is told with where it came from.
+"""Check settings before anything is stopped or deleted. An error names the value and where it came from.
 
-Every function here raises LauncherError for a value that cannot be: a usage error for a flag, else configuration.
+Every function raises LauncherError for an invalid value: 2 for a flag, else 78.
 """
 
 from __future__ import annotations
@@ -142,7 +142,7 @@ def _told_port(argv: Sequence[str], flag: str) -> str | None:
 def refuse_other_port(
     port: int, flag: str | None, args: Setting | None, split: tuple[str, ...], rest: tuple[str, ...]
 ) -> None:
-    """Check that the app is told no other port: it would obey the last one, while the launcher proves its own free."""
+    """Check that APP_ARGS sets no other port: the app would use that one, while the launcher checks its own."""
     for arguments, where, status in (
         (rest, "after --", ExitStatus.USAGE),
         (split, f"APP_ARGS, {args.origin}" if args else "", args.bad if args else ExitStatus.CONFIG),
@@ -172,7 +172,7 @@ def check_endpoint(name: str, setting: Setting) -> None:
     match = _ENDPOINT.fullmatch(setting.value)
     if match and (match[4] is None or 0 < int(match[4][1:]) < 65536):
         return
-    # Whatever stands before an @ may be a password, however the rest is mistyped.
+    # The part before an @ may be a password, even in a mistyped URL.
     before, at, after = setting.value.rpartition("@")
     shown = f"{redact.MASK}@{after}" if at else before + after
     hint = f"{name}=https://hf-mirror.com"
@@ -190,7 +190,7 @@ def check_endpoints(name: str, setting: Setting) -> None:
 
 
 def check_notify_url(setting: Setting) -> None:
-    """Check that this is an http(s) address; it is a secret, so it is not told how it reads."""
+    """Check that this is an http(s) address. It is a secret, so the error does not show it."""
     match = _NOTIFY_URL.fullmatch(setting.value)
     if not match or (match[3] and not 0 < int(match[3][1:]) < 65536):
         raise LauncherError(
@@ -201,7 +201,7 @@ def check_notify_url(setting: Setting) -> None:
 
 
 def yes_or_no(name: str, setting: Setting) -> bool:
-    """Return what a switch says, in the words that huggingface_hub knows for one."""
+    """Return the value of a switch, in the words that huggingface_hub accepts."""
     text = setting.value.strip().lower()
     if text in ("1", "true", "yes", "on"):
         return True

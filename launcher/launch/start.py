@@ -16,7 +16,7 @@ from ..config.paths import current_folder
 from ..context import Answer, Context, Report
 from ..errors import ExitStatus, LauncherError
 from ..operations.instance import Started, last_record, write_record
-from ..operations.readiness import DEFAULT_SECONDS, open_page, wait_for_child
+from ..operations.readiness import open_page, wait_for_child
 from ..service import history
 from ..ui import text
 from .plan import Prepared, shown
@@ -60,7 +60,7 @@ class StartStep:
         if background and environ.get("SYSTEMD_EXEC_PID") == str(os.getpid()):
             raise LauncherError(
                 "--background in a systemd unit: systemd would stop the app when the launcher ends",
-                "ExecStart= without --background; systemd has it in the background already",
+                "remove --background from ExecStart=: systemd runs the app in the background already",
                 ExitStatus.USAGE,
             )
         if self._target:
@@ -199,6 +199,8 @@ class StartStep:
             )
         _report_end(context, ("ready", "ready"), pid, f"{ready.page.url} answers after {ready.seconds:.1f} s")
         console.say(ready.line())
+        if ready.warning:
+            console.warn(f"note: {ready.warning}")
         console.say(f"log: {log}")
         if context.arguments.open:
             open_page(ready.page.url, context)
@@ -252,7 +254,7 @@ def _await(context: Context, pid: int, log: Path) -> Ready | None:
                 last = "".join(logs.tail(log, 1))
                 show(f"loading: {text.duration(time.monotonic() - begun)}  {last}")
 
-        return wait_for_child(context.settings, pid, context.timeout(DEFAULT_SECONDS), tick)
+        return wait_for_child(context, pid, tick)
 
 
 def _report_start(context: Context, prepared: Prepared, pid: int, how: str) -> None:
@@ -275,7 +277,7 @@ def _flush(context: Context) -> None:
 
 
 def _hint(end: str) -> str:
-    killed = "; the kernel kills what takes too much memory: dmesg | tail" if end.endswith("SIGKILL") else ""
+    killed = "; if it ran out of memory, the kernel says so: dmesg | tail" if end.endswith("SIGKILL") else ""
     return f"start_app.py logs --lines 200{killed}"
 
 
