@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ..app.command import Command
+from ..app.packages import version
 from ..context import Context
 from ..instances import port
 from .instance import last_record
@@ -43,9 +44,9 @@ def wait_out(context: Context, command: Command, check: Callable[[], None] = lam
 
 def _why_plain(context: Context, command: Command) -> str | None:
     """Return why the app is known to bind without SO_REUSEADDR, or None."""
-    version = _gradio(command.interpreter)
-    if version and version.startswith("3."):
-        return f"Gradio {version} cannot bind it before"
+    gradio = version(command.interpreter, "gradio")
+    if gradio and gradio.startswith("3."):
+        return f"Gradio {gradio} cannot bind it before"
     from ..app import logs
 
     settings = context.settings
@@ -55,9 +56,3 @@ def _why_plain(context: Context, command: Command) -> str | None:
     if any(_IN_USE.search(line) for path in kept for line in logs.tail(path, _TAIL_LINES)):
         return "a start of this app ended because the port was in use"
     return None
-
-
-def _gradio(interpreter: str) -> str | None:
-    """Return the version of Gradio that is installed beside an interpreter."""
-    installed = Path(interpreter).parent.parent.glob("lib/python3*/site-packages/gradio-*.dist-info")
-    return next((path.name.removeprefix("gradio-").removesuffix(".dist-info") for path in installed), None)

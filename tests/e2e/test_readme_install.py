@@ -247,13 +247,13 @@ def test_the_command_that_runs_the_tests_runs_them(world: World, checkout: Path)
     assert " passed" in done.stdout
 
 
-COMPLETION = ("pip install '.[completion]'", 'eval "$(start-app --print-completion bash)"')
+COMPLETION = 'eval "$(start-app --print-completion bash)"'
 
 
 @pytest.mark.slow
-@runs(*COMPLETION)
+@runs(COMPLETION)
 def test_the_shell_completes_the_installed_command(world: World, checkout: Path) -> None:
-    done = world.run(*COMPLETION, "complete -p start-app", cwd=checkout)
+    done = world.run("pip install .", COMPLETION, "complete -p start-app", cwd=checkout)
     if done.status:
         skip_where_unreachable(done.out)
     assert done.status == 0, done.out
