@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..config.settings import Settings
+from ..system import marker
 from .environment import app_environment_of
 from .interpreter import checked, find_interpreter
 
@@ -44,5 +45,6 @@ def build(settings: Settings, environ: Mapping[str, str], running: str) -> Comma
         argv += [settings.port_flag, str(settings.port)]
     if settings.host and settings.host_flag:
         argv += [settings.host_flag, settings.host]
-    environment = app_environment_of(settings, environ, interpreter)
+    mark = marker.new(settings.port, str(settings.script)).text()
+    environment = {**app_environment_of(settings, environ, interpreter), marker.NAME: mark}
     return Command(interpreter, setting.origin, (*argv, *settings.app_args), environment, settings.app_dir)

@@ -27,6 +27,7 @@ class Record(NamedTuple):
     `start` is the process's start in clock ticks since `boot_id` (proc_pid_stat(5) field 22), which, with the pid and
     its namespace, names one process for ever; `started_at` is UTC in ISO 8601, for people. `models` are the commits of
     the models that it was started with, `locked` tells that it can load no other. `log` is the file its output goes to.
+    `marker` is the token in the environment of all that it starts.
     """
 
     pid: int
@@ -43,6 +44,7 @@ class Record(NamedTuple):
     models: Mapping[str, str] = MappingProxyType({})
     locked: bool = False
     log: str | None = None
+    marker: str | None = None
 
     def line(self) -> bytes:
         """Return the record as the one line of its lock file; what is too long for it is cut short."""

@@ -11,8 +11,8 @@ import os
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from .match import ScriptArgument
-from .process import environment
+from .match import ScriptArgument, is_python, script_argument
+from .process import Process, environment
 from .proof import DELETED, LINUX, current_folder
 
 _MAX_LINKS = 40  # as in the kernel, path_resolution(7)
@@ -54,6 +54,17 @@ def _files_in(pid: int, argument: ScriptArgument, folders: Iterable[str]) -> tup
         if found:
             return tuple(found[path] for path in ((main,) if package in found else (module, main)) if path in found)
     return ()
+
+
+def own_script(process: Process) -> str | None:
+    """Return the file that a Python runs, links resolved, where we see the same file systems as it does."""
+    folder = current_folder(process.pid)
+    python = is_python(process.exe or "".join(process.argv[:1]))
+    if folder is None or not python or not same_mount_namespace(process.pid):
+        return None
+    argument = script_argument(process.argv)
+    paths = (os.path.realpath(os.path.join(folder, path)) for path in (argument.paths() if argument else ()))
+    return next((path for path in paths if os.path.isfile(path)), None)
 
 
 def contradicted(pid: int, argument: ScriptArgument, identity: FileIdentity) -> bool:

@@ -9,12 +9,14 @@ import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
+from ..system.marker import Marker
 from ..ui import text
 from . import port as ports
-from .match import declared_port, is_python, script_argument, wrapped_argument
+from .family import Bounds, Known, Start, family, leftovers
+from .match import ScriptArgument, declared_port, is_python, script_argument, wrapped_argument
 from .process import Process, environment, lineage, look
 from .proof import command_lines, words
-from .script import FileIdentity, contradicted, files_run
+from .script import FileIdentity, contradicted, files_run, own_file, same_mount_namespace
 from .table import ProcessTable
 
 if TYPE_CHECKING:
@@ -27,6 +29,10 @@ class App(NamedTuple):
     script: str
     identity: FileIdentity
     port_flags: tuple[str, ...]
+    folders: tuple[str, ...] = ()
+    """Those of the app, links resolved: a script in them that it starts is a part of it."""
+    path: str = ""
+    """Where the settings name the script, links not resolved."""
 
 
 class Claim(NamedTuple):
@@ -37,11 +43,19 @@ class Claim(NamedTuple):
     port: int
 
 
+class Member(NamedTuple):
+    """Hold a process that goes with an instance, or that one has left over, with the ports that it listens on."""
+
+    process: Process
+    ports: frozenset[int]
+
+
 class Instance(NamedTuple):
     """Hold one instance: the process that it hangs on, and its ports.
 
-    `members` are the processes below it that run the app too, `tree` is every process from it downwards. `declared` is
-    the port it was told to use.
+    `members` are the processes below it that run the app too, `family` is what else the app has started, `tree` the
+    pids of all three. `left` is what is below it without being the app's, each with the reason. `declared` is the port
+    it was told to use.
     """
 
     process: Process
@@ -50,6 +64,9 @@ class Instance(NamedTuple):
     declared: int | None
     listening: frozenset[int]
     supervisor: Supervisor | None
+    family: tuple[Member, ...] = ()
+    left: tuple[tuple[Process, str], ...] = ()
+    known: Known = Known()
 
     @property
     def pid(self) -> int:
@@ -84,6 +101,7 @@ class Survey(NamedTuple):
 
     `stale` are ours on the port, `siblings` ours on others, `others` another user's; `inside` is the instance that
     this very launcher was started from; `left` are processes that look alike, each with the reason why they are not.
+    `leftovers` are what dead instances have left, `spared` what is marked as theirs without being ended, with reasons.
     """
 
     port: int
@@ -93,11 +111,9 @@ class Survey(NamedTuple):
     holders: tuple[Holder, ...]
     inside: Instance | None
     left: tuple[tuple[Process, str], ...]
-
-    @property
-    def spare(self) -> frozenset[int]:
-        """Return the pids of every instance that is not to be touched, whatever it hangs below."""
-        return frozenset(pid for i in (*self.siblings, *self.others) for pid in i.tree)
+    bounds: Bounds
+    leftovers: tuple[Member, ...] = ()
+    spared: tuple[tuple[Process, str], ...] = ()
 
 
 class _Match(NamedTuple):
@@ -107,27 +123,66 @@ class _Match(NamedTuple):
 
 def survey(app: App, host: str | None, port: int, taken: bool, claim: Claim | None = None) -> Survey:
     """Look at every visible process, and where the port is `taken`, at who listens there."""
+    table = ProcessTable()
     found, left = _matches(app, claim)
-    own = lineage(os.getpid()) if found or taken else ()
-    instances = _instances(found, own) if found else []
-    ours = [i for i in instances if i.process.uid == os.geteuid()]
+    own = lineage(os.getpid()) if found or taken or table.marked else ()
+    bounds = Bounds(app.folders, os.getpid(), os.geteuid(), frozenset((1, *own)))
+    instances = _instances(found, table, bounds) if found else []
+    ours = [i for i in instances if i.process.uid == bounds.uid]
     inside = next((i for i in ours if i.on(port) and not set(own).isdisjoint((i.pid, *i.members))), None)
     stale = tuple(i for i in ours if i.on(port) and i is not inside)
     here = (*stale, *((inside,) if inside else ()))
+    elsewhere = frozenset(pid for i in instances if i not in here for pid in i.tree)
+    bounds = bounds._replace(apart=elsewhere)
+    listeners = ports.listeners(host, port, [pid for i in here for pid in i.tree]) if taken else ()
+    leftovers, spared = _leftovers(app, port, table, bounds, instances, [one.pid for one in listeners])
     holders: tuple[Holder, ...] = ()
     if taken:
-        holders = _holders(host, port, [pid for i in here for pid in i.tree], own)
-        if not holders and not any(port in i.listening for i in here):
+        gone = {member.process.pid for member in leftovers}
+        holders = _holders(port, [one for one in listeners if one.pid not in gone], table, own)
+        ours_on = frozenset[int]().union(*(i.listening for i in here), *(member.ports for member in leftovers))
+        if not holders and port not in ours_on:
             holders = (Holder(host or "0.0.0.0", None, None, None, above=False),)
     return Survey(
         port=port,
         stale=stale,
         siblings=tuple(i for i in ours if not i.on(port)),
-        others=tuple(i for i in instances if i.process.uid != os.geteuid()),
+        others=tuple(i for i in instances if i.process.uid != bounds.uid),
         holders=holders,
         inside=inside,
         left=tuple(left),
+        bounds=bounds,
+        leftovers=leftovers,
+        spared=spared,
     )
+
+
+def _leftovers(
+    app: App,
+    port: int,
+    table: ProcessTable,
+    bounds: Bounds,
+    instances: Collection[Instance],
+    holding: Collection[int | None],
+) -> tuple[tuple[Member, ...], tuple[tuple[Process, str], ...]]:
+    known = frozenset(pid for i in instances for pid in (*i.tree, *(process.pid for process, _ in i.left)))
+    if all(pid in known or pid == bounds.own for pid in table.marked):
+        return (), ()  # most launches end here
+    from .supervisor import supervisor
+
+    def is_ours(pid: int, marker: Marker) -> bool:
+        if same_mount_namespace(pid):
+            return marker.script == app.path or own_file(marker.script) == app.identity
+        return app.identity in files_run(pid, ScriptArgument("script", marker.script))
+
+    held = frozenset(pid for pid in holding if pid is not None)
+    start = Start(port, is_ours, held, attended=supervisor(bounds.own, table) is None)
+    found = leftovers(table, start, bounds, known)
+    return tuple(_member(process) for process in found.own), found.left
+
+
+def _member(process: Process) -> Member:
+    return Member(process, ports.listening((process.pid,)))
 
 
 def _matches(app: App, claim: Claim | None) -> tuple[dict[int, _Match], list[tuple[Process, str]]]:
@@ -188,23 +243,28 @@ def _why_not(app: App, process: Process) -> str | None:
     return reason
 
 
-def _instances(found: Mapping[int, _Match], own: Sequence[int]) -> list[Instance]:
-    table = ProcessTable()
+def _instances(found: Mapping[int, _Match], table: ProcessTable, bounds: Bounds) -> list[Instance]:
+    from .supervisor import supervisor  # needed only where something runs already
+
     groups = dict(_groups(found))
     instances = []
     for root, members in groups.items():
-        others = [pid for pid in groups if pid != root]
-        below = (pid for pid, _ in table.below((root, *members), others))
-        tree = tuple(dict.fromkeys((root, *members, *below)))
+        others = frozenset(pid for other in groups if other != root for pid in (other, *groups[other]))
+        belongs = family((root, *members), table, bounds._replace(apart=others))
+        own = tuple(_member(process) for process in belongs.own)
         declared = next((found[pid].declared for pid in (root, *members) if found[pid].declared is not None), None)
+        listening = ports.listening([pid for pid in (root, *members) if pid not in bounds.spare])
         instances.append(
             Instance(
                 process=found[root].process,
                 members=members,
-                tree=tree,
+                tree=(root, *members, *(member.process.pid for member in own)),
                 declared=declared,
-                listening=ports.listening([pid for pid in tree if pid not in own]),
-                supervisor=_supervisor(root, table),
+                listening=listening.union(*(member.ports for member in own)),
+                supervisor=supervisor(root, table, bounds.own),
+                family=own,
+                left=belongs.left,
+                known=belongs.known,
             )
         )
     return instances
@@ -226,16 +286,13 @@ def _groups(found: Mapping[int, _Match]) -> Iterable[tuple[int, tuple[int, ...]]
         yield root, tuple(pid for pid in pids if pid != root)
 
 
-def _supervisor(pid: int, table: ProcessTable) -> Supervisor | None:
-    from .supervisor import supervisor  # needed only where something runs already
+def _holders(
+    port: int, listeners: Collection[ports.Listener], table: ProcessTable, own: Collection[int]
+) -> tuple[Holder, ...]:
+    from .supervisor import supervisor
 
-    return supervisor(pid, table, os.getpid())
-
-
-def _holders(host: str | None, port: int, known: Sequence[int], own: Collection[int]) -> tuple[Holder, ...]:
-    table = ProcessTable()
     found: dict[int | str, Holder] = {}
-    for listener in ports.listeners(host, port, known):
+    for listener in listeners:
         process = look(listener.pid) if listener.pid is not None else None
         if process and port not in ports.listening((process.pid,)):
             process = None  # the pid may have passed to a stranger since the sockets were listed
@@ -243,7 +300,7 @@ def _holders(host: str | None, port: int, known: Sequence[int], own: Collection[
             address=listener.address,
             uid=listener.uid if process is None or process.uid is None else process.uid,
             process=process,
-            supervisor=_supervisor(process.pid, table) if process else None,
+            supervisor=supervisor(process.pid, table, os.getpid()) if process else None,
             above=bool(process and (process.pid == 1 or process.pid in own)),
         )
     return tuple(found.values())

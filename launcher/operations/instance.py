@@ -18,8 +18,8 @@ from ..context import Context
 from ..errors import ExitStatus, LauncherError
 from ..instances import port, refusal
 from ..instances import survey as discovery
-from ..instances.describe import describe
-from ..instances.process import Process, lineage, look
+from ..instances.describe import describe, describe_member
+from ..instances.process import Process, look
 from ..instances.proof import own_namespace, start_of
 from ..instances.record import Record, instance_name, launch_name, read
 from ..instances.script import own_file
@@ -97,7 +97,7 @@ def observe(settings: Settings) -> Observed:
         claim = Claim(record.pid, record.start, settings.port)
     taken, unbindable = _probe(settings)
     flags = dict.fromkeys((*((settings.port_flag,) if settings.port_flag else ()), "--port"))
-    app = App(os.path.realpath(settings.script), identity, tuple(flags))
+    app = App(os.path.realpath(settings.script), identity, tuple(flags), _folders(settings), str(settings.script))
     survey = discovery.survey(app, settings.host, settings.port, taken, claim)
     if any(holder.process is None for holder in survey.holders) and not _probe(settings)[0]:
         survey = survey._replace(holders=())  # it has ended while the processes were looked at
@@ -105,6 +105,11 @@ def observe(settings: Settings) -> Observed:
     others = any(instance.on(settings.port) for instance in survey.others)
     unseen = lock is not None and not (orphaned or survey.stale or survey.inside or others)
     return Observed(survey, lock, record, launcher, unseen, orphaned, unbindable)
+
+
+def _folders(settings: Settings) -> tuple[str, ...]:
+    """Return the app's folders: a script in one of them is a part of the app."""
+    return tuple(os.path.realpath(folder) for folder in (settings.app_dir, os.path.dirname(settings.script)))
 
 
 def take_launch_lock(context: Context) -> locks.Lock:
@@ -151,6 +156,7 @@ class Started(NamedTuple):
     models: Mapping[str, str] = MappingProxyType({})
     locked: bool = False
     log: Path | None = None
+    marker: str | None = None
 
 
 def write_record(lock: locks.Lock, context: Context, started: Started | None = None) -> None:
@@ -172,6 +178,7 @@ def write_record(lock: locks.Lock, context: Context, started: Started | None = N
         models=started.models,
         locked=started.locked,
         log=str(started.log) if started.log else None,
+        marker=started.marker,
     )
     try:
         lock.write(record.line())
@@ -234,9 +241,13 @@ def stop_instance(context: Context) -> tuple[Stopped, ...]:
             refused = seen.instance_refusal()
             if refused:
                 raise refused
-            if not seen.survey.stale:
+            victims = refusal.targets(seen.survey)
+            if not victims:
                 return tuple(stopped)
-            stopped += _stop(context, seen, refusal.targets(seen.survey))
+            if not stopped:
+                for line in left_alone(seen):
+                    context.console.say(line)
+            stopped += _stop(context, seen, victims)
         raise _reborn(settings)
     finally:
         launch_lock.close()
@@ -249,8 +260,7 @@ def tree(instance: Instance) -> tuple[int, ...]:
 
 def below(*pids: int) -> tuple[int, ...]:
     """Return these pids and every one below them as they are now."""
-    descendants = (pid for pid, _ in ProcessTable().below(pids))
-    return tuple(dict.fromkeys((*pids, *descendants)))
+    return (*pids, *ProcessTable().below(pids))
 
 
 def is_up(settings: Settings) -> bool:
@@ -295,15 +305,14 @@ def _probe(settings: Settings) -> tuple[bool, LauncherError | None]:
 
 
 def _stop(context: Context, seen: Observed, victims: tuple[Process, ...]) -> tuple[Stopped, ...]:
-    from ..instances.stop import stop  # most launches have nothing to stop
+    from ..instances.stop import relatives_of, stop  # most launches have nothing to stop
 
-    timeout, say = context.arguments.stop_timeout, context.console.say
-    spare = seen.survey.spare.union(lineage(os.getpid()), (1,))
-    strangers = {holder.process.pid for holder in seen.survey.holders if holder.process}
+    timeout, say, survey = context.arguments.stop_timeout, context.console.say, seen.survey
+    kinds = {instance.pid: "stale" for instance in survey.stale}
+    kinds |= {member.process.pid: "left over" for member in survey.leftovers}
     for process in victims:
-        what = "taking the port from" if process.pid in strangers else "stale"
-        say(f"{what}: {describe(process)}")
-    done = stop(victims, timeout, spare, say)
+        say(f"{kinds.get(process.pid, 'taking the port from')}: {describe(process)}")
+    done = stop(victims, timeout, survey.bounds.spare | survey.bounds.apart, say, relatives_of(survey))
     for one in done:
         end = f"killed after {timeout:g} s" if one.killed else f"terminated after {one.seconds:.1f} s"
         history.record(context.settings, "kill" if one.killed else "stop", describe(one.process), end)
@@ -343,11 +352,25 @@ NAMED_AT_MOST = 10
 
 
 def left_alone(observed: Observed) -> tuple[str, ...]:
-    """Return which instances of this app are not touched: those on other ports and those of other users."""
+    """Return what is not touched: instances on other ports and of other users, and what is not the app's below it."""
     survey = observed.survey
     lines = [f"left: {describe(i.process)}: this app's instance on port {i.port}" for i in survey.siblings]
     others = [i for i in survey.others if not i.on(survey.port)]  # one on the port is a refusal of its own
     lines += [f"left: {describe(i.process)}: this app's instance of another user" for i in others]
+    below = [(process, f"below pid {i.pid}: {why}") for i in survey.stale for process, why in i.left]
+    lines += [f"left: {describe(process)}: {why}" for process, why in (*below, *survey.spared)]
+    return tuple(lines)
+
+
+def going_along(survey: Survey) -> tuple[str, ...]:
+    """Return what goes with the instances that are to be stopped, those that listen on a port first."""
+    lines = []
+    for instance in survey.stale:
+        family = sorted(instance.family, key=lambda member: not member.ports)
+        named = family[:NAMED_AT_MOST]
+        lines += [f"{describe_member(member)}: below pid {instance.pid}, goes with it" for member in named]
+        if len(family) > len(named):
+            lines.append(f"{len(family) - len(named)} more below pid {instance.pid}")
     return tuple(lines)
 
 

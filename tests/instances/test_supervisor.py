@@ -5,9 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
@@ -16,6 +14,7 @@ from launcher.instances.kin import Kin
 from launcher.instances.supervisor import supervisor
 from launcher.instances.unit import Supervisor, of_cgroup
 from tests.support.apps import START_APP, AppFolder, Processes, alive, eventually, get, launcher
+from tests.support.table import Box, moved, one
 
 CONTAINER = "4f5e6d7c8b9a" * 5 + "abcd"
 
@@ -86,27 +85,6 @@ def test_a_login_a_job_and_a_scope_supervise_nothing(cgroup: str) -> None:
     assert of_cgroup(cgroup) is None
 
 
-class Box:
-    """A made-up table of processes: each stands below the one before it, unless told otherwise."""
-
-    def __init__(self, *processes: Kin) -> None:
-        self.processes = {process.pid: process for process in processes}
-
-    def kin(self, pid: int) -> Kin | None:
-        return self.processes.get(pid)
-
-    def children(self, pid: int) -> Sequence[int]:
-        return [process.pid for process in self.processes.values() if process.ppid == pid]
-
-    def cgroups(self) -> Mapping[int, str]:
-        return {process.pid: process.cgroup for process in self.processes.values()}
-
-
-def one(pid: int, ppid: int, command: str, session: int = 1, **more: Any) -> Kin:
-    argv = tuple(command.split())
-    return Kin(pid, ppid, session, float(pid), argv[0].rpartition("/")[2][:15], argv)._replace(**more)
-
-
 SYSTEMD = one(1, 0, "/sbin/init", name="systemd")
 LOGIN = one(5, 1, "-bash", 5)
 SUPERVISORD = one(30, 1, "/usr/bin/python3 /usr/bin/supervisord -n -c /etc/s.conf")
@@ -152,7 +130,7 @@ def of(pid: int, *processes: Kin, own: int | None = None) -> Supervisor | None:
             "supervisorctl -c /etc/s.conf stop NAME",
         ),
         ((SYSTEMD, PM2, one(99, 30, APP, 99, environ={"pm_id": "3"})), "pm2", "pm2 stop 3"),
-        ((SYSTEMD, PM2._replace(name="node", argv=("node",)), one(99, 30, APP, environ=PM_ID)), "pm2", "pm2 stop 0"),
+        ((SYSTEMD, moved(PM2, name="node", argv=("node",)), one(99, 30, APP, environ=PM_ID)), "pm2", "pm2 stop 0"),
         ((SYSTEMD, one(30, 1, "python circusd c.ini"), one(99, 30, APP, 99)), "circusd", "circusctl stop NAME"),
         ((SYSTEMD, one(30, 1, "python honcho start"), one(40, 30, "sh -c x"), one(99, 40, APP)), "honcho", "kill 30"),
         ((SYSTEMD, one(30, 1, "runsv web", folder="/sv/web"), one(99, 30, APP)), "runsv", "sv down /sv/web"),
@@ -290,11 +268,11 @@ JUPYTER = unit_member(50, 1, "python -m jupyter", 50)
 )  # fmt: skip
 def test_only_the_main_process_of_a_unit_is_supervised(processes: tuple[Kin, ...], main: bool) -> None:
     for cgroup in (UNIT, NOTEBOOKS):
-        moved = [process._replace(cgroup=cgroup) for process in processes]
-        found = of(99, SYSTEMD, *moved)
+        members = [process._replace(cgroup=cgroup) for process in processes]
+        found = of(99, SYSTEMD, *members)
         assert (found is not None) is main
         # Our own unit is in nobody's way.
-        assert of(99, SYSTEMD, *moved, unit_member(70, 1, "python start_app.py", cgroup=cgroup), own=70) is None
+        assert of(99, SYSTEMD, *members, unit_member(70, 1, "python start_app.py", cgroup=cgroup), own=70) is None
 
 
 def test_a_main_process_whose_cgroup_has_no_name_is_known_by_its_environment() -> None:
@@ -305,10 +283,10 @@ def test_a_main_process_whose_cgroup_has_no_name_is_known_by_its_environment() -
     assert found(main) is not None
     assert found(main._replace(environ={"INVOCATION_ID": "x"})) is not None
     shell = unit_member(50, 1, "sh -c x", 50, "0::/")
-    assert found(main._replace(ppid=50, environ=shell.environ), shell) is not None
+    assert found(moved(main, ppid=50, environ=shell.environ), shell) is not None
     assert found(main._replace(session=50)) is None
     assert found(unit_member(99, 1, APP, 50)) is None
-    assert found(main._replace(ppid=50), LOGIN._replace(pid=50)) is None
+    assert found(moved(main, ppid=50), moved(LOGIN, pid=50)) is None
 
 
 def hierarchy() -> Path:
