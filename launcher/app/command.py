@@ -1,7 +1,7 @@
 """The app gets what `start_app.sh` gave it: its own interpreter, folder, environment and signals, and nothing of ours.
 
-The interpreter is checked by looking at the file, never by running it: what it is must be known before anything is
-stopped, and a wrong one must not be given the chance to act.
+The interpreter is first checked by looking at the file: a wrong one must not be given the chance to act. Only what
+passes is run, by the rehearsal and by the exec.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..config.settings import Settings
-from ..system import marker
 from .environment import app_environment_of
 from .interpreter import checked, find_interpreter
 
@@ -45,6 +44,5 @@ def build(settings: Settings, environ: Mapping[str, str], running: str) -> Comma
         argv += [settings.port_flag, str(settings.port)]
     if settings.host and settings.host_flag:
         argv += [settings.host_flag, settings.host]
-    mark = marker.new(settings.port, str(settings.script)).text()
-    environment = {**app_environment_of(settings, environ, interpreter), marker.NAME: mark}
+    environment = app_environment_of(settings, environ, interpreter)
     return Command(interpreter, setting.origin, (*argv, *settings.app_args), environment, settings.app_dir)

@@ -22,6 +22,8 @@ from ..instances.describe import (
     left_documents,
     member_document,
     process_document,
+    verdicts,
+    where,
 )
 from ..instances.resources import gpu_memory, memory
 from ..instances.survey import Instance
@@ -30,7 +32,7 @@ from ..models.loaded import InUse
 from ..models.locked_view import VIEW
 from ..models.lockfile import Lock
 from ..models.versions import NAMED_AT_MOST
-from ..operations.instance import Observed, no_instances, observe
+from ..operations.instance import Observed, observe
 from ..ui import text
 
 State = Literal["running", "loading", "launching", "another user's", "unseen", "not running"]
@@ -48,7 +50,7 @@ class Status(NamedTuple):
     endpoint: str | None
     cache_roots: tuple[Path, ...]
     memory: int | None
-    gpu_memory: int | None
+    gpu_memory: int | Literal["unknown"] | None
     models: tuple[InUse, ...] = ()
 
     @property
@@ -91,7 +93,7 @@ class Status(NamedTuple):
         if self.memory is not None:
             rows.append(("memory", text.size(self.memory)))
         if self.gpu_memory is not None:
-            rows.append(("gpu memory", text.size(self.gpu_memory)))
+            rows.append(("gpu memory", text.size(self.gpu_memory) if isinstance(self.gpu_memory, int) else "unknown"))
         survey = self.observed.survey
         if self.observed.unseen:
             rows.append(("lock", f"{self.observed.lock} is held by an instance that cannot be seen from here"))
@@ -103,8 +105,8 @@ class Status(NamedTuple):
             rows.append(("goes with it", f"{len(family) - NAMED_AT_MOST} more: start_app.py status --json"))
         left = (*(self.instance.left if self.instance else ()), *survey.spared)
         rows += [("left alone", f"{describe(process)}: {reason}") for process, reason in left]
-        rows += [("sibling", f"{describe(i.process)}, port {i.port}") for i in survey.siblings]
-        rows += [("another user's", f"{describe(i.process)}, port {i.port}") for i in survey.others]
+        rows += [("sibling", f"{describe(i.process)}{where(i, survey.port)}") for i in survey.siblings]
+        rows += [("another user's", f"{describe(i.process)}{where(i, survey.port)}") for i in survey.others]
         for holder in survey.holders:
             who = describe(holder.process) if holder.process else f"a hidden process of user {text.user(holder.uid)}"
             rows.append(("port held by", f"{who}, on {holder.address}"))
@@ -127,7 +129,7 @@ class Status(NamedTuple):
             "endpoint": self.endpoint,
             "cache_roots": [str(root) for root in self.cache_roots],
             "memory_bytes": self.memory,
-            "gpu_memory_bytes": self.gpu_memory,
+            "gpu_memory_bytes": self.gpu_memory if isinstance(self.gpu_memory, int) else None,
             "locked": self.locked,
             "log": self.log,
             "models": [one.document() for one in self.models],
@@ -150,7 +152,7 @@ class Status(NamedTuple):
 def run(context: Context) -> Report:
     """Show what runs on the port; with `-v` also which processes only look like an instance."""
     shown = status(context)
-    for line in no_instances(shown.observed):
+    for line in verdicts(shown.observed.survey):
         context.console.detail(line)
     return Answer(text=tuple(f"{name}: {value}" for name, value in shown.facts()), data=shown.document())
 
@@ -212,7 +214,7 @@ def _state(observed: Observed, page: Page | None) -> State:
         return "running" if page else "loading"
     if observed.launcher:
         return "launching"
-    if any(instance.on(observed.survey.port) for instance in observed.survey.others):
+    if any(instance.verdict.standing == "refused" for instance in observed.survey.others):
         return "another user's"
     return "unseen" if observed.unseen else "not running"
 

@@ -4,9 +4,16 @@ from __future__ import annotations
 
 from ..context import Answer, Context, Report
 from ..instances import refusal
-from ..instances.describe import describe, family_documents, left_documents, process_document
+from ..instances.describe import (
+    describe,
+    family_documents,
+    going_along,
+    left_alone,
+    left_documents,
+    process_document,
+)
 from ..instances.stop import stopped_document
-from ..operations.instance import going_along, left_alone, observe, stop_instance
+from ..operations.instance import observe, stop_instance
 
 
 def run(context: Context) -> Report:
@@ -27,10 +34,10 @@ def run(context: Context) -> Report:
             "terminate_along": family_documents(survey),
             "left": left_documents(survey),
         }
-        return Answer(text=(*(lines or (nothing,)), *left_alone(observed)), data=data)
+        return Answer(text=(*(lines or (nothing,)), *left_alone(survey)), data=data)
     stopped = stop_instance(context)
     if not stopped:
         console.say(nothing)
-        for line in left_alone(observe(settings)):
+        for line in left_alone(observe(settings).survey):
             console.say(line)
     return Answer(data={"stopped": [stopped_document(process) for process in stopped]})

@@ -7,8 +7,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..ui import redact, text
-from .process import Process
+from .process import Process, look
 from .survey import Instance, Member, Survey
+
+NAMED_AT_MOST = 10
 
 
 def process_document(process: Process) -> Mapping[str, Any]:
@@ -53,3 +55,48 @@ def describe_member(member: Member) -> str:
     """Return a process that belongs to an instance as messages name it, with its ports."""
     ports = f", port {', '.join(str(port) for port in sorted(member.ports))}" if member.ports else ""
     return f"{describe(member.process)}{ports}"
+
+
+def going_along(survey: Survey) -> tuple[str, ...]:
+    """Return what goes with the instances that are to be stopped, those that listen on a port first."""
+    lines = []
+    for instance in survey.stale:
+        family = sorted(instance.family, key=lambda member: not member.ports)
+        named = family[:NAMED_AT_MOST]
+        lines += [f"{describe_member(member)}: below pid {instance.pid}, goes with it" for member in named]
+        if len(family) > len(named):
+            lines.append(f"{len(family) - len(named)} more below pid {instance.pid}")
+    return tuple(lines)
+
+
+def left_alone(survey: Survey) -> tuple[str, ...]:
+    """Return what is not touched: instances on other ports and of other users, and what is not the app's below it."""
+    lines = [f"left: {describe(i.process)}: this app's instance{where(i, survey.port)}" for i in survey.siblings]
+    # One on the port is a refusal of its own.
+    others = [i for i in survey.others if i.verdict.standing == "other"]
+    lines += [f"left: {describe(i.process)}: this app's instance of another user" for i in others]
+    below = [(process, f"below pid {i.pid}: {reason}") for i in survey.stale for process, reason in i.left]
+    lines += [f"left: {describe(process)}: {reason}" for process, reason in (*below, *survey.spared)]
+    lines += [
+        f"left: pid {pid}: it runs this app's script, but psutil cannot read processes here" for pid in survey.unread
+    ]
+    return tuple(lines)
+
+
+def verdicts(survey: Survey) -> tuple[str, ...]:
+    """Return what each process that runs the app or mentions its script is to us, with the reason."""
+    instances = (*survey.stale, *((survey.inside,) if survey.inside else ()), *survey.siblings, *survey.others)
+    judged = [f"{i.verdict.standing}: pid {i.pid}: {i.verdict.reason}" for i in instances]
+    # The youngest first: it is the one that somebody is wondering about.
+    left = [(process, reason) for pid, reason in survey.left if (process := look(pid)) and not process.gone]
+    left.sort(key=lambda one: -one[0].start)
+    lines = [f"no instance: {describe(process)}: {reason}" for process, reason in left[:NAMED_AT_MOST]]
+    more = len(left) - len(lines)
+    return (*judged, *lines, *((f"no instance: {more} more of this kind",) if more else ()))
+
+
+def where(instance: Instance, port: int) -> str:
+    """Return which port an instance is on that is not the one on `port`; where that says nothing, why it is not."""
+    if instance.port in (None, port):
+        return f", {instance.verdict.reason}"
+    return f" on port {instance.port}"

@@ -21,6 +21,7 @@ from collections.abc import Callable, Collection, Mapping
 from types import MappingProxyType
 from typing import NamedTuple
 
+from ..system import marker
 from ..system.marker import Marker
 from ..ui import text
 from .kin import Kin, Table, programs
@@ -95,13 +96,14 @@ def stranger(kin: Kin, table: Table, folders: Collection[str]) -> str | None:
 
 
 class Start(NamedTuple):
-    """Hold which starts of the app count: those for `port` whose marker is found to be this app's.
+    """Hold which starts of the app count: those of `command` for `port` whose marker is found to be this app's.
 
     `holding` are the processes that listen on that port. `attended` tells that somebody asks for this launch: no unit
     or supervisor does, which would start the app again after each crash.
     """
 
     port: int
+    command: tuple[str, ...]
     is_ours: Callable[[int, Marker], bool]
     holding: frozenset[int]
     attended: bool
@@ -112,7 +114,7 @@ def leftovers(table: Table, start: Start, bounds: Bounds, known: Collection[int]
 
     `known` are the processes of living instances, which are told of already.
     """
-    apart = bounds.apart | table.below(bounds.apart)
+    apart = _apart(table, bounds)
     ours = [pid for pid, found in table.marked.items() if pid not in known and pid not in apart]
     ours = [pid for pid in ours if pid != bounds.own and start.is_ours(pid, table.marked[pid])]
     kin = {pid: one for pid in ours if (one := table.kin(pid)) and one.marker == table.marked[pid]}
@@ -127,7 +129,7 @@ def leftovers(table: Table, start: Start, bounds: Bounds, known: Collection[int]
 
 def descendants(pids: Collection[int], table: Table, bounds: Bounds) -> tuple[Process, ...]:
     """Return what goes with processes that are known to be the app's: all below them, except what is another app's."""
-    candidates = table.below(pids) - bounds.spare - bounds.apart - table.below(bounds.apart)
+    candidates = table.below(pids) - bounds.spare - _apart(table, bounds)
     kin = {pid: one for pid in candidates if (one := table.kin(pid))}
     strangers = [pid for pid, one in kin.items() if stranger(one, table, bounds.folders)]
     apart = table.below(strangers).union(strangers)
@@ -143,6 +145,8 @@ def _why_spared(one: Kin, table: Table, start: Start, bounds: Bounds) -> str | N
     if one.process.uid != bounds.uid:
         return f"user {text.user(one.process.uid)}'s"
     reason = stranger(one, table, bounds.folders) or _still_there(one.pid, table, bounds.own)
+    if found.command != marker.quoted(start.command):
+        reason = reason or "left over by another command of the app's script"
     if reason or one.pid in start.holding:
         return reason
     if found.port != start.port:
@@ -166,6 +170,10 @@ def _still_there(pid: int, table: Table, own: int) -> str | None:
     return f"its instance, pid {found.pid}, is another one than this app's here" if alive else None
 
 
+def _apart(table: Table, bounds: Bounds) -> frozenset[int]:
+    return bounds.apart | table.below(bounds.apart) | table.below((bounds.own,))
+
+
 def _is_in(path: str, folder: str) -> bool:
     return os.path.commonpath((path, folder)) == folder
 
@@ -184,9 +192,9 @@ class _Search:
         table, roots = self._table, self._roots
         marked = frozenset(pid for pid, found in table.marked.items() if found in self._markers)
         led = frozenset[int]().union(*(table.in_session(session) for session in self._led | self._known.sealed))
-        apart = self._bounds.apart | table.below(self._bounds.apart)
-        found = marked | table.below(roots | self._known.pids) | self._known.pids | led
-        candidates = found - roots - apart - self._bounds.spare
+        apart = _apart(table, self._bounds)
+        found = marked | table.below(roots | self._known.pids) | led
+        candidates = found - roots - self._known.pids - apart - self._bounds.spare
         kin = {pid: one for pid in candidates if (one := table.kin(pid))}
         left = {pid: why for pid, one in kin.items() if (why := stranger(one, table, self._bounds.folders))}
         apart |= table.below(left).union(left)
@@ -194,7 +202,8 @@ class _Search:
         for pid, one in kin.items():
             if pid not in own and pid not in apart and (one.ppid in roots or one.ppid not in kin):
                 left[pid] = "nothing proves that the app has started it"
-        whole = frozenset(session for session in self._led if table.in_session(session) <= roots | own)
+        goes = roots | own | self._known.pids
+        whole = frozenset(session for session in self._led if table.in_session(session) <= goes)
         for pid in [pid for pid in own if kin[pid].process.uid != self._bounds.uid]:
             own.discard(pid)
             left[pid] = f"user {text.user(kin[pid].process.uid)}'s"
@@ -218,7 +227,7 @@ class _Search:
         return own
 
     def _is_proven(self, one: Kin) -> bool:
-        if one.marker in self._markers or one.session in self._known.sealed or one.pid in self._known.pids:
+        if one.marker in self._markers or one.session in self._known.sealed:
             return True
         if one.ppid not in self._roots:
             return False

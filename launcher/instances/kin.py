@@ -6,13 +6,13 @@ Pure: the facts are asked of a table of processes.
 from __future__ import annotations
 
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from types import MappingProxyType
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 from ..system import marker
 from ..system.marker import Marker
-from .match import script_argument
+from .command_line import script_argument
 from .process import Process
 
 SHELLS = frozenset("sh bash dash ash zsh ksh mksh fish busybox".split())
@@ -26,19 +26,35 @@ _WRAPPERS = INITS | frozenset(
 _SHELL_OPTIONS_WITH_VALUE = ("--rcfile", "--init-file")
 
 
-class Kin(NamedTuple):
-    """Hold what is known of one process beside its command line.
+class Kin(ABC):
+    """Hold what is known of one process beside its command line."""
 
-    `background` tells that it ignores SIGINT and SIGQUIT, as the jobs of a shell without job control do (POSIX, Shell
-    Command Language, 2.11). `environ` is empty where it cannot be read.
-    """
+    def __init__(self, process: Process, session: int) -> None:
+        self.process = process
+        self.session = session
 
-    process: Process
-    session: int
-    environ: Mapping[str, str] = MappingProxyType({})
-    folder: str | None = None
-    cgroup: str = ""
-    background: bool = False
+    @property
+    @abstractmethod
+    def environ(self) -> Mapping[str, str]:
+        """Return its environment, empty where it cannot be read."""
+
+    @property
+    @abstractmethod
+    def folder(self) -> str | None:
+        """Return its current folder."""
+
+    @property
+    @abstractmethod
+    def cgroup(self) -> str:
+        """Return the text of proc_pid_cgroup(5)."""
+
+    @property
+    @abstractmethod
+    def background(self) -> bool:
+        """Return whether it ignores SIGINT and SIGQUIT, as what a script starts with `&` does.
+
+        POSIX, Shell Command Language, 2.11, of a shell without job control.
+        """
 
     @property
     def marker(self) -> Marker | None:

@@ -68,6 +68,35 @@ def start_of(pid: int) -> float | None:
         return None
 
 
+def age(start: float) -> float:
+    """Return the seconds since a start as `start_of` has it."""
+    now = time.clock_gettime(time.CLOCK_BOOTTIME) - start / os.sysconf("SC_CLK_TCK") if LINUX else time.time() - start
+    return max(0.0, now)
+
+
+def owner_of(pid: int) -> int | None:
+    """Return the user that a process belongs to, without psutil."""
+    try:
+        return os.stat(f"/proc/{pid}").st_uid
+    except OSError:
+        return None
+
+
+def executable(pid: int) -> str | None:
+    """Return the path of a process's executable as the kernel names it from here, None where it is hidden."""
+    if not LINUX:
+        import psutil
+
+        try:
+            return str(psutil.Process(pid).exe()) or None
+        except psutil.Error:
+            return None
+    try:
+        return os.readlink(f"/proc/{pid}/exe").removesuffix(DELETED)
+    except OSError:
+        return None
+
+
 def own_namespace() -> tuple[str, str]:
     """Return the boot and the pid namespace in which this process's pid and start mean something.
 
@@ -78,6 +107,14 @@ def own_namespace() -> tuple[str, str]:
         return boot_id, os.readlink("/proc/self/ns/pid")
     except OSError:
         return "", ""
+
+
+def network(pid: int | None = None) -> str:
+    """Return the network namespace of a process, of this one by default; blank where it cannot be read."""
+    try:
+        return os.readlink(f"/proc/{pid or 'self'}/ns/net")
+    except OSError:
+        return ""
 
 
 def current_folder(pid: int) -> str | None:

@@ -10,6 +10,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from ..system.files import read_regular
+from .proof import network, own_namespace
 
 _READ_BYTES = 1 << 20
 # What a record may say at most, far below what is read: a command line may have 6 MiB, execve(2).
@@ -27,6 +28,9 @@ class Record(NamedTuple):
     `start` is the process's start in clock ticks since `boot_id` (proc_pid_stat(5) field 22), which, with the pid and
     its namespace, names one process for ever; `started_at` is UTC in ISO 8601, for people. `models` are the commits of
     the models that it was started with, `locked` tells that it can load no other. `log` is the file its output goes to.
+    `script` is the path of the app's script as it was named, `command` the words that say which of its commands is
+    served; both are None in records of earlier versions.
+    `network` names the network namespace, empty where that is unknown.
     `marker` is the token in the environment of all that it starts.
     """
 
@@ -44,6 +48,9 @@ class Record(NamedTuple):
     models: Mapping[str, str] = MappingProxyType({})
     locked: bool = False
     log: str | None = None
+    network: str = ""
+    script: str | None = None
+    command: tuple[str, ...] | None = None
     marker: str | None = None
 
     def line(self) -> bytes:
@@ -83,6 +90,16 @@ def _shortened(argv: Iterable[str]) -> list[str]:
     return short
 
 
+def is_elsewhere(record: Record) -> bool:
+    """Return whether its process has another network than this one, so that no port of theirs can be the same.
+
+    That is a container with a network of its own, or another machine. Where it is unknown, it is not.
+    """
+    boot_id, _ = own_namespace()
+    here = (boot_id, network())
+    return all((*here, record.boot_id, record.network)) and (record.boot_id, record.network) != here
+
+
 def _record(document: Any) -> Record:
     """Return the record that a document is.
 
@@ -105,6 +122,12 @@ def _record(document: Any) -> Record:
     models = values.get("models", {})
     if not isinstance(models, dict) or not all(isinstance(commit, str) for commit in models.values()):
         raise TypeError("models are commits")
-    if not isinstance(values.get("log"), str | None):
-        raise TypeError("the log is a path")
-    return Record(**{**values, "argv": tuple(str(argument) for argument in values["argv"])})
+    if not isinstance(values.get("log"), str | None) or not isinstance(values.get("network", ""), str):
+        raise TypeError("the log is a path, the network a name")
+    if not isinstance(values.get("script"), str | None):
+        raise TypeError("the script is a path")
+    command = values.get("command")
+    if command is not None and not (isinstance(command, list) and all(isinstance(word, str) for word in command)):
+        raise TypeError("the command is a list of words")
+    argv = tuple(str(argument) for argument in values["argv"])
+    return Record(**{**values, "argv": argv, "command": None if command is None else tuple(command)})

@@ -6,41 +6,23 @@ Nothing here acts. A survey is a value: the plan shows it, the stop takes it, an
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 from ..system.marker import Marker
-from ..ui import text
 from . import port as ports
-from .family import Bounds, Known, Start, family, leftovers
-from .match import ScriptArgument, declared_port, is_python, script_argument, wrapped_argument
-from .process import Process, environment, lineage, look
-from .proof import command_lines, words
-from .script import FileIdentity, contradicted, files_run, own_file, same_mount_namespace
+from .app_arguments import Told
+from .candidates import App, Candidate, Claim, candidates
+from .command_line import ScriptArgument
+from .family import Bounds, Family, Known, Start, family, leftovers
+from .match import Evidence, Verdict, Wanted, judge
+from .process import Process, lineage, look
+from .proof import network
+from .script import files_run, own_file, same_mount_namespace
 from .table import ProcessTable
 
 if TYPE_CHECKING:
     from .unit import Supervisor
-
-
-class App(NamedTuple):
-    """Hold what makes a process an instance of this app."""
-
-    script: str
-    identity: FileIdentity
-    port_flags: tuple[str, ...]
-    folders: tuple[str, ...] = ()
-    """Those of the app, links resolved: a script in them that it starts is a part of it."""
-    path: str = ""
-    """Where the settings name the script, links not resolved."""
-
-
-class Claim(NamedTuple):
-    """Hold the process that a launcher became: the instance lock's record names it, and it holds that lock."""
-
-    pid: int
-    start: float
-    port: int
 
 
 class Member(NamedTuple):
@@ -51,19 +33,20 @@ class Member(NamedTuple):
 
 
 class Instance(NamedTuple):
-    """Hold one instance: the process that it hangs on, and its ports.
+    """Hold one instance: the process that it hangs on, its ports, and what it is to us.
 
     `members` are the processes below it that run the app too, `family` is what else the app has started, `tree` the
-    pids of all three. `left` is what is below it without being the app's, each with the reason. `declared` is the port
-    it was told to use.
+    pids of all three. `left` is what is below it without being the app's, each with the reason. `told` is the port it
+    was told to use.
     """
 
     process: Process
     members: tuple[int, ...]
     tree: tuple[int, ...]
-    declared: int | None
+    told: Told
     listening: frozenset[int]
-    supervisor: Supervisor | None
+    verdict: Verdict
+    supervisor: Supervisor | None = None
     family: tuple[Member, ...] = ()
     left: tuple[tuple[Process, str], ...] = ()
     known: Known = Known()
@@ -76,11 +59,15 @@ class Instance(NamedTuple):
     @property
     def port(self) -> int | None:
         """Return the port that it is on or was told to use, or None when that cannot be known."""
-        return self.declared if self.declared is not None else min(self.listening, default=None)
+        return self.told.port if self.told.port is not None else min(self.listening, default=None)
 
-    def on(self, port: int) -> bool:
-        """Tell whether it is on this port, or on no knowable other one."""
-        return port in self.listening or self.port in (port, None)
+
+class Address(NamedTuple):
+    """Hold where the app is to listen: on every IPv4 interface where `host` is None; `taken` says that it cannot."""
+
+    host: str | None
+    wanted: Wanted
+    taken: bool
 
 
 class Holder(NamedTuple):
@@ -100,8 +87,9 @@ class Survey(NamedTuple):
     """Hold what was found, once.
 
     `stale` are ours on the port, `siblings` ours on others, `others` another user's; `inside` is the instance that
-    this very launcher was started from; `left` are processes that look alike, each with the reason why they are not.
-    `leftovers` are what dead instances have left, `spared` what is marked as theirs without being ended, with reasons.
+    this very launcher was started from. `left` are the pids of what looks alike, each with the reason why it is not.
+    `unread` are pids that run the app's script and that cannot be read. `leftovers` are what dead instances have left,
+    `spared` what has their marker without being ended, each with the reason. `bounds` are never touched.
     """
 
     port: int
@@ -110,157 +98,111 @@ class Survey(NamedTuple):
     others: tuple[Instance, ...]
     holders: tuple[Holder, ...]
     inside: Instance | None
-    left: tuple[tuple[Process, str], ...]
+    left: tuple[tuple[int, str], ...]
     bounds: Bounds
+    unread: tuple[int, ...] = ()
     leftovers: tuple[Member, ...] = ()
     spared: tuple[tuple[Process, str], ...] = ()
 
 
-class _Match(NamedTuple):
-    process: Process
-    declared: int | None
-
-
-def survey(app: App, host: str | None, port: int, taken: bool, claim: Claim | None = None) -> Survey:
-    """Look at every visible process, and where the port is `taken`, at who listens there."""
+def survey(app: App, address: Address, claim: Claim | None = None) -> Survey:
+    """Look at every visible process, and where the port is taken, at who listens there."""
     table = ProcessTable()
-    found, left = _matches(app, claim)
-    own = lineage(os.getpid()) if found or taken or table.marked else ()
+    seen = candidates(app, claim)
+    own = lineage(os.getpid()) if seen.found or address.taken or table.marked else ()
     bounds = Bounds(app.folders, os.getpid(), os.geteuid(), frozenset((1, *own)))
-    instances = _instances(found, table, bounds) if found else []
-    ours = [i for i in instances if i.process.uid == bounds.uid]
-    inside = next((i for i in ours if i.on(port) and not set(own).isdisjoint((i.pid, *i.members))), None)
-    stale = tuple(i for i in ours if i.on(port) and i is not inside)
-    here = (*stale, *((inside,) if inside else ()))
-    elsewhere = frozenset(pid for i in instances if i not in here for pid in i.tree)
-    bounds = bounds._replace(apart=elsewhere)
-    listeners = ports.listeners(host, port, [pid for i in here for pid in i.tree]) if taken else ()
-    leftovers, spared = _leftovers(app, port, table, bounds, instances, [one.pid for one in listeners])
+    instances = _instances(seen.found, address.wanted, table, bounds) if seen.found else []
+    ours = [i for i in instances if i.verdict.stale]
+    inside = next((i for i in ours if not set(own).isdisjoint((i.pid, *i.members))), None)
+    bounds = bounds._replace(apart=frozenset(pid for i in instances if i not in ours for pid in i.tree))
+    port = address.wanted.port
+    listeners = ports.listeners(address.host, port, [pid for i in ours for pid in i.tree]) if address.taken else ()
+    left_over = _leftovers(app, table, bounds, instances, Held(port, [one.pid for one in listeners]))
+    leftovers = tuple(_member(process) for process in left_over.own)
     holders: tuple[Holder, ...] = ()
-    if taken:
-        gone = {member.process.pid for member in leftovers}
+    if address.taken:
+        gone = {process.pid for process in left_over.own}
         holders = _holders(port, [one for one in listeners if one.pid not in gone], table, own)
-        ours_on = frozenset[int]().union(*(i.listening for i in here), *(member.ports for member in leftovers))
-        if not holders and port not in ours_on:
-            holders = (Holder(host or "0.0.0.0", None, None, None, above=False),)
+        seen_on = frozenset[int]().union(*(i.listening for i in ours), *(member.ports for member in leftovers))
+        if not holders and port not in seen_on:
+            holders = (Holder(address.host or "0.0.0.0", None, None, None, above=False),)
     return Survey(
         port=port,
-        stale=stale,
-        siblings=tuple(i for i in ours if not i.on(port)),
-        others=tuple(i for i in instances if i.process.uid != bounds.uid),
+        stale=tuple(i for i in ours if i is not inside),
+        siblings=tuple(i for i in instances if i.verdict.standing == "sibling"),
+        others=tuple(i for i in instances if i.verdict.standing in ("other", "refused")),
         holders=holders,
         inside=inside,
-        left=tuple(left),
+        left=seen.left,
         bounds=bounds,
+        unread=seen.unread,
         leftovers=leftovers,
-        spared=spared,
+        spared=left_over.left,
     )
 
 
-def _leftovers(
-    app: App,
-    port: int,
-    table: ProcessTable,
-    bounds: Bounds,
-    instances: Collection[Instance],
-    holding: Collection[int | None],
-) -> tuple[tuple[Member, ...], tuple[tuple[Process, str], ...]]:
+class Held(NamedTuple):
+    """Hold a port and who listens on it, as far as that can be seen."""
+
+    port: int
+    pids: Collection[int | None]
+
+
+def _leftovers(app: App, table: ProcessTable, bounds: Bounds, instances: Collection[Instance], held: Held) -> Family:
     known = frozenset(pid for i in instances for pid in (*i.tree, *(process.pid for process, _ in i.left)))
     if all(pid in known or pid == bounds.own for pid in table.marked):
-        return (), ()  # most launches end here
+        return Family((), ())  # most launches end here
     from .supervisor import supervisor
 
     def is_ours(pid: int, marker: Marker) -> bool:
+        identities = [entry.identity for entry in app.entries]
         if same_mount_namespace(pid):
-            return marker.script == app.path or own_file(marker.script) == app.identity
-        return app.identity in files_run(pid, ScriptArgument("script", marker.script))
+            paths = [entry.path for entry in app.entries]
+            return marker.script in paths or own_file(marker.script) in identities
+        try:
+            return not files_run(pid, ScriptArgument("script", marker.script)).isdisjoint(identities)
+        except PermissionError:
+            return False
 
-    held = frozenset(pid for pid in holding if pid is not None)
-    start = Start(port, is_ours, held, attended=supervisor(bounds.own, table) is None)
-    found = leftovers(table, start, bounds, known)
-    return tuple(_member(process) for process in found.own), found.left
+    holding = frozenset(pid for pid in held.pids if pid is not None)
+    attended = supervisor(bounds.own, table) is None
+    return leftovers(table, Start(held.port, app.command, is_ours, holding, attended), bounds, known)
 
 
 def _member(process: Process) -> Member:
     return Member(process, ports.listening((process.pid,)))
 
 
-def _matches(app: App, claim: Claim | None) -> tuple[dict[int, _Match], list[tuple[Process, str]]]:
-    name = os.fsencode(os.path.basename(app.script))
-    found: dict[int, _Match] = {}
-    left: list[tuple[Process, str]] = []
-    for pid, line in command_lines():
-        mentions = name in line
-        program = line.split(b"\0", 1)[0].rsplit(b"/", 1)[-1].lower()
-        if pid == os.getpid() or not (mentions or program.startswith((b"python", b"pypy"))):
-            continue
-        if not mentions and not _runs(app, pid, words(line)):
-            continue
-        process = look(pid)
-        if process is None or process.gone:
-            continue
-        reason = _why_not(app, process)
-        if reason is None:
-            found[pid] = _Match(process, declared_port(process.argv, environment(pid) or {}, app.port_flags))
-        elif mentions:
-            left.append((process, reason))
-    claimed = look(claim.pid) if claim and claim.pid != os.getpid() else None
-    if claim and claimed and claimed.start == claim.start and not claimed.gone:
-        found[claim.pid] = _Match(claimed, claim.port)
-        left = [(process, reason) for process, reason in left if process.pid != claim.pid]
-    return found, left
-
-
-def _runs(app: App, pid: int, argv: Sequence[str]) -> bool:
-    """Return whether a command line leads to the app's script, if it is a Python's: most Pythons run something else.
-
-    It costs no import of psutil.
-    """
-    try:
-        wanted = (script_argument(argv), wrapped_argument(argv, python=True), wrapped_argument(argv, python=False))
-        return any(one and one.can_be(app.script) and app.identity in files_run(pid, one) for one in wanted)
-    except PermissionError:
-        return True
-
-
-def _why_not(app: App, process: Process) -> str | None:
-    """Return why a process is no instance of the app, or None when it is one."""
-    python = is_python(process.exe if process.exe else (process.argv[0] if process.argv else None))
-    argument = script_argument(process.argv) if python else None
-    wrapped = wrapped_argument(process.argv, python)
-    reason = "a Python that runs no script" if python else "not a Python"
-    for wanted in (argument, wrapped):
-        if wanted is None:
-            continue
-        try:
-            if app.identity in files_run(process.pid, wanted):
-                if contradicted(process.pid, wanted, app.identity):
-                    return "its current folder and the one it was started in name different scripts"
-                return None
-        except PermissionError:
-            return f"user {text.user(process.uid)} hides which file it runs"
-        reason = "it runs another file"
-    return reason
-
-
-def _instances(found: Mapping[int, _Match], table: ProcessTable, bounds: Bounds) -> list[Instance]:
+def _instances(found: Mapping[int, Candidate], wanted: Wanted, table: ProcessTable, bounds: Bounds) -> list[Instance]:
     from .supervisor import supervisor  # needed only where something runs already
 
     groups = dict(_groups(found))
     instances = []
     for root, members in groups.items():
+        roots = (root, *members)
         others = frozenset(pid for other in groups if other != root for pid in (other, *groups[other]))
-        belongs = family((root, *members), table, bounds._replace(apart=others))
+        belongs = family(roots, table, bounds._replace(apart=others))
         own = tuple(_member(process) for process in belongs.own)
-        declared = next((found[pid].declared for pid in (root, *members) if found[pid].declared is not None), None)
-        listening = ports.listening([pid for pid in (root, *members) if pid not in bounds.spare])
+        running = [found[pid] for pid in roots]
+        told = max((candidate.told for candidate in running), key=lambda told: (told.port is not None, told.doubt))
+        root_ports = ports.listening([pid for pid in roots if pid not in bounds.spare])
+        listening = root_ports.union(*(member.ports for member in own))
+        evidence = Evidence(
+            same_user=found[root].process.uid == bounds.uid,
+            recorded=any(candidate.recorded for candidate in running),
+            network=network(root) in ("", network()),
+            # What it has started may serve its page, but does not speak for one that was told another port.
+            listening=listening if told.port in (None, wanted.port) else root_ports,
+            told=told,
+        )
         instances.append(
             Instance(
                 process=found[root].process,
                 members=members,
-                tree=(root, *members, *(member.process.pid for member in own)),
-                declared=declared,
-                listening=listening.union(*(member.ports for member in own)),
+                tree=(*roots, *(member.process.pid for member in own)),
+                told=told,
+                listening=listening,
+                verdict=judge(evidence, wanted),
                 supervisor=supervisor(root, table, bounds.own),
                 family=own,
                 left=belongs.left,
@@ -270,15 +212,16 @@ def _instances(found: Mapping[int, _Match], table: ProcessTable, bounds: Bounds)
     return instances
 
 
-def _groups(found: Mapping[int, _Match]) -> Iterable[tuple[int, tuple[int, ...]]]:
+def _groups(found: Mapping[int, Candidate]) -> Iterable[tuple[int, tuple[int, ...]]]:
     """Yield each instance's topmost pid and the matching pids below it; one that was told another port is another."""
     members: dict[int, list[int]] = {}
-    for pid, match in found.items():
+    for pid, candidate in found.items():
         root = pid
         for ancestor in lineage(pid)[1:]:
             if ancestor not in found:
                 continue
-            if None not in (match.declared, found[ancestor].declared) and match.declared != found[ancestor].declared:
+            told = candidate.told.port, found[ancestor].told.port
+            if None not in told and told[0] != told[1]:
                 break
             root = ancestor
         members.setdefault(root, []).append(pid)

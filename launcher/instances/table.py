@@ -19,6 +19,7 @@ class ProcessTable:
 
     def __init__(self) -> None:
         self._kin: dict[int, Kin | None] = {}
+        self._scripts: dict[tuple[str | None, tuple[str, ...]], str | None] = {}
         self._now = ticks_now()
 
     @cached_property
@@ -66,7 +67,9 @@ class ProcessTable:
     @cached_property
     def marked(self) -> Mapping[int, Marker]:
         """Return every process that has a marker in its environment."""
-        return {pid: found for pid, value in marked(marker.NAME) if (found := marker.parse(value))}
+        found = {pid: marker.parse(value) for pid, value in marked(marker.NAME)}
+        # A launcher tries the start beforehand, with a marker that names nobody yet.
+        return {pid: mark for pid, mark in found.items() if mark and mark.pid}
 
     def ran_since(self, pid: int) -> float | None:
         """Return the start of the oldest thread that a process has begun itself, None where it has none."""
@@ -83,7 +86,13 @@ class ProcessTable:
 
     def script(self, pid: int) -> str | None:
         """Return the file that a Python runs, links resolved, where it can be named from here."""
-        return own_script(kin.process) if (kin := self.kin(pid)) else None
+        kin = self.kin(pid)
+        if kin is None:
+            return None
+        same = (kin.folder, kin.argv)  # the workers of a pool are many, and alike
+        if same not in self._scripts:
+            self._scripts[same] = own_script(kin.process)
+        return self._scripts[same]
 
     def cgroups(self) -> Mapping[int, str]:
         """Return the text of proc_pid_cgroup(5) of every process."""
@@ -104,19 +113,32 @@ def _kinship() -> Mapping[int, tuple[int, int]]:
     return kinship
 
 
+class _Seen(Kin):
+    """Hold one process; what is seldom asked for is read when it is."""
+
+    @cached_property
+    def environ(self) -> Mapping[str, str]:
+        found = environment(self.pid)
+        return found if found and start_of(self.pid) == self.start else {}
+
+    @cached_property
+    def folder(self) -> str | None:
+        return current_folder(self.pid)
+
+    @cached_property
+    def cgroup(self) -> str:
+        return cgroup(self.pid)
+
+    @cached_property
+    def background(self) -> bool:
+        return ignores_interrupts(self.pid)
+
+
 def _kin_of(pid: int) -> Kin | None:
     process = look(pid)
     if process is None or process.gone:
         return None
     try:
-        kin = Kin(
-            process=process,
-            session=os.getsid(pid),
-            environ=environment(pid) or {},
-            folder=current_folder(pid),
-            cgroup=cgroup(pid),
-            background=ignores_interrupts(pid),
-        )
+        return _Seen(process, os.getsid(pid))
     except OSError:
         return None
-    return kin if start_of(pid) == process.start else None

@@ -14,7 +14,7 @@ from ..cache import planning, roots, trash
 from ..cache.dirs import reason
 from ..cache.plan import Plan
 from ..context import Context
-from ..errors import ExitStatus, LauncherError
+from ..errors import ExitStatus, LauncherError, quoted
 from ..operations import removal, verification
 from ..operations.instance import Observed
 
@@ -66,6 +66,12 @@ class CacheStep:
 
     def prepare(self) -> None:
         """Do nothing: a removal is fast, and the old instance may still read what goes."""
+
+    def rehearse(self) -> None:
+        """Do nothing yet."""
+
+    def close(self) -> None:
+        """Do nothing: nothing is held."""
 
     def apply(self, changed: bool) -> bool:
         """Remove it, now that nothing of ours runs any more; where the app starts, files are deleted in the background.
@@ -128,7 +134,7 @@ class CacheStep:
             except OSError as error:
                 raise LauncherError(
                     f"cannot remove anything from {one.root.path}: {reason(error)}; nothing was stopped",
-                    f"ls -ld {one.root.path}",
+                    f"ls -ld {quoted(one.root.path)}",
                     ExitStatus.IO,
                 ) from error
 

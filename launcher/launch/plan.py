@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -13,9 +14,18 @@ from ..config.settings import HUB_CACHE_NAMES, Settings
 from ..context import Context
 from ..errors import ExitStatus, LauncherError
 from ..instances import refusal
-from ..instances.describe import describe, family_documents, instance_document, left_documents, process_document
+from ..instances.describe import (
+    describe,
+    family_documents,
+    going_along,
+    instance_document,
+    left_alone,
+    left_documents,
+    process_document,
+    verdicts,
+)
 from ..instances.stop import stopped_document
-from ..operations.instance import Observed, going_along, left_alone, no_instances
+from ..operations.instance import Observed
 from ..system import lock as locks
 from ..ui import redact, text
 
@@ -67,7 +77,7 @@ class LaunchPlan(NamedTuple):
         if self.problem is None:
             for line in going_along(self.observed.survey):
                 yield f"would terminate {line}"
-        yield from left_alone(self.observed)
+        yield from left_alone(self.observed.survey)
         if self.cache:
             yield from self.cache.lines()
         if self.problem is None:
@@ -79,7 +89,7 @@ class LaunchPlan(NamedTuple):
             yield from origins(settings)
             if self.command.origin != OWN_INTERPRETER:  # shown already
                 yield f"interpreter: {self.command.interpreter} ({self.command.origin})"
-            yield from no_instances(self.observed)
+            yield from verdicts(self.observed.survey)
 
     def document(self) -> Mapping[str, Any]:
         """Return the plan for `--json`."""
@@ -161,7 +171,16 @@ def facts(settings: Settings, command: Command) -> tuple[str, ...]:
     origin = next((settings.variables[n].origin for n in HUB_CACHE_NAMES if n in settings.variables), "default")
     foreign = () if command.origin != OWN_INTERPRETER else (f"interpreter: {command.interpreter} ({command.origin})",)
     return (
+        *_anothers(settings),
         *foreign,
         f"endpoint: {source}",
         f"cache: {hub_cache(command.environment, settings.app_dir)} ({origin})",
     )
+
+
+def _anothers(settings: Settings) -> tuple[str, ...]:
+    """Return that the app is another user's: whoever can write it decides what runs as this user."""
+    owner = os.stat(settings.script).st_uid
+    if owner in (0, os.geteuid()):
+        return ()
+    return (f"owner: {settings.script} belongs to {text.user(owner)}, and runs as {text.user(os.geteuid())}",)

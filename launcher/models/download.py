@@ -19,7 +19,7 @@ from ..cache.dirs import below, opened, reason
 from ..cache.layout import HASH
 from ..cache.memory import Memory
 from ..cache.verify import Candidate, Checked, Verification
-from ..errors import ExitStatus, LauncherError
+from ..errors import ExitStatus, LauncherError, quoted
 from ..ui.text import count, size
 from . import hub, local_dir, placement
 from .endpoints import Endpoint
@@ -115,7 +115,7 @@ def verified(
         if checked.verdict == "unverifiable":
             raise LauncherError(
                 f"cannot verify {checked.candidate.path}: {checked.why}",
-                f"ls -l {checked.candidate.path}",
+                f"ls -l {quoted(checked.candidate.path)}",
                 ExitStatus.IO,
             )
     return [checked for checked in done.found if checked.damaged], done.read_bytes
@@ -150,7 +150,7 @@ def _prepare(task: Task) -> None:
                 raise OSError(f"{path} is a link")
     except OSError as error:
         raise LauncherError(
-            f"cannot pull {task.model.name}: {reason(error)}", f"ls -ld {task.place.path}", ExitStatus.IO
+            f"cannot pull {task.model.name}: {reason(error)}", f"ls -ld {quoted(task.place.path)}", ExitStatus.IO
         ) from error
 
 
@@ -167,14 +167,11 @@ def _refusal(task: Task, endpoint: Endpoint, paths: Sequence[str], reach: Reach)
 
 def _download(task: Task, lacking: Sequence[str], endpoint: Endpoint, reach: Reach, watch: _Watch) -> hub.Downloaded:
     model, root = task.model, task.place.root
+    files = {path: model.files[path] for path in lacking}
+    place = (root.real, None) if root else (None, task.base)
     return hub.download(
-        endpoint,
-        model.repo,
-        model.commit,
-        {path: model.files[path] for path in lacking},
+        hub.Transfer(endpoint, model.repo, model.commit, files, *place),
         reach.environment,
-        cache=root.real if root else None,
-        local_dir=None if root else task.base,
         stall=reach.stall,
         watch=watch.look,
         last=endpoint == reach.endpoints.chain[-1],
@@ -182,7 +179,7 @@ def _download(task: Task, lacking: Sequence[str], endpoint: Endpoint, reach: Rea
 
 
 class _Watch:
-    """Tell how far a download is by what it has on the disk: no version tells it in another way."""
+    """Tell how far a download is: by what is on the disk, or by what has arrived where that is more."""
 
     def __init__(self, task: Task, progress: Progress | None) -> None:
         self._progress = progress
@@ -190,10 +187,10 @@ class _Watch:
         self._task = task
         self._told = 0
 
-    def look(self) -> tuple[tuple[str, int, int], ...]:
+    def look(self, received: int) -> tuple[tuple[str, int, int], ...]:
         """Return what changes while bytes arrive, and tell the progress of them."""
         seen = tuple(sorted(self._files()))
-        count = min(sum(size for _, size, _ in seen), sum(self._hashes.values()))
+        count = min(max(sum(size for _, size, _ in seen), received), sum(self._hashes.values()))
         if self._progress and count > self._told:
             self._progress(count - self._told)
             self._told = count
@@ -306,7 +303,7 @@ def _said(task: Task, ended: hub.Downloaded, arrived: _Arrived) -> str:
 
 
 def _refused_by_disk(task: Task, why: str) -> LauncherError:
-    return LauncherError(f"cannot pull {task.model.name}: {why}", f"df -h {task.place.path}", ExitStatus.IO)
+    return LauncherError(f"cannot pull {task.model.name}: {why}", f"df -h {quoted(task.place.path)}", ExitStatus.IO)
 
 
 def _unserved(task: Task, failures: Sequence[tuple[Endpoint, str]], *, damaged: bool, denied: bool) -> LauncherError:

@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 
 from ..cache import layout
 from ..cache import names as naming
+from ..cache.completeness import tree
 from ..cache.plan import Plan
 from ..cache.roots import Root
-from ..cache.verify import tree
 from ..context import Context
-from ..errors import ExitStatus, LauncherError
+from ..errors import ExitStatus, LauncherError, quoted
 from ..models import hub, local_dir, placement, pull, repo_id, verified
 from ..models.lockfile import LockedFile, LockedModel
 from ..models.placement import Place
@@ -51,7 +51,7 @@ def refuse_unavailable(revisions: Sequence[Broken], context: Context) -> None:
         return
     chain = context.endpoints.chain
     asked = [[hub.Question(endpoint, "head", one.model.repo, one.model.commit) for endpoint in chain] for one in wanted]
-    answers = hub.ask([one for questions in asked for one in questions], context.environment, hub.DEFAULT_SECONDS)
+    answers = hub.ask([one for questions in asked for one in questions], context.own_environment, hub.DEFAULT_SECONDS)
     for one, questions in zip(wanted, asked, strict=True):
         if not any(answers[question].commit == one.model.commit for question in questions):
             said = "; ".join(f"{question.endpoint.url}: {answers[question].text}" for question in questions)
@@ -59,7 +59,7 @@ def refuse_unavailable(revisions: Sequence[Broken], context: Context) -> None:
             raise LauncherError(
                 f"{named} cannot be fetched now, so nothing was removed: {said}",
                 "start_app.py cache verify --repair again when a hub answers; "
-                f"start_app.py cache remove {named} removes it without one",
+                f"start_app.py cache remove {quoted(named)} removes it without one",
                 ExitStatus.RETRY,
             )
 

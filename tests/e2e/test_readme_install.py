@@ -222,6 +222,7 @@ def test_the_playground_is_all_that_is_left_of_it(world: World, checkout: Path) 
         skip_where_unreachable(running.out)
     told = world.fine(DEMO_STATUS, cwd=checkout)
     assert "state: running\n" in told
+    assert "(mapped: model.safetensors)\n" in told and "(on the disk when it started)\n" in told
     assert "terminated pid" in world.fine(DEMO_STOP, cwd=checkout)
     running.wait()
     shutil.rmtree(checkout / "start_app_demo")

@@ -89,9 +89,15 @@ def test_an_instance_in_the_background_is_waited_for_and_its_log_is_shown(world:
     assert "stop" in world.fine("start_app.py history")
 
 
-@runs("start_app.py", "start_app.py --port 7861")
+@runs("start_app.py", "start_app.py --port 7861", "start_app.py status --port 7861")
 def test_a_second_instance_runs_beside_the_first(world: World) -> None:
     first = world.start("start_app.py")
     second = world.start("start_app.py --port 7861", port=world.other_port)
     assert get(world.app.port) == f"pid {first.pid}"
     assert get(world.other_port) == f"pid {second.pid}"
+    assert f"pid: {second.pid}\n" in world.fine("start_app.py status --port 7861")
+
+
+@runs("start_app.py unit")
+def test_a_unit_is_printed_for_a_look(world: World) -> None:
+    assert "\n[Service]\n" in world.fine("start_app.py unit")

@@ -14,7 +14,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from launcher.instances.family import Bounds, Family, Start, family, leftovers
-from launcher.instances.kin import Kin
 from launcher.instances.record import instance_name, read
 from launcher.system import marker
 from launcher.system.marker import Marker, parse
@@ -32,18 +31,20 @@ from tests.support.apps import (
     make_app,
 )
 from tests.support.fuzz import examples
-from tests.support.table import HERE, Box, one
+from tests.support.table import HERE, Box, MadeUp, one
 
 APP = "python webui.py --port 7860"
-OURS = Marker("a1", 7860, 100, 100, HERE, 110, "/app/webui.py")
-OTHERS = Marker("b2", 7860, 300, 300, HERE, 310, "/other/webui.py")
+OURS = Marker("a1", 7860, 100, 100, HERE, 110, "", "/app/webui.py")
+OTHERS = Marker("b2", 7860, 300, 300, HERE, 310, "", "/other/webui.py")
 BOUNDS = Bounds(("/app",), own=900, uid=os.geteuid(), spare=frozenset((1, 900, 901)))
 INIT = one(1, 0, "/sbin/init")
 LAUNCHED = one(100, 1, APP, 100, marker=OURS)
 BY_HAND = one(100, 50, APP, 50)
 
 
-def of(*processes: Kin, scripts: Mapping[int, str] | None = None, threads: Mapping[int, float] | None = None) -> Family:
+def of(
+    *processes: MadeUp, scripts: Mapping[int, str] | None = None, threads: Mapping[int, float] | None = None
+) -> Family:
     return family((100,), Box(INIT, *processes, scripts=scripts, threads=threads), BOUNDS)
 
 
@@ -144,18 +145,18 @@ def test_what_is_younger_than_an_earlier_look_goes() -> None:
     assert pids(found) == {1001}
     # Those that go are known, and so is what they start.
     known = first.known._replace(pids=frozenset((105,)))
-    assert pids(family((100,), Box(INIT, BY_HAND, one(105, 100, "x"), one(106, 105, "y")), BOUNDS, known)) == {105, 106}
+    assert pids(family((100,), Box(INIT, BY_HAND, one(105, 100, "x"), one(106, 105, "y")), BOUNDS, known)) == {106}
 
 
 def is_ours(pid: int, mark: Marker) -> bool:
     return mark.script == "/app/webui.py"
 
 
-ATTENDED = Start(7860, is_ours, frozenset(), attended=True)
+ATTENDED = Start(7860, (), is_ours, frozenset(), attended=True)
 
 
 def left_over(
-    *processes: Kin, start: Start = ATTENDED, known: Collection[int] = (), **more: Mapping[int, str]
+    *processes: MadeUp, start: Start = ATTENDED, known: Collection[int] = (), **more: Mapping[int, str]
 ) -> Family:
     return leftovers(Box(INIT, *processes, **more), start, BOUNDS, known)
 
@@ -194,6 +195,12 @@ def test_an_unattended_launch_spares_what_has_a_session_of_its_own_and_no_port_o
     assert set(reasons(found)) == {130}
     assert pids(left_over(worker, job, start=unit._replace(holding=frozenset((130,))))) == {120, 130}
     assert pids(left_over(worker, job)) == {120, 130}
+
+
+def test_what_another_command_of_the_script_has_left_is_left() -> None:
+    found = left_over(one(120, 1, "sleep 9", 100, marker=OURS._replace(command="train")))
+    assert pids(found) == set()
+    assert "another command" in reasons(found)[120]
 
 
 def test_another_container_whose_app_cannot_be_seen_is_left() -> None:
@@ -270,7 +277,7 @@ def workers(table: Box) -> Iterator[int]:
 words = st.text(st.characters(exclude_characters="\0", exclude_categories=("Cs",)), max_size=8)
 
 
-@given(text=st.one_of(words, st.lists(words, min_size=6, max_size=8).map(":".join), st.just(OURS.text() + ":x")))
+@given(text=st.one_of(words, st.lists(words, min_size=7, max_size=9).map(":".join), st.just(OURS.text() + ":x")))
 @examples(200)
 def test_a_variable_of_any_text_is_a_marker_or_none(text: str) -> None:
     found = parse(text)
@@ -278,7 +285,7 @@ def test_a_variable_of_any_text_is_a_marker_or_none(text: str) -> None:
 
 
 def test_a_marker_is_read_as_it_was_written() -> None:
-    mark = marker.new(7860, "/a:b/webui.py").stamped()
+    mark = marker.new(7860, "/a:b/webui.py", ("a:b", "c %d")).stamped()
     assert parse(mark.text()) == mark
     assert mark.pid == os.getpid()
     assert parse(None) is parse("") is parse("1:2:3") is parse("a:" + "9" * 5000 + ":1:1:1:1:/x") is None
@@ -447,12 +454,12 @@ def test_a_launcher_that_the_app_has_sent_away_restarts_it_and_passes_no_marker_
     app: AppFolder, processes: Processes
 ) -> None:
     words = [sys.executable, str(START_APP), *app.arguments, "--background"]
+    later = 'setsid bash -c \'sleep 0.5; exec "$@"\' - "$@" &'
     app.script.write_text(
-        "import os, subprocess, time\n"
+        "import os, subprocess\n"
         "if os.environ.get('AGAIN') == '1':\n"
         "    environ = {**os.environ, 'AGAIN': '2'}\n"
-        f"    subprocess.Popen(['bash', '-c', 'setsid \"$@\" & sleep 0.2', '-', *{words!r}], env=environ)\n"
-        + app.script.read_text()
+        f"    subprocess.Popen(['bash', '-c', {later!r}, '-', *{words!r}], env=environ)\n" + app.script.read_text()
     )
     first = processes.launch(*app.arguments, env=clean_environment(AGAIN="1"))
     new = eventually(lambda: (body := get(app.port)) and body != f"pid {first.pid}" and body, 30, what=first.err)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
@@ -14,30 +15,39 @@ HERE = "4026531836"
 PYTHON = "/usr/bin/python3.11"
 
 
-def one(pid: int, ppid: int, command: str, session: int = 1, **more: Any) -> Kin:
+class MadeUp(Kin):
+    """Hold a process that is told what it is."""
+
+    environ: Mapping[str, str] = {}
+    folder: str | None = None
+    cgroup = ""
+    background = False
+
+    def but(self, **changes: Any) -> MadeUp:
+        """Return the same process with other facts."""
+        facts = {name: changes.pop(name) for name in tuple(changes) if name in Process._fields}
+        other = copy.copy(self)
+        other.process = self.process._replace(**facts)
+        for name, value in changes.items():
+            setattr(other, name, value)
+        return other
+
+
+def one(pid: int, ppid: int, command: str, session: int = 1, **more: Any) -> MadeUp:
     """Make a process; it has started at the tick of its pid's number."""
     argv = more.pop("argv", tuple(command.split()))
     name = more.pop("name", argv[0].rpartition("/")[2][:15])
     exe = PYTHON if argv[0].startswith("python") else f"/usr/bin/{name}"
-    process = Process(
-        pid, ppid, more.pop("start", float(pid)), more.pop("uid", os.geteuid()), name, "sleeping", argv, exe
-    )
     if mark := more.pop("marker", None):
         more["environ"] = {**more.get("environ", {}), NAME: mark.text()}
-    return Kin(process, session)._replace(**more)
-
-
-def moved(kin: Kin, **changes: Any) -> Kin:
-    """Return the same process with other facts."""
-    facts = {name: changes.pop(name) for name in tuple(changes) if name in Process._fields}
-    return kin._replace(process=kin.process._replace(**facts), **changes)
+    return MadeUp(Process(pid, ppid, float(pid), os.geteuid(), name, "sleeping", argv, exe), session).but(**more)
 
 
 class Box(Table):
     """Hold made-up processes. `threads` has the start of the oldest thread of some, `scripts` what some Pythons run."""
 
     def __init__(
-        self, *processes: Kin, threads: Mapping[int, float] | None = None, scripts: Mapping[int, str] | None = None
+        self, *processes: MadeUp, threads: Mapping[int, float] | None = None, scripts: Mapping[int, str] | None = None
     ) -> None:
         self.processes = {process.pid: process for process in processes}
         self.threads = threads or {}
