@@ -40,7 +40,7 @@ def refuse(arguments: Arguments) -> None:
             ExitStatus.USAGE,
         )
     if arguments.quiet and arguments.verbose:
-        raise LauncherError("-q and -v exclude each other", "start_app.py --help", ExitStatus.USAGE)
+        raise LauncherError("-q and -v cannot be used together", "start_app.py --help", ExitStatus.USAGE)
 
 
 def _refuse_in_lock(arguments: Arguments) -> None:

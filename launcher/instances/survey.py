@@ -37,7 +37,7 @@ class Instance(NamedTuple):
 
     `members` are the processes below it that run the app too, `family` is what else the app has started, `tree` the
     pids of all three. `left` is what is below it without being the app's, each with the reason. `told` is the port it
-    was told to use.
+    was told to use, `page_port` the one where its page was seen, of several.
     """
 
     process: Process
@@ -47,6 +47,7 @@ class Instance(NamedTuple):
     listening: frozenset[int]
     verdict: Verdict
     supervisor: Supervisor | None = None
+    page_port: int | None = None
     family: tuple[Member, ...] = ()
     left: tuple[tuple[Process, str], ...] = ()
     known: Known = Known()
@@ -59,7 +60,8 @@ class Instance(NamedTuple):
     @property
     def port(self) -> int | None:
         """Return the port that it is on or was told to use, or None when that cannot be known."""
-        return self.told.port if self.told.port is not None else min(self.listening, default=None)
+        known = self.told.port if self.told.port is not None else self.page_port
+        return known if known is not None else min(self.listening, default=None)
 
 
 class Address(NamedTuple):
@@ -73,7 +75,8 @@ class Address(NamedTuple):
 class Holder(NamedTuple):
     """Hold who listens on our port without being our instance; `process` is None where it cannot be seen.
 
-    `above` says that we run below it, or that it is pid 1: it can never be stopped from here.
+    `above` says that we run below it, or that it is pid 1: it can never be stopped from here. `remote` is the other end
+    of a connection that has the port as its own: then nobody listens there.
     """
 
     address: str
@@ -81,6 +84,7 @@ class Holder(NamedTuple):
     process: Process | None
     supervisor: Supervisor | None
     above: bool
+    remote: str | None = None
 
 
 class Survey(NamedTuple):
@@ -125,7 +129,8 @@ def survey(app: App, address: Address, claim: Claim | None = None) -> Survey:
         holders = _holders(port, [one for one in listeners if one.pid not in gone], table, own)
         seen_on = frozenset[int]().union(*(i.listening for i in ours), *(member.ports for member in leftovers))
         if not holders and port not in seen_on:
-            holders = (Holder(address.host or "0.0.0.0", None, None, None, above=False),)
+            unseen = Holder(address.host or "0.0.0.0", None, None, None, above=False)
+            holders = _connected(address.host, port) or (unseen,)
     return Survey(
         port=port,
         stale=tuple(i for i in ours if i is not inside),
@@ -227,6 +232,15 @@ def _groups(found: Mapping[int, Candidate]) -> Iterable[tuple[int, tuple[int, ..
         members.setdefault(root, []).append(pid)
     for root, pids in members.items():
         yield root, tuple(pid for pid in pids if pid != root)
+
+
+def _connected(host: str | None, port: int) -> tuple[Holder, ...]:
+    holders = []
+    for connection in ports.connections(host, port):
+        process = look(connection.pid) if connection.pid is not None else None
+        uid = process.uid if process else None
+        holders.append(Holder(connection.address, uid, process, None, above=False, remote=connection.remote))
+    return tuple(holders)
 
 
 def _holders(

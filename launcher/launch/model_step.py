@@ -48,7 +48,7 @@ class ModelStep:
 
     @property
     def asked(self) -> bool:
-        """Tell whether anything must be on the disk that may not be there."""
+        """Return whether anything must be on the disk that may not be there."""
         return self.locked or self._context.arguments.force_refresh
 
     def check(self, observe: Callable[[], Observed]) -> None:  # noqa: ARG002
@@ -61,26 +61,26 @@ class ModelStep:
         except LauncherError as error:
             if self.asked:
                 raise
-            self._context.console.warn(f"{error.message}; it is passed over")
+            self._context.console.warn(f"{error.message}; this launch ignores the file")
         if self.locked:
             self._check_locked(self._context.settings.origins["APP_LOCKED"])
 
     def _check_locked(self, origin: Setting) -> None:
         if not self._lock:
             raise LauncherError(
-                f"there is no models.lock in {self._context.settings.app_dir} to keep to (APP_LOCKED, {origin.origin})",
+                f"no models.lock in {self._context.settings.app_dir}, and APP_LOCKED needs one ({origin.origin})",
                 "start_app.py models lock REPO makes one",
                 origin.bad,
             )
         if endpoints.is_true(self._context.environment.get("USE_MODELSCOPE")):
             raise LauncherError(
-                "USE_MODELSCOPE is set, and what an app loads from there no models.lock can rule",
+                "USE_MODELSCOPE is set: models.lock cannot pin what the app loads from ModelScope",
                 "USE_MODELSCOPE=false in .env",
             )
         if self._context.arguments.clear_cache or self._context.arguments.force_refresh:
             flag = "--clear-cache" if self._context.arguments.clear_cache else "--force-refresh"
             raise LauncherError(
-                f"{flag} and APP_LOCKED ({origin.origin}) exclude each other",
+                f"{flag} and APP_LOCKED ({origin.origin}) cannot be used together",
                 f"APP_LOCKED=0 start_app.py {flag}",
                 ExitStatus.USAGE,
             )
@@ -158,7 +158,7 @@ class ModelStep:
                 commit = placement.commit_of(other, model.revision) if other.path != place.path else None
                 if commit and commit != model.commit:
                     what = f"{model.repo} @ {commit[:7]} is in {root.path} too"
-                    self._context.console.warn(f"{what}: an app that names that cache itself loads it")
+                    self._context.console.warn(f"{what}: an app that names that cache itself may load it")
 
     def rehearse(self) -> None:
         """Do nothing yet."""
@@ -231,7 +231,7 @@ class ModelStep:
         if url:
             self._context.console.warn(f"token: the app will send your token to {url}, which is not the official Hub")
             self._context.console.warn(
-                "hint: HF_HUB_DISABLE_IMPLICIT_TOKEN in .env keeps it; HF_TOKEN_FOR_MIRROR lets it go"
+                "hint: HF_HUB_DISABLE_IMPLICIT_TOKEN=1 in .env keeps it here; HF_TOKEN_FOR_MIRROR=1 allows it"
             )
 
     def lines(self) -> tuple[str, ...]:
@@ -248,7 +248,7 @@ class ModelStep:
         return [{"repo": one.repo, "revision": one.revision, "commit": one.commit} for one in self.models]
 
     def _in_place(self) -> bool:
-        """Tell whether the disk is known to match the lock, by a look at each file and no more."""
+        """Return whether the disk is known to match the lock, by a look at each file and no more."""
         if not self.locked or state.listed(self._context.settings.app_dir, "switch-"):
             return False
         from ..cache.names import PIN
@@ -270,7 +270,7 @@ class ModelStep:
         return True
 
     def _is_noted(self, model: LockedModel, folder: str) -> bool:
-        """Tell whether a folder of the app's was switched to this commit: with the last note, all of it was."""
+        """Return whether a folder of the app's was switched to this commit: with the last note, all of it was."""
         from ..models import placement
 
         noted = (placement.noted_of(folder, path) for path in model.files)

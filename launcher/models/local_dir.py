@@ -261,7 +261,7 @@ def _noted(folder: str) -> Iterator[tuple[str, placement.Noted]]:
 
 
 def _is_as_brought(folder: str, path: str) -> bool:
-    """Tell whether a file was brought by a download and not written to since, as huggingface_hub itself tells it."""
+    """Return whether a file was brought by a download and not written to since, as huggingface_hub itself tells it."""
     noted = placement.noted_of(folder, path)
     try:
         return noted is not None and os.stat(f"{folder}/{path}").st_mtime - 1 <= noted.time
@@ -270,7 +270,7 @@ def _is_as_brought(folder: str, path: str) -> bool:
 
 
 def _is(path: str, digest: str) -> bool:
-    """Tell whether a file still has the content that this hash names."""
+    """Return whether a file still has the content that this hash names."""
     try:
         size = os.lstat(path).st_size
         with open(path, "rb") as file:

@@ -1,4 +1,4 @@
-"""How facts are worded: one form for a command line, a time span, a size, a user, wherever they appear."""
+"""Wording of facts: one format each for command lines, time spans, sizes, users and tables."""
 
 from __future__ import annotations
 

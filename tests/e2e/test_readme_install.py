@@ -172,7 +172,7 @@ def test_under_uv_run_a_second_one_takes_the_place_of_the_first_and_of_its_uv(in
     assert f"hint: if it is the app's own, put it after --: {UV} " in refused.out
     no_unit = world.run(f"{UV} unit", env=env)
     assert no_unit.status == 78
-    assert "a unit needs a Python that stays" in no_unit.out and "[Service]" not in no_unit.out
+    assert "a unit needs a permanent Python" in no_unit.out and "[Service]" not in no_unit.out
     stopped = world.fine(f"{UV} stop", env=env)
     assert "terminated pid" in stopped
     second.wait()

@@ -14,6 +14,7 @@ from tests.support.readme_world import INDEXTTS, World, needs_root_and, runs
 pytestmark = pytest.mark.usefixtures("installed")
 
 
+@pytest.mark.slow
 @runs(
     ".venv/bin/python start_app.py -n -v",
     "start_app.py status",
@@ -51,6 +52,7 @@ def test_what_is_the_apps_own_reaches_it(world: World) -> None:
     assert "Required file gpt.pth" in world.fine("start_app.py logs --lines 200")
 
 
+@pytest.mark.slow
 @runs(
     ".venv/bin/python start_app.py --port 7861",
     tells=("port 7860 is held … which is not this app's instance",),

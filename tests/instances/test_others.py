@@ -48,6 +48,7 @@ def as_nobody(app: AppFolder, processes: Processes, *arguments: str) -> Running:
     return processes.start((*pythons_for_nobody(), "webui.py", *arguments), cwd=app.path, **NOBODY)
 
 
+@pytest.mark.slow
 @as_root
 @pytest.mark.parametrize("loading", [False, True])
 def test_another_users_instance_is_named_and_never_stopped(loading: bool, app: AppFolder, processes: Processes) -> None:
@@ -67,6 +68,7 @@ def test_another_users_instance_is_named_and_never_stopped(loading: bool, app: A
     assert alive(running.pid)
 
 
+@pytest.mark.slow
 @as_root
 def test_another_users_process_on_the_port_is_never_taken(app: AppFolder, processes: Processes, tmp_path: Path) -> None:
     other = AppFolder(make_app(tmp_path / "other").path, app.port)
@@ -79,6 +81,7 @@ def test_another_users_process_on_the_port_is_never_taken(app: AppFolder, proces
     assert alive(running.pid)
 
 
+@pytest.mark.slow
 @as_root
 def test_an_ordinary_user_is_told_whose_hidden_process_holds_the_port(
     app: AppFolder, processes: Processes, tmp_path: Path
@@ -140,6 +143,7 @@ def test_a_container_with_the_same_paths_and_another_file_is_not_ours(
     assert alive(pid)
 
 
+@pytest.mark.slow
 @as_root
 def test_a_process_with_namespaces_of_its_own_that_runs_our_file_is_ours(app: AppFolder, processes: Processes) -> None:
     running = namespaced(app, processes, ":")

@@ -295,7 +295,7 @@ def test_a_link_in_the_place_of_the_usual_log_is_never_followed(
     log_of(app).symlink_to(precious)
     done = launcher("--background", *app.arguments)
     assert done.status == 74
-    assert f"{log_of(app)} is a link, and a log is never written through one\n" in done.err
+    assert f"{log_of(app)} is a link, and the log is never written through a link\n" in done.err
     log_of(app).unlink()
     log_of(app).parent.rmdir()
     (tmp_path / "elsewhere").mkdir()
@@ -305,6 +305,7 @@ def test_a_link_in_the_place_of_the_usual_log_is_never_followed(
     assert done.json["log"].startswith(str(state.folders(app.path)[1]))
 
 
+@pytest.mark.slow
 def test_the_logs_of_the_last_five_starts_are_kept(app: AppFolder, tmp_path: Path) -> None:
     log = tmp_path / "x.log"
     for number in range(7):

@@ -73,13 +73,14 @@ BAD_FLAGS = [
     (("status", "stop"), 2, "one command at a time: status stop"),
     (("status", "--take-port"), 2, "--take-port does not go with status"),
     (("status", "--", "--fp16"), 2, "status takes no arguments for the app"),
-    (("-q", "-v"), 2, "-q and -v exclude each other"),
+    (("-q", "-v"), 2, "-q and -v cannot be used together"),
     (("--", "--port", "1"), 2, "the app would be told --port 1 (after --)"),
     (("--", "--por=1"), 2, "the app would be told --port 1 (after --)"),
     (("status", "-vn"), 2, "--dry-run does not go with status"),
 ]
 
 
+@pytest.mark.slow
 def test_a_bad_flag_is_one_line_and_a_hint_and_touches_no_running_app(app: AppFolder, processes: Processes) -> None:
     (app.path / "cache_hub" / "models--a--b").mkdir(parents=True)
     running = processes.launch(*app.arguments)
@@ -107,6 +108,7 @@ BAD_VARIABLES = [
 ]
 
 
+@pytest.mark.slow
 def test_a_bad_value_from_elsewhere_is_configuration_and_touches_no_running_app(
     app: AppFolder, processes: Processes
 ) -> None:
@@ -385,6 +387,7 @@ def test_a_folder_that_may_not_be_written_does_not_keep_its_app_from_starting(or
 HOSTILE = "\x1b]0;owned\x07\x1b[31m\nfake: line \u202e\u0085"
 
 
+@pytest.mark.slow
 def test_a_hostile_folder_never_reaches_the_terminal_raw(tmp_path: Path, processes: Processes) -> None:
     app = make_app(tmp_path / HOSTILE)
     app.write_env(f"not a line\nHF_HOME='{HOSTILE}'\nODD=\"{HOSTILE}\"\n")
