@@ -18,15 +18,14 @@ from ..errors import LauncherError
 from ..instances.process import Process
 from ..instances.stop import Stopped
 from ..operations.closed_connections import wait_out
+from ..operations.held import open_instance_lock, take_launch_lock
 from ..operations.identity import command_of
 from ..operations.instance import (
     Observed,
     clear_port,
     ended,
     observe,
-    open_instance_lock,
     refuse_taken_port,
-    take_launch_lock,
 )
 from ..system import lock as locks
 from ..system import marker
