@@ -257,7 +257,7 @@ def test_where_only_the_hub_hangs_the_mirror_s_word_is_taken_and_told(pulled: Pu
     pulled.hub.fault("/", "hang")
     done = pulled.pull("--timeout", "1")
     assert done.status == 0, done.err
-    assert f"is the word of {pulled.mirror.endpoint} alone" in done.err
+    assert f"is confirmed by {pulled.mirror.endpoint} only" in done.err
     assert pulled.loads() == NEW
 
 
