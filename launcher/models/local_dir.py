@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 from ..cache.layout import HASH
 from ..cache.memory import Memory, line_of
-from ..system import state
+from ..system import files, state
 from . import placement, repo_id
 from .lockfile import LockedModel
 
@@ -98,7 +98,7 @@ def outdated(
             unknown.append(path)
         else:
             (going if _is(f"{folder}/{path}", one.etag) else changed).append(path)
-    own = [path for path in lacking if os.path.lexists(f"{folder}/{path}") and not _is_as_brought(folder, path)]
+    own = [path for path in lacking if os.path.lexists(f"{folder}/{path}") and not _is_known(folder, path)]
     return Outdated(tuple(going), tuple(changed), tuple(own), tuple(unknown))
 
 
@@ -172,7 +172,11 @@ def _apply(folder: str, one: Switch, memory: Memory) -> None:
                 continue  # it has come in already
             raise FileNotFoundError(errno.ENOENT, "it was staged, and is not any more", f"{staged}/{path}")
         if path in one.own:
-            os.rename(f"{folder}/{path}", f"{folder}/{_free_name(folder, own_name(path, one.commit))}")
+            kept = _free_name(folder, own_name(path, one.commit))
+            os.rename(f"{folder}/{path}", f"{folder}/{kept}")
+            for mark in placement.MARKS:  # what another program needs to go on with it
+                with suppress(FileNotFoundError):
+                    os.rename(f"{folder}/{path}{mark}", f"{folder}/{kept}{mark}")
         _keep(folder, one.commit, path)
         _move(f"{staged}/{path}", f"{folder}/{path}", one.hashes.get(path, ""), memory)
     for path in one.going:
@@ -195,17 +199,12 @@ def _note(folder: str, path: str, commit: str, digest: str) -> None:
     """Note a file as huggingface_hub does, so that its own downloads know it too: `_local_folder.py` in it."""
     target = f"{folder}/{placement.METADATA}/{path}.metadata"
     os.makedirs(os.path.dirname(target), exist_ok=True)
-    new = f"{target}.new"
-    with suppress(FileNotFoundError):
-        os.unlink(new)  # of one that was killed at this very point, and left a journal: it is noted once more
+    text = f"{commit}\n{digest}\n{time.time()}\n"
+    parent = files.open_folder(os.path.dirname(target))
     try:
-        with open(new, "x", encoding="utf-8") as file:
-            file.write(f"{commit}\n{digest}\n{time.time()}\n")
-        os.rename(new, target)
-    except BaseException:
-        with suppress(OSError):
-            os.unlink(new)
-        raise
+        files.write_whole(os.path.basename(target), text.encode(), parent, mode=0o666)
+    finally:
+        os.close(parent)
 
 
 def _keep(folder: str, commit: str, path: str) -> None:
@@ -260,24 +259,30 @@ def _noted(folder: str) -> Iterator[tuple[str, placement.Noted]]:
                     yield path, noted
 
 
-def _is_as_brought(folder: str, path: str) -> bool:
-    """Tell whether a file was brought by a download and not written to since, as huggingface_hub itself tells it."""
+def _is_known(folder: str, path: str) -> bool:
+    """Return whether a file can be had again: a download brought it, or git left a pointer in its place.
+
+    huggingface_hub tells by the time whether it was written to since. A copy of the folder has other times: then the
+    content tells.
+    """
+    if placement.is_lfs_pointer(f"{folder}/{path}"):
+        return True
     noted = placement.noted_of(folder, path)
     try:
-        return noted is not None and os.stat(f"{folder}/{path}").st_mtime - 1 <= noted.time
+        if noted and os.stat(f"{folder}/{path}").st_mtime - 1 <= noted.time:
+            return True
     except OSError:
         return False
+    return noted is not None and _is(f"{folder}/{path}", noted.etag)
 
 
 def _is(path: str, digest: str) -> bool:
-    """Tell whether a file still has the content that this hash names."""
+    """Return whether a file still has the content that this hash names."""
     try:
-        size = os.lstat(path).st_size
-        with open(path, "rb") as file:
-            head = b"" if len(digest) == 64 else b"blob %d\0" % size
-            hasher = hashlib.sha256() if len(digest) == 64 else hashlib.sha1(head, usedforsecurity=False)
-            while block := file.read(1 << 20):
-                hasher.update(block)
+        descriptor = files.open_regular(path)
+        try:
+            return files.content_hash(descriptor, digest) == digest
+        finally:
+            os.close(descriptor)
     except OSError:
         return False
-    return hasher.hexdigest() == digest
