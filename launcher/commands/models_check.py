@@ -17,7 +17,7 @@ def run(context: Context) -> Report:
         memories = verified.load(context.settings.app_dir)
         found, present = subjects.of_lock(context.lockfile, context.roots, context.settings.app_dir, memories)
         if found and not present:
-            console.warn("none of the locked models is on this machine: what is compared is models.lock")
+            console.warn("none of the locked models is on this machine: comparing models.lock itself")
     else:
         found = subjects.of_cache(context.roots)
     found = pull.chosen_subjects(arguments.repos, found, context)
@@ -26,7 +26,7 @@ def run(context: Context) -> Report:
     elif not found:
         console.warn(f"no models: neither a models.lock nor anything in {context.roots[0].path}")
     if context.offline:
-        console.warn("HF_HUB_OFFLINE is set: no hub is asked, what is told is what is here")
+        console.warn("HF_HUB_OFFLINE is set: no hub was asked; this is what is on this machine")
         verdicts = check.offline(found)
     else:
         verdicts = check.run(found, context.endpoints, context.own_environment, context.timeout(hub.DEFAULT_SECONDS))

@@ -66,7 +66,7 @@ def _relock(context: Context) -> Report:
         "models": [pull.model_document(one) for one in after],
         "moved": [document for _, document in moved],
     }
-    hint = "start_app.py models pull brings it; start_app.py --locked brings and starts it"
+    hint = "start_app.py models pull downloads it; start_app.py --locked downloads it and restarts the app"
     return Answer(text=lines if arguments.dry_run else (), data=document, hint=hint if changed and resolved else None)
 
 
@@ -97,7 +97,7 @@ def _requirements(context: Context) -> list[resolve.Requirement]:
         if not before:
             cached = list(dict.fromkeys(one.repo for one in subjects.of_cache(context.roots)))
             raise LauncherError(
-                f"{lockfile.path_of(context.settings.app_dir)} pins nothing yet, and no model was named",
+                f"{lockfile.path_of(context.settings.app_dir)} pins no model, and none was given",
                 f"start_app.py models lock {' '.join(cached[:3]) if cached else 'REPO'}",
                 ExitStatus.USAGE,
             )
@@ -105,12 +105,14 @@ def _requirements(context: Context) -> list[resolve.Requirement]:
     folder = _local_dir(arguments.local_dir)
     for glob in (*(arguments.include or ()), *(arguments.exclude or ())):
         if not glob or not glob.isprintable():
-            raise LauncherError(f"{glob!r} is no glob for the names of files", "--include '*.json'", ExitStatus.USAGE)
+            raise LauncherError(f"{glob!r} is not a valid glob", "--include '*.json'", ExitStatus.USAGE)
     requirements: dict[tuple[str, str], resolve.Requirement] = {}
     for text_ in arguments.repos:
         target = repo_id.target(text_)
         if target is None:
-            raise LauncherError(f"{text_!r} names no repo", "start_app.py models lock OWNER/NAME", ExitStatus.USAGE)
+            raise LauncherError(
+                f"{text_!r} is not a valid repo", "start_app.py models lock OWNER/NAME", ExitStatus.USAGE
+            )
         known = [one for one in before.values() if one.repo == target.repo and (not folder or one.local_dir == folder)]
         old = known[0] if len(known) == 1 else None
         requirement = resolve.Requirement(
@@ -123,7 +125,7 @@ def _requirements(context: Context) -> list[resolve.Requirement]:
         )
         if requirements.setdefault((requirement.repo, requirement.local_dir or ""), requirement) != requirement:
             raise LauncherError(
-                f"{requirement.repo} is named with two revisions, and one is pinned",
+                f"{requirement.repo} is given with two revisions; only one can be pinned",
                 f"start_app.py models lock {quoted(text_)}",
                 ExitStatus.USAGE,
             )
@@ -136,7 +138,7 @@ def _local_dir(given: str | None) -> str | None:
     plain = given.removeprefix("./").rstrip("/")
     if not repo_id.is_local_dir(plain):
         raise LauncherError(
-            f"--local-dir {given} is no folder for a model below the app's own",
+            f"--local-dir {given} is not a folder inside the app's folder",
             "--local-dir checkpoints",
             ExitStatus.USAGE,
         )

@@ -17,7 +17,7 @@ from ..cache.roots import Root
 from ..errors import ExitStatus, LauncherError, quoted
 from ..ui.text import size
 from . import download as fetching
-from . import endpoints, local_dir, placement, refs
+from . import endpoints, local_dir, placement, refs, switch
 from .lockfile import LockedModel
 from .placement import Memories, Place
 from .task import Progress, Reach, Say, Served, Skipped, Spare, Survey, Task, spare_none
@@ -144,17 +144,18 @@ def settle(found: Survey, app_dir: Path, memories: Memories, *, pin: bool, spare
     """
     tasks = []
     skipped = list(found.skipped)
-    for task in found.tasks:
+    for number, task in enumerate(found.tasks):
         try:
             _settle(task, app_dir, memories, pin=pin)
         except LauncherError as error:
             if not spare(error):
+                abandon(Survey(found.tasks[number + 1 :], 0), app_dir)
                 raise
             skipped.append(Skipped(task.model.name, error))
         else:
             tasks.append(task)
     for folder in {task.place.path for task in found.tasks if task.place.root is None}:
-        local_dir.drop(folder)  # several models may share one
+        switch.drop(folder)  # several models may share one
     return found._replace(tasks=tuple(tasks), skipped=tuple(skipped))
 
 
@@ -163,9 +164,40 @@ def _settle(task: Task, app_dir: Path, memories: Memories, *, pin: bool) -> None
         move(task, pin=pin)
         return
     try:
-        local_dir.switch(app_dir, task.model, task.lacking, task.outdated, memories.local)
+        staged = task.switch or switch.stage(app_dir, task.model, task.lacking, task.outdated)
+        if staged:
+            switch.apply(app_dir, staged, memories.local)
     except OSError as error:
         raise _unswitchable(task, error) from error
+
+
+def rehearse(found: Survey, app_dir: Path) -> Survey:
+    """Try what `settle` will do, and return the survey with all that it writes beforehand.
+
+    Raises LauncherError (74) where it could not be done; then nothing is left of it.
+    """
+    tasks: list[Task] = []
+    for task in found.tasks:
+        try:
+            if task.place.root:
+                refs.probe(task.model, task.place)
+                tasks.append(task)
+                continue
+            staged = switch.stage(app_dir, task.model, task.lacking, task.outdated)
+            tasks.append(task._replace(switch=staged))
+            if staged:
+                switch.rehearse(app_dir, staged)
+        except OSError as error:
+            abandon(Survey(tuple(tasks), 0), app_dir)
+            raise _unswitchable(task, error) from error
+    return found._replace(tasks=tuple(tasks))
+
+
+def abandon(found: Survey, app_dir: Path) -> None:
+    """Remove what was rehearsed and not settled."""
+    for task in found.tasks:
+        if task.switch:
+            switch.abandon(app_dir, task.switch)
 
 
 def move(task: Task, *, pin: bool) -> None:
@@ -228,9 +260,11 @@ def _unswitchable(task: Task, error: OSError) -> LauncherError:
             "start_app.py models pull brings it again",
             ExitStatus.RETRY,
         )
+    where = os.fsdecode(error.filename) if error.filename else task.place.path
     return LauncherError(
-        f"cannot switch {task.model.name} to {task.model.commit[:7]}: {reason(error)}",
-        f"ls -ld {quoted(task.place.path)}; start_app.py models pull goes on",
+        f"cannot switch {task.model.name} to {task.model.commit[:7]}: {reason(error)}: {where}",
+        f"ls -ld {quoted(os.path.dirname(where))} {quoted(where)}; lsattr -d {quoted(where)}; "
+        "start_app.py models pull goes on",
         ExitStatus.IO,
     )
 
