@@ -88,6 +88,9 @@ class Status(NamedTuple):
         survey = self.observed.survey
         if self.observed.unseen:
             rows.append(("lock", f"{self.observed.lock} is held by an instance that cannot be seen from here"))
+        if self.observed.keeper:
+            keeper = self.observed.keeper
+            rows.append(("lock", f"{self.observed.lock} is held by {describe(keeper.process)}: {keeper.reason}"))
         rows += [("sibling", f"{describe(i.process)}{where(i, survey.port)}") for i in survey.siblings]
         rows += [("another user's", f"{describe(i.process)}{where(i, survey.port)}") for i in survey.others]
         for holder in survey.holders:

@@ -364,8 +364,9 @@ def _stop(context: Context, seen: Observed, victims: tuple[Process, ...]) -> tup
     for process in victims:
         what = "taking the port from" if process.pid in strangers else "stale"
         say(f"{what}: {describe(process)}")
+    unchanged = tuple(process for process in victims if not _changed(process, seen.record))
     try:
-        done = stop(victims, timeout, spare, say)
+        done = stop(unchanged, timeout, spare, say)
     except BaseException:
         for process in ended(victims):
             history.record(context.settings, "stop", describe(process), "ended before the stop of all was done")
@@ -377,6 +378,16 @@ def _stop(context: Context, seen: Observed, victims: tuple[Process, ...]) -> tup
         how = f"killed pid {one.process.pid}{below} (still there after {timeout:g} s)"
         say(how if one.killed else f"terminated pid {one.process.pid}{below} ({one.seconds:.1f} s)")
     return done
+
+
+def _changed(process: Process, record: Record | None) -> bool:
+    """Return whether a process runs another command line than it did when it was looked at.
+
+    The one that holds the instance lock may give itself a title.
+    """
+    now = look(process.pid)
+    titled = record is not None and record.pid == process.pid
+    return now is not None and now.start == process.start and now.argv != process.argv and not titled
 
 
 def _leave_orphans(lock: locks.Lock, say: Say) -> None:
