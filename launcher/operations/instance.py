@@ -364,7 +364,7 @@ def _stop(context: Context, seen: Observed, victims: tuple[Process, ...]) -> tup
     for process in victims:
         what = "taking the port from" if process.pid in strangers else "stale"
         say(f"{what}: {describe(process)}")
-    unchanged = tuple(process for process in victims if not _changed(process, seen.record))
+    unchanged = tuple(process for process in victims if not changed(process, seen.record))
     try:
         done = stop(unchanged, timeout, spare, say)
     except BaseException:
@@ -380,7 +380,7 @@ def _stop(context: Context, seen: Observed, victims: tuple[Process, ...]) -> tup
     return done
 
 
-def _changed(process: Process, record: Record | None) -> bool:
+def changed(process: Process, record: Record | None) -> bool:
     """Return whether a process runs another command line than it did when it was looked at.
 
     The one that holds the instance lock may give itself a title.
