@@ -270,6 +270,7 @@ def test_what_was_started_through_a_release_link_is_replaced_after_the_link_was_
     else:
         running = processes.launch(*app.arguments)
         eventually(lambda: get(app.port), what=running.err)
+    eventually(lambda: (seen := look(running.pid)) and seen.age > 1, what="a deployment is not as fast as a test")
     flip(app)
     assert stop(app).status == 0
     assert running.wait(1) == -signal.SIGTERM
