@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from typing import NamedTuple
 
-from ..errors import ExitStatus, LauncherError
+from ..errors import ExitStatus, LauncherError, quoted
 from ..ui import text
 from .command import Command
 
@@ -126,9 +126,10 @@ def rehearse(command: Command, origins: Mapping[str, str], seconds: float = SECO
     try:
         answer = _hear(process, os.fsencode(script), seconds)
         if answer is None:
-            python = text.command_line((command.interpreter, "-c", "pass"))
             raise LauncherError(
-                f"{command.interpreter} is not up after {seconds:g} s", f"time {python}", ExitStatus.RETRY
+                f"{command.interpreter} is not up after {seconds:g} s",
+                f"time {text.command_line((command.interpreter, '-c', 'pass'))}",
+                ExitStatus.RETRY,
             )
         if not answer.version:
             raise LauncherError(f"{command.interpreter} does not run: {answer.reason}", "start_app.py --python PATH")
@@ -183,7 +184,9 @@ def _no_script(command: Command, script: str, problem: Answer) -> LauncherError:
         with open(path, "rb") as file:
             first = file.readline(200).decode(errors="replace").strip()
     except OSError:
-        return LauncherError(f"cannot read {path}: {problem.reason.lower()}", f"ls -l {path}", ExitStatus.CONFIG)
+        return LauncherError(
+            f"cannot read {path}: {problem.reason.lower()}", f"ls -l {quoted(path)}", ExitStatus.CONFIG
+        )
     if first.startswith("#!") and "python" not in first:
         return LauncherError(
             f"{path} is not a Python script: it begins with {first}",
@@ -227,7 +230,7 @@ def _too_big(command: Command, origins: Mapping[str, str]) -> LauncherError:
     variables = {name: len(os.fsencode(f"{name}={value}")) for name, value in command.environment.items()}
     name, longest = max({**words, **variables}.items(), key=lambda item: item[1])
     what = f"{name} ({origins[name]})" if name in origins else name
-    hint = f"shorten {name if name in variables else 'APP_ARGS'} in .env"
+    hint = f"shorten {quoted(name if name in variables else 'APP_ARGS')} in .env"
     if longest >= _STRING_BYTES:
         most = f"has {longest:,} bytes, and the kernel takes {_STRING_BYTES - 1:,} in one string"
         return LauncherError(f"the app cannot be started: {what} {most}", hint)

@@ -65,7 +65,7 @@ def contents(root: str) -> Contents:
 
 
 def exists(root: str) -> bool:
-    """Tell whether a root is there at all."""
+    """Return whether a root is there at all."""
     return os.path.isdir(root)
 
 
@@ -92,7 +92,7 @@ def unescaped(path: bytes) -> bytes:
 
 
 def _is_ours(entry: os.DirEntry[str], owner: int) -> bool:
-    """Tell whether trash is of this user's making; root takes the cache's owner's for its own, nobody else's."""
+    """Return whether trash is of this user's making; root takes the cache's owner's for its own, nobody else's."""
     try:
         found = entry.stat(follow_symlinks=False)
     except OSError:

@@ -59,7 +59,7 @@ def stamp_of(path: str, found: os.stat_result) -> Stamp:
 
 
 def has_strangers(path: str) -> bool:
-    """Tell whether a repo's folder may hold what is not huggingface_hub's; to be sure, it must be read."""
+    """Return whether a repo's folder may hold what is not huggingface_hub's; to be sure, it must be read."""
     if _has_strange_parts(path):
         return True
     with suppress(FileNotFoundError, NotADirectoryError):

@@ -59,7 +59,7 @@ class Revision(NamedTuple):
 
     @property
     def pinned(self) -> bool:
-        """Tell whether a ref of ours says that it must stay."""
+        """Return whether a ref of ours says that it must stay."""
         return PIN in self.refs
 
 
@@ -185,12 +185,12 @@ def read(root: str, folder: str) -> Repo:
 
 
 def is_partial(blob: str) -> bool:
-    """Tell whether a blob of this name is one that has not arrived in full, or a link that is just being made."""
+    """Return whether a blob of this name is one that has not arrived in full, or a link that is just being made."""
     return _PARTIAL.fullmatch(blob) is not None
 
 
 def is_foreign(name: str) -> bool:
-    """Tell whether what has this name in a repo's folder is neither huggingface_hub's nor the system's nor ours."""
+    """Return whether what has this name in a repo's folder is neither huggingface_hub's nor the system's nor ours."""
     return name not in REPO_PARTS and name not in HELPERS and not name.startswith(TRASH)
 
 

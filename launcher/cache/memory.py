@@ -18,14 +18,14 @@ class Memory:
         self.grown = False
 
     def knows(self, line: bytes) -> bool:
-        """Tell whether exactly this file was found whole, before or just now."""
+        """Return whether exactly this file was found whole, before or just now."""
         if line not in self._known and line not in self._seen:
             return False
         self._seen.add(line)
         return True
 
     def knows_all(self, lines: Collection[bytes]) -> bool:
-        """Tell whether each of these files was found whole before."""
+        """Return whether each of these files was found whole before."""
         known = self._known.issuperset(lines)
         if known:
             self._seen.update(lines)

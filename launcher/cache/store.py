@@ -28,12 +28,12 @@ _FAST = re.compile(r"\.\./\.\./blobs/[0-9a-f]{2}/([0-9a-f]{64})")
 
 
 def is_store(root: str) -> bool:
-    """Tell whether the root has a shared store in the one format that is known: real folder, real marker."""
+    """Return whether the root has a shared store in the one format that is known: real folder, real marker."""
     return is_marked(f"{root}/{FOLDER}")
 
 
 def is_marked(folder: str) -> bool:
-    """Tell whether this folder is a shared store, wherever it lies."""
+    """Return whether this folder is a shared store, wherever it lies."""
     try:
         if not stat.S_ISDIR(os.lstat(folder).st_mode):
             return False
@@ -120,7 +120,7 @@ def widowed(root: str) -> Iterator[str]:
 
 
 def has_strangers(root: str) -> bool:
-    """Tell whether anything lies in the store that is not huggingface_hub's."""
+    """Return whether anything lies in the store that is not huggingface_hub's."""
     for prefix in os.listdir(f"{root}/{FOLDER}"):
         path = f"{root}/{FOLDER}/{prefix}"
         if prefix.startswith(_MARKER):

@@ -54,7 +54,7 @@ def downloads(root: str, folders: Iterable[str], glances: Mapping[str, Glance]) 
 
 
 def held_lock(path: str) -> bool:
-    """Tell whether somebody holds the flock on this file; one that cannot be asked counts as held."""
+    """Return whether somebody holds the flock on this file; one that cannot be asked counts as held."""
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError:
@@ -96,7 +96,7 @@ def _downloading(root: str, folder: str, seen: Glance | None) -> str | None:
 
 
 def _beginning(root: str, folder: str) -> str | None:
-    """Tell whether somebody holds a lock for a repo that has no blobs yet."""
+    """Return whether somebody holds a lock for a repo that has no blobs yet."""
     try:
         locks = os.listdir(f"{root}/{LOCKS}/{folder}")
     except OSError:
@@ -181,7 +181,7 @@ def _opened(prefix: str, device: int | None, spare: frozenset[int]) -> Iterator[
 
 
 def _has_other_names(prefix: str, device: int | None) -> bool:
-    """Tell whether the root can be reached by another path too, where a part of its file system is mounted twice."""
+    """Return whether the root can be reached by another path too, where a part of its file system is mounted twice."""
     try:
         with open("/proc/self/mountinfo", "rb") as file:
             mounts = [line.split(None, 5) for line in file]

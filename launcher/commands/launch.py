@@ -23,10 +23,8 @@ def run(context: Context) -> Report:
     if os.getpid() == 1 and not (arguments.dry_run or arguments.no_launch or arguments.background):
         from ..app import init
 
-        console.warn(
-            "the launcher is pid 1, where signals get lost and nobody collects what ends: it stays above the app"
-        )
-        console.warn(f"hint: an init of its own is the better one: {init.ADVICE}")
+        console.warn("the launcher is pid 1: it stays as the app's init, forwards signals and reaps zombies")
+        console.warn(f"hint: better, give the container an init: {init.ADVICE}")
         console.flush()
         status = init.stand_above()
         if status is not None:

@@ -51,12 +51,13 @@ def _log_of(settings: Settings) -> Path:
         return found
     if up and record:
         raise LauncherError(
-            f"the instance on port {settings.port} has no log: pid {record.pid} prints to where it was started",
-            "start_app.py --background restarts it with one; so does start_app.py --log-file FILE",
+            f"the instance on port {settings.port} has no log: "
+            f"pid {record.pid} prints to the terminal or service that started it",
+            "start_app.py --background restarts it with a log; start_app.py --log-file FILE does too",
             ExitStatus.IO,
         )
     raise LauncherError(
         f"there is no log of {settings.script.name} on port {settings.port}",
-        "start_app.py --background starts it with one",
+        "start_app.py --background starts the app with a log",
         ExitStatus.IO,
     )

@@ -14,7 +14,7 @@ def run(context: Context) -> Report:
     if context.lockfile is not None:
         subjects, there = check.locked_subjects(context.lockfile, context.roots, context.settings.app_dir)
         if subjects and not there:
-            console.warn("none of the locked models is on this machine: what is compared is models.lock")
+            console.warn("none of the locked models is on this machine: comparing models.lock itself")
     else:
         subjects = check.cached_subjects(context.roots)
     subjects = pull.chosen_subjects(arguments.repos, subjects, context)
@@ -23,7 +23,7 @@ def run(context: Context) -> Report:
     elif not subjects:
         console.warn(f"no models: neither a models.lock nor anything in {context.roots[0].path}")
     if context.offline:
-        console.warn("HF_HUB_OFFLINE is set: no hub is asked, what is told is what is here")
+        console.warn("HF_HUB_OFFLINE is set: no hub was asked; this is what is on this machine")
         judged = check.offline(subjects)
     else:
         judged = check.run(subjects, context.endpoints, context.own_environment, context.timeout(hub.DEFAULT_SECONDS))

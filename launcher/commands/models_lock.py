@@ -65,7 +65,7 @@ def _relock(context: Context) -> Report:
         "models": [pull.model_document(one) for one in after],
         "moved": [document for _, document in moved],
     }
-    hint = "start_app.py models pull brings it; start_app.py --locked brings and starts it"
+    hint = "start_app.py models pull downloads it; start_app.py --locked downloads it and restarts the app"
     return Answer(text=lines if arguments.dry_run else (), data=document, hint=hint if changed and resolved else None)
 
 
@@ -96,7 +96,7 @@ def _wishes(context: Context) -> list[resolve.Wish]:
         if not before:
             cached = [one.repo for one in check.cached_subjects(context.roots)]
             raise LauncherError(
-                f"{lockfile.path_of(context.settings.app_dir)} pins nothing yet, and no model was named",
+                f"{lockfile.path_of(context.settings.app_dir)} pins no model, and none was given",
                 f"start_app.py models lock {' '.join(cached[:3]) if cached else 'REPO'}",
                 ExitStatus.USAGE,
             )
@@ -104,12 +104,14 @@ def _wishes(context: Context) -> list[resolve.Wish]:
     folder = _local_dir(arguments.local_dir)
     for glob in (*(arguments.include or ()), *(arguments.exclude or ())):
         if not glob or not glob.isprintable():
-            raise LauncherError(f"{glob!r} is no glob for the names of files", "--include '*.json'", ExitStatus.USAGE)
+            raise LauncherError(f"{glob!r} is not a valid glob", "--include '*.json'", ExitStatus.USAGE)
     wishes: dict[tuple[str, str], resolve.Wish] = {}
     for text_ in arguments.repos:
         target = repo_id.target(text_)
         if target is None:
-            raise LauncherError(f"{text_!r} names no repo", "start_app.py models lock OWNER/NAME", ExitStatus.USAGE)
+            raise LauncherError(
+                f"{text_!r} is not a valid repo", "start_app.py models lock OWNER/NAME", ExitStatus.USAGE
+            )
         known = [one for one in before.values() if one.repo == target.repo and (not folder or one.local_dir == folder)]
         old = known[0] if len(known) == 1 else None
         wish = resolve.Wish(
@@ -122,7 +124,7 @@ def _wishes(context: Context) -> list[resolve.Wish]:
         )
         if wishes.setdefault((wish.repo, wish.local_dir or ""), wish) != wish:
             raise LauncherError(
-                f"{wish.repo} is named with two revisions, and one is pinned",
+                f"{wish.repo} is given with two revisions; only one can be pinned",
                 f"start_app.py models lock {quoted(text_)}",
                 ExitStatus.USAGE,
             )
@@ -135,7 +137,7 @@ def _local_dir(given: str | None) -> str | None:
     plain = given.removeprefix("./").rstrip("/")
     if not repo_id.is_local_dir(plain):
         raise LauncherError(
-            f"--local-dir {given} is no folder for a model below the app's own",
+            f"--local-dir {given} is not a folder inside the app's folder",
             "--local-dir checkpoints",
             ExitStatus.USAGE,
         )

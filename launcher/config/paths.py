@@ -1,4 +1,4 @@
-"""How a path in a setting is read: as huggingface_hub reads it, but from a given environment and not from our own."""
+"""Read paths in settings as huggingface_hub does, but from a given environment instead of our own."""
 
 from __future__ import annotations
 

@@ -104,7 +104,7 @@ def make_playground(folder: Path) -> bool:
 
 
 def _is_playground(target: Path) -> bool:
-    """Say whether `target` is a playground (True) or free to become one (False); raise LauncherError for all else."""
+    """Return whether `target` is a playground, or False where it can become one; raise LauncherError otherwise."""
     if not os.path.lexists(target):
         return False
     if not target.is_dir():
@@ -114,7 +114,7 @@ def _is_playground(target: Path) -> bool:
         return True
     with os.scandir(target) as entries:
         if next(entries, None) is not None:
-            raise _refused(f"{target} holds something else than a playground")
+            raise _refused(f"{target} is not empty and not a demo folder")
     if target.samefile(os.curdir):
         raise _refused(f"{target} is the current folder, and the playground would replace it")
     return False
@@ -131,11 +131,11 @@ def refuse_foreign(folder: Path) -> None:
 
 
 def _refused(message: str) -> LauncherError:
-    return LauncherError(message, "start_app.py --demo --app-dir DIR, with a DIR that is not there yet")
+    return LauncherError(message, "start_app.py --demo --app-dir DIR, with a new DIR")
 
 
 def _is_marked(folder: Path, *, begun: bool = False) -> bool:
-    """Say whether our marker is in `folder`; `begun` accepts the part of it that a killed build wrote, even none."""
+    """Return whether our marker is in `folder`; `begun` accepts the part of it that a killed build wrote, even none."""
     try:
         with (folder / MARKER).open("rb") as file:
             line = file.read(len(_MARKER_LINE))

@@ -6,7 +6,7 @@ Nothing here acts. A survey is a value: the plan shows it, the stop takes it, an
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from . import port as ports
@@ -25,7 +25,7 @@ class Instance(NamedTuple):
     """Hold one instance: the process that it hangs on, its ports, and what it is to us.
 
     `members` are the processes below it that run the app too, `tree` is every process from it downwards. `told` is the
-    port it was told to use.
+    port it was told to use, `page_port` the one where its page was seen, of several.
     """
 
     process: Process
@@ -35,6 +35,7 @@ class Instance(NamedTuple):
     listening: frozenset[int]
     verdict: Verdict
     supervisor: Supervisor | None = None
+    page_port: int | None = None
 
     @property
     def pid(self) -> int:
@@ -44,7 +45,8 @@ class Instance(NamedTuple):
     @property
     def port(self) -> int | None:
         """Return the port that it is on or was told to use, or None when that cannot be known."""
-        return self.told.port if self.told.port is not None else min(self.listening, default=None)
+        known = self.told.port if self.told.port is not None else self.page_port
+        return known if known is not None else min(self.listening, default=None)
 
 
 class Address(NamedTuple):
@@ -58,7 +60,8 @@ class Address(NamedTuple):
 class Holder(NamedTuple):
     """Hold who listens on our port without being our instance; `process` is None where it cannot be seen.
 
-    `above` says that we run below it, or that it is pid 1: it can never be stopped from here.
+    `above` says that we run below it, or that it is pid 1: it can never be stopped from here. `remote` is the other end
+    of a connection that has the port as its own: then nobody listens there.
     """
 
     address: str
@@ -66,6 +69,7 @@ class Holder(NamedTuple):
     process: Process | None
     supervisor: Supervisor | None
     above: bool
+    remote: str | None = None
 
 
 class Survey(NamedTuple):
@@ -103,17 +107,26 @@ def survey(app: App, address: Address, claim: Claim | None = None) -> Survey:
     if address.taken:
         holders = _holders(address.host, port, [pid for i in ours for pid in i.tree], own)
         if not holders and not any(port in i.listening for i in ours):
-            holders = (Holder(address.host or "0.0.0.0", None, None, None, above=False),)
+            unseen = Holder(address.host or "0.0.0.0", None, None, None, above=False)
+            holders = _connected(address.host, port) or (unseen,)
     return Survey(
         port=port,
         stale=tuple(i for i in ours if i is not inside),
         siblings=tuple(i for i in instances if i.verdict.standing == "sibling"),
-        others=tuple(i for i in instances if i.verdict.standing in ("other", "refused")),
+        others=(*(i for i in instances if i.verdict.standing in ("other", "refused")), *_hidden(seen.hidden, port)),
         holders=holders,
         inside=inside,
         left=seen.left,
         unread=seen.unread,
     )
+
+
+def _hidden(candidates: Sequence[Candidate], port: int) -> Iterator[Instance]:
+    """Yield the other users' processes that were told our port, and of which no more can be seen."""
+    for process, told, _ in candidates:
+        if told.port == port:
+            verdict = Verdict("hidden", f"another user's, told {told.by}; which file it runs is hidden")
+            yield Instance(process, (), (process.pid,), told, frozenset(), verdict)
 
 
 def _instances(found: Mapping[int, Candidate], wanted: Wanted, own: Sequence[int]) -> list[Instance]:
@@ -178,6 +191,15 @@ def _supervisor(pid: int, table: ProcessTable) -> Supervisor | None:
     from .supervisor import supervisor  # needed only where something runs already
 
     return supervisor(pid, table, os.getpid())
+
+
+def _connected(host: str | None, port: int) -> tuple[Holder, ...]:
+    holders = []
+    for connection in ports.connections(host, port):
+        process = look(connection.pid) if connection.pid is not None else None
+        uid = process.uid if process else None
+        holders.append(Holder(connection.address, uid, process, None, above=False, remote=connection.remote))
+    return tuple(holders)
 
 
 def _holders(host: str | None, port: int, known: Sequence[int], own: Collection[int]) -> tuple[Holder, ...]:

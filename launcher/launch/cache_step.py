@@ -120,7 +120,7 @@ class CacheStep:
         busy = any(one.busy for one in left)
         raise LauncherError(
             f"{left[0].path} stays: {left[0].reason}{more}; nothing was stopped or removed",
-            "try again when it is done; --force removes it all the same" if busy else "--force goes on without it",
+            "try again when it is done; --force removes it anyway" if busy else "--force continues without it",
             ExitStatus.RETRY if busy else ExitStatus.IO,
         )
 
@@ -142,8 +142,8 @@ class CacheStep:
         busy = [left for left in result.left if left.busy]
         if result.failures or busy:
             raise LauncherError(
-                "not everything could be removed, and the app would load it; it was not started",
-                "start_app.py cache list; start_app.py starts it as it is",
+                "some of it could not be removed, and the app would load it: the app was not started",
+                "start_app.py cache list shows what is left; start_app.py starts the app without removing it",
                 ExitStatus.IO if result.failures else ExitStatus.RETRY,
             )
 

@@ -17,6 +17,7 @@ from ..context import Context
 from ..errors import LauncherError
 from ..instances.process import Process
 from ..instances.stop import Stopped
+from ..operations.closed_connections import wait_out
 from ..operations.instance import (
     Observed,
     clear_port,
@@ -133,6 +134,7 @@ class Launch:
             self._finish_trash()
         command = self.models.command(command)
         self.models.tell(command.environment)
+        wait_out(self.context, command, self.guard.check)
         return Prepared(command, stopped, lock, launch_lock, self.models, self.cache)
 
     def _check(self) -> None:

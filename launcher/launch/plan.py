@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..app.command import Command
+from ..app.environment import proxy_problem
 from ..app.interpreter import OWN_INTERPRETER
 from ..cache.roots import hub_cache
 from ..config.settings import HUB_CACHE_NAMES, Settings
@@ -156,11 +157,13 @@ def facts(settings: Settings, command: Command) -> tuple[str, ...]:
     source = f"{endpoint.value} ({endpoint.origin})" if endpoint else "https://huggingface.co (default)"
     origin = next((settings.variables[n].origin for n in HUB_CACHE_NAMES if n in settings.variables), "default")
     foreign = () if command.origin != OWN_INTERPRETER else (f"interpreter: {command.interpreter} ({command.origin})",)
+    problem = proxy_problem(command.environment, command.interpreter)
     return (
         *_anothers(settings),
         *foreign,
         f"endpoint: {source}",
         f"cache: {hub_cache(command.environment, settings.app_dir)} ({origin})",
+        *((f"note: {problem}",) if problem else ()),
     )
 
 

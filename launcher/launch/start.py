@@ -16,7 +16,7 @@ from ..config.paths import current_folder
 from ..context import Answer, Context, Report
 from ..errors import ExitStatus, LauncherError
 from ..operations.instance import Started, last_record, write_record
-from ..operations.readiness import DEFAULT_SECONDS, open_page, wait_for_child
+from ..operations.readiness import open_page, wait_for_child
 from ..service import history
 from ..ui import text
 from .plan import Prepared, shown
@@ -24,6 +24,7 @@ from .plan import Prepared, shown
 if TYPE_CHECKING:
     from ..app import logs
     from ..app.command import Command
+    from ..app.logs import Staged
     from ..app.rehearsal import Placeholder
     from ..operations.instance import Observed
     from ..operations.readiness import Ready
@@ -41,6 +42,7 @@ class StartStep:
         self._command = command
         self._target = _log_target(context)
         self._placeholder: Placeholder | None = None
+        self._staged: Staged | None = None
         self.log = self._target.places[0] if self._target else None
 
     def check(self, observe: Callable[[], Observed]) -> None:  # noqa: ARG002
@@ -58,7 +60,7 @@ class StartStep:
         if background and environ.get("SYSTEMD_EXEC_PID") == str(os.getpid()):
             raise LauncherError(
                 "--background in a systemd unit: systemd would stop the app when the launcher ends",
-                "ExecStart= without --background; systemd has it in the background already",
+                "remove --background from ExecStart=: systemd runs the app in the background already",
                 ExitStatus.USAGE,
             )
         if self._target:
@@ -68,9 +70,10 @@ class StartStep:
         """Do nothing: what the start needs is acquired right before the stop."""
 
     def rehearse(self) -> None:
-        """Try the start: run the app's own Python, and in the background keep a process's place for it.
+        """Try the start: run the app's own Python, make its log, and in the background keep a process's place for it.
 
-        Raises LauncherError: 78 when the app's Python or the script cannot run, 75 where no process can be started.
+        Raises LauncherError: 78 when the app's Python or the script cannot run, 75 where no process can be started, 74
+        where no log can be made.
         """
         from ..app import rehearsal
 
@@ -89,6 +92,8 @@ class StartStep:
             placeholder.close()
         else:
             context.console.detail("not rehearsed: no process can be started; the launcher itself becomes the app")
+        if self._target:
+            self._staged = self._target.stage()
 
     def apply(self, changed: bool) -> bool:  # noqa: ARG002
         """Do nothing to the disk."""
@@ -99,6 +104,9 @@ class StartStep:
         if self._placeholder:
             self._placeholder.close()
             self._placeholder = None
+        if self._staged:
+            self._staged.discard()
+            self._staged = None
 
     def lines(self) -> Iterable[str]:
         """Return nothing: the plan itself shows the command."""
@@ -115,7 +123,8 @@ class StartStep:
         """
         if self._target is None:
             return None
-        self.log, output = self._target.open()
+        staged, self._staged = self._staged, None
+        self.log, output = (staged or self._target.stage()).commit()
         return output
 
     def become(self, prepared: Prepared, output: int | None, release: Callable[[], None]) -> NoReturn:
@@ -190,6 +199,8 @@ class StartStep:
             )
         _report_end(context, ("ready", "ready"), pid, f"{ready.page.url} answers after {ready.seconds:.1f} s")
         console.say(ready.line())
+        if ready.warning:
+            console.warn(f"note: {ready.warning}")
         console.say(f"log: {log}")
         if context.arguments.open:
             open_page(ready.page.url, context)
@@ -243,7 +254,7 @@ def _await(context: Context, pid: int, log: Path) -> Ready | None:
                 last = "".join(logs.tail(log, 1))
                 show(f"loading: {text.duration(time.monotonic() - begun)}  {last}")
 
-        return wait_for_child(context.settings, pid, context.timeout(DEFAULT_SECONDS), tick)
+        return wait_for_child(context, pid, tick)
 
 
 def _report_start(context: Context, prepared: Prepared, pid: int, how: str) -> None:
@@ -266,7 +277,7 @@ def _flush(context: Context) -> None:
 
 
 def _hint(end: str) -> str:
-    killed = "; the kernel kills what takes too much memory: dmesg | tail" if end.endswith("SIGKILL") else ""
+    killed = "; if it ran out of memory, the kernel says so: dmesg | tail" if end.endswith("SIGKILL") else ""
     return f"start_app.py logs --lines 200{killed}"
 
 

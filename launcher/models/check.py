@@ -65,12 +65,12 @@ class Said(NamedTuple):
 
     @property
     def inconsistent(self) -> bool:
-        """Tell whether the API and the files are of different commits."""
+        """Return whether the API and the files are of different commits."""
         return bool(self.file and self.file.commit and self.head.commit and self.file.commit != self.head.commit)
 
     @property
     def gated(self) -> bool:
-        """Tell whether the files are kept from this user."""
+        """Return whether the files are kept from this user."""
         return bool(self.file and self.file.trouble == "gated") or self.head.trouble == "gated"
 
 
@@ -85,7 +85,7 @@ class Judged(NamedTuple):
 
     @property
     def stale(self) -> bool:
-        """Tell whether something must be done about it."""
+        """Return whether something must be done about it."""
         return self.verdict in STALE
 
 

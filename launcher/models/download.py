@@ -122,7 +122,7 @@ def verified(
 
 
 def is_whole_by_its_own_name(place: Place, blob: str) -> bool:
-    """Tell whether a blob of a repo is what its own name says, whatever anybody else says of it."""
+    """Return whether a blob of a repo is what its own name says, whatever anybody else says of it."""
     candidate = Candidate(place.path, f"{place.path}/blobs/{blob}", blob, (), blob if HASH.fullmatch(blob) else None)
     if candidate.expected is None:
         return False

@@ -134,7 +134,7 @@ def write(app_dir: Path, models: Collection[LockedModel]) -> bool:
 
 
 def differs(app_dir: Path, models: Iterable[LockedModel]) -> bool:
-    """Tell whether the lock file is another one than these models give."""
+    """Return whether the lock file is another one than these models give."""
     path = path_of(app_dir)
     try:
         return path.is_symlink() or path.read_bytes() != dump(models)

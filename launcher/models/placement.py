@@ -157,7 +157,7 @@ def own_blob(place: Place, path: str) -> str | None:
 
 
 def leads_to_own_blob(place: Place, path: str) -> bool:
-    """Tell whether a snapshot's file is a plain one, or links to a blob of its own repo."""
+    """Return whether a snapshot's file is a plain one, or links to a blob of its own repo."""
     return not os.path.islink(path) or own_blob(place, path) is not None
 
 

@@ -39,7 +39,7 @@ class Wish(NamedTuple):
 class Resolved(NamedTuple):
     """Hold a model at the commit that its revision is now, whose word that is, and what speaks against it.
 
-    `partial` tells that it has only the files of which an older one is here.
+    `partial` tells that it has only the files that an older copy here has.
     """
 
     model: LockedModel

@@ -28,6 +28,7 @@ from ..instances.table import ProcessTable
 from ..service import history
 from ..system import lock as locks
 from ..system import state
+from ..system.files import open_regular
 from ..ui import redact, text
 from .identity import app_of, is_of, wanted_port
 
@@ -39,6 +40,7 @@ PORT_SECONDS = 2.0
 # A probe of the lock by another command holds it for microseconds; only what holds it longer is worth a word.
 _PROBE_SECONDS = 0.1
 _ROUNDS = 5
+_PAGE_SECONDS = 1.0
 
 Say = Callable[[str], None]
 
@@ -114,9 +116,10 @@ def observe(settings: Settings) -> Observed:
     survey = discovery.survey(app, address, None if foreign else claim)
     if any(holder.process is None for holder in survey.holders) and not _probe(settings)[0]:
         survey = survey._replace(holders=())  # it has ended while the processes were looked at
+    survey = survey._replace(siblings=tuple(_with_page(instance) for instance in survey.siblings))
     orphaned = lock is not None and holder == "dead"
     keeper = _keeper(survey, record) if claim else None
-    refused = any(instance.verdict.standing == "refused" for instance in survey.others)
+    refused = any(instance.verdict.blocks for instance in survey.others)
     unseen = lock is not None and not (orphaned or survey.stale or survey.inside or keeper or refused)
     return Observed(survey, lock, record, launcher, unseen, orphaned, unbindable, keeper)
 
@@ -129,6 +132,19 @@ def _keeper(survey: Survey, record: Record | None) -> Keeper | None:
         return None
     sibling = next((i for i in survey.siblings if process.pid in (i.pid, *i.members)), None)
     return Keeper(process, record, sibling.verdict.reason if sibling else "another app of this folder")
+
+
+def _with_page(instance: Instance) -> Instance:
+    """Return an instance with the port of its page, where it was told none and listens on several."""
+    if instance.told.port is not None or len(instance.listening) < 2:
+        return instance
+    from ..app import page as pages
+
+    for number, addresses in sorted(port.addresses(instance.tree).items()):
+        page = pages.page(pages.host_to_ask(None, addresses), number, _PAGE_SECONDS)
+        if page and page.for_people:
+            return instance._replace(page_port=number)
+    return instance
 
 
 def take_launch_lock(context: Context) -> locks.Lock:
@@ -228,7 +244,7 @@ def write_record(lock: locks.Lock, context: Context, started: Started | None = N
     try:
         lock.write(record.line())
     except OSError as error:
-        context.console.say(f"lock: cannot write the record in {lock.path}: {error.strerror}; the lock itself holds")
+        context.console.say(f"lock: cannot write the record in {lock.path}: {error.strerror}; the lock itself works")
 
 
 def clear_port(
@@ -315,9 +331,40 @@ def below(*pids: int) -> tuple[int, ...]:
     return tuple(dict.fromkeys((*pids, *descendants)))
 
 
+def inherited_lock(settings: Settings, pid: int) -> bool:
+    """Return whether a process has the instance lock from whoever started it."""
+    path, _ = _held(settings, instance_name(settings.port))
+    return path is not None and locks.holds(pid, path)
+
+
+def is_launching(settings: Settings) -> bool:
+    """Return whether a launcher is at work on the port."""
+    return _held(settings, launch_name(settings.port))[0] is not None
+
+
+def adopt(context: Context, process: Process) -> None:
+    """Write a process into the record of the instance lock that it inherited from a parent that has ended."""
+    settings = context.settings
+    path, record = _held(settings, instance_name(settings.port))
+    if not (path and record and _holder(record) == "dead" and locks.holds(process.pid, path)):
+        return
+    launch_lock = _open_lock(settings, launch_name(settings.port))
+    try:
+        if launch_lock.acquire(_PROBE_SECONDS):
+            lock = locks.Lock(path, open_regular(path, os.O_RDWR))
+            try:
+                lock.write(record._replace(pid=process.pid, start=process.start).line())
+            finally:
+                lock.close()
+    except OSError as error:
+        context.console.say(f"lock: cannot write the record in {path}: {error.strerror}; the lock itself holds")
+    finally:
+        launch_lock.close()
+
+
 def is_up(settings: Settings) -> bool:
     """Tell by the locks whether an instance lives, or a launcher is about to start one; orphans of one do not count."""
-    if _held(settings, launch_name(settings.port))[0]:
+    if is_launching(settings):
         return True
     lock, record = _held(settings, instance_name(settings.port))
     return lock is not None and (record is None or _holder(record) != "dead")
@@ -335,7 +382,7 @@ def last_record(settings: Settings) -> Record | None:
 
 
 def _holder(record: Record) -> str:
-    """Tell whether the process of a record is "alive", "dead", or of another boot or namespace and so "unknown"."""
+    """Return whether the process of a record is "alive", "dead", or of another boot or namespace and so "unknown"."""
     boot_id, namespace = own_namespace()
     if not namespace or (record.boot_id, record.pid_namespace) != (boot_id, namespace):
         return "unknown"

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..cache.targets import unknown
 from ..context import Context
-from ..errors import ExitStatus, LauncherError
-from ..models import check, hub, local_dir, placement, pull, refs, repo_id, resolve
+from ..errors import ExitStatus, LauncherError, quoted
+from ..models import check, hub, local_dir, placement, pull, refs, repo_id, resolve, switch
 from ..models.lockfile import LockedModel
 from ..models.task import STALL_SECONDS, Reach, Served, Survey
 from ..service import history
@@ -49,7 +49,7 @@ def pull_lock(context: Context) -> Iterator[None]:
         if not lock.acquire(_LOCK_SECONDS):
             raise LauncherError(
                 f"another pull for {context.settings.app_dir} is at work",
-                "try again when it is done; start_app.py cache list shows what has come",
+                "try again when it is done; start_app.py cache list shows what has arrived",
                 ExitStatus.RETRY,
             )
         yield
@@ -57,10 +57,20 @@ def pull_lock(context: Context) -> Iterator[None]:
         lock.close()
 
 
-def recover(context: Context) -> None:
-    """Finish what a killed pull has begun in a folder of the app's own."""
-    for folder in local_dir.recover(context.settings.app_dir):
-        context.console.warn(f"finished in {folder} what an interrupted pull had begun")
+def recover(context: Context, begun: Sequence[switch.Unfinished] | None = None) -> None:
+    """Finish or undo what killed pulls have begun in folders of the app's own, and tell it; `begun` was looked at."""
+    console, app_dir = context.console, context.settings.app_dir
+    for one in switch.recover(app_dir, switch.unfinished(app_dir) if begun is None else begun):
+        commit = one.commit[:7]
+        if one.journal:
+            console.warn(f"{one.folder} is partly {commit}, and can be neither finished nor undone: {one.problem}")
+            journal = quoted(one.journal)
+            console.warn(console.hinted(f"hint: start_app.py models pull makes it whole; rm {journal} leaves it so"))
+        elif one.problem:
+            console.warn(f"undid in {one.folder} what an interrupted pull had begun: {one.problem}")
+            console.warn(console.hinted(f"hint: start_app.py models pull brings {commit}"))
+        else:
+            console.warn(f"finished in {one.folder} what an interrupted pull had begun")
 
 
 def wanted(
@@ -94,7 +104,7 @@ def wanted(
         for warning in one.warnings:
             console.warn(warning)
         if one.partial:
-            console.say(f"pull: {wish.repo}: only the {len(one.model.files)} files of which an older one is here")
+            console.say(f"pull: {wish.repo}: only the {len(one.model.files)} files that an older copy here has")
     return tuple(one.model for one in resolved), False
 
 
@@ -109,9 +119,15 @@ def refuse_offline(context: Context, what: str) -> None:
 
     Raises LauncherError (78).
     """
+    if context.offline and context.arguments.demo:
+        raise LauncherError(
+            f"{what} needs a hub, and no hub has the demo's models: they are fake",
+            f"rm -r {quoted(context.settings.app_dir)}, then start_app.py --demo restores what was removed",
+            ExitStatus.CONFIG,
+        )
     if context.offline:
         raise LauncherError(
-            f"{what} asks a hub, and HF_HUB_OFFLINE says that none may be asked",
+            f"{what} needs a hub, and HF_HUB_OFFLINE is set",
             f"HF_HUB_OFFLINE=0 start_app.py {what}",
             ExitStatus.CONFIG,
         )

@@ -104,7 +104,9 @@ def confirm_shared(planned: Sequence[Plan], context: Context, *, ask: bool = Tru
         what = f"{one.root.path} ({one.root.origin}) is shared with other programs: {_summary(names, one)}{amount}"
         if not console.interactive or console.as_json:
             raise LauncherError(
-                f"{what}; nothing was changed", "--yes insists; --dry-run shows what would go", ExitStatus.USAGE
+                f"{what}; nothing was changed",
+                "--yes removes it; --dry-run shows what would be removed",
+                ExitStatus.USAGE,
             )
         if not ask:
             continue
@@ -181,7 +183,7 @@ def _status(planned: Sequence[Plan], result: Result | None) -> ExitStatus:
 
 def _summary(names: Sequence[str], one: Plan) -> str:
     if not names:
-        return f"{len(one.items)} leftovers would go"
+        return f"{len(one.items)} leftovers would be removed"
     if len(names) <= 3:
         return f"{', '.join(names)} would go"
-    return f"{len(names)} of its repos and revisions would go, among them {', '.join(names[:3])}"
+    return f"{len(names)} of its repos and revisions would be removed, among them {', '.join(names[:3])}"

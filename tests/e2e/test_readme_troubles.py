@@ -14,6 +14,7 @@ from tests.support.readme_world import INDEXTTS, World, needs_root_and, runs
 pytestmark = pytest.mark.usefixtures("installed")
 
 
+@pytest.mark.slow
 @runs(
     ".venv/bin/python start_app.py -n -v",
     "start_app.py status",
@@ -51,6 +52,7 @@ def test_what_is_the_apps_own_reaches_it(world: World) -> None:
     assert "Required file gpt.pth" in world.fine("start_app.py logs --lines 200")
 
 
+@pytest.mark.slow
 @runs(
     ".venv/bin/python start_app.py --port 7861",
     tells=("port 7860 is held … which is not this app's instance",),
@@ -172,3 +174,18 @@ def test_a_damaged_or_full_cache_is_mended(world: World) -> None:
     refused = world.run("start_app.py cache clear")
     assert refused.status == 2
     world.tells("… is shared with other programs", refused.out)
+
+
+@pytest.mark.slow
+@runs(tells=("the app's page is on port …",))
+def test_an_app_that_is_on_another_port_than_asked_is_started_on_its_own(world: World) -> None:
+    option = 'parser.add_argument("--port", type=int, default=7860)'
+    assert option in INDEXTTS
+    world.app.script.write_text(INDEXTTS.replace(option, f"parser.set_defaults(port={world.other_port})"))
+    world.app.write_env("HF_HOME=./cache_hub\nAPP_PORT_FLAG=none\n")
+    failed = world.run("start_app.py --background")
+    assert failed.status == 75
+    world.tells("the app's page is on port …", failed.out)
+    world.fine("start_app.py stop")
+    world.fine("start_app.py --background --port 7861")
+    world.fine("start_app.py stop --port 7861")

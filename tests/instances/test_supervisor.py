@@ -319,6 +319,7 @@ def hierarchy() -> Path:
     pytest.skip("no cgroup hierarchy is mounted here")
 
 
+@pytest.mark.slow
 def test_an_instance_in_a_real_cgroup_of_a_unit_is_refused_with_that_units_commands(
     app: AppFolder, processes: Processes
 ) -> None:

@@ -295,7 +295,7 @@ def test_a_link_in_the_place_of_the_usual_log_is_never_followed(
     log_of(app).symlink_to(precious)
     done = launcher("--background", *app.arguments)
     assert done.status == 74
-    assert f"{log_of(app)} is a link, and a log is never written through one\n" in done.err
+    assert f"{log_of(app)} is a link, and the log is never written through a link\n" in done.err
     log_of(app).unlink()
     log_of(app).parent.rmdir()
     (tmp_path / "elsewhere").mkdir()
@@ -305,6 +305,7 @@ def test_a_link_in_the_place_of_the_usual_log_is_never_followed(
     assert done.json["log"].startswith(str(state.folders(app.path)[1]))
 
 
+@pytest.mark.slow
 def test_the_logs_of_the_last_five_starts_are_kept(app: AppFolder, tmp_path: Path) -> None:
     log = tmp_path / "x.log"
     for number in range(7):
@@ -350,10 +351,10 @@ def test_a_dry_run_tells_where_the_log_would_be_and_makes_nothing(app: AppFolder
     [
         (("--open",), "--open is about waiting for the page"),
         (("--timeout", "5"), "--timeout is about waiting for the page"),
-        (("--background", "--no-launch"), "--no-launch starts nothing"),
-        (("--log-file", "x", "--no-launch"), "--no-launch starts nothing"),
-        (("--log-file", ""), "--log-file wants the name of a file"),
-        (("logs", "-f", "--json"), "-f shows the log as it comes"),
+        (("--background", "--no-launch"), "--background and --log-file have no effect with --no-launch"),
+        (("--log-file", "x", "--no-launch"), "--background and --log-file have no effect with --no-launch"),
+        (("--log-file", ""), "--log-file needs the name of a file"),
+        (("logs", "-f", "--json"), "-f prints the log as it grows"),
         (("logs", "--lines", "-1"), "--lines"),
         (("status", "--background"), "--background does not go with status"),
     ],

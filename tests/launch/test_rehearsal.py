@@ -70,12 +70,8 @@ FAULTS: dict[str, tuple[Callable[[AppFolder, Path], tuple[str, ...]], str]] = {
         r"does not run: .*PYTHONHASHSEED must be .*\(exit status 1\)",
     ),
     "shell script": (
-        lambda app, _: (
-            (app.path / "webui.sh").write_text('#!/bin/bash\nexec python webui.py "$@"\n'),
-            app.write_env("APP_SCRIPT=webui.sh\n"),
-            (),
-        )[2],
-        r"webui.sh is not a Python script: it begins with #!/bin/bash",
+        lambda app, _: (app.script.write_text('#!/bin/bash\nexec python other.py "$@"\n'), ())[1],
+        r"webui.py is not a Python script: it begins with #!/bin/bash",
     ),
     "script with a mistake": (
         lambda app, _: (app.script.write_text("print(1)\nif True\n    pass\n"), ())[1],
@@ -132,7 +128,7 @@ def test_without_a_place_for_a_process_only_the_background_is_refused(
     if subprocess.run((python, "-c", "import psutil, dotenv"), env=env, **NOBODY).returncode:
         pytest.skip("another user cannot run the launcher here")
     old = processes.start((python, START_APP, *app.arguments), env=env, **NOBODY)
-    eventually(lambda: get(app.port), what="page")
+    eventually(lambda: get(app.port), 60, what="page")
     command = ("prlimit", "--nproc=1", python, START_APP, *app.arguments)
     done = launcher("--background", *app.arguments, python=command[:3], env=env, **NOBODY)
     assert done.status == ExitStatus.RETRY

@@ -137,6 +137,7 @@ def test_a_mirror_whose_api_and_files_are_of_different_commits_is_inconsistent(w
     assert (said["commit"], said["files_commit"]) == (api, files)
 
 
+@pytest.mark.slow
 def test_what_is_newest_here_and_another_commit_in_the_lock_is_pinned_elsewhere(world: World) -> None:
     old, new = world.publish()
     world.hub.freeze(V23, sha=old)
@@ -149,6 +150,7 @@ def test_what_is_newest_here_and_another_commit_in_the_lock_is_pinned_elsewhere(
     assert (done.json["models"][0]["local"], done.json["models"][0]["pinned"]) == (new, old)
 
 
+@pytest.mark.slow
 def test_a_disk_that_is_behind_the_hub_and_not_what_is_pinned_is_behind_and_says_both(world: World) -> None:
     old, new = world.publish()
     world.pin(V23)
@@ -191,6 +193,7 @@ def test_what_is_not_whole_here_is_incomplete_whatever_the_hubs_say(world: World
     assert ("gpt.safetensors" in detail(done)) == (lacking not in ("the snapshot", "the ref"))
 
 
+@pytest.mark.slow
 def test_a_locked_model_that_is_not_here_beside_one_that_is_is_incomplete(world: World) -> None:
     _, new = world.publish()
     world.publish(V22)
@@ -201,13 +204,14 @@ def test_a_locked_model_that_is_not_here_beside_one_that_is_is_incomplete(world:
     assert "not downloaded" in done.out
 
 
+@pytest.mark.slow
 def test_with_nothing_of_the_lock_here_the_lock_is_what_is_compared(world: World) -> None:
     _, new = world.publish()
     world.pin(V23)
     done = world.check()
     assert done.status == DONE
     assert cells(done)[V23] == ["main", "-", new[:7], new[:7], "up to date"]
-    assert "none of the locked models is on this machine: what is compared is models.lock" in done.err
+    assert "none of the locked models is on this machine: comparing models.lock itself" in done.err
     newest = world.hub.commit(V23, {"config.json": b"3"})
     behind = world.check("--json")
     assert (behind.status, verdict(behind)) == (STALE, "local behind")
@@ -227,6 +231,7 @@ def test_what_upstream_has_deleted_is_gone_and_so_is_a_branch(world: World) -> N
     assert "there is no such revision" in done.out and "there is no such repo, or it is private" in done.out
 
 
+@pytest.mark.slow
 def test_a_repo_that_has_another_name_by_now_is_told_by_it(world: World) -> None:
     _, new = world.publish()
     voice = world.publish(VOICES)[1]
@@ -243,6 +248,7 @@ def test_a_repo_that_has_another_name_by_now_is_told_by_it(world: World) -> None
     assert cells(done)[VOICES][-1] == "gone or renamed upstream: it is called datasets/koge/all-voices there"
 
 
+@pytest.mark.slow
 def test_what_is_gated_and_not_for_this_user_is_told_as_such(world: World) -> None:
     _, new = world.publish()
     world.put(new)
@@ -296,6 +302,7 @@ def test_without_a_lock_each_cached_repo_is_checked_by_main_or_the_ref_that_it_h
     }
 
 
+@pytest.mark.slow
 def test_what_huggingface_hub_itself_has_cached_is_judged_the_same(world: World) -> None:
     old, new = world.publish()
     voice = world.publish(VOICES)[1]
@@ -323,6 +330,7 @@ def test_a_ref_that_a_download_to_a_folder_left_is_no_model_of_the_cache(world: 
     assert (done.status, verdicts(done)) == (DONE, {})
 
 
+@pytest.mark.slow
 def test_a_model_in_a_folder_of_the_apps_is_checked_where_it_lies(world: World) -> None:
     _, new = world.publish()
     world.pin(V23, "--local-dir", "checkpoints")
@@ -336,6 +344,7 @@ def test_a_model_in_a_folder_of_the_apps_is_checked_where_it_lies(world: World) 
     assert "gpt.safetensors" in detail(torn)
 
 
+@pytest.mark.slow
 def test_repos_that_are_named_are_checked_and_no_others_beside_a_lock_too(world: World) -> None:
     for repo in (V22, V23, VOICES):
         world.put(world.publish(repo)[1], repo)

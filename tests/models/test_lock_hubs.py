@@ -87,6 +87,7 @@ def test_a_fallback_is_asked_where_neither_answers_and_the_files_of_a_commit_are
     assert world.models == [expected(world.hub, V23, new)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [500, "hang", "html", "truncate", 404])
 def test_where_the_hub_tells_the_commit_and_not_its_files_the_mirror_does(kind: int | str, world: World) -> None:
     _, new = world.publish()
@@ -95,6 +96,7 @@ def test_where_the_hub_tells_the_commit_and_not_its_files_the_mirror_does(kind: 
     assert world.models == [expected(world.hub, V23, new)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", ["/", "/tree/"])
 @pytest.mark.parametrize("kind", [500, 429, "hang", "html", "reset"])
 def test_where_nobody_answers_it_is_to_be_tried_again_and_the_lock_stays(
@@ -112,6 +114,7 @@ def test_where_nobody_answers_it_is_to_be_tried_again_and_the_lock_stays(
     assert V23 in done.err
 
 
+@pytest.mark.slow
 def test_one_of_many_that_cannot_be_resolved_leaves_the_whole_lock_as_it_was(world: World) -> None:
     world.publish(V22)
     world.pin(V22)
@@ -122,6 +125,7 @@ def test_one_of_many_that_cannot_be_resolved_leaves_the_whole_lock_as_it_was(wor
     assert "koge/nothing@main" in done.err
 
 
+@pytest.mark.slow
 def test_what_is_not_there_or_has_another_name_or_is_not_for_this_user_is_told_apart(world: World) -> None:
     world.publish()
     world.publish(V22)
