@@ -9,15 +9,17 @@ import os
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from launcher.instances import candidates, refusal, survey
+from launcher.instances import candidates, refusal, supervisor, survey
 from launcher.instances.app_arguments import Told
 from launcher.instances.candidates import App, Claim
 from launcher.instances.command_line import ScriptArgument
+from launcher.instances.family import Bounds, Family
 from launcher.instances.match import Evidence, Standing, Wanted, judge
 from launcher.instances.process import Process
 from launcher.instances.script import Entry, FileIdentity
@@ -138,13 +140,13 @@ class World:
     def network(self, pid: int | None = None) -> str:
         return "net:[1]" if pid is None or self.row(pid).network else "net:[2]"
 
-    def below(self, roots: Collection[int], spare: Collection[int] = ()) -> tuple[tuple[int, float], ...]:
+    def family(self, roots: Collection[int], table: object, bounds: Bounds) -> Family:
         found: list[int] = []
         for number in range(len(self.rows)):
             pid = FIRST + number
-            if pid not in roots and pid not in spare and self.parent(pid) in (*roots, *found):
+            if pid not in roots and pid not in bounds.apart and self.parent(pid) in (*roots, *found):
                 found.append(pid)
-        return tuple((pid, float(pid)) for pid in found)
+        return Family(tuple(process for pid in found if (process := self.look(pid))), ())
 
     def proven(self, pid: int, tree: Sequence[int], wanted: Wanted, recorded: int | None) -> bool:
         """Return whether the design allows to stop a process, with what hangs on it, as the instance on the port."""
@@ -210,8 +212,9 @@ def looked_at(world: World, wanted: Wanted, recorded: int | None, monkeypatch: p
     monkeypatch.setattr(candidates, "start_of", float)
     for name in ("look", "lineage", "network"):
         monkeypatch.setattr(survey, name, getattr(world, name))
-    monkeypatch.setattr(survey, "ProcessTable", lambda: world)
-    monkeypatch.setattr(survey, "_supervisor", lambda pid, table: None)
+    monkeypatch.setattr(survey, "ProcessTable", lambda: SimpleNamespace(marked={}))
+    monkeypatch.setattr(survey, "family", world.family)
+    monkeypatch.setattr(supervisor, "supervisor", lambda pid, table, own: None)
     monkeypatch.setattr(survey.ports, "listening", world.listening)
     monkeypatch.setattr(survey.ports, "listeners", lambda host, port, known: ())
     claim = Claim(recorded, float(recorded), wanted.port) if recorded is not None else None
@@ -235,7 +238,8 @@ def test_nothing_without_proof_is_ever_a_target(
     groups = (*seen.stale, *seen.siblings, *seen.others)
     members = [pid for one in groups for pid in (one.pid, *one.members)]
     assert len(members) == len(set(members))
-    assert not {pid for one in seen.stale for pid in one.tree} & seen.spare
+    spared = {pid for one in (*seen.siblings, *seen.others) for pid in one.tree}
+    assert spared.isdisjoint(pid for one in seen.stale for pid in one.tree)
     for pid, reason in seen.left:
         assert reason
         assert pid not in members
