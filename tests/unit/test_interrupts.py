@@ -53,7 +53,7 @@ sys.meta_path.insert(0, Finder())
 sys.setprofile(step)
 atexit.register(tell)
 """
-COMMANDS = (("--version",), ("-n",), ("status",), ("cache", "list"))
+COMMANDS = (("-n",), ("status",), ("cache", "list"))
 
 
 def interrupted(app: AppFolder, folder: Path, at: int, kind: str, *words: str) -> tuple[int, int, str]:
@@ -73,15 +73,21 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "site"
 
 
-@pytest.mark.parametrize("words", COMMANDS)
-@pytest.mark.parametrize("kind", ["import", "call"])
+@pytest.mark.parametrize(
+    ("words", "kind"),
+    [
+        (("-n",), "import"),
+        (("--version",), "call"),
+        *(pytest.param(words, kind, marks=pytest.mark.slow) for words in COMMANDS for kind in ("import", "call")),
+    ],
+)
 def test_an_interrupt_at_any_instant_is_one_line(
     words: tuple[str, ...], kind: str, app: AppFolder, folder: Path, request: pytest.FixtureRequest
 ) -> None:
     instants, status, err = interrupted(app, folder, 0, kind, *words)
     assert (status, err) == (0, "")
     assert instants > 10
-    tries = 60 if request.config.getoption("--all", default=False) else 5
+    tries = 20 if request.config.getoption("--all") else 4
     done = (0, "")  # and not interrupted: the last instants are those of Python's own end
     for at in range(1, instants, max(1, instants // tries)):
         _, status, err = interrupted(app, folder, at, kind, *words)
