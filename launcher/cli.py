@@ -14,8 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TextIO
 
-from . import contradictions
-from .arguments import CHANGING, LAUNCH, Arguments, help_text, parse, version_text
+from .arguments import CHANGING, LAUNCH, Arguments, parse
 from .config import settings
 from .config.paths import current_folder
 from .context import Context, Report
@@ -43,7 +42,6 @@ def main(argv: Sequence[str] | None = None, launcher_file: str | None = None) ->
     try:
         arguments = parse(words)
         console = console._replace(invocation=called._replace(options=_options(arguments)))
-        contradictions.refuse(arguments)
         console = console._replace(
             quiet=arguments.quiet,
             verbose=arguments.verbose,
@@ -57,8 +55,8 @@ def main(argv: Sequence[str] | None = None, launcher_file: str | None = None) ->
         console.error(error)
         return _flushed(console, error.status)
     except KeyboardInterrupt:
-        console.warn("interrupted")
-        return _flushed(console, ExitStatus.INTERRUPTED)
+        _flushed(console, ExitStatus.INTERRUPTED)
+        raise  # the entry says so, once, also when the next one comes meanwhile
     except BrokenPipeError:
         _abandon_stdout()  # the reader of stdout has had enough
         return ExitStatus.IO
@@ -81,16 +79,17 @@ def _run(arguments: Arguments, console: Console) -> int:
     launcher_file = console.invocation.launcher_file
     folders = _folders(launcher_file)
     name = console.invocation.program.rpartition("/")[2].rpartition(" ")[2]
-    if arguments.help:
-        console.text(help_text(name))
-        return ExitStatus.DONE
-    if arguments.version:
-        console.text(version_text(name))
+    if arguments.help or arguments.version:
+        from .commands import help as helping
+
+        console.text(
+            helping.version(name, arguments.verbose) if arguments.version else helping.text(arguments.topic, name)
+        )
         return ExitStatus.DONE
     if arguments.print_completion:
         from .commands import completion
 
-        console.text(completion.script(arguments.print_completion, name))
+        console.text(completion.script(arguments.print_completion))
         return ExitStatus.DONE
     app_dirs = (Path(arguments.app_dir),) if arguments.app_dir else (Path(), *folders)
     requirements.check(app_dirs, console.invocation.again())

@@ -85,10 +85,10 @@ class Target(NamedTuple):
         folder = files.open_folder(place.parent, follow=True) if self.named else self._own(place)
         try:
             slots = self._slots(place)
-            with renames.probe("", dir_fd=folder) as refuse:
+            with renames.probe("", dir_fd=folder) as probe:
                 for name in slots:
                     with suppress(FileNotFoundError):
-                        refuse(name)
+                        probe.leave(name)
             _sweep(folder, place.name)
             name, descriptor = _open_new(folder, place.name)
         except BaseException:

@@ -224,7 +224,7 @@ def _state(observed: Observed, page: Page | None) -> State:
         return "running" if page else "loading"
     if observed.launcher:
         return "launching"
-    if any(instance.verdict.standing == "refused" for instance in observed.survey.others):
+    if any(instance.verdict.blocks for instance in observed.survey.others):
         return "another user's"
     return "unseen" if observed.unseen else "not running"
 

@@ -123,14 +123,15 @@ def script(app_dir: Path, setting: Setting, launcher_folders: tuple[Path, ...]) 
 
 def port(setting: Setting) -> int:
     """Return the port as a number."""
-    text = setting.value.strip()
-    if re.fullmatch("0{0,9}[0-9]{1,5}", text) and 0 < int(text) < 65536:
-        return int(text)
-    raise LauncherError(
-        f"{redact.scrub(text)!r} is no port (GRADIO_SERVER_PORT, {setting.origin}): a port is a number from 1 to 65535",
-        "start_app.py --port 7860" if setting.level == "flag" else "GRADIO_SERVER_PORT=7860, with nothing behind it",
-        setting.bad,
-    )
+    try:
+        return text.parsed_port(setting.value)
+    except ValueError:
+        raise LauncherError(
+            f"{redact.scrub(setting.value.strip())!r} is not a valid port (GRADIO_SERVER_PORT, {setting.origin}): "
+            "a port is a number from 1 to 65535",
+            "GRADIO_SERVER_PORT=7860, with nothing behind it",
+            setting.bad,
+        ) from None
 
 
 def option_name(setting: Setting, name: str) -> str | None:

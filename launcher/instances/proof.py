@@ -109,6 +109,15 @@ def own_namespace() -> tuple[str, str]:
         return "", ""
 
 
+def namespace_depth(pid: int) -> int:
+    """Return how many pid namespaces a process is in as seen from here, NSpid of proc_pid_status(5); 0 if unknown."""
+    try:
+        fields = _read(f"/proc/{pid}/status").split(b"\n")
+    except OSError:
+        return 0
+    return next((len(field.split()) - 1 for field in fields if field.startswith(b"NSpid:")), 0)
+
+
 def network(pid: int | None = None) -> str:
     """Return the network namespace of a process, of this one by default; blank where it cannot be read."""
     try:

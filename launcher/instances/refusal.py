@@ -6,6 +6,7 @@ import os
 
 from ..errors import ExitStatus, LauncherError
 from ..ui import text
+from .command_line import script_argument
 from .describe import describe
 from .port import probe
 from .process import Process
@@ -28,10 +29,11 @@ def of_instances(survey: Survey) -> LauncherError | None:
         if instance.supervisor:
             return _supervised(instance, instance.supervisor)
     for instance in survey.others:
-        if instance.verdict.standing == "refused":
+        if instance.verdict.blocks:
             user = text.user(instance.process.uid)
+            whose = "this app's instance" if instance.verdict.standing == "refused" else f"a {_name(instance.process)}"
             return LauncherError(
-                f"port {survey.port} belongs to this app's instance of another user: {describe(instance.process)}",
+                f"port {survey.port} belongs to {whose} of another user: {describe(instance.process)}",
                 f"ask {user}, or {_sudo(user)}kill {instance.pid}; start_app.py --port {_another(survey)} goes beside",
                 ExitStatus.TAKEN,
             )
@@ -71,6 +73,12 @@ def of_keeper(survey: Survey, process: Process, reason: str) -> LauncherError:
         + (f"; kill {process.pid} ends it" if process.uid == os.geteuid() else ""),
         ExitStatus.TAKEN,
     )
+
+
+def _name(process: Process) -> str:
+    """Return the name of the script that a process of another user runs, as far as its command line says."""
+    argument = script_argument(process.argv or ())
+    return os.path.basename(argument.text) if argument else process.name
 
 
 def _supervised(instance: Instance, supervisor: Supervisor) -> LauncherError:

@@ -6,7 +6,7 @@ Nothing here acts. A survey is a value: the plan shows it, the stop takes it, an
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from ..system.marker import Marker
@@ -135,7 +135,7 @@ def survey(app: App, address: Address, claim: Claim | None = None) -> Survey:
         port=port,
         stale=tuple(i for i in ours if i is not inside),
         siblings=tuple(i for i in instances if i.verdict.standing == "sibling"),
-        others=tuple(i for i in instances if i.verdict.standing in ("other", "refused")),
+        others=(*(i for i in instances if i.verdict.standing in ("other", "refused")), *_hidden(seen.hidden, port)),
         holders=holders,
         inside=inside,
         left=seen.left,
@@ -144,6 +144,14 @@ def survey(app: App, address: Address, claim: Claim | None = None) -> Survey:
         leftovers=leftovers,
         spared=left_over.left,
     )
+
+
+def _hidden(candidates: Sequence[Candidate], port: int) -> Iterator[Instance]:
+    """Yield the other users' processes that were told our port, and of which no more can be seen."""
+    for process, told, _ in candidates:
+        if told.port == port:
+            verdict = Verdict("hidden", f"another user's, told {told.by}; which file it runs is hidden")
+            yield Instance(process, (), (process.pid,), told, frozenset(), verdict)
 
 
 class Held(NamedTuple):

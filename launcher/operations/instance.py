@@ -119,7 +119,7 @@ def observe(settings: Settings) -> Observed:
     survey = survey._replace(siblings=tuple(_with_page(instance) for instance in survey.siblings))
     orphaned = lock is not None and holder == "dead"
     keeper = _keeper(survey, record) if claim else None
-    refused = any(instance.verdict.standing == "refused" for instance in survey.others)
+    refused = any(instance.verdict.blocks for instance in survey.others)
     unseen = lock is not None and not (orphaned or survey.stale or survey.inside or keeper or refused)
     return Observed(survey, lock, record, launcher, unseen, orphaned, unbindable, keeper)
 

@@ -75,7 +75,7 @@ def test_a_repo_that_is_read_stays_and_the_rest_goes(
 
 def test_a_cache_that_stays_too_big_because_of_what_is_in_use_is_told(cached: Cached, processes: Processes) -> None:
     reader = reading(processes, "opens", file_of(cached, V22))
-    done = cached.run("prune", "--max-size", "1")
+    done = cached.run("prune", "--max-size", "1B")
     assert cached.loading() == cached.all_but(V23, CODEC, VOICES)
     assert done.status == 75, done.err
     assert f"left: {cached.repo(V22)}" in done.err

@@ -103,6 +103,34 @@ def test_an_ordinary_user_is_told_whose_hidden_process_holds_the_port(
     assert alive(root_owned.pid)
 
 
+@as_root
+@pytest.mark.parametrize("inside", [False, True], ids=["here", "in a container"])
+def test_a_loading_app_of_another_user_that_hides_its_file_keeps_its_port(
+    inside: bool, app: AppFolder, processes: Processes, tmp_path: Path
+) -> None:
+    copy = tmp_path / "copy"
+    open_to_all(tmp_path)
+    shutil.copytree(START_APP.parent / "launcher", copy / "launcher", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(START_APP, copy)
+    shutil.copy(app.script, copy)
+    container = ("unshare", "--pid", "--fork", "--kill-child") if inside else ()
+    words = (*container, sys.executable, "webui.py", "--port", str(app.port), "--load", "600")
+    other = processes.start(words, cwd=copy)
+    other.hello()
+    env = clean_environment(PYTHONPATH=str(Path(psutil.__file__).parent.parent))
+    python_command = pythons_for_nobody("psutil", "dotenv")
+    call = {"python": python_command, "start_app": copy / "start_app.py", "cwd": copy, "env": env, **NOBODY}
+    done = launcher("--port", str(app.port), "-n", **call)
+    if inside:
+        assert done.status == 0, done.err  # its port is another one, as far as can be seen
+        return
+    assert done.status == 69
+    assert f"port {app.port} belongs to a webui.py of another user: pid {other.pid}, user root, " in done.err
+    assert launcher("--port", str(app.port + 1), "-n", **call).status == 0
+    assert launcher("status", "--port", str(app.port), "--json", **call).json["state"] == "another user's"
+    assert alive(other.pid)
+
+
 def namespaced(app: AppFolder, processes: Processes, setup: str, script_argument: object = "webui.py") -> Running:
     script = f"set -e\n{setup}\ncd {app.path}\nexec {sys.executable} {script_argument} --port {app.port}"
     command = ("unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "bash", "-c", script)

@@ -178,7 +178,7 @@ def test_a_bad_port_is_usage_from_a_flag_and_configuration_from_elsewhere(
     folder: Path, text: str, level: str, status: int, origin: str
 ) -> None:
     found = {PORT: text}
-    with pytest.raises(LauncherError, match="is no port") as caught:
+    with pytest.raises(LauncherError, match="is not a valid port") as caught:
         load(
             folder,
             flags=found if level == "flag" else None,
@@ -335,7 +335,7 @@ def test_the_port_of_the_environment_is_the_port_of_the_app(app: AppFolder) -> N
 
 
 def test_help_and_version_answer_even_where_nothing_is_in_order(tmp_path: Path) -> None:
-    for arguments in (("--help",), ("-h",), ("status", "--help")):
+    for arguments in (("--help",), ("-h",), ("help",)):
         done = launcher(*arguments, cwd=tmp_path)
         assert (done.status, done.err) == (0, "")
         assert done.out.startswith("usage: start_app.py")
