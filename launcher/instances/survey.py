@@ -113,7 +113,8 @@ def survey(app: App, address: Address, claim: Claim | None = None) -> Survey:
     """Look at every visible process, and where the port is taken, at who listens there."""
     table = ProcessTable()
     seen = candidates(app, claim)
-    own = lineage(os.getpid()) if seen.found or address.taken or table.marked else ()
+    marked = _marked(app, table)
+    own = lineage(os.getpid()) if seen.found or address.taken or marked else ()
     bounds = Bounds(app.folders, os.getpid(), os.geteuid(), frozenset((1, *own)))
     instances = _instances(seen.found, address.wanted, table, bounds) if seen.found else []
     ours = [i for i in instances if i.verdict.stale]
@@ -121,7 +122,8 @@ def survey(app: App, address: Address, claim: Claim | None = None) -> Survey:
     bounds = bounds._replace(apart=frozenset(pid for i in instances if i not in ours for pid in i.tree))
     port = address.wanted.port
     listeners = ports.listeners(address.host, port, [pid for i in ours for pid in i.tree]) if address.taken else ()
-    left_over = _leftovers(app, table, bounds, instances, Held(port, [one.pid for one in listeners]))
+    holding = frozenset(one.pid for one in listeners if one.pid is not None)
+    left_over = _leftovers(Start(port, app.command, marked, holding), table, bounds, instances)
     leftovers = tuple(_member(process) for process in left_over.own)
     holders: tuple[Holder, ...] = ()
     if address.taken:
@@ -154,32 +156,28 @@ def _hidden(candidates: Sequence[Candidate], port: int) -> Iterator[Instance]:
             yield Instance(process, (), (process.pid,), told, frozenset(), verdict)
 
 
-class Held(NamedTuple):
-    """Hold a port and who listens on it, as far as that can be seen."""
-
-    port: int
-    pids: Collection[int | None]
+def _marked(app: App, table: ProcessTable) -> Mapping[int, Marker]:
+    """Return the other processes that descend from a start of this app; most launches find none."""
+    return {pid: found for pid, found in table.marked.items() if pid != os.getpid() and _is_of(found, pid, app)}
 
 
-def _leftovers(app: App, table: ProcessTable, bounds: Bounds, instances: Collection[Instance], held: Held) -> Family:
+def _is_of(marker: Marker, pid: int, app: App) -> bool:
+    identities = [entry.identity for entry in app.entries]
+    if same_mount_namespace(pid):
+        return marker.script in [entry.path for entry in app.entries] or own_file(marker.script) in identities
+    try:
+        return not files_run(pid, ScriptArgument("script", marker.script)).isdisjoint(identities)
+    except PermissionError:
+        return False
+
+
+def _leftovers(start: Start, table: ProcessTable, bounds: Bounds, instances: Collection[Instance]) -> Family:
     known = frozenset(pid for i in instances for pid in (*i.tree, *(process.pid for process, _ in i.left)))
-    if all(pid in known or pid == bounds.own for pid in table.marked):
-        return Family((), ())  # most launches end here
+    if known.issuperset(start.marked):
+        return Family((), ())
     from .supervisor import supervisor
 
-    def is_ours(pid: int, marker: Marker) -> bool:
-        identities = [entry.identity for entry in app.entries]
-        if same_mount_namespace(pid):
-            paths = [entry.path for entry in app.entries]
-            return marker.script in paths or own_file(marker.script) in identities
-        try:
-            return not files_run(pid, ScriptArgument("script", marker.script)).isdisjoint(identities)
-        except PermissionError:
-            return False
-
-    holding = frozenset(pid for pid in held.pids if pid is not None)
-    attended = supervisor(bounds.own, table) is None
-    return leftovers(table, Start(held.port, app.command, is_ours, holding, attended), bounds, known)
+    return leftovers(table, start._replace(attended=supervisor(bounds.own, table) is None), bounds, known)
 
 
 def _member(process: Process) -> Member:
