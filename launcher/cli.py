@@ -19,7 +19,7 @@ from .config import settings
 from .config.paths import current_folder
 from .context import Context, Report
 from .errors import ExitStatus, LauncherError
-from .system import requirements
+from .system import marker, requirements
 from .ui import invocation, text
 from .ui.console import Console
 from .ui.invocation import Invocation
@@ -35,6 +35,7 @@ def main(argv: Sequence[str] | None = None, launcher_file: str | None = None) ->
 
     `launcher_file` is the `start_app.py` that was called, as it was called.
     """
+    os.environ.pop(marker.NAME, None)  # what the launcher starts is nothing of the instance that it was started from
     words = tuple(sys.argv[1:] if argv is None else argv)
     called = Invocation(invocation.program(launcher_file, sys.argv[0]), invocation.typed(words), launcher_file, words)
     console = _console(words)._replace(invocation=called)
