@@ -5,6 +5,7 @@ Commands return reports; this module shows them as text or as one JSON object.
 
 from __future__ import annotations
 
+import errno
 import gc
 import importlib
 import os
@@ -234,4 +235,6 @@ def _reason(error: OSError) -> str:
 
 
 def _space_hint(error: OSError) -> str:
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        return "ulimit -n 1024"
     return f"df -h {error.filename or '.'}; ls -ld {error.filename or '.'}"
