@@ -79,7 +79,8 @@ def main(argv: Sequence[str] | None = None, launcher_file: str | None = None) ->
 def _run(arguments: Arguments, console: Console) -> int:
     launcher_file = console.invocation.launcher_file
     folders = _folders(launcher_file)
-    name = console.invocation.program.rpartition("/")[2].rpartition(" ")[2]
+    program = console.invocation.program
+    name = "python -m launcher" if program.endswith("-m launcher") else program.rpartition("/")[2].rpartition(" ")[2]
     if arguments.help or arguments.version:
         from .commands import help as helping
 

@@ -6,7 +6,7 @@ Nothing here acts. A survey is a value: the plan shows it, the stop takes it, an
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from ..system.marker import Marker
@@ -187,7 +187,7 @@ def _member(process: Process) -> Member:
 def _instances(found: Mapping[int, Candidate], wanted: Wanted, table: ProcessTable, bounds: Bounds) -> list[Instance]:
     from .supervisor import supervisor  # needed only where something runs already
 
-    groups = dict(_groups(found))
+    groups = _groups(found)
     instances = []
     for root, members in groups.items():
         roots = (root, *members)
@@ -223,21 +223,36 @@ def _instances(found: Mapping[int, Candidate], wanted: Wanted, table: ProcessTab
     return instances
 
 
-def _groups(found: Mapping[int, Candidate]) -> Iterable[tuple[int, tuple[int, ...]]]:
-    """Yield each instance's topmost pid and the matching pids below it; one that was told another port is another."""
-    members: dict[int, list[int]] = {}
+def _groups(found: Mapping[int, Candidate]) -> Mapping[int, tuple[int, ...]]:
+    """Return the topmost pid of each instance, with the matching pids below it."""
+    above: dict[int, int] = {}
     for pid, candidate in found.items():
+        nearest = next((ancestor for ancestor in lineage(pid)[1:] if ancestor in found), None)
+        if nearest is not None and not _is_apart(found[nearest], candidate):
+            above[pid] = nearest
+    members: dict[int, list[int]] = {pid: [] for pid in found if pid not in above}
+    for pid in above:
         root = pid
-        for ancestor in lineage(pid)[1:]:
-            if ancestor not in found:
-                continue
-            told = candidate.told.port, found[ancestor].told.port
-            if None not in told and told[0] != told[1]:
-                break
-            root = ancestor
-        members.setdefault(root, []).append(pid)
-    for root, pids in members.items():
-        yield root, tuple(pid for pid in pids if pid != root)
+        while root in above:
+            root = above[root]
+        members[root].append(pid)
+    return {root: tuple(pids) for root, pids in members.items()}
+
+
+def _is_apart(ancestor: Candidate, candidate: Candidate) -> bool:
+    """Return whether a process below another one is an instance of its own.
+
+    A launcher started it, or it is another user's, in another network, or was told another port. One that was told
+    none is a worker. One that was told a port below one that was told none is what that one runs, as a wrapper does,
+    unless that one serves a page itself.
+    """
+    outer, inner = ancestor.process, candidate.process
+    if candidate.recorded or outer.uid != inner.uid or network(outer.pid) != network(inner.pid):
+        return True
+    above, port = ancestor.told.port, candidate.told.port
+    if port is None or port == above:
+        return False
+    return above is not None or not ports.listening((outer.pid,)) <= {port}
 
 
 def _connected(host: str | None, port: int) -> tuple[Holder, ...]:

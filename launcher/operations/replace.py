@@ -12,6 +12,7 @@ from ..errors import ExitStatus, LauncherError
 from ..instances import port, refusal
 from ..instances.describe import describe, left_alone, verdicts
 from ..instances.process import Process, look
+from ..instances.record import Record
 from ..service import history
 from ..system import lock as locks
 from .instance import PROBE_SECONDS, Observed, Say, observe, probe_port, take_launch_lock
@@ -108,8 +109,9 @@ def _stop(context: Context, seen: Observed, victims: tuple[Process, ...]) -> tup
     kinds |= {member.process.pid: "left over" for member in survey.leftovers}
     for process in victims:
         say(f"{kinds.get(process.pid, 'taking the port from')}: {describe(process)}")
+    unchanged = tuple(process for process in victims if not changed(process, seen.record))
     try:
-        done = stop(victims, timeout, survey.bounds.spare | survey.bounds.apart, say, relatives_of(survey))
+        done = stop(unchanged, timeout, survey.bounds.spare | survey.bounds.apart, say, relatives_of(survey))
     except BaseException:
         for process in ended(victims):
             history.record(context.settings, "stop", describe(process), "ended before the stop of all was done")
@@ -121,6 +123,16 @@ def _stop(context: Context, seen: Observed, victims: tuple[Process, ...]) -> tup
         how = f"killed pid {one.process.pid}{below} (still there after {timeout:g} s)"
         say(how if one.killed else f"terminated pid {one.process.pid}{below} ({one.seconds:.1f} s)")
     return done
+
+
+def changed(process: Process, record: Record | None) -> bool:
+    """Return whether a process runs another command line than it did when it was looked at.
+
+    The one that holds the instance lock may give itself a title.
+    """
+    now = look(process.pid)
+    titled = record is not None and record.pid == process.pid
+    return now is not None and now.start == process.start and now.argv != process.argv and not titled
 
 
 def _leave_orphans(lock: locks.Lock, say: Say) -> None:
