@@ -20,13 +20,8 @@ from ..instances.stop import Stopped
 from ..operations.closed_connections import wait_out
 from ..operations.held import open_instance_lock, take_launch_lock
 from ..operations.identity import command_of
-from ..operations.instance import (
-    Observed,
-    clear_port,
-    ended,
-    observe,
-    refuse_taken_port,
-)
+from ..operations.instance import Observed, observe
+from ..operations.replace import clear_port, ended, refuse_taken_port
 from ..system import lock as locks
 from ..system import marker
 from ..system.signals import Guard

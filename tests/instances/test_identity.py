@@ -18,7 +18,7 @@ from launcher.instances.command_line import wrapped_argument
 from launcher.instances.process import look
 from launcher.instances.record import instance_name
 from launcher.instances.script import Entry, own_file
-from launcher.operations import instance as instances
+from launcher.operations import replace as instances
 from tests.support.apps import (
     START_APP,
     WEBUI,
