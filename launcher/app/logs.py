@@ -85,10 +85,10 @@ class Target(NamedTuple):
         folder = files.open_folder(place.parent, follow=True) if self.named else self._own(place)
         try:
             slots = self._slots(place)
-            with renames.probe("", dir_fd=folder) as refuse:
+            with renames.probe("", dir_fd=folder) as probe:
                 for name in slots:
                     with suppress(FileNotFoundError):
-                        refuse(name)
+                        probe.leave(name)
             _sweep(folder, place.name)
             name, descriptor = _open_new(folder, place.name)
         except BaseException:
@@ -192,7 +192,7 @@ def target(app_dir: Path, script: Path, port: int, named: str | None, cwd: Path,
 
 
 def defaults(app_dir: Path, script: Path, port: int) -> tuple[Path, ...]:
-    """Return where the log lies that nobody has named, best first."""
+    """Return where the log is that nobody has named, best first."""
     return tuple(folder / FOLDER / f"{script.stem}-{port}.log" for folder in state.folders(app_dir))
 
 

@@ -23,7 +23,7 @@ class App(NamedTuple):
 
     `entries` are the files that start it. `command` are the words that say which of its commands is served.
     `port_options` and `port_variables` are its own names for the port, `options` the ones that a launcher puts before
-    its command.
+    its command. `folders` are the app's, links resolved: a script in them that it starts is a part of it.
     """
 
     entries: tuple[Entry, ...]
@@ -31,6 +31,7 @@ class App(NamedTuple):
     port_options: tuple[str, ...] = ()
     port_variables: tuple[str, ...] = ()
     options: tuple[str, ...] = ()
+    folders: tuple[str, ...] = ()
 
 
 class Claim(NamedTuple):

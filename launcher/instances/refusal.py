@@ -50,9 +50,10 @@ def of_holders(survey: Survey, *, take_port: bool) -> LauncherError | None:
 
 
 def targets(survey: Survey, *, take_port: bool = False) -> tuple[Process, ...]:
-    """Return the processes whose trees are to be stopped, once nothing above speaks against it."""
+    """Return the processes to be stopped with what goes with them, once nothing above speaks against it."""
     taken = [h.process for h in survey.holders if h.process and not h.remote] if take_port else []
-    return tuple({p.pid: p for p in (*(i.process for i in survey.stale), *taken)}.values())
+    ours = (*(i.process for i in survey.stale), *(member.process for member in survey.leftovers))
+    return tuple({p.pid: p for p in (*ours, *taken)}.values())
 
 
 def unseen_lock(path: str, known: str) -> LauncherError:

@@ -15,8 +15,8 @@ from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple
 
 from ..system.programs import is_python_program
-from .command_line import ScriptArgument, has_python_name
-from .process import environment
+from .command_line import ScriptArgument, has_python_name, script_argument
+from .process import Process, environment
 from .proof import DELETED, LINUX, age, current_folder, executable, start_of
 
 _TWO_FOLDERS = "its current folder and the one it was started in name different scripts"
@@ -143,6 +143,16 @@ def _files_in(pid: int, argument: ScriptArgument, folders: Iterable[str]) -> fro
         if found:
             return frozenset(found[path] for path in ((main,) if package in found else (module, main)) if path in found)
     return frozenset()
+
+
+def own_script(process: Process) -> str | None:
+    """Return the file that a Python runs, links resolved, where we see the same file systems as it does."""
+    folder = current_folder(process.pid)
+    if folder is None or not is_python(process.pid, process.argv) or not same_mount_namespace(process.pid):
+        return None
+    argument = script_argument(process.argv)
+    paths = (os.path.realpath(os.path.join(folder, path)) for path in (argument.paths() if argument else ()))
+    return next((path for path in paths if os.path.isfile(path)), None)
 
 
 def same_mount_namespace(pid: int) -> bool:

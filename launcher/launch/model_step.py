@@ -16,7 +16,7 @@ from ..cache.roots import folders, hf_home, roots
 from ..config.sources import Setting
 from ..context import Context
 from ..errors import ExitStatus, LauncherError, quoted
-from ..models import endpoints, versions
+from ..models import JOURNAL, endpoints, versions
 from ..models.versions import Current
 from ..operations.instance import Observed, observe
 from ..system import state
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from ..cache.roots import Root
     from ..models.lockfile import Lock, LockedModel
     from ..models.placement import Memories, Placed
+    from ..models.switch import Unfinished
     from ..models.task import Survey
 
 
@@ -39,6 +40,8 @@ class ModelStep:
         self._survey: Survey | None = None
         self._memories: Memories | None = None
         self._pin = False
+        self._settled = False
+        self._unfinished: tuple[Unfinished, ...] = ()
         self._view: Path | None = None
         self._roots: tuple[Root, ...] = ()
         self._placed: tuple[Placed, ...] = ()
@@ -111,7 +114,21 @@ class ModelStep:
             if refused:
                 raise refused
             self._fetch()
+        elif state.listed(self._context.settings.app_dir, JOURNAL):
+            self._look_at_unfinished()
         self._show()
+
+    def _look_at_unfinished(self) -> None:
+        """Read, while the old instance still serves, what a killed pull has left in folders of the app's own."""
+        from ..models import switch
+        from ..operations import pull as pulling
+
+        try:
+            self._held.enter_context(pulling.pull_lock(self._context))
+        except LauncherError as error:
+            self._context.console.warn(f"{error.message}; what an interrupted one had begun is left to it")
+        else:
+            self._unfinished = switch.unfinished(self._context.settings.app_dir)
 
     def _fetch(self) -> None:
         """Have everything on the disk and verified that is to be there; nothing moves until `apply`.
@@ -161,10 +178,21 @@ class ModelStep:
                     self._context.console.warn(f"{what}: an app that names that cache itself may load it")
 
     def rehearse(self) -> None:
-        """Do nothing yet."""
+        """Write all that the switch writes, and try its renames.
+
+        Raises LauncherError (74).
+        """
+        if self._survey:
+            from ..models import pull
+
+            self._survey = pull.rehearse(self._survey, self._context.settings.app_dir)
 
     def close(self) -> None:
-        """Let other pulls go on."""
+        """Remove what was rehearsed and not used, and let other pulls go on."""
+        if self._survey and not self._settled:
+            from ..models import pull
+
+            pull.abandon(self._survey, self._context.settings.app_dir)
         self._held.close()
 
     def apply(self, changed: bool) -> bool:  # noqa: ARG002
@@ -177,16 +205,17 @@ class ModelStep:
             if self._survey and self._memories:
                 from ..models import pull, verified
 
+                self._settled = True
                 try:
                     pull.settle(self._survey, self._context.settings.app_dir, self._memories, pin=self._pin)
                 finally:
                     verified.save(self._context.settings.app_dir, self._memories, self._context.console.detail)
                 switched = True
-            elif state.listed(self._context.settings.app_dir, "switch-"):
+            elif self._unfinished:
                 from ..operations import pull as pulling
 
-                with pulling.pull_lock(self._context):
-                    pulling.recover(self._context)
+                pulling.recover(self._context, self._unfinished)
+                switched = True
         finally:
             self._held.close()
         return switched
@@ -249,7 +278,7 @@ class ModelStep:
 
     def _in_place(self) -> bool:
         """Return whether the disk is known to match the lock, by a look at each file and no more."""
-        if not self.locked or state.listed(self._context.settings.app_dir, "switch-"):
+        if not self.locked or state.listed(self._context.settings.app_dir, JOURNAL):
             return False
         from ..cache.names import PIN
         from ..models import placement, verified

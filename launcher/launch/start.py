@@ -18,6 +18,7 @@ from ..errors import ExitStatus, LauncherError
 from ..operations.instance import Started, last_record, write_record
 from ..operations.readiness import open_page, wait_for_child
 from ..service import history
+from ..system import marker
 from ..ui import text
 from .plan import Prepared, shown
 
@@ -209,7 +210,9 @@ class StartStep:
 
     def _record(self, prepared: Prepared) -> None:
         """Write this process into the instance lock, and keep the lock across the exec that comes next."""
-        started = Started(prepared.command.argv, prepared.commits, prepared.models.locked, self.log)
+        mark = marker.parse(prepared.command.environment.get(marker.NAME))
+        token = mark.token if mark else None
+        started = Started(prepared.command.argv, prepared.commits, prepared.models.locked, self.log, token)
         write_record(prepared.lock, self._context, started)
         prepared.lock.keep_across_exec()
 

@@ -16,7 +16,7 @@ from ..cache.roots import Root
 from ..errors import ExitStatus, LauncherError, quoted
 from ..ui.text import size
 from . import download as fetching
-from . import endpoints, local_dir, placement, refs
+from . import endpoints, local_dir, placement, refs, switch
 from .lockfile import LockedModel
 from .placement import Memories, Place
 from .task import Progress, Reach, Say, Served, Survey, Task
@@ -99,16 +99,55 @@ def settle(found: Survey, app_dir: Path, memories: Memories, *, pin: bool) -> No
 
     Raises LauncherError: 74, or 75 when another process has removed that meanwhile.
     """
-    for task in found.tasks:
-        if task.place.root:
-            move(task, pin=pin)
-            continue
+    for number, task in enumerate(found.tasks):
         try:
-            local_dir.switch(app_dir, task.model, task.lacking, task.outdated, memories.local)
-        except OSError as error:
-            raise _unswitchable(task, error) from error
+            _settle(task, app_dir, memories, pin=pin)
+        except LauncherError:
+            abandon(Survey(found.tasks[number + 1 :], 0), app_dir)
+            raise
     for folder in {task.place.path for task in found.tasks if task.place.root is None}:
-        local_dir.drop(folder)  # several models may share one
+        switch.drop(folder)  # several models may share one
+
+
+def _settle(task: Task, app_dir: Path, memories: Memories, *, pin: bool) -> None:
+    if task.place.root:
+        move(task, pin=pin)
+        return
+    try:
+        staged = task.switch or switch.stage(app_dir, task.model, task.lacking, task.outdated)
+        if staged:
+            switch.apply(app_dir, staged, memories.local)
+    except OSError as error:
+        raise _unswitchable(task, error) from error
+
+
+def rehearse(found: Survey, app_dir: Path) -> Survey:
+    """Try what `settle` will do, and return the survey with all that it writes beforehand.
+
+    Raises LauncherError (74) where it could not be done; then nothing is left of it.
+    """
+    tasks: list[Task] = []
+    for task in found.tasks:
+        try:
+            if task.place.root:
+                refs.probe(task.model, task.place)
+                tasks.append(task)
+                continue
+            staged = switch.stage(app_dir, task.model, task.lacking, task.outdated)
+            tasks.append(task._replace(switch=staged))
+            if staged:
+                switch.rehearse(app_dir, staged)
+        except OSError as error:
+            abandon(Survey(tuple(tasks), 0), app_dir)
+            raise _unswitchable(task, error) from error
+    return found._replace(tasks=tuple(tasks))
+
+
+def abandon(found: Survey, app_dir: Path) -> None:
+    """Remove what was rehearsed and not settled."""
+    for task in found.tasks:
+        if task.switch:
+            switch.abandon(app_dir, task.switch)
 
 
 def move(task: Task, *, pin: bool) -> None:
@@ -171,9 +210,11 @@ def _unswitchable(task: Task, error: OSError) -> LauncherError:
             "start_app.py models pull brings it again",
             ExitStatus.RETRY,
         )
+    where = os.fsdecode(error.filename) if error.filename else task.place.path
     return LauncherError(
-        f"cannot switch {task.model.name} to {task.model.commit[:7]}: {reason(error)}",
-        f"ls -ld {quoted(task.place.path)}; start_app.py models pull goes on",
+        f"cannot switch {task.model.name} to {task.model.commit[:7]}: {reason(error)}: {where}",
+        f"ls -ld {quoted(os.path.dirname(where))} {quoted(where)}; lsattr -d {quoted(where)}; "
+        "start_app.py models pull goes on",
         ExitStatus.IO,
     )
 

@@ -9,12 +9,14 @@ from . import local_dir
 from .endpoints import Endpoint, Endpoints
 from .lockfile import LockedModel
 from .placement import Place
+from .switch import Switch
 
 
 class Task(NamedTuple):
     """Hold one model that is to be on the disk: what it lacks, and what must go for it to be that commit.
 
-    `damaged` are those of the lacking files that are there and wrong.
+    `damaged` are those of the lacking files that are there and wrong, `switch` is the change of a folder of the app's
+    own, once it is staged.
     """
 
     model: LockedModel
@@ -23,6 +25,7 @@ class Task(NamedTuple):
     lacking: tuple[str, ...]
     damaged: tuple[str, ...]
     outdated: local_dir.Outdated
+    switch: Switch | None = None
 
     @property
     def size(self) -> int:

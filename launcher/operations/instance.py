@@ -20,7 +20,7 @@ from ..instances import port, refusal
 from ..instances import survey as discovery
 from ..instances.candidates import Claim
 from ..instances.describe import describe, left_alone, verdicts
-from ..instances.process import Process, lineage, look
+from ..instances.process import Process, look
 from ..instances.proof import network, own_namespace, start_of
 from ..instances.record import Record, instance_name, is_elsewhere, launch_name, read
 from ..instances.survey import Address, Instance, Survey
@@ -218,6 +218,7 @@ class Started(NamedTuple):
     models: Mapping[str, str] = MappingProxyType({})
     locked: bool = False
     log: Path | None = None
+    marker: str | None = None
 
 
 def write_record(lock: locks.Lock, context: Context, started: Started | None = None) -> None:
@@ -240,6 +241,7 @@ def write_record(lock: locks.Lock, context: Context, started: Started | None = N
         locked=started.locked,
         log=str(started.log) if started.log else None,
         network=network(),
+        marker=started.marker,
     )
     try:
         lock.write(record.line())
@@ -312,9 +314,13 @@ def stop_instance(context: Context) -> tuple[Stopped, ...]:
             refused = seen.instance_refusal()
             if refused:
                 raise refused
-            if not seen.survey.stale:
+            victims = refusal.targets(seen.survey)
+            if not victims:
                 return tuple(stopped)
-            stopped += _stop(context, seen, refusal.targets(seen.survey))
+            if not stopped:
+                for line in left_alone(seen.survey):
+                    context.console.say(line)
+            stopped += _stop(context, seen, victims)
         raise _reborn(settings)
     finally:
         launch_lock.close()
@@ -327,8 +333,7 @@ def tree(instance: Instance) -> tuple[int, ...]:
 
 def below(*pids: int) -> tuple[int, ...]:
     """Return these pids and every one below them as they are now."""
-    descendants = (pid for pid, _ in ProcessTable().below(pids))
-    return tuple(dict.fromkeys((*pids, *descendants)))
+    return (*pids, *ProcessTable().below(pids))
 
 
 def inherited_lock(settings: Settings, pid: int) -> bool:
@@ -403,16 +408,15 @@ def _probe(settings: Settings) -> tuple[bool, LauncherError | None]:
 
 
 def _stop(context: Context, seen: Observed, victims: tuple[Process, ...]) -> tuple[Stopped, ...]:
-    from ..instances.stop import stop  # most launches have nothing to stop
+    from ..instances.stop import relatives_of, stop  # most launches have nothing to stop
 
-    timeout, say = context.arguments.stop_timeout, context.console.say
-    spare = seen.survey.spare.union(lineage(os.getpid()), (1,))
-    strangers = {holder.process.pid for holder in seen.survey.holders if holder.process}
+    timeout, say, survey = context.arguments.stop_timeout, context.console.say, seen.survey
+    kinds = {instance.pid: "stale" for instance in survey.stale}
+    kinds |= {member.process.pid: "left over" for member in survey.leftovers}
     for process in victims:
-        what = "taking the port from" if process.pid in strangers else "stale"
-        say(f"{what}: {describe(process)}")
+        say(f"{kinds.get(process.pid, 'taking the port from')}: {describe(process)}")
     try:
-        done = stop(victims, timeout, spare, say)
+        done = stop(victims, timeout, survey.bounds.spare | survey.bounds.apart, say, relatives_of(survey))
     except BaseException:
         for process in ended(victims):
             history.record(context.settings, "stop", describe(process), "ended before the stop of all was done")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ..cache.targets import unknown
 from ..context import Context
 from ..errors import ExitStatus, LauncherError, quoted
-from ..models import check, hub, local_dir, placement, pull, refs, repo_id, resolve
+from ..models import check, hub, local_dir, placement, pull, refs, repo_id, resolve, switch
 from ..models.lockfile import LockedModel
 from ..models.task import STALL_SECONDS, Reach, Served, Survey
 from ..service import history
@@ -57,10 +57,20 @@ def pull_lock(context: Context) -> Iterator[None]:
         lock.close()
 
 
-def recover(context: Context) -> None:
-    """Finish what a killed pull has begun in a folder of the app's own."""
-    for folder in local_dir.recover(context.settings.app_dir):
-        context.console.warn(f"finished an interrupted pull in {folder}")
+def recover(context: Context, begun: Sequence[switch.Unfinished] | None = None) -> None:
+    """Finish or undo what killed pulls have begun in folders of the app's own, and tell it; `begun` was looked at."""
+    console, app_dir = context.console, context.settings.app_dir
+    for one in switch.recover(app_dir, switch.unfinished(app_dir) if begun is None else begun):
+        commit = one.commit[:7]
+        if one.journal:
+            console.warn(f"{one.folder} is partly {commit}, and can be neither finished nor undone: {one.problem}")
+            journal = quoted(one.journal)
+            console.warn(console.hinted(f"hint: start_app.py models pull makes it whole; rm {journal} leaves it so"))
+        elif one.problem:
+            console.warn(f"undid in {one.folder} what an interrupted pull had begun: {one.problem}")
+            console.warn(console.hinted(f"hint: start_app.py models pull brings {commit}"))
+        else:
+            console.warn(f"finished in {one.folder} what an interrupted pull had begun")
 
 
 def wanted(

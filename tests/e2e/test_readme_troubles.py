@@ -174,3 +174,18 @@ def test_a_damaged_or_full_cache_is_mended(world: World) -> None:
     refused = world.run("start_app.py cache clear")
     assert refused.status == 2
     world.tells("… is shared with other programs", refused.out)
+
+
+@pytest.mark.slow
+@runs(tells=("the app's page is on port …",))
+def test_an_app_that_is_on_another_port_than_asked_is_started_on_its_own(world: World) -> None:
+    option = 'parser.add_argument("--port", type=int, default=7860)'
+    assert option in INDEXTTS
+    world.app.script.write_text(INDEXTTS.replace(option, f"parser.set_defaults(port={world.other_port})"))
+    world.app.write_env("HF_HOME=./cache_hub\nAPP_PORT_FLAG=none\n")
+    failed = world.run("start_app.py --background")
+    assert failed.status == 75
+    world.tells("the app's page is on port …", failed.out)
+    world.fine("start_app.py stop")
+    world.fine("start_app.py --background --port 7861")
+    world.fine("start_app.py stop --port 7861")

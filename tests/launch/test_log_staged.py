@@ -106,14 +106,17 @@ def test_a_rename_is_tried_without_one(tmp_path: Path) -> None:
     (tmp_path / "into").mkdir()
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "file").write_text("x")
-    with renames.probe(str(tmp_path / "into"), (str(tmp_path / "folder" / "file"),)) as refuse:
-        refuse(str(tmp_path / "folder"))
+    with renames.probe(str(tmp_path / "into"), (str(tmp_path / "folder" / "file"),)) as probe:
+        probe.leave(str(tmp_path / "folder"))
         with pytest.raises(FileNotFoundError):
-            refuse(str(tmp_path / "missing"))
+            probe.leave(str(tmp_path / "missing"))
         with pytest.raises(OSError, match="busy") as caught:
-            refuse(str(tmp_path / "folder" / "file"))
+            probe.leave(str(tmp_path / "folder" / "file"))
         assert caught.value.errno == errno.EBUSY
         with immutable(tmp_path / "folder"), pytest.raises(PermissionError):
-            refuse(str(tmp_path / "folder"))
-    assert (tmp_path / "folder" / "file").read_text() == "x"
+            probe.leave(str(tmp_path / "folder"))
+        probe.enter(str(tmp_path / "folder"))
+        with immutable(tmp_path / "folder"), pytest.raises(PermissionError):
+            probe.enter(str(tmp_path / "folder"))
+    assert [path.name for path in (tmp_path / "folder").iterdir()] == ["file"]
     assert not list((tmp_path / "into").iterdir())

@@ -128,7 +128,7 @@ def test_without_a_place_for_a_process_only_the_background_is_refused(
     if subprocess.run((python, "-c", "import psutil, dotenv"), env=env, **NOBODY).returncode:
         pytest.skip("another user cannot run the launcher here")
     old = processes.start((python, START_APP, *app.arguments), env=env, **NOBODY)
-    eventually(lambda: get(app.port), what="page")
+    eventually(lambda: get(app.port), 60, what="page")
     command = ("prlimit", "--nproc=1", python, START_APP, *app.arguments)
     done = launcher("--background", *app.arguments, python=command[:3], env=env, **NOBODY)
     assert done.status == ExitStatus.RETRY

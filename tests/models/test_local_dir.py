@@ -227,7 +227,7 @@ sys.exit(cli.main(sys.argv[3:]))
 """
 
 
-def _dies(renames: int, where: str, *words: str | Path) -> None:
+def dies(renames: int, where: str, *words: str | Path) -> None:
     """Run a command that is killed before this rename."""
     command = [sys.executable, "-c", DYING, str(renames), where, *map(str, words)]
     done = subprocess.run(command, cwd=ROOT, env=clean_environment(), capture_output=True, timeout=60)
@@ -238,7 +238,7 @@ def _killed_half_way(pulled: Pulled, renames: int, app_dir: Path | None = None) 
     """Leave what a pull of the new commit leaves that is killed after some of its renames."""
     pulled.bring_to_folder()
     pulled.lock_new(local_dir=FOLDER)
-    _dies(renames, f"/{FOLDER}/", "models", "pull", "--app-dir", app_dir or pulled.app.path)
+    dies(renames, f"/{FOLDER}/", "models", "pull", "--app-dir", app_dir or pulled.app.path)
 
 
 @pytest.mark.slow
@@ -286,9 +286,9 @@ def test_killed_in_the_middle_it_is_completed_by_whatever_name_the_app_s_folder_
 @pytest.mark.parametrize(
     "where, words",
     [
-        ("/verified-local", ("models", "pull")),
-        ("/verified", ("cache", "verify")),
-        ("/switch-", ("models", "pull")),
+        ("verified-local", ("models", "pull")),
+        ("verified", ("cache", "verify")),
+        ("switch-", ("models", "pull")),
         (".metadata", ("models", "pull")),
         ("/models.lock", ("models", "lock")),
     ],
@@ -299,7 +299,7 @@ def test_killed_before_a_new_file_has_taken_its_place_it_is_gone_after_the_next_
     pulled.bring_to_folder()
     pulled.lock(pulled.locked(pulled.old if words[1] == "lock" else pulled.new, local_dir=FOLDER))
     before = _files(pulled)
-    _dies(0, where, *words, *pulled.app.arguments)
+    dies(0, where, *words, *pulled.app.arguments)
     left = _files(pulled)
     assert {path for path in left - before if where.strip("/.") in path}
     assert pulled.run(*words).status == 0
