@@ -102,6 +102,9 @@ class Status(NamedTuple):
         survey = self.observed.survey
         if self.observed.unseen:
             rows.append(("lock", f"{self.observed.lock} is held by an instance that cannot be seen from here"))
+        if self.observed.keeper:
+            keeper = self.observed.keeper
+            rows.append(("lock", f"{self.observed.lock} is held by {describe(keeper.process)}: {keeper.reason}"))
         family = (*self.instance.family, *survey.leftovers) if self.instance else survey.leftovers
         for member in family[:NAMED_AT_MOST]:
             name = "left over" if member in survey.leftovers else "goes with it"

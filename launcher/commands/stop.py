@@ -13,7 +13,8 @@ from ..instances.describe import (
     process_document,
 )
 from ..instances.stop import stopped_document
-from ..operations.instance import observe, stop_instance
+from ..operations.instance import observe
+from ..operations.replace import stop_instance
 
 
 def run(context: Context) -> Report:

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -96,17 +96,18 @@ def stranger(kin: Kin, table: Table, folders: Collection[str]) -> str | None:
 
 
 class Start(NamedTuple):
-    """Hold which starts of the app count: those of `command` for `port` whose marker is found to be this app's.
+    """Hold which starts of the app count: those of `command` for `port`.
 
-    `holding` are the processes that listen on that port. `attended` tells that somebody asks for this launch: no unit
-    or supervisor does, which would start the app again after each crash.
+    `marked` are the processes that have a marker of this app's, of any port and command. `holding` are those that
+    listen on the port. `attended` tells that somebody asks for this launch: no unit or supervisor does, which would
+    start the app again after each crash.
     """
 
     port: int
     command: tuple[str, ...]
-    is_ours: Callable[[int, Marker], bool]
+    marked: Mapping[int, Marker]
     holding: frozenset[int]
-    attended: bool
+    attended: bool = True
 
 
 def leftovers(table: Table, start: Start, bounds: Bounds, known: Collection[int]) -> Family:
@@ -115,9 +116,8 @@ def leftovers(table: Table, start: Start, bounds: Bounds, known: Collection[int]
     `known` are the processes of living instances, which are told of already.
     """
     apart = _apart(table, bounds)
-    ours = [pid for pid, found in table.marked.items() if pid not in known and pid not in apart]
-    ours = [pid for pid in ours if pid != bounds.own and start.is_ours(pid, table.marked[pid])]
-    kin = {pid: one for pid in ours if (one := table.kin(pid)) and one.marker == table.marked[pid]}
+    ours = {pid: found for pid, found in start.marked.items() if pid not in apart.union(known) and pid != bounds.own}
+    kin = {pid: one for pid, found in ours.items() if (one := table.kin(pid)) and one.marker == found}
     reasons = {pid: reason for pid, one in kin.items() if (reason := _why_spared(one, table, start, bounds))}
     below = table.below([pid for pid in reasons if pid not in bounds.spare])
     own = {pid: one for pid, one in kin.items() if pid not in reasons and pid not in below}

@@ -133,6 +133,8 @@ def _held(survey: Survey, holder: Holder, take_port: bool) -> LauncherError | No
             ExitStatus.TAKEN,
         )
     what = f"port {port} is held on {holder.address} by {describe(process)}, which is not this app's instance"
+    reason = dict(survey.left).get(process.pid)
+    what += f": {reason}" if reason else ""
     if process.name == "docker-proxy":
         return LauncherError(what, f"docker ps --filter publish={port}", ExitStatus.TAKEN)
     if holder.supervisor:

@@ -22,6 +22,7 @@ from .proof import DELETED, LINUX, age, current_folder, executable, start_of
 _TWO_FOLDERS = "its current folder and the one it was started in name different scripts"
 _PROC_SELF = re.compile("[0-9]+(/task/[0-9]+)?")
 _MAGIC = re.compile("cwd|root|exe|fd/[0-9]+")
+_CLOCK_SECONDS = 0.1  # the start of a process is known to a tick, the time of a file to a jiffy
 _MAX_LINKS = 40  # as in the kernel, path_resolution(7)
 
 
@@ -129,7 +130,7 @@ def _moved_since(path: str, seconds: float) -> bool:
         status = os.lstat(path)
     except OSError:
         return False
-    return stat.S_ISLNK(status.st_mode) and time.time() - status.st_ctime < seconds
+    return stat.S_ISLNK(status.st_mode) and time.time() - status.st_ctime < seconds - _CLOCK_SECONDS
 
 
 def _files_in(pid: int, argument: ScriptArgument, folders: Iterable[str]) -> frozenset[FileIdentity]:

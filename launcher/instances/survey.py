@@ -6,7 +6,7 @@ Nothing here acts. A survey is a value: the plan shows it, the stop takes it, an
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from ..system.marker import Marker
@@ -113,7 +113,8 @@ def survey(app: App, address: Address, claim: Claim | None = None) -> Survey:
     """Look at every visible process, and where the port is taken, at who listens there."""
     table = ProcessTable()
     seen = candidates(app, claim)
-    own = lineage(os.getpid()) if seen.found or address.taken or table.marked else ()
+    marked = _marked(app, table)
+    own = lineage(os.getpid()) if seen.found or address.taken or marked else ()
     bounds = Bounds(app.folders, os.getpid(), os.geteuid(), frozenset((1, *own)))
     instances = _instances(seen.found, address.wanted, table, bounds) if seen.found else []
     ours = [i for i in instances if i.verdict.stale]
@@ -121,7 +122,8 @@ def survey(app: App, address: Address, claim: Claim | None = None) -> Survey:
     bounds = bounds._replace(apart=frozenset(pid for i in instances if i not in ours for pid in i.tree))
     port = address.wanted.port
     listeners = ports.listeners(address.host, port, [pid for i in ours for pid in i.tree]) if address.taken else ()
-    left_over = _leftovers(app, table, bounds, instances, Held(port, [one.pid for one in listeners]))
+    holding = frozenset(one.pid for one in listeners if one.pid is not None)
+    left_over = _leftovers(Start(port, app.command, marked, holding), table, bounds, instances)
     leftovers = tuple(_member(process) for process in left_over.own)
     holders: tuple[Holder, ...] = ()
     if address.taken:
@@ -154,32 +156,28 @@ def _hidden(candidates: Sequence[Candidate], port: int) -> Iterator[Instance]:
             yield Instance(process, (), (process.pid,), told, frozenset(), verdict)
 
 
-class Held(NamedTuple):
-    """Hold a port and who listens on it, as far as that can be seen."""
-
-    port: int
-    pids: Collection[int | None]
+def _marked(app: App, table: ProcessTable) -> Mapping[int, Marker]:
+    """Return the other processes that descend from a start of this app; most launches find none."""
+    return {pid: found for pid, found in table.marked.items() if pid != os.getpid() and _is_of(found, pid, app)}
 
 
-def _leftovers(app: App, table: ProcessTable, bounds: Bounds, instances: Collection[Instance], held: Held) -> Family:
+def _is_of(marker: Marker, pid: int, app: App) -> bool:
+    identities = [entry.identity for entry in app.entries]
+    if same_mount_namespace(pid):
+        return marker.script in [entry.path for entry in app.entries] or own_file(marker.script) in identities
+    try:
+        return not files_run(pid, ScriptArgument("script", marker.script)).isdisjoint(identities)
+    except PermissionError:
+        return False
+
+
+def _leftovers(start: Start, table: ProcessTable, bounds: Bounds, instances: Collection[Instance]) -> Family:
     known = frozenset(pid for i in instances for pid in (*i.tree, *(process.pid for process, _ in i.left)))
-    if all(pid in known or pid == bounds.own for pid in table.marked):
-        return Family((), ())  # most launches end here
+    if known.issuperset(start.marked):
+        return Family((), ())
     from .supervisor import supervisor
 
-    def is_ours(pid: int, marker: Marker) -> bool:
-        identities = [entry.identity for entry in app.entries]
-        if same_mount_namespace(pid):
-            paths = [entry.path for entry in app.entries]
-            return marker.script in paths or own_file(marker.script) in identities
-        try:
-            return not files_run(pid, ScriptArgument("script", marker.script)).isdisjoint(identities)
-        except PermissionError:
-            return False
-
-    holding = frozenset(pid for pid in held.pids if pid is not None)
-    attended = supervisor(bounds.own, table) is None
-    return leftovers(table, Start(held.port, app.command, is_ours, holding, attended), bounds, known)
+    return leftovers(table, start._replace(attended=supervisor(bounds.own, table) is None), bounds, known)
 
 
 def _member(process: Process) -> Member:
@@ -189,7 +187,7 @@ def _member(process: Process) -> Member:
 def _instances(found: Mapping[int, Candidate], wanted: Wanted, table: ProcessTable, bounds: Bounds) -> list[Instance]:
     from .supervisor import supervisor  # needed only where something runs already
 
-    groups = dict(_groups(found))
+    groups = _groups(found)
     instances = []
     for root, members in groups.items():
         roots = (root, *members)
@@ -225,21 +223,36 @@ def _instances(found: Mapping[int, Candidate], wanted: Wanted, table: ProcessTab
     return instances
 
 
-def _groups(found: Mapping[int, Candidate]) -> Iterable[tuple[int, tuple[int, ...]]]:
-    """Yield each instance's topmost pid and the matching pids below it; one that was told another port is another."""
-    members: dict[int, list[int]] = {}
+def _groups(found: Mapping[int, Candidate]) -> Mapping[int, tuple[int, ...]]:
+    """Return the topmost pid of each instance, with the matching pids below it."""
+    above: dict[int, int] = {}
     for pid, candidate in found.items():
+        nearest = next((ancestor for ancestor in lineage(pid)[1:] if ancestor in found), None)
+        if nearest is not None and not _is_apart(found[nearest], candidate):
+            above[pid] = nearest
+    members: dict[int, list[int]] = {pid: [] for pid in found if pid not in above}
+    for pid in above:
         root = pid
-        for ancestor in lineage(pid)[1:]:
-            if ancestor not in found:
-                continue
-            told = candidate.told.port, found[ancestor].told.port
-            if None not in told and told[0] != told[1]:
-                break
-            root = ancestor
-        members.setdefault(root, []).append(pid)
-    for root, pids in members.items():
-        yield root, tuple(pid for pid in pids if pid != root)
+        while root in above:
+            root = above[root]
+        members[root].append(pid)
+    return {root: tuple(pids) for root, pids in members.items()}
+
+
+def _is_apart(ancestor: Candidate, candidate: Candidate) -> bool:
+    """Return whether a process below another one is an instance of its own.
+
+    A launcher started it, or it is another user's, in another network, or was told another port. One that was told
+    none is a worker. One that was told a port below one that was told none is what that one runs, as a wrapper does,
+    unless that one serves a page itself.
+    """
+    outer, inner = ancestor.process, candidate.process
+    if candidate.recorded or outer.uid != inner.uid or network(outer.pid) != network(inner.pid):
+        return True
+    above, port = ancestor.told.port, candidate.told.port
+    if port is None or port == above:
+        return False
+    return above is not None or not ports.listening((outer.pid,)) <= {port}
 
 
 def _connected(host: str | None, port: int) -> tuple[Holder, ...]:

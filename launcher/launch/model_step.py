@@ -136,17 +136,22 @@ class ModelStep:
         No other pull for this app comes in between. Raises LauncherError as a pull does.
         """
         from ..models import verified
+        from ..models.task import spare_all, spare_none
         from ..operations import pull as pulling
 
         context = self._context
         self._held.enter_context(pulling.pull_lock(context))
         pulling.recover(context)
-        newest = self._context.arguments.force_refresh
-        models, self._pin = pulling.wanted(context, newest=newest, what="--force-refresh")
-        self._memories = verified.load(self._context.settings.app_dir)
+        refresh = context.arguments.force_refresh
+        spare = pulling.spare_refused if refresh else spare_none
+        wanted = pulling.wanted(context, newest=refresh, spare=spare)
+        pulling.tell_skipped(wanted.skipped, context.console)
+        self._pin = wanted.by_lock
+        self._memories = verified.load(context.settings.app_dir)
         try:
-            self._survey = pulling.survey(models, context, self._memories)
-            pulling.fetch(self._survey, context, self._memories)
+            survey = pulling.survey(wanted.models, context, self._memories, spare_all if refresh else spare_none)
+            self._survey, _ = pulling.fetch(survey, context, self._memories, spare)
+            pulling.tell_skipped(self._survey.skipped, context.console)
             self._placed = ()  # what has come may have made a cache, and a model may lie elsewhere now
         finally:
             verified.save(self._context.settings.app_dir, self._memories, self._context.console.detail)

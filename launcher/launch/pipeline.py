@@ -19,15 +19,8 @@ from ..instances.process import Process
 from ..instances.stop import Stopped
 from ..operations.closed_connections import wait_out
 from ..operations.identity import command_of
-from ..operations.instance import (
-    Observed,
-    clear_port,
-    ended,
-    observe,
-    open_instance_lock,
-    refuse_taken_port,
-    take_launch_lock,
-)
+from ..operations.instance import Observed, observe, open_instance_lock, take_launch_lock
+from ..operations.replace import clear_port, ended, refuse_taken_port
 from ..system import lock as locks
 from ..system import marker
 from ..system.signals import Guard

@@ -64,8 +64,34 @@ class StartStep:
                 "remove --background from ExecStart=: systemd runs the app in the background already",
                 ExitStatus.USAGE,
             )
+        if background:
+            self._check_starter()
         if self._target:
             self._target.check()
+
+    def _check_starter(self) -> None:
+        """Refuse a background that ends with what has started the launcher; warn where a script may go on."""
+        from ..instances.supervisor import starter
+        from ..instances.table import ProcessTable
+
+        found = starter(os.getpid(), ProcessTable())
+        if found is None:
+            return
+        name = found.supervisor.name
+        if found.supervisor.is_unit:
+            what = f"systemd would stop the app when {name} ends"
+            hint = "start_app.py unit prints a unit that starts it without --background"
+        elif name.startswith("pid 1"):
+            waited = "the script that runs this" if found.by_script else "the launcher"
+            what = f"the app would end with the container when {waited} ends: {name}, waits for it"
+            hint = "start_app.py without --background, as the last command of the container"
+        else:
+            what = f"{name} would start the launcher again when it ends, and that stops the app"
+            hint = "start_app.py without --background"
+        if not found.by_script:
+            raise LauncherError(f"--background: {what}", hint, ExitStatus.USAGE)
+        self._context.console.warn(f"warning: {what}")
+        self._context.console.warn(self._context.console.hinted(f"hint: {hint}"))
 
     def prepare(self) -> None:
         """Do nothing: what the start needs is acquired right before the stop."""

@@ -7,11 +7,11 @@ is its owner's.
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
+from ..system import files
 from . import placement, repo_id
 from .lockfile import LockedModel
 
@@ -76,7 +76,7 @@ def outdated(
             unknown.append(path)
         else:
             (going if _is(f"{folder}/{path}", one.etag) else changed).append(path)
-    own = [path for path in lacking if os.path.lexists(f"{folder}/{path}") and not _is_as_brought(folder, path)]
+    own = [path for path in lacking if os.path.lexists(f"{folder}/{path}") and not _is_known(folder, path)]
     return Outdated(tuple(going), tuple(changed), tuple(own), tuple(unknown))
 
 
@@ -105,24 +105,30 @@ def _noted(folder: str) -> Iterator[tuple[str, placement.Noted]]:
                     yield path, noted
 
 
-def _is_as_brought(folder: str, path: str) -> bool:
-    """Return whether a file was brought by a download and not written to since, as huggingface_hub itself tells it."""
+def _is_known(folder: str, path: str) -> bool:
+    """Return whether a file can be had again: a download brought it, or git left a pointer in its place.
+
+    huggingface_hub tells by the time whether it was written to since. A copy of the folder has other times: then the
+    content tells.
+    """
+    if placement.is_lfs_pointer(f"{folder}/{path}"):
+        return True
     noted = placement.noted_of(folder, path)
     try:
-        return noted is not None and os.stat(f"{folder}/{path}").st_mtime - 1 <= noted.time
+        if noted and os.stat(f"{folder}/{path}").st_mtime - 1 <= noted.time:
+            return True
     except OSError:
         return False
+    return noted is not None and _is(f"{folder}/{path}", noted.etag)
 
 
 def _is(path: str, digest: str) -> bool:
     """Return whether a file still has the content that this hash names."""
     try:
-        size = os.lstat(path).st_size
-        with open(path, "rb") as file:
-            head = b"" if len(digest) == 64 else b"blob %d\0" % size
-            hasher = hashlib.sha256() if len(digest) == 64 else hashlib.sha1(head, usedforsecurity=False)
-            while block := file.read(1 << 20):
-                hasher.update(block)
+        descriptor = files.open_regular(path)
+        try:
+            return files.content_hash(descriptor, digest) == digest
+        finally:
+            os.close(descriptor)
     except OSError:
         return False
-    return hasher.hexdigest() == digest

@@ -223,6 +223,9 @@ def _changes(folder: str, model: LockedModel, incoming: Sequence[str], outdated:
         old = f"{kept}/{path}"
         if path in outdated.own:
             old = _free_name(folder, own_name(path, model.commit))
+            for mark in placement.MARKS:  # what another program needs to go on with it
+                if os.path.lexists(f"{folder}/{path}{mark}"):
+                    yield Change(f"{path}{mark}", f"{old}{mark}", "")
         yield Change(path, old if os.path.lexists(f"{folder}/{path}") else "", f"{STAGING}/{model.commit}/{path}")
     for path in outdated.going:
         for one in (path, f"{placement.METADATA}/{path}.metadata"):

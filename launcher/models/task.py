@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
+from ..errors import LauncherError
 from . import local_dir
 from .endpoints import Endpoint, Endpoints
 from .lockfile import LockedModel
@@ -40,11 +41,19 @@ class Task(NamedTuple):
         return self.place.base(self.model.commit)
 
 
+class Skipped(NamedTuple):
+    """Hold a model that is left as it is, and why; the others go on."""
+
+    name: str
+    error: LauncherError
+
+
 class Survey(NamedTuple):
-    """Hold what is to be done for all models, and how many bytes of what is there had to be read for that."""
+    """Hold what is to be done for all models, how many bytes had to be read for that, and which models are skipped."""
 
     tasks: tuple[Task, ...]
     read_bytes: int
+    skipped: tuple[Skipped, ...] = ()
 
     @property
     def size(self) -> int:
@@ -56,9 +65,19 @@ STALL_SECONDS = 60.0
 
 
 Say = Callable[[str], None]
-
-
 Progress = Callable[[int], None]
+Spare = Callable[[LauncherError], bool]
+"""Return whether an error skips its model only; otherwise it ends everything."""
+
+
+def spare_all(_: LauncherError) -> bool:
+    """Go on with the others, whatever fails."""
+    return True
+
+
+def spare_none(_: LauncherError) -> bool:
+    """End with the first model that fails."""
+    return False
 
 
 class Served(NamedTuple):

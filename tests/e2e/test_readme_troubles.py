@@ -114,7 +114,7 @@ def test_a_holder_that_cannot_be_seen_is_shown_by_who_may_see_it(world: World) -
     "start_app.py --locked",
     "start_app.py --force-refresh",
     "start_app.py cache list",
-    tells=("mirror behind the Hub", "unreachable", "could be resolved by nobody"),
+    tells=("mirror behind the Hub", "unreachable", "cannot be resolved"),
 )
 def test_the_old_model_is_replaced_in_each_way_that_is_told(world: World) -> None:
     old, new = world.publish(V23)
@@ -139,7 +139,7 @@ def test_the_old_model_is_replaced_in_each_way_that_is_told(world: World) -> Non
     done = world.run("start_app.py models check")
     world.tells("unreachable", done.out)
     world.hub.close()
-    world.tells("could be resolved by nobody", world.run("start_app.py models lock koge/index-tts-v23").out)
+    world.tells("cannot be resolved", world.run("start_app.py models lock koge/index-tts-v23").out)
 
 
 @pytest.mark.slow

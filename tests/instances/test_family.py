@@ -148,17 +148,19 @@ def test_what_is_younger_than_an_earlier_look_goes() -> None:
     assert pids(family((100,), Box(INIT, BY_HAND, one(105, 100, "x"), one(106, 105, "y")), BOUNDS, known)) == {106}
 
 
-def is_ours(pid: int, mark: Marker) -> bool:
-    return mark.script == "/app/webui.py"
+ATTENDED = Start(7860, (), {}, frozenset())
 
 
-ATTENDED = Start(7860, (), is_ours, frozenset(), attended=True)
+def marked(table: Box) -> Mapping[int, Marker]:
+    """Return the processes that have a marker of this app."""
+    return {pid: mark for pid, mark in table.marked.items() if mark.script == "/app/webui.py"}
 
 
 def left_over(
     *processes: MadeUp, start: Start = ATTENDED, known: Collection[int] = (), **more: Mapping[int, str]
 ) -> Family:
-    return leftovers(Box(INIT, *processes, **more), start, BOUNDS, known)
+    table = Box(INIT, *processes, **more)
+    return leftovers(table, start._replace(marked=marked(table)), BOUNDS, known)
 
 
 def test_what_a_dead_instance_has_left_is_a_leftover() -> None:
@@ -241,7 +243,7 @@ def test_nothing_without_proof_is_a_target_and_every_marked_process_is_one_or_is
 ) -> None:
     found = family((100,), table, BOUNDS)
     known = {100, *pids(found), *reasons(found)}
-    dead = leftovers(table, ATTENDED._replace(attended=attended), BOUNDS, known)
+    dead = leftovers(table, ATTENDED._replace(attended=attended, marked=marked(table)), BOUNDS, known)
     targets = pids(found) | pids(dead)
     named = {*reasons(found), *reasons(dead)}
     assert not targets & named

@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from launcher.instances.supervisor import supervisor
+from launcher.instances.supervisor import starter, supervisor
 from launcher.instances.unit import Supervisor, of_cgroup
 from tests.support.apps import START_APP, AppFolder, Processes, alive, eventually, get, launcher
 from tests.support.table import Box, MadeUp, one
@@ -237,6 +237,45 @@ def test_the_script_that_runs_the_launcher_may_restart_its_own_app() -> None:
     # What is not below a script but a program of it does not count as run by it.
     jupyter = one(41, 40, "jupyter", background=True)
     assert of(99, *script, jupyter, one(60, 41, "python start_app.py"), own=60) is not None
+
+
+LAUNCHER = "python start_app.py --background"
+BOOT = "0::/system.slice/boot.service"
+
+
+@pytest.mark.parametrize(
+    ("processes", "name", "by_script"),
+    [
+        ((one(1, 0, "tini -- python start_app.py"), one(99, 1, LAUNCHER, 99)), "pid 1, tini", False),
+        ((one(1, 0, "tini -- sh run.sh"), one(7, 1, "sh run.sh"), one(99, 7, LAUNCHER)), "pid 1, tini", True),
+        ((one(1, 0, "bash start.sh"), one(99, 1, LAUNCHER)), "pid 1, bash", True),
+        ((one(1, 0, "python entrypoint.py"), one(99, 1, LAUNCHER)), "pid 1, python", True),
+        ((SYSTEMD, SUPERVISORD, one(99, 30, LAUNCHER, environ=PROGRAM)), "supervisord", False),
+        ((SYSTEMD, SUPERVISORD, one(40, 30, "sh run.sh"), one(99, 40, LAUNCHER)), "supervisord", True),
+        ((SYSTEMD, one(50, 1, "bash boot.sh", cgroup=BOOT), one(99, 50, LAUNCHER, cgroup=BOOT)), "boot.service", True),
+        ((SYSTEMD, one(99, 1, LAUNCHER, 99, cgroup=BOOT)), "boot.service", False),
+    ],
+)  # fmt: skip
+def test_what_ends_with_the_launcher_is_named(processes: tuple[MadeUp, ...], name: str, by_script: bool) -> None:
+    found = starter(99, Box(*processes))
+    assert found is not None
+    assert (found.supervisor.name, found.by_script) == (name, by_script)
+
+
+@pytest.mark.parametrize(
+    "processes",
+    [
+        (SYSTEMD, LOGIN, one(99, 5, LAUNCHER, 5)),
+        (SYSTEMD, one(50, 1, "cron", cgroup="0::/system.slice/cron.service"), one(99, 50, LAUNCHER, 99)),
+        # A container that merely holds it goes on.
+        (one(5, 0, "bash", 5), one(99, 5, LAUNCHER, 5, cgroup=f"0::/system.slice/docker-{'a' * 64}.scope")),
+        (one(1, 0, "bash"), one(99, 1, LAUNCHER)),
+        (one(1, 0, "sleep infinity"), one(99, 1, LAUNCHER, 99)),
+        (SYSTEMD, SUPERVISORD, NOTEBOOK, TERMINAL, one(99, 50, LAUNCHER, 50, environ=PROGRAM)),
+    ],
+)
+def test_what_goes_on_without_the_launcher_is_not(processes: tuple[MadeUp, ...]) -> None:
+    assert starter(99, Box(*processes)) is None
 
 
 UNIT = "0::/system.slice/web.service"

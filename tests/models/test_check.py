@@ -17,6 +17,7 @@ from tests.support.models import (
     DONE,
     NEW,
     NEW_DAY,
+    OLD,
     OLD_DAY,
     STALE,
     USAGE,
@@ -232,7 +233,7 @@ def test_what_upstream_has_deleted_is_gone_and_so_is_a_branch(world: World) -> N
 
 
 @pytest.mark.slow
-def test_a_repo_that_has_another_name_by_now_is_told_by_it(world: World) -> None:
+def test_a_repo_that_has_another_name_upstream_is_followed_and_told_by_it(world: World) -> None:
     _, new = world.publish()
     voice = world.publish(VOICES)[1]
     world.put(new)
@@ -243,9 +244,13 @@ def test_a_repo_that_has_another_name_by_now_is_told_by_it(world: World) -> None
         assert library.api("model_info", V23)["id"] == "koge/index-tts-2.3"
         assert library.download(world.cache, V23).endswith(new)
     done = world.check()
-    assert done.status == STALE
-    assert cells(done)[V23][-1] == "gone or renamed upstream: it is called koge/index-tts-2.3 there"
-    assert cells(done)[VOICES][-1] == "gone or renamed upstream: it is called datasets/koge/all-voices there"
+    assert done.status == DONE
+    assert cells(done)[V23][-1] == "up to date: it is called koge/index-tts-2.3 there"
+    assert cells(done)[VOICES][-1] == "up to date: it is called datasets/koge/all-voices there"
+    newest = world.hub.commit("koge/index-tts-2.3", {"config.json": b"3"})
+    behind = world.check("--json", V23)
+    assert (behind.status, verdict(behind)) == (STALE, "local behind")
+    assert newest[:7] in detail(behind) and "koge/index-tts-2.3" in detail(behind)
 
 
 @pytest.mark.slow
@@ -281,25 +286,29 @@ def test_a_commit_that_was_forced_away_upstream_is_behind_with_the_date_that_is_
     assert detail(done) == f"{new[:7]}, {forced[:7]} of {NEW_DATE} upstream"
 
 
-def test_without_a_lock_each_cached_repo_is_checked_by_main_or_the_ref_that_it_has(world: World) -> None:
+def test_without_a_lock_each_cached_repo_is_checked_by_each_of_its_refs_else_by_its_commit(world: World) -> None:
     old, new = world.publish()
+    world.hub.tag(V23, "v1.0", old)
     world.put(new)
     world.put(old, ref="v1.0")
-    tagged = world.publish(V22)[0]
-    world.hub.tag(V22, "v1.0", tagged)
-    world.put(tagged, V22, ref="v1.0")
+    branch = world.publish(V22)[0]
+    world.hub.commit(V22, {**OLD, "config.json": b"half"}, branch="fp16")
+    world.put(branch, V22, ref="fp16")
+    world.put(branch, V22, ref="start_app")
     world.put(world.publish(VOICES)[1], VOICES)
     lone = world.publish("gpt2")[0]
     world.put(lone, "gpt2", ref=None)
-    done = world.check()
-    assert done.status == DONE
-    found = {name: (row[0], row[-1]) for name, row in cells(done).items() if name != "MODEL"}
-    assert found == {
-        "gpt2": (lone[:7], "up to date"),
-        V22: ("v1.0", "up to date"),
-        V23: ("main", "up to date"),
-        VOICES: ("main", "up to date"),
-    }
+    done = world.check("--json")
+    assert done.status == STALE
+    assert [(one["repo"], one["revision"], one["verdict"]) for one in done.json["models"]] == [
+        (VOICES, "main", "up to date"),
+        ("gpt2", lone, "up to date"),
+        (V22, "fp16", "local behind"),
+        (V23, "main", "up to date"),
+        (V23, "v1.0", "up to date"),
+    ]
+    named = world.check("--json", f"{V23}@v1.0")
+    assert [one["revision"] for one in named.json["models"]] == ["v1.0"]
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ import pytest
 from tests.support.apps import AppFolder, Processes, eventually, free_port
 from tests.support.hub import Hub, Kind
 from tests.support.hub_files import Repo, Store
-from tests.support.pulled import FOLDER, MODEL, NEW, OLD, OTHER, Pulled, blobs, children_of, pulled_app
+from tests.support.pulled import FOLDER, MODEL, NEW, OLD, Pulled, blobs, children_of, pulled_app
 
 
 @pytest.fixture
@@ -76,7 +76,6 @@ API_FAULTS: dict[str, tuple[Callable[[Pulled], None], int, str]] = {
     "html": (_at_api("html"), 75, "JSON"),
     "403": (_at_api(403), 77, "403"),
     "429": (_at_api(429), 75, "429"),
-    "pushed away": (_pushed_away, 2, "there is no such revision"),
 }
 
 
@@ -270,7 +269,7 @@ def test_where_only_the_hub_hangs_the_mirror_s_word_is_taken_and_told(pulled: Pu
     pulled.hub.fault("/", "hang")
     done = pulled.pull("--timeout", "1")
     assert done.status == 0, done.err
-    assert f"is the word of {pulled.mirror.endpoint} alone" in done.err
+    assert f"is confirmed by {pulled.mirror.endpoint} only" in done.err
     assert pulled.loads() == NEW
 
 
@@ -296,11 +295,11 @@ def test_while_a_launch_waits_for_a_hub_the_old_instance_serves_and_dies_with_no
     assert pulled.loads() == OLD
 
 
-def test_a_repo_that_its_owner_deleted_is_named(pulled: Pulled) -> None:
-    pulled.hub.remove(OTHER)
-    done = pulled.pull()
-    assert done.status == 2
-    assert OTHER in done.err
+def test_a_refresh_keeps_a_model_whose_newest_commit_was_pushed_away(pulled: Pulled) -> None:
+    _pushed_away(pulled)
+    done = pulled.run("--force-refresh", "--no-launch")
+    assert done.status == 0, done.err
+    assert f"skipped: {MODEL}@main: there is no such revision" in done.err
     assert pulled.loads() == OLD
 
 

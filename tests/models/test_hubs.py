@@ -243,7 +243,7 @@ def test_a_proxy_is_used_as_the_app_would_and_no_proxy_obeyed(place: str, world:
 
 
 @pytest.mark.slow
-def test_without_a_mirror_there_is_no_column_for_one_and_each_is_asked_once(world: World, new: str) -> None:
+def test_without_a_mirror_there_is_no_column_for_one_and_the_hub_is_asked_once_for_each(world: World, new: str) -> None:
     for settings in ({"HF_ENDPOINT": None}, {"HF_ENDPOINT": f"{world.hub.endpoint}/"}):
         world.configure(**settings)
         world.hub.forget()
@@ -251,7 +251,8 @@ def test_without_a_mirror_there_is_no_column_for_one_and_each_is_asked_once(worl
         assert done.status == DONE
         assert done.out.splitlines()[0].split() == ["MODEL", "REVISION", "LOCAL", "HUB", "VERDICT"]
         assert done.err == f"hub: {world.hub.endpoint}\n"
-        assert len(world.hub.requests) == 2
+        assert [world.hub.count(what, None) for what in ("/revision/", "/resolve/", "/tree/")] == [1, 1, 1]
+        assert len(world.hub.requests) == 3
     assert world.check("--json").json["mirror"] is None
     assert world.mirror.requests == ()
 

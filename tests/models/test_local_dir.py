@@ -214,9 +214,13 @@ from launcher import cli
 left, where = int(sys.argv[1]), sys.argv[2]
 
 
+def whole(path, folder):
+    return os.path.join(os.readlink(f"/proc/self/fd/{folder}"), path) if folder >= 0 else path
+
+
 def hook(event, arguments):
     global left
-    if event == "os.rename" and any(where in str(path) for path in arguments[:2]):
+    if event == "os.rename" and any(where in str(whole(*one)) for one in zip(arguments[:2], arguments[2:])):
         if left == 0:
             os.kill(os.getpid(), signal.SIGKILL)
         left -= 1
