@@ -14,6 +14,7 @@ import re
 import stat
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from typing import NamedTuple
 
 from . import store
@@ -192,6 +193,19 @@ def is_partial(blob: str) -> bool:
 def is_foreign(name: str) -> bool:
     """Tell whether what has this name in a repo's folder is neither huggingface_hub's nor the system's nor ours."""
     return name not in REPO_PARTS and name not in HELPERS and not name.startswith(TRASH)
+
+
+def has_strangers(path: str) -> bool:
+    """Return whether a repo's folder may hold what is not huggingface_hub's; to be sure, it must be read."""
+    names = os.listdir(path)
+    if not REPO_PARTS.issuperset(names) and any(map(is_foreign, names)):
+        return True
+    with suppress(FileNotFoundError, NotADirectoryError), os.scandir(f"{path}/snapshots") as snapshots:
+        if not all(entry.is_dir(follow_symlinks=False) for entry in snapshots):
+            return True
+    with suppress(FileNotFoundError, NotADirectoryError):
+        return not all(HASH.fullmatch(name) or is_partial(name) for name in os.listdir(f"{path}/blobs"))
+    return False
 
 
 class _Plain:

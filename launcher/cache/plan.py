@@ -11,7 +11,6 @@ from typing import Literal, NamedTuple
 
 from . import store
 from .entries import LOCKS, Contents
-from .glance import Glance, Stamp
 from .layout import Identity, Repo, Revision
 from .names import name
 from .roots import Root
@@ -25,7 +24,7 @@ PARTS: tuple[_Part, ...] = ("ref", "link", "revision", "snapshot", "blob", "part
 class Item(NamedTuple):
     """Hold one path that goes: `size` in bytes, None where it was not measured; `folder` is its repo's, if any.
 
-    `commit` is what a ref names. Of a repo, `clean` is the stamp under which nobody else's files are in it, if known.
+    `commit` is what a ref names.
     """
 
     kind: Kind
@@ -35,7 +34,6 @@ class Item(NamedTuple):
     folder: str = ""
     identity: Identity | None = None
     commit: str = ""
-    clean: Stamp | None = None
 
 
 class Left(NamedTuple):
@@ -81,15 +79,14 @@ def clear(
     repos: Mapping[str, Repo],
     payloads: Mapping[str, Payload],
     busy: Mapping[str, str],
-    glances: Mapping[str, Glance],
+    identities: Mapping[str, Identity],
 ) -> Plan:
     """Plan the removal of every repo; `repos` is empty where nobody asks for sizes."""
-    going = [folder for folder in contents.entries if folder not in busy and folder in glances]
+    going = [folder for folder in contents.entries if folder not in busy and folder in identities]
     sizes = {folder: repo.held for folder, repo in repos.items()}
     items = [
-        Item("repo", f"{root.real}/{folder}", sizes.get(folder), "clear", folder, seen.identity, clean=seen.clean)
+        Item("repo", f"{root.real}/{folder}", sizes.get(folder), "clear", folder, identities[folder])
         for folder in going
-        if (seen := glances[folder])
     ]
     present = frozenset(contents.entries)
     alone = [folder for folder in contents.locks if folder not in present and folder not in busy]

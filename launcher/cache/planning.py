@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -15,23 +14,19 @@ from . import entries, layout, remove, store, trash
 from . import plan as plans
 from . import prune as pruning
 from . import targets as select
-from .apart import apart
 from .deletion import Failure, Progress
 from .dirs import reason
 from .entries import Contents
-from .glance import Glance, glance
 from .layout import Identity, Repo
 from .plan import Item, Left, Payload, Plan
 from .prune import PruneOptions
 from .roots import Root
-from .usage import busy, downloads, held_lock, readers
+from .usage import busy, held_lock
 
 if TYPE_CHECKING:
     from .verify import Checked
 
 LIST = "start_app.py cache list"
-# Of fewer, another process would have to be started for longer than it could help.
-_MANY = 100
 
 
 class Request(NamedTuple):
@@ -139,11 +134,11 @@ def finish(found: Sequence[Plan], result: Result, progress: Progress | None) -> 
 
 
 def _plan_clear(request: Request, root: Root, contents: Contents, spare: Collection[int], sizes: bool) -> Plan:
-    glances, in_use = _look(root, contents, spare, force=request.force)
+    in_use = busy(root.real, _with_locks(contents), spare, force=request.force)
     detailed = sizes or (contents.store and (in_use or contents.strange))
     repos = _read(root, contents.entries)[0] if detailed else {}
     payloads = _payloads(root, contents) if detailed else {}
-    return plans.clear(root, contents, repos, payloads, in_use, glances)
+    return plans.clear(root, contents, repos, payloads, in_use, _identities(root, contents.entries))
 
 
 def _plan_remove(
@@ -246,35 +241,6 @@ def _identities(root: Root, folders: Sequence[str]) -> Mapping[str, Identity]:
         except OSError:
             continue
         found[folder] = (status.st_dev, status.st_ino)
-    return found
-
-
-def _look(
-    root: Root, contents: Contents, spare: Collection[int], *, force: bool
-) -> tuple[Mapping[str, Glance], Mapping[str, str]]:
-    """Look at every repo, and at who uses which; of many, another process looks at a part meanwhile."""
-    folders = _with_locks(contents)
-    aside = contents.entries[: len(contents.entries) // 3 if len(contents.entries) >= _MANY else 0]
-    nobody = (*spare, os.getpid())
-
-    def others() -> tuple[dict[str, str], dict[str, tuple[Any, ...]]]:
-        read_by = readers(root.real, folders, (*nobody, os.getpid())) if folders and not force else {}
-        return read_by, {folder: tuple(seen) for folder, seen in _glances(root, aside).items()}
-
-    with apart(others) if aside else nullcontext(others) as result:
-        glances = _glances(root, contents.entries[len(aside) :])
-        read_by, seen = result()
-    glances.update((folder, Glance(*one)) for folder, one in seen.items())
-    return glances, read_by if force else {**read_by, **downloads(root.real, folders, glances)}
-
-
-def _glances(root: Root, folders: Sequence[str]) -> dict[str, Glance]:
-    found = {}
-    for folder in folders:
-        try:
-            found[folder] = glance(f"{root.real}/{folder}")
-        except OSError:
-            continue
     return found
 
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from typing import NamedTuple
 
-from . import entries, glance, layout, store
+from . import entries, layout, store
 from .deletion import Failure
 from .dirs import FOLDER, below, locked, reason, taking_turns, walk
 from .entries import LOCKS
@@ -96,8 +96,7 @@ class _Run:
         if not stat.S_ISDIR(found.st_mode) or (found.st_dev, found.st_ino) != item.identity:
             raise OSError(errno.ESTALE, _MOVED)
         self._refuse_mount(item.folder)
-        seen = item.clean is not None and item.clean == glance.stamp_of(item.path, found)
-        if seen or not glance.has_strangers(item.path):
+        if not layout.has_strangers(item.path):
             self.trash.take(self.trash.descriptor, item.folder)
             return
         foreign = layout.read(self.root, item.folder).foreign

@@ -19,7 +19,6 @@ from ..ui import text
 from . import store
 from .dirs import walk
 from .entries import LOCKS, unescaped
-from .glance import Glance
 from .layout import Identity
 
 _SHOWN = 120
@@ -45,12 +44,12 @@ def busy(
     """
     if force or not folders:
         return {}
-    return {**readers(root, folders, (*spare, os.getpid())), **downloads(root, folders, {})}
+    return {**readers(root, folders, (*spare, os.getpid())), **downloads(root, folders)}
 
 
-def downloads(root: str, folders: Iterable[str], glances: Mapping[str, Glance]) -> dict[str, str]:
-    """Return which of the repos are being downloaded; what `glances` has seen already is not looked at again."""
-    return {folder: reason for folder in folders if (reason := _downloading(root, folder, glances.get(folder)))}
+def downloads(root: str, folders: Iterable[str]) -> dict[str, str]:
+    """Return which of the repos are being downloaded."""
+    return {folder: reason for folder in folders if (reason := _downloading(root, folder))}
 
 
 def held_lock(path: str) -> bool:
@@ -81,10 +80,9 @@ def lock_of(partial: str) -> str | None:
     return f"{match[1]}.lock" if match else None
 
 
-def _downloading(root: str, folder: str, seen: Glance | None) -> str | None:
-    names: Collection[str] | None = seen.partial if seen else None
+def _downloading(root: str, folder: str) -> str | None:
     try:
-        names = os.listdir(f"{root}/{folder}/blobs") if names is None else names
+        names = os.listdir(f"{root}/{folder}/blobs")
     except OSError:
         return _beginning(root, folder)
     for name in names:
