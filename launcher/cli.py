@@ -21,7 +21,7 @@ from .config.paths import current_folder
 from .context import Context, Report
 from .errors import ExitStatus, LauncherError
 from .system import requirements
-from .ui import invocation
+from .ui import invocation, text
 from .ui.console import Console
 from .ui.invocation import Invocation
 
@@ -109,6 +109,10 @@ def _run(arguments: Arguments, console: Console) -> int:
     )
     for warning in loaded.warnings:
         console.warn(warning)
+    if loaded.foreign is not None and (arguments.command in CHANGING or arguments.command.startswith("models ")):
+        owner = text.user(loaded.foreign)
+        console.say(f"{loaded.env_file} belongs to {owner}: it decides no token, no code and no removal for you")
+        console.hint(f"start_app.py {shlex.join(('--env-file', str(loaded.env_file)))} trusts it")
     context = Context(arguments, loaded, environ, console, lambda report: _show(report, console))
     report = _reported(context)
     _show(report, console)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from .config.settings import Settings, app_environment
+from .config.settings import Settings, app_environment, own_environment
 from .errors import ExitStatus, LauncherError
 
 if TYPE_CHECKING:
@@ -109,6 +109,11 @@ class Context:
         return app_environment(self.settings, self.environ)
 
     @cached_property
+    def own_environment(self) -> Mapping[str, str]:
+        """Return the environment of the launcher's own children: another user's `.env` decides nothing there."""
+        return own_environment(self.settings, self.environ)
+
+    @cached_property
     def roots(self) -> tuple[Root, ...]:
         """Return the hub caches of the app."""
         from .cache.roots import roots
@@ -120,7 +125,7 @@ class Context:
         """Return the hubs that the settings name."""
         from .models import endpoints
 
-        return endpoints.of(self.environment)
+        return endpoints.of(self.own_environment)
 
     @cached_property
     def lockfile(self) -> Lock | None:
@@ -141,7 +146,7 @@ class Context:
         """Return whether the settings say that no hub may be asked."""
         from .models import endpoints
 
-        return endpoints.is_offline(self.environment)
+        return endpoints.is_offline(self.own_environment)
 
     def timeout(self, default: float) -> float:
         """Return the seconds of `--timeout`, or the default."""

@@ -1,6 +1,8 @@
-"""A log is a new file of this user's own at each start: never through a link, never into what was there before.
+"""A log is a new file of this user's own at each start: never through a link, never in place of a file of the user's.
 
-The logs of the last starts are kept beside it as `.1` (the newest) to `.5`. Reading never follows a link either.
+The logs of the last starts are kept beside it as `.1` (the newest) to `.5`. In the folder of the launcher's own, every
+log is one of its logs. One that the user named begins with a line that says so; what does not is left where it is.
+Reading never follows a link either.
 """
 
 from __future__ import annotations
@@ -9,7 +11,7 @@ import errno
 import os
 import stat
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -19,16 +21,26 @@ from ..system import files, state
 
 FOLDER = "logs"
 KEPT = 5
+_MARK = b"# start_app.py: "
 _BLOCK = 1 << 16
+# Of the last lines so much is read: a progress bar can be a line of hundreds of megabytes.
+_TAIL_BYTES = 1 << 20
+_LINE_BYTES = 1 << 12
 _POLL_SECONDS = 0.2
+_FREE_NAME = "start_app.py --log-file FILE, with a name that is free"
 
 
 class Target(NamedTuple):
-    """Hold where a log is to be: the places that are tried, best first, and whether the user has named the one."""
+    """Hold where a log is to be: the places that are tried, best first, and whether the user has named the one.
+
+    `title` begins a log that the user named; `last` is the log of the instance before, of whatever version.
+    """
 
     app_dir: Path
     places: tuple[Path, ...]
     named: bool
+    title: str = ""
+    last: Path | None = None
 
     def check(self) -> Path:
         """Return where the log will be, and refuse what cannot be one.
@@ -41,10 +53,12 @@ class Target(NamedTuple):
         if self.named and not os.access(path.parent, os.W_OK | os.X_OK):
             raise self._refused(f"{path.parent} may not be written", f"ls -ld {path.parent}")
         for place in self.places:
-            self._refuse_odd(place, "is no regular file", lambda mode: not stat.S_ISREG(mode))
-            for number in range(1, KEPT + 1):
+            self._refuse_odd(place, "is not a regular file", lambda mode: not stat.S_ISREG(mode))
+            for number in () if self.named else range(1, KEPT + 1):
                 older = place.with_name(f"{place.name}.{number}")
                 self._refuse_odd(older, "is a folder", stat.S_ISDIR)
+        if self.named and path != self.last and os.path.lexists(path) and not _is_own(path):
+            raise self._refused(f"{path} was not written by the launcher, and stays as it is", _FREE_NAME)
         return path
 
     def open(self) -> tuple[Path, int]:
@@ -67,11 +81,13 @@ class Target(NamedTuple):
     def _open(self, place: Path) -> int:
         folder = files.open_folder(place.parent, follow=True) if self.named else self._own(place)
         try:
-            _rotate(folder, place.name)
+            _rotate(folder, place.name, self._slots(place))
             flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL
             descriptor = files.open_regular(place.name, flags, 0o600, dir_fd=folder)
             os.set_blocking(descriptor, True)
-            if not self.named:
+            if self.named:
+                os.write(descriptor, _MARK + f"{self.title}\n".encode(errors="backslashreplace"))
+            else:
                 files.give_to_owner(descriptor, os.fstat(folder))
             return descriptor
         finally:
@@ -88,6 +104,13 @@ class Target(NamedTuple):
         finally:
             os.close(parent)
 
+    def _slots(self, place: Path) -> list[str]:
+        """Return the names that the log and the older ones may have, newest first."""
+        names = [place.name, *(f"{place.name}.{number}" for number in range(1, KEPT + 1))]
+        if not self.named:
+            return names
+        return [names[0], *(name for name in names[1:] if _is_own(place.with_name(name)))]
+
     def _refuse_odd(self, path: Path, what: str, odd: Callable[[int], bool]) -> None:
         try:
             mode = os.lstat(path).st_mode
@@ -95,18 +118,20 @@ class Target(NamedTuple):
             return
         if odd(mode):
             what = "is a link, and a log is never written through one" if stat.S_ISLNK(mode) else what
-            raise self._refused(f"{path} {what}", "start_app.py --log-file FILE, with a name that is free")
+            raise self._refused(f"{path} {what}", _FREE_NAME)
 
     def _refused(self, message: str, hint: str) -> LauncherError:
         where = " (--log-file)" if self.named else ""
         return LauncherError(f"{message}{where}", hint, ExitStatus.USAGE if self.named else ExitStatus.IO)
 
 
-def target(app_dir: Path, script: Path, port: int, named: str | None, cwd: Path) -> Target:
+def target(app_dir: Path, script: Path, port: int, named: str | None, cwd: Path, last: str | None = None) -> Target:
     """Return where the log of an instance is to be: where the user says, else in the app's state folder."""
     if named is not None:
         path = cwd / os.path.expanduser(named)
-        return Target(app_dir, (Path(os.path.realpath(path.parent), path.name),), named=True)
+        title = f"{script} on port {port}, started {time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())}"
+        place = Path(os.path.realpath(path.parent), path.name)
+        return Target(app_dir, (place,), named=True, title=title, last=Path(last) if last else None)
     return Target(app_dir, defaults(app_dir, script, port), named=False)
 
 
@@ -118,8 +143,8 @@ def defaults(app_dir: Path, script: Path, port: int) -> tuple[Path, ...]:
 def find(app_dir: Path, script: Path, port: int) -> Path | None:
     """Return the newest log in the places that nobody has named."""
     trusted = [path for path in defaults(app_dir, script, port) if state.is_trusted(path.parent.parent, app_dir)]
-    there = [(os.lstat(path).st_mtime, path) for path in trusted if is_log(path)]
-    return max(there)[1] if there else None
+    logs = [(os.lstat(path).st_mtime, path) for path in trusted if is_log(path)]
+    return max(logs)[1] if logs else None
 
 
 def is_log(path: Path) -> bool:
@@ -144,22 +169,23 @@ def open_log(path: Path) -> int:
 
 
 def seek_tail(descriptor: int, lines: int) -> None:
-    """Go to where the last `lines` lines of a log begin, reading no more of it than that."""
+    """Go to where the last `lines` lines of a log begin, or less far back where they are very long."""
     end = position = os.lseek(descriptor, 0, os.SEEK_END)
-    found = 0
-    while position > 0 and lines > 0:
-        start = max(0, position - _BLOCK)
+    lowest = max(0, end - _TAIL_BYTES - lines * _LINE_BYTES)
+    count = 0
+    while position > lowest and lines > 0:
+        start = max(lowest, position - _BLOCK)
         # The newline at the very end closes the last line and begins none.
         block = os.pread(descriptor, min(position, end - 1) - start, start)
         at = len(block)
         while (at := block.rfind(b"\n", 0, at)) >= 0:
-            found += 1
-            if found == lines:
+            count += 1
+            if count == lines:
                 os.lseek(descriptor, start + at + 1, os.SEEK_SET)
                 return
         position = start
     if lines > 0:
-        os.lseek(descriptor, 0, os.SEEK_SET)
+        os.lseek(descriptor, lowest, os.SEEK_SET)
 
 
 def blocks(descriptor: int) -> Iterator[bytes]:
@@ -215,8 +241,23 @@ def _successor(path: Path, descriptor: int) -> int | None:
         return None  # in the midst of a rotation
 
 
-def _rotate(folder: int, name: str) -> None:
-    for number in range(KEPT - 1, -1, -1):
-        older, newer = f"{name}.{number + 1}", f"{name}.{number}" if number else name
+def _rotate(folder: int, name: str, slots: Sequence[str]) -> None:
+    """Give each of these names to the file of the one before it; the oldest file goes."""
+    with suppress(FileNotFoundError):
+        os.stat(name, dir_fd=folder, follow_symlinks=False)
+        for older, newer in zip(slots[:0:-1], slots[-2::-1], strict=True):
+            with suppress(FileNotFoundError):
+                os.rename(newer, older, src_dir_fd=folder, dst_dir_fd=folder)
         with suppress(FileNotFoundError):
-            os.rename(newer, older, src_dir_fd=folder, dst_dir_fd=folder)
+            os.unlink(name, dir_fd=folder)  # where every other name is taken by a file of the user's
+
+
+def _is_own(path: Path) -> bool:
+    """Return whether a file is a log of the launcher's, or an empty file, or not there at all."""
+    try:
+        start = files.read_regular(path, len(_MARK))
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+    return start in (_MARK, b"")

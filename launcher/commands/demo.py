@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from ..arguments import LAUNCH, Arguments
 from ..config.paths import current_folder
-from ..demo import make_playground
+from ..demo import make_playground, refuse_foreign
 from ..errors import LauncherError
 from ..system import requirements
 from ..ui.console import Console
@@ -29,6 +29,8 @@ def enter(arguments: Arguments, environ: Mapping[str, str], console: Console) ->
         console.say(f"demo: {'made' if made else 'using'} {folder}")
     elif not folder.is_dir():
         raise LauncherError(f"there is no playground in {folder}", "start_app.py --demo makes and launches it")
+    else:
+        refuse_foreign(folder)
     # Gradio was found in the launcher's own environment: one that the shell has active need not have it.
     left_out = ("HF_", "HUGGINGFACE_", "APP_", "VIRTUAL_ENV", "CONDA_PREFIX")
     return {name: value for name, value in environ.items() if not name.startswith(left_out)}

@@ -26,7 +26,7 @@ def run(context: Context) -> Report:
         console.warn("HF_HUB_OFFLINE is set: no hub is asked, what is told is what is here")
         judged = check.offline(subjects)
     else:
-        judged = check.run(subjects, context.endpoints, context.environment, context.timeout(hub.DEFAULT_SECONDS))
+        judged = check.run(subjects, context.endpoints, context.own_environment, context.timeout(hub.DEFAULT_SECONDS))
     status = ExitStatus.DONE
     if any(one.stale for one in judged):
         status = ExitStatus.STALE

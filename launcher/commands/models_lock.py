@@ -38,7 +38,7 @@ def _relock(context: Context) -> Report:
         pull.refuse_offline(context, "models lock")
         wishes = _wishes(context)
         timeout = context.timeout(hub.DEFAULT_SECONDS)
-        resolved = resolve.resolve(wishes, context.endpoints, context.environment, timeout)
+        resolved = resolve.resolve(wishes, context.endpoints, context.own_environment, timeout)
         replaced = {one.model.key for one in resolved}
         after = (*(one for one in before if one.key not in replaced), *(one.model for one in resolved))
     for one in resolved:

@@ -41,7 +41,7 @@ class Status(NamedTuple):
     endpoint: str | None
     cache_roots: tuple[Path, ...]
     memory: int | None
-    gpu_memory: int | None
+    gpu_memory: int | Literal["unknown"] | None
     models: tuple[InUse, ...] = ()
 
     @property
@@ -84,7 +84,7 @@ class Status(NamedTuple):
         if self.memory is not None:
             rows.append(("memory", text.size(self.memory)))
         if self.gpu_memory is not None:
-            rows.append(("gpu memory", text.size(self.gpu_memory)))
+            rows.append(("gpu memory", text.size(self.gpu_memory) if isinstance(self.gpu_memory, int) else "unknown"))
         survey = self.observed.survey
         if self.observed.unseen:
             rows.append(("lock", f"{self.observed.lock} is held by an instance that cannot be seen from here"))
@@ -112,7 +112,7 @@ class Status(NamedTuple):
             "endpoint": self.endpoint,
             "cache_roots": [str(root) for root in self.cache_roots],
             "memory_bytes": self.memory,
-            "gpu_memory_bytes": self.gpu_memory,
+            "gpu_memory_bytes": self.gpu_memory if isinstance(self.gpu_memory, int) else None,
             "locked": self.locked,
             "log": self.log,
             "models": [one.document() for one in self.models],

@@ -15,7 +15,7 @@ from ..context import Answer, Context, Report
 from ..errors import LauncherError
 from ..service import unit
 from ..system import requirements
-from ..ui import invocation, text
+from ..ui import invocation, redact, text
 
 _NVIDIA = Path("/proc/driver/nvidia/gpus")
 
@@ -34,6 +34,12 @@ def run(context: Context) -> Report:
             f"{sys.executable} is there for this run of uv only, and a unit needs a Python that stays",
             f"uv pip install --python {python} {packages}, then {python} {invocation.again(launcher_file, ('unit',))}",
         )
+    app_args = arguments.app_args
+    if redact.arguments(app_args) != app_args:
+        env_file = settings.env_file or settings.app_dir / ".env"
+        console.warn("the app's arguments hold a secret, and every user can read a unit: they are not in it")
+        console.warn(f'hint: write the line APP_ARGS="…" with them into {env_file}, before you start the unit')
+        app_args = ()
     uid = _user(settings)
     words = _launcher(launcher_file)
     for path, closed in _closed(words, uid):
@@ -44,12 +50,13 @@ def run(context: Context) -> Report:
         user=text.user(uid),
         helper=unit.gpu_helper(shutil.which("nvidia-modprobe"), len(_names(_NVIDIA))),
         caches=tuple(str(path) for path in folders(_environment(settings, context.environ, uid), settings.app_dir)),
-        app_args=arguments.app_args,
+        app_args=app_args,
     )
     made = unit.unit(settings, machine, template=arguments.template, user_manager=arguments.user)
     for name in made.left_out:
         console.warn(f"{name} is set in this shell only, and the unit will not have it: put it into .env")
-    document = {"name": made.name, "unit": made.text, "left_out": list(made.left_out)}
+    left_out = (*made.left_out, *(("APP_ARGS",) if app_args != arguments.app_args else ()))
+    document = {"name": made.name, "unit": made.text, "left_out": list(left_out)}
     return Answer(text=tuple(made.text.rstrip("\n").split("\n")), data=document)
 
 

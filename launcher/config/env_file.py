@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,22 +23,32 @@ _FORBIDDEN_IN_NAMES = "=\0"
 class EnvFile(NamedTuple):
     """Hold what one `.env` says: values with their line, and the lines nobody could parse.
 
-    Of such a line only the words that look like names are kept: the rest may be a secret.
+    Of such a line only the words that look like names are kept: the rest may be a secret. `owner` is the user that
+    another user's file belongs to, None for one that decides.
     """
 
     path: Path
     values: Mapping[str, str]
     lines: Mapping[str, int]
     unparsable: Mapping[int, tuple[str, ...]]
+    owner: int | None = None
 
 
-def read(path: Path, environ: Mapping[str, str], *, bad: ExitStatus = ExitStatus.CONFIG) -> EnvFile:
-    """Read the `.env` at `path` as UTF-8 (a byte order mark is allowed).
+def read(
+    path: Path,
+    environ: Mapping[str, str],
+    *,
+    bad: ExitStatus = ExitStatus.CONFIG,
+    trusted: Collection[int] | None = None,
+) -> EnvFile:
+    """Read the `.env` at `path` as UTF-8 (a byte order mark is allowed); one of no `trusted` uid has an owner.
 
     Raises LauncherError with status `bad` when there is nothing readable there. A FIFO is read as a file: password
     managers serve a `.env` that way.
     """
-    return parse(path, _text(path, bad), environ)
+    text, uid = _text(path, bad)
+    file = parse(path, text, environ)
+    return file if trusted is None or uid in trusted else file._replace(owner=uid)
 
 
 def parse(path: Path, text: str, environ: Mapping[str, str]) -> EnvFile:
@@ -81,11 +91,13 @@ def _leading_blank_lines(original: str) -> int:
     return len(re.findall(r"\r\n|\n|\r", blank))
 
 
-def _text(path: Path, bad: ExitStatus) -> str:
+def _text(path: Path, bad: ExitStatus) -> tuple[str, int]:
+    """Return the text of a file and the uid that it belongs to."""
     try:
         # Not blocking on a FIFO that nobody serves would need a deadline; a FIFO is only there by its owner's wish.
         with open(path, "rb") as file:
             data = file.read(MAX_BYTES + 1)
+            uid = os.fstat(file.fileno()).st_uid
     except IsADirectoryError as error:
         raise LauncherError(f"cannot read {path}: it is a folder", f"ls -ld {path}", bad) from error
     except OSError as error:
@@ -93,7 +105,7 @@ def _text(path: Path, bad: ExitStatus) -> str:
     if len(data) > MAX_BYTES:
         raise LauncherError(f"cannot read {path}: more than {MAX_BYTES} bytes is no .env", f"ls -l {path}", bad)
     try:
-        return data.decode("utf-8-sig")
+        return data.decode("utf-8-sig"), uid
     except UnicodeDecodeError as error:
         line = data[: error.start].count(b"\n") + 1
         raise LauncherError(

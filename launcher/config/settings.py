@@ -37,6 +37,8 @@ PATH_NAMES = (
     "HF_TOKEN_PATH",
     "HF_XET_CACHE",
     "TRANSFORMERS_CACHE",
+    "PYTORCH_TRANSFORMERS_CACHE",
+    "PYTORCH_PRETRAINED_BERT_CACHE",
     "TORCH_HOME",
     "TRITON_CACHE_DIR",
     "MODELSCOPE_CACHE",
@@ -66,6 +68,8 @@ class Settings(NamedTuple):
     notify_url: Setting | None = None
     sudo_user: str | None = None
     env_file: Path | None = None
+    foreign: int | None = None
+    """The user that another user's `.env` belongs to."""
 
 
 def load(
@@ -157,15 +161,44 @@ def load(
         ),
         warnings=_warnings(file) if file else (),
         notify_url=notify_url,
-        sudo_user=environ.get("SUDO_USER", "").strip() or None,
+        # Anybody can set the variable; root's was set by sudo, or by root.
+        sudo_user=(environ.get("SUDO_USER", "").strip() or None) if os.geteuid() == 0 else None,
         env_file=file.path if file else None,
+        foreign=file.owner if file else None,
     )
 
 
-def app_environment(found: Settings, environ: Mapping[str, str]) -> Mapping[str, str]:
-    """Return the variables that decide what an app launched with these settings uses: blanks are unset, `.env` told."""
+def app_environment(settings: Settings, environ: Mapping[str, str]) -> Mapping[str, str]:
+    """Return the variables that decide what an app with these settings uses: blanks are unset, `.env` included."""
     environment = {name: value for name, value in environ.items() if value.strip()}
-    environment.update((name, setting.value) for name, setting in found.variables.items())
+    environment.update((name, setting.value) for name, setting in settings.variables.items())
+    return environment
+
+
+# What another user's `.env` may tell the launcher: which hub to ask, and how long.
+_FOREIGN_NAMES = frozenset(
+    (
+        "HF_ENDPOINT",
+        "HF_ENDPOINT_FALLBACK",
+        "HF_HUB_OFFLINE",
+        "TRANSFORMERS_OFFLINE",
+        "HF_HUB_DISABLE_XET",
+        "HF_HUB_DOWNLOAD_TIMEOUT",
+        "HF_HUB_ETAG_TIMEOUT",
+    )
+)
+
+
+def own_environment(settings: Settings, environ: Mapping[str, str]) -> Mapping[str, str]:
+    """Return the environment of the launcher's own children.
+
+    It is the app's, but another user's `.env` decides neither what code runs in them (PYTHONPATH, LD_PRELOAD) nor which
+    token is sent where.
+    """
+    environment = {name: value for name, value in environ.items() if value.strip()}
+    for name, setting in settings.variables.items():
+        if setting.level != "foreign" or name in _FOREIGN_NAMES:
+            environment[name] = setting.value
     return environment
 
 
@@ -205,18 +238,28 @@ def _read_env_file(flag: str | None, home: Path, environ: Mapping[str, str], cwd
     if flag and flag.strip():
         return env_file.read(cwd / os.path.expanduser(flag), environ, bad=ExitStatus.USAGE)
     path = home / ".env"
-    return env_file.read(path, environ) if os.path.lexists(path) else None
+    return env_file.read(path, environ, trusted=_trusted(environ)) if os.path.lexists(path) else None
+
+
+def _trusted(environ: Mapping[str, str]) -> frozenset[int]:
+    """Return the users whose `.env` decides: this one and root, and behind sudo the one who called it.
+
+    git draws the same line (safe.directory in git-config(1)). Only root's SUDO_UID is believed: anybody can set one.
+    """
+    uid = os.geteuid()
+    caller = environ.get("SUDO_UID", "")
+    return frozenset((0, uid, *((int(caller),) if uid == 0 and caller.isdecimal() else ())))
 
 
 def _anchored(sources: Sources, setting: Setting, file_folder: Path, otherwise: Path) -> Path:
-    folder = file_folder if setting.level == "file" else otherwise
+    folder = file_folder if setting.level in ("file", "foreign") else otherwise
     return absolute(folder, sources.expand(setting.value))
 
 
 def _python_path(sources: Sources, setting: Setting, app_dir: Path, file_folder: Path, cwd: Path) -> str:
     value = sources.expand(setting.value)
-    folders: dict[Level, Path] = {"flag": cwd, "environment": app_dir, "file": file_folder, "default": app_dir}
-    path = str(absolute(folders[setting.level], value))
+    folders: dict[Level, Path] = {"flag": cwd, "file": file_folder, "foreign": file_folder}
+    path = str(absolute(folders.get(setting.level, app_dir), value))
     if os.sep not in value and not os.path.isdir(path):
         return value  # a name, to be found on PATH
     return path

@@ -1,6 +1,7 @@
 """Where a setting comes from: flag > environment > `.env` > default, the highest level that has it.
 
-A blank is unset at its level, so the next one counts.
+A blank is unset at its level, so the next one counts. A `.env` of another user is a level of its own, "foreign":
+the app gets its values, but they decide nothing for whoever runs the launcher.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ FLAGS = {
     "APP_LOCKED": "--locked",
 }
 
-Level = Literal["flag", "environment", "file", "default"]
+Level = Literal["flag", "environment", "file", "foreign", "default"]
 
 
 class Setting(NamedTuple):
@@ -61,7 +62,8 @@ class Sources(NamedTuple):
         value = self.file.values.get(name, "") if self.file else ""
         if not self.file or not value.strip():
             return None
-        return Setting(value, f"{self.file.path.name} line {self.file.lines[name]}", "file")
+        origin = f"{self.file.path.name} line {self.file.lines[name]}"
+        return Setting(value, origin, "file" if self.file.owner is None else "foreign")
 
     @staticmethod
     def _default(value: str | None) -> Setting | None:

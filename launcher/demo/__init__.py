@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..errors import ExitStatus, LauncherError
+from ..ui import text
 
 MARKER = ".start_app_demo"
 HUB_CACHE = "cache_hub/hub"
@@ -108,7 +109,12 @@ def _is_playground(target: Path) -> bool:
         return False
     if not target.is_dir():
         raise _refused(f"{target} is not a folder")
+    refuse_foreign(target)
     if _is_marked(target):
+        for path in (target, target / "webui.py"):
+            owner = os.lstat(path).st_uid if os.path.lexists(path) else os.geteuid()
+            if owner not in (0, os.geteuid()):
+                raise _refused(f"{path} belongs to {text.user(owner)}: its code is not run as another user")
         return True
     with os.scandir(target) as entries:
         if next(entries, None) is not None:
@@ -116,6 +122,16 @@ def _is_playground(target: Path) -> bool:
     if target.samefile(os.curdir):
         raise _refused(f"{target} is the current folder, and the playground would replace it")
     return False
+
+
+def refuse_foreign(folder: Path) -> None:
+    """Refuse a folder of another user: its app, its settings and its marker are whatever that user has put there.
+
+    Raises LauncherError (78).
+    """
+    owner = folder.stat().st_uid
+    if owner != os.geteuid():
+        raise _refused(f"{folder} belongs to user {text.user(owner)}, not to user {text.user(os.geteuid())}")
 
 
 def _refused(message: str) -> LauncherError:

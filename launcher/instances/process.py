@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
@@ -50,14 +50,14 @@ class Process(NamedTuple):
 def look(pid: int) -> Process | None:
     """Return the process as it is now, or None when it is gone or cannot be seen at all."""
     start = start_of(pid)
-    process = _ask(pid, lambda asked: _facts(asked, start)) if start is not None else None
+    process = ask(pid, lambda asked: _facts(asked, start)) if start is not None else None
     # The pid may have passed to another process between the two looks.
     return process if process and start_of(pid) == start else None
 
 
 def environment(pid: int) -> Mapping[str, str] | None:
     """Return a process's environment as it was at its exec, or None where it cannot be read."""
-    return _ask(pid, lambda process: process.environ())
+    return ask(pid, lambda process: process.environ())
 
 
 def cgroup(pid: int) -> str:
@@ -74,61 +74,8 @@ def lineage(pid: int) -> tuple[int, ...]:
     parent: int | None = pid
     while parent and parent not in line:
         line.append(parent)
-        parent = _ask(parent, lambda process: process.ppid())
+        parent = ask(parent, lambda process: process.ppid())
     return tuple(line)
-
-
-class Family:
-    """Hold the kinship of every living process, as it was when this was made."""
-
-    def __init__(self) -> None:
-        self._kin = _table()
-
-    def below(self, roots: Collection[int], spare: Collection[int] = ()) -> tuple[tuple[int, float], ...]:
-        """Return every living descendant of these pids as (pid, start), not following those in `spare`.
-
-        A session number is inherited and is not given anew while a member lives (setsid(2)): whoever is in a session
-        that a root leads descends from it, even when all in between are dead. A process group proves nothing: it may
-        hold the other side of a pipe.
-        """
-        children: dict[int, list[int]] = {}
-        descendants: dict[int, None] = {}
-        for pid, (ppid, session) in self._kin.items():
-            children.setdefault(ppid, []).append(pid)
-            if session in roots and pid not in roots and pid not in spare:
-                descendants[pid] = None
-        pending = [*roots, *descendants]
-        while pending:
-            for child in children.get(pending.pop(), ()):
-                if child not in roots and child not in descendants and child not in spare:
-                    descendants[child] = None
-                    pending.append(child)
-        starts = ((pid, self._start(pid)) for pid in descendants)
-        return tuple((pid, start) for pid, start in starts if start is not None)
-
-    def _start(self, pid: int) -> float | None:
-        # The kinship is compared after the start was read: a stranger to whom the pid has passed has another one.
-        start = start_of(pid)
-        return start if start is not None and _ask(pid, _kin) == self._kin[pid] else None
-
-
-def _table() -> Mapping[int, tuple[int, int]]:
-    psutil = psutil_module()
-    kin: dict[int, tuple[int, int]] = {}
-    try:
-        for process in psutil.process_iter():
-            try:
-                kin[process.pid] = process.ppid(), os.getsid(process.pid)
-            except (psutil.Error, OSError):
-                continue
-    except OSError:
-        pass  # psutil 6 needs /proc/stat, which ProcSubset=pid hides
-    return kin
-
-
-def _kin(process: psutil.Process) -> tuple[int, int] | None:
-    gone = process.status() == "zombie" and all_threads_ended(process.pid)
-    return None if gone else (process.ppid(), os.getsid(process.pid))
 
 
 def _facts(process: psutil.Process, start: float) -> Process:
@@ -163,7 +110,8 @@ def psutil_module() -> ModuleType:
     return psutil
 
 
-def _ask(pid: int, question: Callable[[psutil.Process], T]) -> T | None:
+def ask(pid: int, question: Callable[[psutil.Process], T]) -> T | None:
+    """Return what psutil answers of a process, or None when it is gone or hidden."""
     psutil = psutil_module()
     try:
         return question(psutil.Process(pid))

@@ -3,6 +3,7 @@
 - psutil splits a process title into words, so the raw argument list is read here.
 - psutil before 7.1 derives the start from the clock, which may be set; the start in ticks since a boot never changes.
 - psutil drops the ` (deleted)` of a current folder that is gone.
+- psutil does not tell which signals a process ignores.
 - psutil signals by pid; a pidfd cannot pass to another process.
 
 Systems without /proc get what psutil knows.
@@ -11,6 +12,7 @@ Systems without /proc get what psutil knows.
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Iterator
 
@@ -77,6 +79,14 @@ def own_namespace() -> tuple[str, str]:
         return "", ""
 
 
+def network(pid: int | None = None) -> str:
+    """Return the network namespace of a process, of this one by default; blank where it cannot be read."""
+    try:
+        return os.readlink(f"/proc/{pid or 'self'}/ns/net")
+    except OSError:
+        return ""
+
+
 def current_folder(pid: int) -> str | None:
     """Return a process's current folder as the kernel names it from here, with ` (deleted)` where it is gone."""
     if not LINUX:
@@ -103,6 +113,19 @@ def pidfd(pid: int) -> int | None:
         raise
     except (AttributeError, OSError):
         return None
+
+
+def ignores_interrupts(pid: int) -> bool:
+    """Return whether a process ignores both SIGINT and SIGQUIT, as what a script starts with `&` does (POSIX).
+
+    psutil does not know; proc_pid_status(5).
+    """
+    try:
+        status = _read(f"/proc/{pid}/status")
+        ignored = int(status.partition(b"\nSigIgn:")[2].split(None, 1)[0], 16)
+    except (OSError, ValueError, IndexError):
+        return False
+    return all(ignored >> (number - 1) & 1 for number in (signal.SIGINT, signal.SIGQUIT))
 
 
 def all_threads_ended(pid: int) -> bool:

@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from ..system.files import read_regular
+from .proof import network, own_namespace
 
 _READ_BYTES = 1 << 20
+# What a record may say at most, far below what is read: a command line may have 6 MiB, execve(2).
+_ARGUMENT_LETTERS = 1000
+_ARGUMENTS_LETTERS = 20_000
+_MODELS = 4000
+# The kernel's own bounds: proc_sys_kernel(5), pid_max, and tcp(7).
+_MOST_PID = 1 << 22
+_MOST_PORT = (1 << 16) - 1
 
 
 class Record(NamedTuple):
@@ -19,6 +28,7 @@ class Record(NamedTuple):
     `start` is the process's start in clock ticks since `boot_id` (proc_pid_stat(5) field 22), which, with the pid and
     its namespace, names one process for ever; `started_at` is UTC in ISO 8601, for people. `models` are the commits of
     the models that it was started with, `locked` tells that it can load no other. `log` is the file its output goes to.
+    `network` names the network namespace, empty where that is unknown.
     """
 
     pid: int
@@ -35,10 +45,12 @@ class Record(NamedTuple):
     models: Mapping[str, str] = MappingProxyType({})
     locked: bool = False
     log: str | None = None
+    network: str = ""
 
     def line(self) -> bytes:
-        """Return the record as the one line of its lock file."""
-        return (json.dumps({**self._asdict(), "models": dict(self.models)}) + "\n").encode()
+        """Return the record as the one line of its lock file; what is too long for it is cut short."""
+        models = dict(tuple(self.models.items())[:_MODELS])
+        return (json.dumps({**self._asdict(), "argv": _shortened(self.argv), "models": models}) + "\n").encode()
 
 
 def instance_name(port: int) -> str:
@@ -56,20 +68,54 @@ def read(path: Path) -> Record | None:
     try:
         line = read_regular(path, _READ_BYTES).split(b"\n", 1)[0]
         return _record(json.loads(line))
-    except (OSError, ValueError, TypeError, KeyError):
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
         return None
 
 
+def _shortened(argv: Iterable[str]) -> list[str]:
+    short: list[str] = []
+    left = _ARGUMENTS_LETTERS
+    for argument in argv:
+        cut = argument if len(argument) <= _ARGUMENT_LETTERS else f"{argument[:_ARGUMENT_LETTERS]}…"
+        left -= len(cut) + 1
+        if left < 0:
+            return [*short, "…"]
+        short.append(cut)
+    return short
+
+
+def is_elsewhere(record: Record) -> bool:
+    """Return whether its process has another network than this one, so that no port of theirs can be the same.
+
+    That is a container with a network of its own, or another machine. Where it is unknown, it is not.
+    """
+    boot_id, _ = own_namespace()
+    here = (boot_id, network())
+    return all((*here, record.boot_id, record.network)) and (record.boot_id, record.network) != here
+
+
 def _record(document: Any) -> Record:
+    """Return the record that a document is.
+
+    Raises TypeError, ValueError or KeyError for what no launcher has written: the file may have been edited.
+    """
     if not isinstance(document, dict):
         raise TypeError("a record is an object")
     # An instance that an earlier version has started says less.
     values = {name: document[name] for name in Record._fields if name in document or name not in Record._field_defaults}
-    if type(values["pid"]) is not int or type(values["port"]) is not int:
-        raise TypeError("pid and port are numbers")
+    for name, most in (("pid", _MOST_PID), ("port", _MOST_PORT)):
+        if type(values[name]) is not int or not 0 < values[name] <= most:
+            raise TypeError(f"{name} is a number up to {most}")
+    if type(values["start"]) not in (int, float) or not 0 <= values["start"] < math.inf:
+        raise TypeError("start is a number of clock ticks")
+    for name in ("boot_id", "pid_namespace", "user", "app_dir", "started_at", "machine", "launcher_version"):
+        if not isinstance(values[name], str):
+            raise TypeError(f"{name} is a text")
+    if not isinstance(values["argv"], list):
+        raise TypeError("argv is a list")
     models = values.get("models", {})
     if not isinstance(models, dict) or not all(isinstance(commit, str) for commit in models.values()):
         raise TypeError("models are commits")
-    if not isinstance(values.get("log"), str | None):
-        raise TypeError("the log is a path")
+    if not isinstance(values.get("log"), str | None) or not isinstance(values.get("network", ""), str):
+        raise TypeError("the log is a path, the network a name")
     return Record(**{**values, "argv": tuple(str(argument) for argument in values["argv"])})

@@ -10,6 +10,7 @@ from .describe import describe
 from .port import probe
 from .process import Process
 from .survey import Holder, Instance, Survey
+from .unit import Supervisor
 
 _PORTS_TRIED = 100
 
@@ -25,7 +26,7 @@ def of_instances(survey: Survey) -> LauncherError | None:
         )
     for instance in survey.stale:
         if instance.supervisor:
-            return _supervised(instance)
+            return _supervised(instance, instance.supervisor)
     for instance in survey.others:
         if instance.on(survey.port):
             user = text.user(instance.process.uid)
@@ -61,17 +62,8 @@ def unseen_lock(path: str, known: str) -> LauncherError:
     )
 
 
-def _supervised(instance: Instance) -> LauncherError:
-    keeper = instance.supervisor
-    assert keeper
-    restart = ""
-    if keeper.name.endswith(".service"):
-        restart = f"{keeper.stop_command.replace(' stop ', ' restart ')} restarts it there; "
-    return LauncherError(
-        f"{describe(instance.process)} runs inside {keeper.name}, which may start it again",
-        f"{restart}{keeper.stop_command} stops it for good",
-        ExitStatus.TAKEN,
-    )
+def _supervised(instance: Instance, supervisor: Supervisor) -> LauncherError:
+    return LauncherError(f"{describe(instance.process)} {supervisor.why}", supervisor.hint, ExitStatus.TAKEN)
 
 
 def _sudo(user: str | None = None) -> str:
@@ -106,8 +98,8 @@ def _held(survey: Survey, holder: Holder, take_port: bool) -> LauncherError | No
         return LauncherError(what, f"docker ps --filter publish={port}", ExitStatus.TAKEN)
     if holder.supervisor:
         return LauncherError(
-            f"{what}, inside {holder.supervisor.name}",
-            f"{holder.supervisor.stop_command}, or start_app.py --port {_another(survey)}",
+            f"{what}; it {holder.supervisor.why}",
+            f"{holder.supervisor.stop}, or start_app.py --port {_another(survey)}",
             ExitStatus.TAKEN,
         )
     if process.uid != os.geteuid():

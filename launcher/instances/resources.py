@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-import subprocess
+import os
+from collections.abc import Collection
+from typing import Literal
+
+from ..system.child import output_within
 
 NVIDIA_SMI_SECONDS = 5.0
+# The initial pid namespace has a fixed number: PROC_PID_INIT_INO in linux/include/linux/proc_ns.h.
+_INITIAL_NAMESPACE = "pid:[4026531836]"
 
 
-def memory(pids: tuple[int, ...]) -> int:
+def memory(pids: Collection[int]) -> int:
     """Return the resident bytes of these processes."""
     import psutil
 
@@ -20,16 +26,34 @@ def memory(pids: tuple[int, ...]) -> int:
     return total
 
 
-def gpu_memory(pids: tuple[int, ...]) -> int | None:
-    """Return the bytes that these processes use on NVIDIA GPUs, or None where `nvidia-smi` cannot tell."""
-    command = ("nvidia-smi", "--query-compute-apps=pid,used_memory", "--format=csv,noheader,nounits")
-    try:
-        result = subprocess.run(command, capture_output=True, text=True, timeout=NVIDIA_SMI_SECONDS, check=True)
-    except (OSError, subprocess.SubprocessError):
+def gpu_memory(pids: Collection[int]) -> int | Literal["unknown"] | None:
+    """Return the bytes that these processes use on NVIDIA GPUs, None where there is no `nvidia-smi`.
+
+    It is unknown where `nvidia-smi` does not answer, does not say (WSL: `[N/A]`), or in a container, where it names the
+    host's pids or none.
+    """
+    import shutil
+
+    if shutil.which("nvidia-smi") is None:
         return None
-    total = 0
-    for line in result.stdout.splitlines():
-        pid, _, used = (part.strip() for part in line.partition(","))
-        if pid.isdigit() and int(pid) in pids and used.isdigit():
-            total += int(used) * 1024 * 1024
-    return total
+    command = ("nvidia-smi", "--query-compute-apps=pid,used_memory", "--format=csv,noheader,nounits")
+    output = output_within(command, NVIDIA_SMI_SECONDS)
+    if output is None:
+        return "unknown"
+    # One line for each process and GPU.
+    lines = (line.partition(",") for line in output.decode(errors="replace").splitlines())
+    used = [(int(pid), amount.strip()) for pid, _, amount in lines if pid.strip().isdecimal()]
+    own = [amount for pid, amount in used if pid in pids]
+    if not all(amount.isdecimal() for amount in own) or not (own or _sees_all([pid for pid, _ in used])):
+        return "unknown"
+    return sum(int(amount) << 20 for amount in own)
+
+
+def _sees_all(pids: Collection[int]) -> bool:
+    """Return whether these pids are meant as this process sees them."""
+    if pids:
+        return all(os.path.exists(f"/proc/{pid}") for pid in pids)
+    try:
+        return os.readlink("/proc/self/ns/pid") == _INITIAL_NAMESPACE
+    except OSError:
+        return False

@@ -15,7 +15,8 @@ from ..errors import ExitStatus, LauncherError
 from ..ui import text
 from .describe import describe, process_document
 from .pidfd import Handle, wait_for_any
-from .process import Family, Process, look
+from .process import Process, look
+from .table import ProcessTable
 
 KILL_SECONDS = 5.0
 _FREEZE_ROUNDS = 20
@@ -167,12 +168,12 @@ class _Tree:
     def _grow(self) -> list[Handle]:
         """Take in what has been forked since the last look."""
         new = []
-        family = Family()
+        table = ProcessTable()
         for root in self._roots:
             pids = frozenset(
                 pid for pid, owner in self._owner.items() if owner == root.pid and not self._handles[pid].reused()
             )
-            for pid, start in family.below(pids, self._spare):
+            for pid, start in table.below(pids, self._spare):
                 process = look(pid)
                 same = process is not None and process.start == start and not process.gone
                 handle = self._add(process, root.pid) if process and same else None

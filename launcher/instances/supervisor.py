@@ -1,90 +1,156 @@
-"""A process that somebody else would start again is not ours to stop: its unit, container or supervisor is named.
+"""A process that somebody else would start again, or whose end ends a container, is not ours to stop.
 
-Pure: it decides from the text of a cgroup and the name of a parent process.
+Who that is, is read from the line of processes above it. Evidence counts only where nothing but wrappers (a shell, uv,
+tini) stands between: variables and cgroups are inherited, and an orphan is adopted by whoever is pid 1. What merely
+runs below a supervisor, as a notebook's terminal does, is not supervised.
+
+Pure: everything is asked of a table of processes.
 """
 
 from __future__ import annotations
 
-import re
+import os
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
-# Units that run jobs and log-ins for others: a process in their cgroup is not supervised by them.
-_SESSION_UNITS = re.compile(
-    r"(user@[^/]*|init|cron|crond|cronie|anacron|atd|ssh|sshd|ssh@[^/]*|sshd@[^/]*|dropbear|getty@[^/]*"
-    r"|serial-getty@[^/]*|console-getty|rc-local|gnome-terminal-server)\.service"
-)
-_CONTAINER_SCOPE = re.compile(r"(docker|libpod|crio|cri-containerd|nerdctl)-([0-9a-f]{12,64})\.scope")
-_CONTAINER_PATH = re.compile(r"/(docker|libpod|kubepods|actions_job|ecs|lxc)/(?:[^/]+/)*([^/]+)")
-_MACHINE_SCOPE = re.compile(r"machine-([^/]+)\.scope|lxc\.payload\.([^/]+)")
-# Supervisors that start a child again without a cgroup of its own, and the command that really stops it.
-_SUPERVISORS: Mapping[str, str] = {
-    "supervisord": "supervisorctl status; supervisorctl stop NAME",
-    "runsv": "sv down SERVICE",
-    "s6-supervise": "s6-svc -d SERVICE",
-    "circusd": "circusctl stop NAME",
-    "pm2": "pm2 list; pm2 stop NAME",
+from . import unit
+from .kin import INITS, Kin, Table, is_interactive, is_shell, is_wrapper, line, programs, waits_for
+from .unit import Supervisor
+
+# What runs as pid 1 and does not end with a child.
+_LASTING = frozenset("systemd init openrc-init runit s6-svscan sleep tail cat sshd pause cron nginx".split())
+
+
+class _Kind(NamedTuple):
+    """Hold how a supervisor starts its children: the variable that names them, and whether each leads a session."""
+
+    variable: str | None
+    own_session: bool
+
+
+_KINDS: Mapping[str, _Kind] = {
+    "supervisord": _Kind("SUPERVISOR_PROCESS_NAME", own_session=False),
+    "pm2": _Kind("pm_id", own_session=True),
+    "circusd": _Kind(None, own_session=True),
+    "honcho": _Kind(None, own_session=True),
+    "runsv": _Kind(None, own_session=False),
+    "s6-supervise": _Kind(None, own_session=True),
+    "supervise": _Kind(None, own_session=False),
+    "supervise-daemon": _Kind(None, own_session=True),
 }
 
 
-class Supervisor(NamedTuple):
-    """Hold who would start a process again, and the command that stops it there."""
+def supervisor(pid: int, table: Table, own: int | None = None) -> Supervisor | None:
+    """Return who would start a process again when it is stopped, or end with it; None when nobody does.
 
-    name: str
-    stop_command: str
-
-
-def supervisor(cgroup: str, own_cgroup: str, ancestors: Iterable[str]) -> Supervisor | None:
-    """Return who would start a process again when it is stopped, or None.
-
-    `cgroup` and `own_cgroup` are the texts of proc_pid_cgroup(5) for the process and for us: our own unit is no
-    supervisor in our way, nor is the unit that merely runs log-ins or jobs. `ancestors` are the names of the processes
-    above it, nearest first, that are not above us.
+    `own` is our own pid, where we are not the process that is asked about: our own unit and the script that runs us
+    are in nobody's way.
     """
-    path, own = _cgroup_path(cgroup), _cgroup_path(own_cgroup)
-    found = _supervising_unit(path)
-    if found is not None and found != _supervising_unit(own):
-        return found
-    for name in ancestors:
-        command = _SUPERVISORS.get(name.lower().split(" ")[0])
-        if command:
-            return Supervisor(name, command)
+    ancestry = line(pid, table)
+    if not ancestry:
+        return None
+    if pid == 1:
+        return _container(ancestry[0], "is pid 1 of this container, which ends with it")
+    ours = _scripts_above(own, table) if own else frozenset()
+    return unit.supervising(ancestry, table, own) or _above(ancestry, table, ours)
+
+
+def _above(ancestry: Sequence[Kin], table: Table, ours: frozenset[int]) -> Supervisor | None:
+    for child, parent in pairwise(ancestry):
+        if parent.pid in ours:
+            return None
+        kind = _kind(parent, child)
+        if kind:
+            return _supervised(kind, parent, child) if _started(kind, parent, child) else None
+        if parent.pid == 1:
+            return _ends_with(parent, child, table)
+        if not is_wrapper(parent) or not waits_for(parent, child, table):
+            return None
     return None
 
 
-def _cgroup_path(text: str) -> str:
-    # With cgroup v1 the hierarchy named systemd has the units, with v2 the only one, numbered 0.
-    paths = {}
-    for line in text.splitlines():
-        number, _, rest = line.partition(":")
-        controllers, _, path = rest.partition(":")
-        paths[controllers or number] = path
-    return paths.get("name=systemd") or paths.get("0") or "/"
+def _scripts_above(own: int, table: Table) -> frozenset[int]:
+    """Return the pids of the scripts that run us: what a script does with its own commands is meant."""
+    found = {own}
+    for parent in line(own, table)[1:]:
+        if not is_wrapper(parent) or (parent.pid == 1 and not is_shell(parent)):
+            break
+        found.add(parent.pid)
+    return frozenset(found)
 
 
-def _supervising_unit(path: str) -> Supervisor | None:
-    for part in reversed(path.split("/")):
-        if match := _CONTAINER_SCOPE.fullmatch(part):
-            return _container(match[1], match[2])
-        if match := _MACHINE_SCOPE.fullmatch(part):
-            machine = match[1] or match[2]
-            return Supervisor(f"machine {machine}", f"machinectl terminate {machine}")
-        if part.endswith(".scope") or _SESSION_UNITS.fullmatch(part):
-            return None
-        if part.endswith(".service"):
-            user = "--user " if "/user@" in path else ""
-            return Supervisor(part, f"systemctl {user}stop {shlex.quote(part)}")
-    match = _CONTAINER_PATH.match(path)
-    return _container(match[1], match[2]) if match else None
+def _kind(parent: Kin, child: Kin) -> str | None:
+    names = programs(parent)
+    for name, kind in _KINDS.items():
+        if name in names:
+            return name
+        # A variable that a process has and its parent lacks was set by that parent, whatever its name is.
+        gave = kind.variable in child.environ and parent.environ and kind.variable not in parent.environ
+        if gave and not is_shell(parent) and not is_wrapper(parent):
+            return name
+    return None
 
 
-def _container(engine: str, identifier: str) -> Supervisor:
-    short = identifier[:12]
-    if engine in ("docker", "nerdctl"):
-        return Supervisor(f"container {short}", f"{engine} stop {short}")
-    if engine == "libpod":
-        return Supervisor(f"container {short}", f"podman stop {short}")
-    if engine == "lxc":
-        return Supervisor(f"container {identifier}", f"lxc-stop {identifier}")
-    return Supervisor(f"container {short}", f"crictl stop {short}")
+def _started(name: str, parent: Kin, child: Kin) -> bool:
+    """Return whether a supervisor has started this child: as pid 1 it also adopts what others have left."""
+    if parent.pid != 1:
+        return True
+    kind = _KINDS[name]
+    if kind.own_session:
+        return child.session == child.pid and (kind.variable is None or kind.variable in child.environ)
+    return child.session == parent.session
+
+
+def _supervised(name: str, parent: Kin, child: Kin) -> Supervisor:
+    folder = shlex.quote(parent.folder or "SERVICE")
+    stop = {
+        "supervisord": _supervisorctl(parent, child),
+        "pm2": f"pm2 stop {shlex.quote(child.environ.get('pm_id', 'NAME'))}",
+        "circusd": "circusctl list; circusctl stop NAME",
+        "honcho": f"kill {parent.pid}",
+        "runsv": f"sv down {folder}",
+        "s6-supervise": f"s6-svc -d {folder}",
+        "supervise": f"svc -d {folder}",
+        "supervise-daemon": f"rc-service {shlex.quote(parent.argv[1] if len(parent.argv) > 1 else 'NAME')} stop",
+    }[name]
+    fate = "ends all that it has started when one ends" if name == "honcho" else "may start it again"
+    return Supervisor(name, stop, f"runs inside {name}, pid {parent.pid}, which {fate}")
+
+
+def _supervisorctl(parent: Kin, child: Kin) -> str:
+    words = ["supervisorctl"]
+    for option, value in pairwise(parent.argv):
+        if option in ("-c", "--configuration"):
+            words += ["-c", os.path.join(parent.folder or "", value)]
+    name, group = (child.environ.get(f"SUPERVISOR_{part}_NAME") for part in ("PROCESS", "GROUP"))
+    if name is None:
+        return f"{shlex.join(words)} status; {shlex.join(words)} stop NAME"
+    return shlex.join((*words, "stop", name if group in (None, name) else f"{group}:{name}"))
+
+
+def _ends_with(first: Kin, child: Kin, table: Table) -> Supervisor | None:
+    """Return pid 1 where it ends with this child of its own, and the container with both."""
+    names = programs(first)
+    if not names.isdisjoint(_LASTING) or (is_shell(first) and is_interactive(first)):
+        return None
+    if not names.isdisjoint(INITS):
+        # Such an init starts one child; whatever else is below it was adopted later.
+        ends = child.pid == _eldest(first.pid, table)
+    else:
+        ends = child.session == first.session and waits_for(first, child, table)
+    return (
+        _container(first, f"is what pid 1 of this container, {first.name}, waits for and ends with") if ends else None
+    )
+
+
+def _eldest(pid: int, table: Table) -> int | None:
+    children = [kin for child in table.children(pid) if (kin := table.kin(child))]
+    return min(children, key=lambda kin: (kin.start, kin.pid)).pid if children else None
+
+
+def _container(first: Kin, why: str) -> Supervisor:
+    name = shlex.quote(os.uname().nodename)
+    restart = f"restart the container from outside: docker restart {name}"
+    return Supervisor(f"pid 1, {first.name}", f"docker stop {name}", why, restart)

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, NamedTuple
 from ..ui import text
 from . import port as ports
 from .match import declared_port, is_python, script_argument, wrapped_argument
-from .process import Family, Process, cgroup, environment, lineage, look
-from .proof import command_lines, words
+from .process import Process, environment, lineage, look
+from .proof import command_lines, network, words
 from .script import FileIdentity, contradicted, files_run
+from .table import ProcessTable
 
 if TYPE_CHECKING:
-    from .supervisor import Supervisor
+    from .unit import Supervisor
 
 
 class App(NamedTuple):
@@ -40,7 +41,7 @@ class Instance(NamedTuple):
     """Hold one instance: the process that it hangs on, and its ports.
 
     `members` are the processes below it that run the app too, `tree` is every process from it downwards. `declared` is
-    the port it was told to use.
+    the port it was told to use. `elsewhere` means in a network of its own, where every port is another one.
     """
 
     process: Process
@@ -49,6 +50,7 @@ class Instance(NamedTuple):
     declared: int | None
     listening: frozenset[int]
     supervisor: Supervisor | None
+    elsewhere: bool = False
 
     @property
     def pid(self) -> int:
@@ -62,7 +64,7 @@ class Instance(NamedTuple):
 
     def on(self, port: int) -> bool:
         """Tell whether it is on this port, or on no knowable other one."""
-        return port in self.listening or self.port in (port, None)
+        return not self.elsewhere and (port in self.listening or self.port in (port, None))
 
 
 class Holder(NamedTuple):
@@ -188,13 +190,12 @@ def _why_not(app: App, process: Process) -> str | None:
 
 
 def _instances(found: Mapping[int, _Match], own: Sequence[int]) -> list[Instance]:
-    family = Family()
-    own_cgroup = cgroup(os.getpid())
+    table = ProcessTable()
     groups = dict(_groups(found))
     instances = []
     for root, members in groups.items():
         others = [pid for pid in groups if pid != root]
-        below = (pid for pid, _ in family.below((root, *members), others))
+        below = (pid for pid, _ in table.below((root, *members), others))
         tree = tuple(dict.fromkeys((root, *members, *below)))
         declared = next((found[pid].declared for pid in (root, *members) if found[pid].declared is not None), None)
         instances.append(
@@ -204,7 +205,8 @@ def _instances(found: Mapping[int, _Match], own: Sequence[int]) -> list[Instance
                 tree=tree,
                 declared=declared,
                 listening=ports.listening([pid for pid in tree if pid not in own]),
-                supervisor=_supervisor(found[root].process, own_cgroup, own),
+                supervisor=_supervisor(root, table),
+                elsewhere=network(root) not in ("", network()),
             )
         )
     return instances
@@ -226,16 +228,14 @@ def _groups(found: Mapping[int, _Match]) -> Iterable[tuple[int, tuple[int, ...]]
         yield root, tuple(pid for pid in pids if pid != root)
 
 
-def _supervisor(process: Process, own_cgroup: str, own: Collection[int]) -> Supervisor | None:
+def _supervisor(pid: int, table: ProcessTable) -> Supervisor | None:
     from .supervisor import supervisor  # needed only where something runs already
 
-    # A supervisor that is our own ancestor started us in its place, or will do so: it is not in our way.
-    above = (look(pid) for pid in lineage(process.pid)[1:] if pid not in own)
-    return supervisor(cgroup(process.pid), own_cgroup, [ancestor.name for ancestor in above if ancestor])
+    return supervisor(pid, table, os.getpid())
 
 
 def _holders(host: str | None, port: int, known: Sequence[int], own: Collection[int]) -> tuple[Holder, ...]:
-    own_cgroup = cgroup(os.getpid())
+    table = ProcessTable()
     found: dict[int | str, Holder] = {}
     for listener in ports.listeners(host, port, known):
         process = look(listener.pid) if listener.pid is not None else None
@@ -245,7 +245,7 @@ def _holders(host: str | None, port: int, known: Sequence[int], own: Collection[
             address=listener.address,
             uid=listener.uid if process is None or process.uid is None else process.uid,
             process=process,
-            supervisor=_supervisor(process, own_cgroup, own) if process else None,
+            supervisor=_supervisor(process.pid, table) if process else None,
             above=bool(process and (process.pid == 1 or process.pid in own)),
         )
     return tuple(found.values())

@@ -14,9 +14,8 @@ from ..app.command import Command, build
 from ..cache.roots import folders, trashed
 from ..context import Context
 from ..errors import LauncherError
-from ..instances.record import instance_name
 from ..instances.stop import Stopped
-from ..operations.instance import Observed, clear_port, observe, refuse_taken_port, take_launch_lock
+from ..operations.instance import Observed, clear_port, observe, open_instance_lock, refuse_taken_port, take_launch_lock
 from ..system import lock as locks
 from .cache_step import CacheStep
 from .model_step import ModelStep
@@ -94,7 +93,7 @@ class Launch:
             self.context.console.say(line)
         self._check()
         launch_lock = take_launch_lock(self.context)
-        lock = locks.open_lock(settings.app_dir, instance_name(settings.port))
+        lock = open_instance_lock(settings)
         stopped = self._make_way(lock)
         if self.cache:
             refuse_taken_port(settings)

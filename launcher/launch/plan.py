@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -156,7 +157,16 @@ def facts(settings: Settings, command: Command) -> tuple[str, ...]:
     origin = next((settings.variables[n].origin for n in HUB_CACHE_NAMES if n in settings.variables), "default")
     foreign = () if command.origin != OWN_INTERPRETER else (f"interpreter: {command.interpreter} ({command.origin})",)
     return (
+        *_anothers(settings),
         *foreign,
         f"endpoint: {source}",
         f"cache: {hub_cache(command.environment, settings.app_dir)} ({origin})",
     )
+
+
+def _anothers(settings: Settings) -> tuple[str, ...]:
+    """Return that the app is another user's: whoever can write it decides what runs as this user."""
+    owner = os.stat(settings.script).st_uid
+    if owner in (0, os.geteuid()):
+        return ()
+    return (f"owner: {settings.script} belongs to {text.user(owner)}, and runs as {text.user(os.geteuid())}",)

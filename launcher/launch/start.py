@@ -15,7 +15,7 @@ from ..app.exec import execute
 from ..config.paths import current_folder
 from ..context import Answer, Context, Report
 from ..errors import ExitStatus, LauncherError
-from ..operations.instance import Started, write_record
+from ..operations.instance import Started, last_record, write_record
 from ..operations.readiness import DEFAULT_SECONDS, open_page, wait_for_child
 from ..service import history
 from ..ui import text
@@ -180,7 +180,9 @@ def _log_target(context: Context) -> logs.Target | None:
     from ..app import logs
 
     cwd = current_folder() if arguments.log_file else settings.app_dir
-    return logs.target(settings.app_dir, settings.script, settings.port, arguments.log_file, cwd)
+    record = last_record(settings) if arguments.log_file else None
+    last = record.log if record else None
+    return logs.target(settings.app_dir, settings.script, settings.port, arguments.log_file, cwd, last)
 
 
 def _await(context: Context, pid: int, log: Path) -> Ready | None:

@@ -167,14 +167,11 @@ def _refusal(task: Task, endpoint: Endpoint, paths: Sequence[str], reach: Reach)
 
 def _download(task: Task, lacking: Sequence[str], endpoint: Endpoint, reach: Reach, watch: _Watch) -> hub.Downloaded:
     model, root = task.model, task.place.root
+    files = {path: model.files[path] for path in lacking}
+    place = (root.real, None) if root else (None, task.base)
     return hub.download(
-        endpoint,
-        model.repo,
-        model.commit,
-        {path: model.files[path] for path in lacking},
+        hub.Transfer(endpoint, model.repo, model.commit, files, *place),
         reach.environment,
-        cache=root.real if root else None,
-        local_dir=None if root else task.base,
         stall=reach.stall,
         watch=watch.look,
         last=endpoint == reach.endpoints.chain[-1],
@@ -182,7 +179,7 @@ def _download(task: Task, lacking: Sequence[str], endpoint: Endpoint, reach: Rea
 
 
 class _Watch:
-    """Tell how far a download is by what it has on the disk: no version tells it in another way."""
+    """Tell how far a download is: by what is on the disk, or by what has arrived where that is more."""
 
     def __init__(self, task: Task, progress: Progress | None) -> None:
         self._progress = progress
@@ -190,10 +187,10 @@ class _Watch:
         self._task = task
         self._told = 0
 
-    def look(self) -> tuple[tuple[str, int, int], ...]:
+    def look(self, received: int) -> tuple[tuple[str, int, int], ...]:
         """Return what changes while bytes arrive, and tell the progress of them."""
         seen = tuple(sorted(self._files()))
-        count = min(sum(size for _, size, _ in seen), sum(self._hashes.values()))
+        count = min(max(sum(size for _, size, _ in seen), received), sum(self._hashes.values()))
         if self._progress and count > self._told:
             self._progress(count - self._told)
             self._told = count

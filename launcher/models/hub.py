@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
 import select
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from ..cache.layout import HASH
+from ..errors import ExitStatus, LauncherError
 from ..system import requirements
 from . import repo_id
 from .endpoints import Endpoint
@@ -46,6 +48,9 @@ _QUIET = {
 
 Trouble = Literal["gone", "no revision", "no file", "gated", "denied", "unreachable", "full", "disk", "wrong"]
 _TROUBLES = frozenset(("gone", "no revision", "no file", "gated", "denied", "unreachable", "full", "disk", "wrong"))
+# It could ask no hub at all, as it is installed here: an answer of the library's, not of a hub's.
+_CLIENT = "client"
+_INSTALL = re.compile(r"pip install (\"[^\"]+\"|'[^']+'|[\w.,\[\]=<>~-]*[\w\]])")
 _MOST_BYTES = 1 << 63
 
 
@@ -75,6 +80,17 @@ class Downloaded(NamedTuple):
 
     trouble: Trouble | None
     text: str = ""
+
+
+class Transfer(NamedTuple):
+    """Hold which files of a commit come from which hub: into a hub cache, or else into a folder."""
+
+    endpoint: Endpoint
+    repo: str
+    commit: str
+    files: Mapping[str, LockedFile]
+    cache: str | None
+    local_dir: str | None
 
 
 class Child:
@@ -141,7 +157,10 @@ class Child:
 
 
 def ask(questions: Sequence[Question], environment: Mapping[str, str], timeout: float) -> Mapping[Question, Answer]:
-    """Ask all at once, and return an answer for each: an answer or why there is none within `timeout` seconds."""
+    """Ask all at once, and return an answer for each: an answer or why there is none within `timeout` seconds.
+
+    Raises LauncherError (78) where huggingface_hub, as it is installed, cannot ask any hub.
+    """
     if not questions:
         return {}
     listed = tuple(dict.fromkeys(questions))
@@ -164,48 +183,45 @@ def ask(questions: Sequence[Question], environment: Mapping[str, str], timeout: 
 
 
 def download(
-    endpoint: Endpoint,
-    repo: str,
-    commit: str,
-    files: Mapping[str, LockedFile],
+    transfer: Transfer,
     environment: Mapping[str, str],
     *,
-    cache: str | None = None,
-    local_dir: str | None = None,
     stall: float,
-    watch: Callable[[], object],
+    watch: Callable[[int], object],
     last: bool,
 ) -> Downloaded:
-    """Download files of one commit into a hub cache or a folder; a hub that is not the last is not asked for long.
+    """Download files of one commit; a hub that is not the last is not asked for long.
 
-    `watch` is called every tick and returns what changes while bytes arrive; when neither that nor a file has changed
-    for `stall` seconds, the child is ended.
+    `watch` is called every tick with the bytes that the connections have received, and returns what changes while
+    bytes arrive; when neither that nor the count nor a file has changed for `stall` seconds, the child is ended.
+    Raises LauncherError (78) where huggingface_hub, as it is installed, cannot download anything.
     """
-    kind, identifier = repo_id.kind_and_id(repo)
+    kind, identifier = repo_id.kind_and_id(transfer.repo)
     task = {
         "do": "download",
-        "endpoint": endpoint.url,
-        "token": endpoint.token,
+        "endpoint": transfer.endpoint.url,
+        "token": transfer.endpoint.token,
         "repo": identifier,
         "kind": kind,
-        "commit": commit,
-        "files": {path: [file.size, file.hash] for path, file in files.items()},
-        "cache_dir": cache,
-        "local_dir": local_dir,
+        "commit": transfer.commit,
+        "files": {path: [file.size, file.hash] for path, file in transfer.files.items()},
+        "cache_dir": transfer.cache,
+        "local_dir": transfer.local_dir,
         "timeout": min(stall, DEFAULT_SECONDS),
         "last": last,
     }
-    variables = {**environment, "HF_ENDPOINT": endpoint.url}
-    if not endpoint.official:
+    variables = {**environment, "HF_ENDPOINT": transfer.endpoint.url}
+    if not transfer.endpoint.official:
         # A third-party mirror sends the client on to the Hub's own storage, which may be what it stands in for.
         variables.setdefault("HF_HUB_DISABLE_XET", "1")
     seen: object = None
+    received = 0
     moved = time.monotonic() + _START_SECONDS
     trouble: Downloaded | None = None
 
     def moving() -> bool:
         nonlocal seen, moved
-        now = watch()
+        now = watch(received)
         if now != seen:
             seen, moved = now, max(moved, time.monotonic())
         return time.monotonic() - moved < stall
@@ -216,7 +232,10 @@ def download(
             if event is None:
                 continue
             moved = time.monotonic()  # that it has been imported is the first that is told
-            if "failed" in event:
+            if "received" in event:
+                received = int(event["received"])
+            elif "failed" in event:
+                _refuse_client(event)
                 trouble = Downloaded(_trouble(event), f"{event['failed']}: {event['text']}")
             elif "end" in event:
                 return trouble or Downloaded(None)
@@ -226,6 +245,20 @@ def download(
         return Downloaded("unreachable", f"nothing has come for {stall:g} s" if stalled else child.last_words())
     finally:
         child.close()
+
+
+def _refuse_client(event: Mapping[str, Any]) -> None:
+    """Refuse to go on with a library that lacks what the settings demand of it: no other hub and no later try helps.
+
+    Raises LauncherError (78).
+    """
+    if event.get("error") != _CLIENT:
+        return
+    text = str(event["text"])
+    advised = _INSTALL.search(text)
+    package = advised[1] if advised else "PySocks" if "SOCKS" in text else ""
+    hint = f"{sys.executable} -m pip {f'install {package}' if package else 'check'}"
+    raise LauncherError(f"huggingface_hub cannot ask any hub: {text}", hint, ExitStatus.CONFIG)
 
 
 def _asked(number: int, question: Question) -> Mapping[str, Any]:
@@ -244,6 +277,7 @@ def _asked(number: int, question: Question) -> Mapping[str, Any]:
 
 def _answer(event: Mapping[str, Any], question: Question) -> Answer:
     if "error" in event:
+        _refuse_client(event)
         return Answer(trouble=_trouble(event), text=str(event["text"]))
     if question.what == "tree":
         return _tree(event["files"])

@@ -19,6 +19,13 @@ from . import repo_id
 from .lockfile import LockedModel
 from .placement import Placed
 
+# transformers before 5 prefers the last ones over HF_HUB_CACHE where they are set (transformers/utils/hub.py).
+LEGACY_CACHE_NAMES = (
+    "HUGGINGFACE_HUB_CACHE",
+    "TRANSFORMERS_CACHE",
+    "PYTORCH_TRANSFORMERS_CACHE",
+    "PYTORCH_PRETRAINED_BERT_CACHE",
+)
 VIEW = "locked-"
 """What the name of a view begins with."""
 
@@ -69,12 +76,8 @@ def forget_others(app_dir: Path, port: int, used: Path | None) -> None:
 
 def environment(path: Path, variables: Mapping[str, str]) -> Mapping[str, str]:
     """Return what makes an app see the view alone, and ask no hub; `variables` is what it would have otherwise."""
-    found = {"HF_HUB_CACHE": str(path), "HF_HUB_OFFLINE": "1"}
-    # These name a cache too, where they are set: https://huggingface.co/docs/transformers/installation#cache-directory
-    for name in ("HUGGINGFACE_HUB_CACHE", "TRANSFORMERS_CACHE"):
-        if name in variables:
-            found[name] = str(path)
-    return found
+    shown = {"HF_HUB_CACHE": str(path), "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
+    return {**shown, **{name: str(path) for name in LEGACY_CACHE_NAMES if name in variables}}
 
 
 def _prefix(port: int) -> str:
@@ -82,27 +85,34 @@ def _prefix(port: int) -> str:
 
 
 def _build(path: str, shown: Iterable[Placed]) -> None:
-    os.mkdir(path)
+    _make(path)
     try:
         for model, place in shown:
             repo = f"{path}/{repo_id.folder(model.repo)}"
             base = place.base(model.commit)
             ref = f"{repo}/refs/{model.revision}"
-            os.makedirs(os.path.dirname(ref))
+            _make(os.path.dirname(ref))
             with open(ref, "x", encoding="ascii") as file:
                 file.write(model.commit)
-            os.mkdir(f"{repo}/snapshots")
+            _make(f"{repo}/snapshots")
             snapshot = f"{repo}/snapshots/{model.commit}"
             if _is_exact(base, model):
                 Path(snapshot).symlink_to(base)
                 continue
             # Something lies in the snapshot that the lock does not name: the app gets the named files one by one.
             for name in model.files:
-                os.makedirs(os.path.dirname(f"{snapshot}/{name}"), exist_ok=True)
+                _make(os.path.dirname(f"{snapshot}/{name}"))
                 Path(f"{snapshot}/{name}").symlink_to(f"{base}/{name}")
     except BaseException:
         _remove(Path(path))
         raise
+
+
+def _make(folder: str) -> None:
+    """Make a folder and those above it, writable for their owner alone: a group must not exchange what is pinned."""
+    if not os.path.isdir(folder):
+        _make(os.path.dirname(folder))
+        os.mkdir(folder, 0o755)
 
 
 def _is_whole(path: str, shown: Collection[Placed]) -> bool:
@@ -112,6 +122,8 @@ def _is_whole(path: str, shown: Collection[Placed]) -> bool:
             return False
         for model, place in shown:
             repo, base = f"{path}/{repo_id.folder(model.repo)}", place.base(model.commit)
+            if any(os.stat(folder).st_mode & 0o022 for folder in (path, repo, f"{repo}/refs", f"{repo}/snapshots")):
+                return False
             if set(os.listdir(repo)) != {"refs", "snapshots"} or os.listdir(f"{repo}/snapshots") != [model.commit]:
                 return False
             if os.readlink(f"{repo}/snapshots/{model.commit}") != base or not _is_exact(base, model):

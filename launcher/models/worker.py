@@ -2,34 +2,57 @@
 
 It runs with the app's environment, so that huggingface_hub, which reads it once at its import, uses what the app would.
 One task comes as a line of JSON on stdin; answers go out as lines of JSON on stdout. When stdin ends, so does the
-child: a parent that was killed leaves nobody behind. It imports nothing of the launcher's.
+child: a parent that was killed leaves no child behind. Of the launcher it loads only the two files beside it, by path:
+the app may have a package of the launcher's name.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import importlib.util
 import json
 import os
 import queue
 import sys
 import threading
 from collections.abc import Callable, Mapping
-from typing import Any, TextIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+from urllib.parse import urljoin, urlsplit
+
+
+def _beside(name: str) -> Any:
+    path = Path(__file__).with_name(f"{name}.py")
+    spec = importlib.util.spec_from_file_location(f"start_app_{name}", path)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+if TYPE_CHECKING:
+    from . import worker_errors, worker_http
+else:
+    worker_errors, worker_http = _beside("worker_errors"), _beside("worker_http")
 
 _AT_ONCE = 32
 _DOWNLOADS_AT_ONCE = 4
 _CHUNK = 1 << 17
 _EXPANDED = {"model": ["sha", "lastModified", "gated"], "dataset": ["sha", "lastModified", "gated"]}
+# A mirror may answer with all that it knows of a repo of 100,000 files, and with the whole list of them at once.
+_MOST_OF_AN_ANSWER = 8 << 20
+_MOST_OF_A_TREE = 32 << 20
+# What comes with a small file is larger than the file: an error page, a token for Xet.
+_LEAST_OF_A_BODY = 1 << 20
+# hf_xet keeps pieces of up to 64 MiB on the disk.
+_LEAST_OF_A_FILE = 128 << 20
+_MOST_REDIRECTS = 5
+_COUNT_SECONDS = 1.0
+# Less may be a connection that is only kept alive.
+_SIGN_OF_LIFE = 4096
 _told = threading.Lock()
 _answers: list[TextIO] = []
 _expected = threading.local()
-
-
-class WrongAnswerError(Exception):
-    """Tell what a hub announces that cannot be: the file that was asked for is known by its hash."""
-
-
-class NoAnswerError(Exception):
-    """Tell what a hub says in the place of an answer."""
 
 
 def main() -> None:
@@ -75,16 +98,22 @@ def _ask(task: Mapping[str, Any]) -> None:
 
 
 def _import_all() -> None:
-    """Import what is needed of huggingface_hub, which loads its parts late, and not soundly from several threads."""
+    """Import what is needed of huggingface_hub, which loads its parts late, and not soundly from several threads.
+
+    Its bodies are bounded from then on.
+    """
     from huggingface_hub import (  # noqa: F401
         HfApi,
         constants,
         errors,
         file_download,
         get_hf_file_metadata,
+        get_token,
         hf_hub_download,
         hf_hub_url,
     )
+
+    worker_http.bound_bodies()
 
 
 def _ask_hub(questions: list[Mapping[str, Any]], timeout: float) -> None:
@@ -123,11 +152,19 @@ def _late(timeout: float) -> Mapping[str, Any]:
 def _answer(question: Mapping[str, Any], timeout: float, answers: queue.Queue[tuple[int, Mapping[str, Any]]]) -> None:
     ways: Mapping[str, Callable[[Mapping[str, Any], float], Mapping[str, Any]]]
     ways = {"head": _head, "file": _file, "tree": _tree}
+    worker_http.allow(_MOST_OF_A_TREE if question["what"] == "tree" else _MOST_OF_AN_ANSWER)
     try:
         answer = ways[question["what"]](question, timeout)
     except Exception as error:  # at the edge of the network anything can come: it is told in words
-        answer = _classified(error)
+        answer = _classified(error, question)
     answers.put((question["id"], answer))
+
+
+def _classified(error: BaseException, task: Mapping[str, Any]) -> dict[str, Any]:
+    from huggingface_hub import get_token
+
+    withheld = not task["token"] and get_token() is not None
+    return worker_errors.classified(error, withheld=withheld, too_much=worker_http.TooMuchError)
 
 
 def _api(question: Mapping[str, Any]) -> Any:
@@ -163,11 +200,31 @@ def _file(question: Mapping[str, Any], timeout: float) -> Mapping[str, Any]:
         endpoint=question["endpoint"],
     )
     try:
-        found = get_hf_file_metadata(url, token=_token(question), timeout=timeout)
+        metadata = _announced(get_hf_file_metadata, {"url": url, "token": _token(question), "timeout": timeout})
     except EntryNotFoundError as error:
         response = getattr(error, "response", None)
         return {"commit": response.headers.get("X-Repo-Commit") if response is not None else None}
-    return {"commit": found.commit_hash}
+    return {"commit": metadata.commit_hash}
+
+
+def _announced(ask: Callable[..., Any], keywords: Mapping[str, Any]) -> Any:
+    """Ask what a hub announces of a file; a hub that sends the client on to another one is followed.
+
+    The library follows a redirect to another host for what the API says and not for files, which would make such a hub
+    up to date and unable to serve anything. The token does not go along.
+    """
+    metadata = ask(**keywords)
+    url = keywords["url"]
+    for _ in range(_MOST_REDIRECTS):
+        if metadata.commit_hash is not None or not metadata.location or metadata.location == url:
+            break
+        target = urljoin(url, metadata.location)
+        if urlsplit(target).netloc != urlsplit(url).netloc:
+            headers = {k: v for k, v in (keywords.get("headers") or {}).items() if k.lower() != "authorization"}
+            keywords = {**keywords, "token": False, **({"headers": headers} if "headers" in keywords else {})}
+        url = target
+        metadata = ask(**{**keywords, "url": url})
+    return metadata
 
 
 def _tree(question: Mapping[str, Any], timeout: float) -> Mapping[str, Any]:  # noqa: ARG001  it has none for this
@@ -191,11 +248,13 @@ def _download(task: Mapping[str, Any]) -> None:
     # It writes what has come every 10 MiB, and what grows on the disk is how a slow download shows that it lives.
     constants.DOWNLOAD_CHUNK_SIZE = _CHUNK
     _believe_nothing(last=task["last"])
+    _bound_files(task["files"])
     _tell({"begun": True})
+    threading.Thread(target=_tell_arrivals, daemon=True).start()
     work: queue.SimpleQueue[str] = queue.SimpleQueue()
     for file in task["files"]:
         work.put(file)
-    failed = threading.Event()
+    failed, failing = threading.Event(), threading.Lock()
     place = {"cache_dir": task["cache_dir"]} if task["cache_dir"] else {"local_dir": task["local_dir"]}
 
     def run() -> None:
@@ -206,6 +265,7 @@ def _download(task: Mapping[str, Any]) -> None:
                 return
             size, digest = task["files"][file]
             _expected.file = (task["commit"], digest, size)
+            worker_http.allow(max(size, _LEAST_OF_A_BODY) if size >= 0 else None)
             try:
                 hf_hub_download(
                     task["repo"],
@@ -218,9 +278,10 @@ def _download(task: Mapping[str, Any]) -> None:
                     **place,
                 )
             except Exception as error:
-                if not failed.is_set():
-                    failed.set()
-                    _tell({"failed": file, **_classified(error)})
+                with failing:  # the end is told as soon as `failed` is set
+                    if not failed.is_set():
+                        _tell({"failed": file, **_classified(error, task)})
+                        failed.set()
             else:
                 _tell({"done": file})
 
@@ -233,95 +294,76 @@ def _download(task: Mapping[str, Any]) -> None:
     _tell({"end": not failed.is_set()})
 
 
+def _tell_arrivals() -> None:
+    """Tell whenever bytes have arrived; what is on the disk may show nothing for minutes."""
+    import time
+
+    arrivals = worker_http.Arrivals()
+    told = 0
+    while True:
+        time.sleep(_COUNT_SECONDS)
+        count = arrivals.count()
+        if count - told >= _SIGN_OF_LIFE:
+            told = count
+            _tell({"received": count})
+
+
+def _bound_files(files: Mapping[str, tuple[int, str]]) -> None:
+    """Bound every file that this process writes by the largest that was announced: setrlimit(2), RLIMIT_FSIZE."""
+    import resource
+
+    if all(size >= 0 for size, _ in files.values()):
+        most = max(_LEAST_OF_A_FILE, *(size + _LEAST_OF_A_BODY for size, _ in files.values()))
+        _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        if hard == resource.RLIM_INFINITY or most < hard:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (most, hard))
+
+
 def _believe_nothing(*, last: bool) -> None:
     """Refuse what is announced otherwise than it must be, before huggingface_hub makes names and refs of it.
 
-    It takes the commit and the hash that a hub's headers name for parts of paths. Since 1.0 it asks a hub that does not
-    answer again and again, for some 25 s: only the last is worth that.
+    It takes the commit and the hash that a hub's headers name for parts of paths. An ETag that cannot be compared with
+    the hash is a mirror's own: the file gets the name that its content must have, and is hashed when it has arrived.
+    Since 1.0 the library asks a hub that does not answer again and again, for some 25 s: only the last is worth that.
     """
     from huggingface_hub import errors, file_download
 
     original = file_download.get_hf_file_metadata
 
-    def checked(*arguments: Any, **keywords: Any) -> Any:
+    def checked(url: str, *arguments: Any, **keywords: Any) -> Any:
         commit, digest, size = _expected.file
         if not last and keywords.get("retry_on_errors"):
             keywords["retry_on_errors"] = False
+
+        def ask(url: str, **keywords: Any) -> Any:
+            return original(url, *arguments, **keywords)
+
         try:
-            found = original(*arguments, **keywords)
+            metadata = _announced(ask, {**keywords, "url": url})
         except errors.EntryNotFoundError as error:
             # It would note that for the commit which the answer names, whichever that is.
             response = getattr(error, "response", None)
             named = response.headers.get("X-Repo-Commit") if response is not None else None
-            kind = WrongAnswerError if named == commit else NoAnswerError  # what a commit has never changes
+            # What a commit has never changes.
+            kind = worker_errors.WrongAnswerError if named == commit else worker_errors.NoAnswerError
             raise kind(f"it does not have the file, of {commit[:7]}") from error
-        if found.commit_hash is None:
-            raise NoAnswerError("its answer names no commit, as that of a sign-in page")
-        if found.commit_hash != commit:
-            raise WrongAnswerError(f"it serves the commit {str(found.commit_hash)[:40]!r}")
-        if found.etag != digest:
-            raise WrongAnswerError(f"it announces another content, {str(found.etag)[:64]!r}")
-        if size >= 0 and found.size not in (None, size):
-            raise WrongAnswerError(f"it announces {found.size} bytes instead of {size}")
-        return found
+        if metadata.commit_hash is None:
+            raise worker_errors.NoAnswerError("its answer names no commit, as that of a sign-in page")
+        if metadata.commit_hash != commit:
+            raise worker_errors.WrongAnswerError(f"it serves the commit {str(metadata.commit_hash)[:40]!r}")
+        if _contradicts(metadata.etag, digest):
+            raise worker_errors.WrongAnswerError(f"it announces another content, {str(metadata.etag)[:64]!r}")
+        if size >= 0 and metadata.size not in (None, size):
+            raise worker_errors.WrongAnswerError(f"it announces {metadata.size} bytes instead of {size}")
+        return dataclasses.replace(metadata, etag=digest)
 
     file_download.get_hf_file_metadata = checked
 
 
-def _classified(error: BaseException) -> dict[str, Any]:
-    """Return what an error of huggingface_hub means, and what it says in one line."""
-    from huggingface_hub import errors
-
-    chain: list[BaseException] = []
-    current: BaseException | None = error
-    while current is not None and current not in chain:
-        chain.append(current)
-        current = current.__cause__ or current.__context__
-    for one in chain:
-        if isinstance(one, OSError) and one.errno in (28, 122):  # ENOSPC, EDQUOT
-            return {"error": "full", "text": "no space left on the disk"}
-        if isinstance(one, WrongAnswerError):
-            return {"error": "wrong", "text": str(one)}
-        if isinstance(one, NoAnswerError):
-            return {"error": "unreachable", "text": str(one)}
-        if isinstance(one, PermissionError):
-            return {"error": "disk", "text": str(one).lower()}
-    kinds = (
-        (errors.GatedRepoError, "gated", "it is gated, and this user has no access"),
-        (errors.RepositoryNotFoundError, "gone", "there is no such repo, or it is private"),
-        (errors.RevisionNotFoundError, "no revision", "there is no such revision"),
-        (errors.EntryNotFoundError, "no file", "there is no such file"),
-    )
-    for one in chain:
-        for kind, name, text in kinds:
-            if isinstance(one, kind) and not isinstance(one, errors.LocalEntryNotFoundError):
-                return {"error": name, "text": text}
-    for one in chain:
-        response = getattr(one, "response", None)
-        status = getattr(response, "status_code", None)
-        if status is not None:
-            return {"error": "denied" if status in (401, 403) else "unreachable", "text": _status(status, response)}
-    return {"error": "unreachable", "text": _reason(chain)}
-
-
-def _status(status: int, response: Any) -> str:
-    after = response.headers.get("Retry-After")
-    if status == 429:
-        return "it answers 429, too many requests" + (f": try again in {after} s" if after else "")
-    if status == 401:
-        return "it answers 401: the token is wrong or has expired, or there is none"
-    return f"it answers {status}"
-
-
-def _reason(chain: list[BaseException]) -> str:
-    for one in chain:
-        if isinstance(one, ValueError) and "JSON" in type(one).__name__:
-            return "it answers with something else than JSON"
-    timeouts = [one for one in chain if "timeout" in type(one).__name__.lower()]
-    if timeouts:
-        return "no answer in time"
-    told = next((str(one) for one in reversed(chain) if str(one)), type(chain[0]).__name__)
-    return told.strip().splitlines()[0][:200] if told.strip() else type(chain[0]).__name__
+def _contradicts(etag: str | None, digest: str) -> bool:
+    """Return whether an ETag is the sha256 of another content; one of 40 digits may be anything of a mirror's own."""
+    is_sha256 = etag is not None and len(etag) == 64 and not set(etag) - set("0123456789abcdef")
+    return is_sha256 and len(digest) == 64 and etag != digest
 
 
 if __name__ == "__main__":

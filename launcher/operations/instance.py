@@ -19,11 +19,12 @@ from ..errors import ExitStatus, LauncherError
 from ..instances import port, refusal
 from ..instances import survey as discovery
 from ..instances.describe import describe
-from ..instances.process import Family, Process, lineage, look
-from ..instances.proof import own_namespace, start_of
-from ..instances.record import Record, instance_name, launch_name, read
+from ..instances.process import Process, lineage, look
+from ..instances.proof import network, own_namespace, start_of
+from ..instances.record import Record, instance_name, is_elsewhere, launch_name, read
 from ..instances.script import own_file
 from ..instances.survey import App, Claim, Instance, Survey
+from ..instances.table import ProcessTable
 from ..service import history
 from ..system import lock as locks
 from ..system import state
@@ -87,9 +88,8 @@ def observe(settings: Settings) -> Observed:
     identity = own_file(str(settings.script))
     if identity is None:
         raise LauncherError(f"no {settings.script_argument} in {settings.app_dir}", "start_app.py --app-dir DIR")
-    lock = locks.find_held(settings.app_dir, instance_name(settings.port))
-    launcher = locks.find_held(settings.app_dir, launch_name(settings.port))
-    record = read(lock) if lock else None
+    lock, record = _held(settings, instance_name(settings.port))
+    launcher, _ = _held(settings, launch_name(settings.port))
     holder = _holder(record) if record else "unknown"
     claim = None
     if lock and record and holder == "alive" and locks.holds(record.pid, lock):
@@ -115,21 +115,25 @@ def take_launch_lock(context: Context) -> locks.Lock:
     """
     settings, say = context.settings, context.console.say
     name = launch_name(settings.port)
-    lock = locks.open_lock(settings.app_dir, name)
+    lock = _open_lock(settings, name)
     bound = context.arguments.stop_timeout + LAUNCH_LOCK_SECONDS
     deadline = time.monotonic() + bound
     waiting = False
     while True:
         held = lock.path
         if lock.acquire(_PROBE_SECONDS):
-            elsewhere = locks.find_held(settings.app_dir, name, besides=lock.path)
-            if elsewhere is None:
+            other, _ = _held(settings, name, besides=lock.path)
+            if other is None:
                 write_record(lock, context)
                 return lock
-            if locks.preferred(settings.app_dir, elsewhere, lock.path):
+            if locks.preferred(settings.app_dir, other, lock.path):
                 lock.release()
-            held = elsewhere
+            held = other
         record = read(held)
+        if held == lock.path and ((record and is_elsewhere(record)) or locks.held_by_reader(held)):
+            lock.close()
+            lock = _open_lock(settings, name)
+            continue
         who = f", pid {record.pid} of user {record.user}," if record else ""
         if time.monotonic() >= deadline:
             raise LauncherError(
@@ -141,6 +145,29 @@ def take_launch_lock(context: Context) -> locks.Lock:
             say(f"waiting: another launcher{who} is at work on port {settings.port}; giving up after {bound:.0f} s")
             waiting = True
         time.sleep(locks.POLL_SECONDS)
+
+
+def open_instance_lock(settings: Settings) -> locks.Lock:
+    """Open the lock that the new instance is to hold.
+
+    Raises LauncherError (74) where there is no place for one.
+    """
+    return _open_lock(settings, instance_name(settings.port))
+
+
+def _open_lock(settings: Settings, name: str) -> locks.Lock:
+    """Open a lock in the first place where no instance or launcher of another network holds it."""
+    passed = [path for path in locks.held(settings.app_dir, name) if (record := read(path)) and is_elsewhere(record)]
+    return locks.open_lock(settings.app_dir, name, passed)
+
+
+def _held(settings: Settings, name: str, besides: Path | None = None) -> tuple[Path | None, Record | None]:
+    """Return the lock of this name that somebody holds in our network, and its record."""
+    for path in locks.held(settings.app_dir, name):
+        record = read(path)
+        if path != besides and not (record and is_elsewhere(record)):
+            return path, record
+    return None, None
 
 
 class Started(NamedTuple):
@@ -171,6 +198,7 @@ def write_record(lock: locks.Lock, context: Context, started: Started | None = N
         models=started.models,
         locked=started.locked,
         log=str(started.log) if started.log else None,
+        network=network(),
     )
     try:
         lock.write(record.line())
@@ -248,25 +276,24 @@ def tree(instance: Instance) -> tuple[int, ...]:
 
 def below(*pids: int) -> tuple[int, ...]:
     """Return these pids and every one below them as they are now."""
-    descendants = (pid for pid, _ in Family().below(pids))
+    descendants = (pid for pid, _ in ProcessTable().below(pids))
     return tuple(dict.fromkeys((*pids, *descendants)))
 
 
 def is_up(settings: Settings) -> bool:
     """Tell by the locks whether an instance lives, or a launcher is about to start one; orphans of one do not count."""
-    if locks.find_held(settings.app_dir, launch_name(settings.port)):
+    if _held(settings, launch_name(settings.port))[0]:
         return True
-    lock = locks.find_held(settings.app_dir, instance_name(settings.port))
-    record = read(lock) if lock else None
+    lock, record = _held(settings, instance_name(settings.port))
     return lock is not None and (record is None or _holder(record) != "dead")
 
 
 def last_record(settings: Settings) -> Record | None:
     """Return the record of the instance on the port, or of the last one that was."""
     name = instance_name(settings.port)
-    held = locks.find_held(settings.app_dir, name)
+    held, record = _held(settings, name)
     if held:
-        return read(held)
+        return record
     trusted = [folder for folder in state.folders(settings.app_dir) if state.is_trusted(folder, settings.app_dir)]
     records = [record for folder in trusted if (record := read(folder / name))]
     return max(records, key=lambda record: record.started_at, default=None)
@@ -344,7 +371,11 @@ NAMED_AT_MOST = 10
 def left_alone(observed: Observed) -> tuple[str, ...]:
     """Return which instances of this app are not touched: those on other ports and those of other users."""
     survey = observed.survey
-    lines = [f"left: {describe(i.process)}: this app's instance on port {i.port}" for i in survey.siblings]
+    lines = [
+        f"left: {describe(i.process)}: this app's instance on port {i.port}"
+        f"{', in a network of its own' if i.elsewhere else ''}"
+        for i in survey.siblings
+    ]
     others = [i for i in survey.others if not i.on(survey.port)]  # one on the port is a refusal of its own
     lines += [f"left: {describe(i.process)}: this app's instance of another user" for i in others]
     return tuple(lines)

@@ -32,7 +32,7 @@ def has_commit(context: Context, repo: str, commit: str) -> bool | None:
         return None
     asked = tuple(dict.fromkeys((context.endpoints.official, *context.endpoints.chain)))
     questions = [hub.Question(endpoint, "head", repo, commit) for endpoint in asked]
-    answers = hub.ask(questions, context.environment, hub.DEFAULT_SECONDS)
+    answers = hub.ask(questions, context.own_environment, hub.DEFAULT_SECONDS)
     if any(answer.commit == commit for answer in answers.values()):
         return True
     return False if any(answer.trouble in ("gone", "no revision") for answer in answers.values()) else None
@@ -89,7 +89,7 @@ def wanted(
     if not wishes:
         console.warn(f"no models: neither a models.lock nor anything in {context.roots[0].path}")
     refuse_offline(context, what)
-    resolved = resolve.resolve(wishes, context.endpoints, context.environment, context.timeout(hub.DEFAULT_SECONDS))
+    resolved = resolve.resolve(wishes, context.endpoints, context.own_environment, context.timeout(hub.DEFAULT_SECONDS))
     for one, wish in zip(resolved, wishes, strict=True):
         for warning in one.warnings:
             console.warn(warning)
@@ -142,7 +142,7 @@ def survey(models: Sequence[LockedModel], context: Context, memories: placement.
 def fetch(found: Survey, context: Context, memories: placement.Memories) -> tuple[Served, ...]:
     """Download what is lacking, with one bar for all bytes."""
     console = context.console
-    reach = Reach(context.endpoints, context.environment, context.timeout(STALL_SECONDS))
+    reach = Reach(context.endpoints, context.own_environment, context.timeout(STALL_SECONDS))
     pull.refuse_offline(reach, found)
     for task in found.tasks:
         if task.lacking:

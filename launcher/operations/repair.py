@@ -51,7 +51,7 @@ def refuse_unavailable(revisions: Sequence[Broken], context: Context) -> None:
         return
     chain = context.endpoints.chain
     asked = [[hub.Question(endpoint, "head", one.model.repo, one.model.commit) for endpoint in chain] for one in wanted]
-    answers = hub.ask([one for questions in asked for one in questions], context.environment, hub.DEFAULT_SECONDS)
+    answers = hub.ask([one for questions in asked for one in questions], context.own_environment, hub.DEFAULT_SECONDS)
     for one, questions in zip(wanted, asked, strict=True):
         if not any(answers[question].commit == one.model.commit for question in questions):
             said = "; ".join(f"{question.endpoint.url}: {answers[question].text}" for question in questions)

@@ -2,7 +2,7 @@
 
 The instance lock's descriptor is inherited across exec: the lock is held exactly as long as the app lives, is seen
 while the app still loads and has no port yet, and falls with SIGKILL. The launch lock is held by a launcher at work and
-closes at its exec. Both lie in a folder of the app's own, so that shell, cron and a unit with `PrivateTmp=` agree.
+closes at its exec. Both are in a folder of the app's own, so that shell, cron and a unit with `PrivateTmp=` agree.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import stat
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from ..errors import ExitStatus, LauncherError
@@ -84,29 +86,86 @@ class Lock:
         os.close(self._descriptor)
 
 
-def open_lock(app_dir: Path, name: str) -> Lock:
-    """Open the lock file `name`, making it and its folder where needed.
+def open_lock(app_dir: Path, name: str, passed: Collection[Path] = ()) -> Lock:
+    """Open the lock file `name` in the first place that can be written and locked, making it where needed.
 
-    The first place that can be written is the one: the app's folder, then the user's state folder by the password
-    database (not `HOME`, which cron, sudo and units set differently). Raises LauncherError when neither can.
+    Places are passed over whose file is in `passed`, where there is no flock, and where somebody who may only read the
+    file keeps its lock. Raises LauncherError (74), naming each path, when no place is left.
     """
     failures = []
     for folder in state.folders(app_dir):
+        path = folder / name
+        if path in passed:
+            continue
         try:
-            return Lock(folder / name, state.open_file(folder, name, app_dir))
+            descriptor = state.open_file(folder, name, app_dir)
+            try:
+                if not files.try_lock(descriptor, shared=True) and held_by_reader(path):
+                    raise PermissionError(errno.EACCES, "a user who may only read it keeps its lock")
+                fcntl.flock(descriptor, fcntl.LOCK_UN)
+            except BaseException:
+                os.close(descriptor)
+                raise
         except OSError as error:
             if error.errno not in state.ELSEWHERE:
                 raise LauncherError(
-                    f"cannot lock {folder / name}: {error.strerror}", f"ls -l {folder}", ExitStatus.IO
+                    f"cannot lock {path}: {error.strerror}", f"ls -l {folder}", ExitStatus.IO
                 ) from error
-            failures.append(f"{folder / name}: {error.strerror}")
+            failures.append(f"{path}: {error.strerror}")
+        else:
+            return Lock(path, descriptor)
     raise LauncherError(f"no place for a lock file: {'; '.join(failures)}", f"df -h {app_dir}", ExitStatus.IO)
 
 
-def find_held(app_dir: Path, name: str, *, besides: Path | None = None) -> Path | None:
-    """Return the lock file of this name that somebody holds, wherever it lies; nothing is made or changed."""
-    paths = [folder / name for folder in state.folders(app_dir) if state.is_trusted(folder, app_dir)]
-    return next((path for path in paths if path != besides and _is_held(path)), None)
+def held(app_dir: Path, name: str) -> Iterator[Path]:
+    """Yield the lock files of this name that somebody holds, wherever they are; nothing is made or changed."""
+    for folder in state.folders(app_dir):
+        if state.is_trusted(folder, app_dir) and _is_held(folder / name) and not held_by_reader(folder / name):
+            yield folder / name
+
+
+def find_held(app_dir: Path, name: str) -> Path | None:
+    """Return the first lock file of this name that somebody holds."""
+    return next(held(app_dir, name), None)
+
+
+def held_by_reader(path: Path) -> bool:
+    """Return whether the lock of this file was taken by a user who may not write it: no launcher of anybody's.
+
+    flock(2) asks for no right to write. proc_locks(5) names who took a lock; where it does not, it is a launcher.
+    """
+    try:
+        status = os.stat(path, follow_symlinks=False)
+        pid = _taken_by(status)
+        uid, groups = _user(pid) if pid is not None else (None, frozenset())
+    except OSError:
+        return False
+    if uid is None or uid in (0, os.geteuid(), status.st_uid):
+        return False
+    writable = status.st_mode & stat.S_IWOTH or (status.st_mode & stat.S_IWGRP and status.st_gid in groups)
+    return not writable
+
+
+def _taken_by(status: os.stat_result) -> int | None:
+    """Return the process that took the flock of a file, None where that cannot be seen."""
+    device = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
+    with open("/proc/locks", encoding="ascii", errors="replace") as file:
+        for line in file:
+            words = line.split()
+            if len(words) > 5 and words[1] == "FLOCK" and words[5] == device:
+                return int(words[4])
+    return None
+
+
+def _user(pid: int) -> tuple[int | None, frozenset[int]]:
+    """Return the effective user of a process and its groups; None for one that is gone or hidden."""
+    try:
+        with open(f"/proc/{pid}/status", encoding="ascii", errors="replace") as file:
+            fields = dict(line.split(":", 1) for line in file if line.startswith(("Uid:", "Gid:", "Groups:")))
+    except (FileNotFoundError, ProcessLookupError):
+        return None, frozenset()
+    groups = {*fields["Groups"].split(), fields["Gid"].split()[1]}
+    return int(fields["Uid"].split()[1]), frozenset(int(group) for group in groups)
 
 
 def preferred(app_dir: Path, one: Path, other: Path) -> bool:

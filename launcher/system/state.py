@@ -1,7 +1,7 @@
-"""What the launcher keeps of an app lies in a folder of the app's own, which nobody else can have put there.
+"""What the launcher keeps of an app is in a folder of the app's own, which nobody else can have put there.
 
-Shell, cron and a unit with `PrivateTmp=` find the same folder. Everything in it goes by descriptor: where others may
-write, a name can become a link at any time.
+Shell, cron and a unit with `PrivateTmp=` find the same folder. Whatever is written or removed in it goes by descriptor:
+where others may write, a name can become a link at any time.
 """
 
 from __future__ import annotations
@@ -9,7 +9,9 @@ from __future__ import annotations
 import errno
 import os
 import pwd
+import stat
 import urllib.parse
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -17,10 +19,12 @@ from . import files
 from .files import give_to_owner
 
 FOLDER = ".start_app"
+_SHARED = ("/var/tmp", "/tmp", "/dev/shm")
 _MAX_NAME = 200
 # The folder cannot be written or locked there: the next place is tried.
 ELSEWHERE = (
     errno.EROFS,
+    errno.EEXIST,
     errno.EACCES,
     errno.EPERM,
     errno.ENOENT,
@@ -33,7 +37,11 @@ ELSEWHERE = (
 
 
 def folders(app_dir: Path) -> tuple[Path, ...]:
-    """Return where an app's state may lie, best first."""
+    """Return where an app's state may be, best first.
+
+    The app's folder, the user's state folder by the password database (not `HOME`, which cron, sudo and units set
+    differently), and what is writable in a container whose root is not: /var/tmp, /tmp, and /dev/shm.
+    """
     name = urllib.parse.quote(os.path.realpath(app_dir), safe="", errors="surrogateescape")
     if len(name) > _MAX_NAME:
         import hashlib
@@ -44,7 +52,7 @@ def folders(app_dir: Path) -> tuple[Path, ...]:
         places.append(Path(pwd.getpwuid(os.geteuid()).pw_dir, ".local", "state", "start_app", name))
     except KeyError:
         pass  # a container's user without a name has no home either
-    places.append(Path("/var/tmp", f"start_app-{os.geteuid()}", name))
+    places += [Path(shared, f"start_app-{os.geteuid()}", name) for shared in _SHARED]
     return tuple(places)
 
 
@@ -65,22 +73,41 @@ def read(app_dir: Path, name: str) -> bytes:
 def listed(app_dir: Path, prefix: str) -> tuple[str, ...]:
     """Return the names that begin like this, of files that can be trusted."""
     names: dict[str, None] = {}
-    for folder in folders(app_dir):
-        if not is_trusted(folder, app_dir):
-            continue
-        try:
+    for folder in _present(app_dir):
+        with suppress(OSError):
             names.update((name, None) for name in os.listdir(folder) if name.startswith(prefix))
-        except OSError:
-            continue
     return tuple(names)
 
 
 def forget(app_dir: Path, name: str) -> None:
-    """Remove what was written under this name."""
-    for folder in folders(app_dir):
-        if is_trusted(folder, app_dir):
-            with suppress(FileNotFoundError):
-                os.unlink(folder / name)
+    """Remove what was written under this name.
+
+    Raises OSError where it cannot be removed.
+    """
+    for folder in _present(app_dir):
+        with suppress(FileNotFoundError):
+            os.unlink(name, dir_fd=folder)
+
+
+def _present(app_dir: Path) -> Iterator[int]:
+    """Yield a descriptor of each state folder that is there and can be trusted, open until the next one."""
+    for path in folders(app_dir):
+        try:
+            folder = _open(path, app_dir)
+        except OSError:
+            continue
+        try:
+            yield folder
+        finally:
+            os.close(folder)
+
+
+def _open(path: Path, app_dir: Path) -> int:
+    folder = files.open_folder(path)
+    if not is_trusted(path, app_dir) or not os.path.samestat(os.fstat(folder), os.lstat(path)):
+        os.close(folder)
+        raise PermissionError(errno.EACCES, "its folder belongs to another user")
+    return folder
 
 
 def write(app_dir: Path, name: str, data: bytes, *, durable: bool = False) -> None:
@@ -111,22 +138,16 @@ def open_folder(folder: Path, app_dir: Path) -> int:
 
     Raises OSError, also for a folder of another user.
     """
-    made = _make(folder)
+    _make(folder)
     # From here on by descriptor: in a folder that others may write to, a name can become a link at any time.
-    parent = files.open_folder(folder)
+    descriptor = _open(folder, app_dir)
     try:
-        if not is_trusted(folder, app_dir):
-            raise PermissionError(errno.EACCES, "its folder belongs to another user")
-        if made:
-            give_to_owner(parent, os.stat(app_dir))
-            ignore = files.open_regular(".gitignore", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644, dir_fd=parent)
-            os.write(ignore, b"*\n")
-            give_to_owner(ignore, os.stat(app_dir))
-            os.close(ignore)
+        if folder.name == FOLDER:
+            _complete(descriptor, app_dir)
     except BaseException:
-        os.close(parent)
+        os.close(descriptor)
         raise
-    return parent
+    return descriptor
 
 
 def open_file(folder: Path, name: str, app_dir: Path) -> int:
@@ -152,23 +173,36 @@ def open_file(folder: Path, name: str, app_dir: Path) -> int:
 
 
 def is_trusted(folder: Path, app_dir: Path) -> bool:
-    """Tell whether nobody but this user, root and the app's owner can have put a lock file into this folder."""
-    trusted = {os.geteuid(), 0, os.stat(app_dir).st_uid}
-    # In a folder for everybody, whose the one in between is matters as well.
-    folders = (folder,) if folder.name == FOLDER else (folder, folder.parent)
+    """Return whether this is a folder into which nobody but this user, root and the app's owner can have put a file."""
+    users = {os.geteuid(), 0}
     try:
-        return all(os.lstat(path).st_uid in trusted for path in folders)
+        status = os.lstat(folder)
+        if folder.name == FOLDER:
+            users.add(os.stat(app_dir).st_uid)
+        elif os.lstat(folder.parent).st_uid not in users:
+            return False  # in a folder for everybody, whose the one in between is matters as well
     except OSError:
         return False
+    return stat.S_ISDIR(status.st_mode) and status.st_uid in users
 
 
-def _make(folder: Path) -> bool:
-    """Make a state folder, and tell whether it is a new one of an app, which git is to ignore."""
+def _make(folder: Path) -> None:
     if folder.name != FOLDER:
         os.makedirs(folder, mode=0o700, exist_ok=True)
-        return False
-    try:
+        return
+    with suppress(FileExistsError):
         os.mkdir(folder, 0o755)
-    except FileExistsError:
-        return False
-    return True
+
+
+def _complete(folder: int, app_dir: Path) -> None:
+    """Give a new state folder to the app's owner and have git ignore it, also after a launcher that was killed at it.
+
+    Only an empty folder is given away: one with something in it may be root's own, moved here by that owner.
+    """
+    try:
+        os.stat(".gitignore", dir_fd=folder, follow_symlinks=False)
+    except FileNotFoundError:
+        if not os.listdir(folder):
+            give_to_owner(folder, os.stat(app_dir))
+        with suppress(OSError):  # without it everything works, and git shows the folder
+            files.write_whole(".gitignore", b"*\n", folder, owner=os.fstat(folder))

@@ -1,55 +1,91 @@
-"""A secret is never shown: not in a message, a plan, a lock file or `--json`.
+"""A secret is never shown: not in a message, a plan, a lock file, the history or `--json`.
 
-Names give most secrets away (`HF_TOKEN`, `--auth`); the rest is known by its form (`hf_…`, `user:password@host`).
-When in doubt, the value is masked: a masked port is a nuisance, a printed token is a leak.
+Names give most secrets away (`HF_TOKEN`, `--auth`, `"api_key":`); the rest is known by its form (`hf_…`, a JWT,
+`user:password@host`, a webhook). When in doubt the value is masked: a masked port is a nuisance, a printed token
+is a leak.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 MASK = "***"
 
-_SECRET_NAME = re.compile(
-    r"token(?!s|i[sz])|secret|passw|passphrase|pwd$|api[-_]?key|access[-_]?key|private[-_]?key|credential|cookie|webhook"
-    r"|notify[-_]?url|(^|[-_])auth($|[-_])|(^|[-_])(key|pass|pw)$",
-    re.IGNORECASE,
+# A name is read as words: `hf-tokens`, `AccountKey` and `X_API_KEY` all end with one that tells.
+_WORDS = r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+"
+_SECRET_WORDS = frozenset(
+    "auth authorization bearer cookie cookies credential credentials jwt key keys oauth pass passcode passphrase "
+    "password passwords passwd pat pw pwd sas secret secrets session sid sig signature token tokens webhook".split()
 )
-_LOCATION_NAME = re.compile(r"[-_](path|file|dir)$", re.IGNORECASE)
-_SECRET_TEXT = re.compile(
-    r"(?<![A-Za-z0-9])(?:hf|api_org)_[A-Za-z0-9]{16,}"  # with a dash it is an organisation: hf-internal-testing
-    r"|(?<![A-Za-z0-9])(?:gh[pousr]|github_pat|glpat|xox[abprs])[_-][A-Za-z0-9_-]{16,}"
-    r"|(?<![A-Za-z0-9])sk-[A-Za-z0-9_-]{16,}"
-    r"|(?<![A-Za-z0-9])AKIA[0-9A-Z]{16}"
-    r"|(?<=[Bb]earer )[^\s\"']+"
+# Without a word boundary: HFTOKEN, apikey, dbpassword. A tokenizer is no token.
+_WITHIN = r"token(?!s$|i[sz]|$)|\w+tokens?$|secret|passw|passphrase|api_?key|access_?key|credential|webhook"
+# The other words of these decide: `key_frames` are no keys, a `session_name` no session, a `token_path` is a path.
+_LAST_ONLY = frozenset(("key", "keys", "pass", "pat", "sas", "sid", "sig", "session", "tokens"))
+_PLACES = frozenset(("path", "file", "dir", "name", "url", "endpoint", "type", "length", "count", "limit", "size"))
+_COUNTED = frozenset(("max", "min", "new", "num", "n", "total"))
+_NUMBER = r"(?i)[\d.,]+|true|false|yes|no|on|off|none"
+
+# What is a secret by its form, whatever it is called.
+_FORM_STARTS = ("hf_", "api_org_", "gh", "github", "glpat", "xox", "sk-", "KIA", "SIA", "eyJ", "earer ")
+_FORMS = (
+    r"(?<![A-Za-z0-9])(?:"
+    r"(?:hf|api_org)_(?:oauth_|jwt_)?[A-Za-z0-9]{16,}"  # with a dash it is an organisation: hf-internal-testing
+    r"|(?:gh[pousr]|github_pat|glpat|xox[abprs])[_-][A-Za-z0-9_-]{16,}"
+    r"|sk-[A-Za-z0-9_-]{16,}"
+    r"|A(?:KIA|SIA)[0-9A-Z]{16}"
+    r"|eyJ[\w-]{8,}\.[\w-]+\.[\w-]+"  # a JWT, whose header begins with {"
+    r")|(?<=[Bb]earer )[^\s\"']+"
 )
 # A password may hold an unescaped `/` or `@`, and a proxy may be written without its scheme.
-_URL_CREDENTIALS = re.compile(r"(?<=://)(?:[^/\s:@]*:\S*|[^/\s]+)@|(?<![^\s='\"])[^\s/:@='\"]+:[^\s/]*@(?=[\w\[])")
-_URL_QUERY = re.compile(r"([?&][^=&\s]*(?:token|secret|key|sign|passw)[^=&\s]*=)[^&\s]+", re.IGNORECASE)
-_ASSIGNMENT = re.compile(r"""(?<![\w-])([A-Za-z_]\w*)=((?:'[^']*'|"[^"]*"|\\.|[^\s;&|])+)""")
-_AUTHORIZATION = re.compile(r"(authorization:\s*(?:\w+\s+)?)[^\s'\"]+", re.IGNORECASE)
-_OPTION = re.compile(r"""(?<![^\s'"])(--?[A-Za-z][\w-]*)(=|\s+(?!-))((?:'[^']*'|"[^"]*"|\\.|\S)+)""")
+_USERINFO = r"(?<=://)(?:[^/\s:@]*:\S*|[^/\s]+)@|(?<![^\s='\"])[^\s/:@='\"]+:[^\s/]*@(?=[\w\[])"
+# Whoever knows the address of a webhook can post there: Slack, Feishu, Lark, Discord, Teams, WeCom, Telegram.
+_WEBHOOK = (
+    r"(?i)(://(?:hooks\.slack\.com/|[^/\s'\"]+/(?:[^\s'\"?]*/)?(?:hook|webhook|webhooks|webhookb2)/"
+    r"|api\.telegram\.org/bot))[^\s'\"]+"
+)
+_QUERY = r"([?&;])([\w.%-]+)=([^&\s'\"]+)"
+_ASSIGNMENT = r"""(?<![\w-])([A-Za-z_][\w.-]*)=((?:'[^']*'|"[^"]*"|\\.|[^\s;&|])+)"""
+_JSON = r"""((['"])([\w.-]+)\2\s*:\s*)("(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*'|[^\s,'"{}\[\]]+)"""
+_HEADER = r"(?i)\b((?:[a-z]+-)+[a-z]+|authorization|cookie)(:\s*(?:(?:basic|bearer|digest|token)\s+)?)([^\s'\"]+)"
+_OPTION = r"""(?<![^\s'"])(--?[A-Za-z][\w-]*)(=|\s+(?!-))((?:'[^']*'|"[^"]*"|\\.|\S)+)"""
+
+# `--auth` takes several pairs; the first is masked by then.
+_PAIRS = r"(auth\s+\*\*\*)(?:\s+[^\s:'\"-][^\s:]*:\S+)+"
 
 
 def is_secret_name(name: str) -> bool:
-    """Tell whether a variable or option of this name is likely to hold a secret."""
-    return bool(_SECRET_NAME.search(name)) and not _LOCATION_NAME.search(name)
+    """Return whether a variable, option, header or JSON key of this name is likely to hold a secret."""
+    words = [word.lower() for word in re.findall(_WORDS, name)]
+    if not words or words[-1] in _PLACES - {"url"}:
+        return False
+    if words[-1] == "url":
+        return bool({"webhook", "notify"} & set(words))
+    if words[-1] == "tokens" and not _COUNTED.isdisjoint(words):
+        return False
+    if words[-1] in _SECRET_WORDS or any(word in _SECRET_WORDS - _LAST_ONLY for word in words):
+        return True
+    return any(re.search(_WITHIN, word) for word in words)
+
+
+def is_secret(name: str, text: str) -> bool:
+    """Return whether the value of a name is to be masked; a number of tokens is not."""
+    if not text or not is_secret_name(name):
+        return False
+    return not (name.lower().endswith("tokens") and re.fullmatch(_NUMBER, text))
 
 
 def value(name: str, text: str) -> str:
     """Return `text` as it may be shown beside `name`."""
-    return MASK if text and is_secret_name(name) else scrub(text)
+    return MASK if is_secret(name, text) else scrub(text)
 
 
 def scrub(text: str) -> str:
     """Mask whatever has the form of a secret within any text."""
-    text = _URL_CREDENTIALS.sub(MASK + "@", text)
-    text = _URL_QUERY.sub(r"\1" + MASK, text)
-    text = _ASSIGNMENT.sub(lambda found: f"{found[1]}={MASK}" if is_secret_name(found[1]) else found[0], text)
-    text = _AUTHORIZATION.sub(r"\1" + MASK, text)
-    text = _OPTION.sub(lambda found: found[1] + found[2] + MASK if is_secret_name(found[1]) else found[0], text)
-    return _SECRET_TEXT.sub(MASK, text)
+    for signs, pattern, masked in _TABLE:
+        if any(sign in text for sign in signs):  # most lines have none, and patterns are compiled when first needed
+            text = re.sub(pattern, masked, text)
+    return text
 
 
 def arguments(argv: Iterable[str]) -> tuple[str, ...]:
@@ -58,14 +94,64 @@ def arguments(argv: Iterable[str]) -> tuple[str, ...]:
 
 
 def _arguments(argv: Iterable[str]) -> Iterator[str]:
-    masked_next = False
+    before = ""  # the option that the next word belongs to
     for argument in argv:
-        option, equals, _ = argument.partition("=")
-        is_option = option.startswith("-")
-        if masked_next and not is_option:
-            yield MASK
-        elif is_secret_name(option.lstrip("-")) and equals:
-            yield f"{option}={MASK}"
+        option, equals, text = argument.partition("=")
+        if option.startswith("-") and len(option) > 1:
+            before = "" if equals else option
+            yield f"{option}={_of_option(option, text)}" if equals else scrub(argument)
         else:
-            yield scrub(argument)
-        masked_next = is_option and not equals and is_secret_name(option.lstrip("-"))
+            yield _of_option(before, argument)
+            if not (is_secret_name(before) and before.endswith(("s", "auth"))):  # --auth a:b c:d takes several
+                before = ""
+
+
+def _of_option(option: str, text: str) -> str:
+    """Return the value of an option as it may be shown.
+
+    `-p` is a port for some programs and a password for others, `-u` names a user, with curl and its password.
+    """
+    if is_secret(option, text):
+        return MASK
+    if option == "-p" and not (text.isdecimal() or text.startswith(("/", "./", "../", "~"))):
+        return MASK
+    if option in ("-u", "--user", "--proxy-user", "-U") and ":" in text:
+        return f"{text.partition(':')[0]}:{MASK}"
+    return scrub(text)
+
+
+def _query(at: re.Match[str]) -> str:
+    # Of a signed URL: sig, X-Amz-Signature, X-Amz-Credential, Signature, sign of DingTalk.
+    secret = is_secret_name(at[2]) or at[2].lower().startswith("sign")
+    return f"{at[1]}{at[2]}={MASK if secret else at[3]}"
+
+
+def _assignment(at: re.Match[str]) -> str:
+    return f"{at[1]}={MASK}" if is_secret(at[1], at[2]) else at[0]
+
+
+def _json(at: re.Match[str]) -> str:
+    quote = at[4][0] if at[4][0] in "'\"" else ""
+    return f"{at[1]}{quote}{MASK}{quote}" if is_secret(at[3], at[4].strip("'\"")) else at[0]
+
+
+def _header(at: re.Match[str]) -> str:
+    return at[1] + at[2] + MASK if is_secret(at[1], at[3]) else at[0]
+
+
+def _option(at: re.Match[str]) -> str:
+    return at[1] + at[2] + _of_option(at[1], at[3])
+
+
+# The one table of forms: the signs without which a text has none of it, the pattern, and what stands there instead.
+_TABLE: tuple[tuple[tuple[str, ...], str, str | Callable[[re.Match[str]], str]], ...] = (
+    (("@",), _USERINFO, MASK + "@"),
+    (("://",), _WEBHOOK, rf"\1{MASK}"),
+    (("?", "&"), _QUERY, _query),
+    (("=",), _ASSIGNMENT, _assignment),
+    (("':", '":', "' :", '" :'), _JSON, _json),
+    (("-", "uthorization", "ookie"), _HEADER, _header),
+    (("-",), _OPTION, _option),
+    (("auth",), _PAIRS, rf"\1 {MASK}"),
+    (_FORM_STARTS, _FORMS, MASK),
+)

@@ -20,6 +20,7 @@ import pytest
 
 from launcher.demo import HUB_CACHE, MARKER, make_playground
 from launcher.errors import ExitStatus, LauncherError
+from tests.support.apps import launcher
 from tests.support.playground import (
     NEWEST,
     OLDER,
@@ -287,3 +288,14 @@ def test_a_build_that_fails_half_way_leaves_nothing(tmp_path: Path) -> None:
     )
     assert "File too large" in done.stdout
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to make a folder of another user")
+@pytest.mark.parametrize("arguments", [("cache", "clear"), ("status",)])
+def test_a_playground_of_another_user_is_not_used(playground: Path, arguments: tuple[str, ...]) -> None:
+    os.chown(playground, 2002, 2002)
+    with pytest.raises(LauncherError, match="belongs to user 2002"):
+        make_playground(playground)
+    done = launcher("--demo", *arguments, "--app-dir", playground)
+    assert done.status == ExitStatus.CONFIG
+    assert "belongs to user 2002" in done.err

@@ -1,4 +1,4 @@
-"""Every command in the READMEs is run as it stands there, in the world that its reader has, and does what they say."""
+"""What README and docs/ show is what the commands in them print, in the world that their reader has."""
 
 from __future__ import annotations
 
@@ -6,9 +6,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,43 +13,18 @@ import psutil
 import pytest
 
 from tests.support import readme, systemd
-from tests.support.apps import ROOT, AppFolder, Processes, alive, eventually, get
-from tests.support.environments import make_venv, skip_where_unreachable
+from tests.support.apps import AppFolder, get
 from tests.support.models import V22, V23
 from tests.support.readme_world import (
     TTS,
     TTS_FILES,
     World,
-    copied,
-    made,
     runs,
     shows,
 )
 
 RESTART = "cd /root/index-tts && .venv/bin/python start_app.py"
 BACKGROUND, HISTORY = ".venv/bin/python start_app.py --background", ".venv/bin/python start_app.py history"
-
-
-@pytest.fixture
-def world(tmp_path: Path, processes: Processes) -> Iterator[World]:
-    with made(tmp_path, processes) as found:
-        yield found
-
-
-@pytest.fixture
-def installed(world: World) -> World:
-    world.install()
-    return world
-
-
-@pytest.fixture
-def checkout(tmp_path: Path) -> Path:
-    """Return a clone of this repository, as far as it is installed and run."""
-    folder = tmp_path / "checkout"
-    folder.mkdir()
-    for name in ("start_app.py", "launcher", ".env.example", "pyproject.toml", "README.md"):
-        copied(ROOT / name, folder / name)
-    return folder
 
 
 @runs(RESTART)
@@ -66,111 +38,7 @@ def test_the_first_transcript_is_what_a_restart_prints(installed: World, world: 
     shows(RESTART, world.shown(running.out))
 
 
-GUIDE = "cp -r start_app.py launcher .env.example /root/index-tts/"
-
-
-@runs(*readme.fence_of(readme.ENGLISH, GUIDE))
-def test_copied_into_the_apps_folder(world: World) -> None:
-    pip = pytest.importorskip("pip")
-    shutil.rmtree(world.app.path / ".venv")
-    make_venv(world.app.path / ".venv", (Path(pip.__file__).parent,))
-    words = world.script(*readme.fence_of(readme.ENGLISH, GUIDE))
-    running = world.processes.start(words, ROOT, world.environment(HF_ENDPOINT=world.mirror.endpoint))
-    eventually(lambda: running.process.poll() is not None or get(world.app.port), 90, "page")
-    if running.process.poll() is not None:
-        skip_where_unreachable(running.out)
-    seen = running.hello()
-    assert seen["argv"] == ["webui.py", "--port", str(world.app.port)]
-    assert seen["env"]["HF_HOME"] == str(world.app.path / "cache_hub")
-    assert (world.app.path / ".env").read_text() == (ROOT / ".env.example").read_text()
-    plan, _, launched = world.shown(running.out).partition("would exec: .venv/bin/python webui.py --port 7860\n")
-    assert "setting: GRADIO_SERVER_PORT=7860 (environment)" in launched
-    assert plan.count("endpoint: ") == 1
-
-
-@runs("[ -e .env ] || cp .env.example .env")
-def test_an_apps_own_settings_stay(installed: World, world: World) -> None:
-    world.app.write_env("APP_ARGS=--fp16\n")
-    shutil.copy(ROOT / ".env.example", world.app.path)
-    world.fine("[ -e .env ] || cp .env.example .env")
-    assert (world.app.path / ".env").read_text() == "APP_ARGS=--fp16\n"
-
-
-BESIDE = readme.fence_of(readme.ENGLISH, "~/start-app/bin/start-app --app-dir /root/index-tts")
-
-
-@runs(*BESIDE)
-def test_beside_the_app_in_an_environment_of_its_own(world: World, checkout: Path) -> None:
-    before = set(os.listdir(world.app.path))
-    running = world.processes.start(world.script(*BESIDE), checkout, world.with_quick_venv())
-    eventually(lambda: running.process.poll() is not None or get(world.app.port), 100, "page")
-    if running.process.poll() is not None:
-        skip_where_unreachable(running.out)
-    assert get(world.app.port) == f"pid {running.pid}", running.out
-    assert set(os.listdir(world.app.path)) - before == {".start_app"}
-    assert psutil.Process(running.pid).cmdline()[0] == f"{world.app.path}/.venv/bin/python"
-
-
-UV = "uv run --with 'python-dotenv>=1.0' start_app.py"
-UV_PIP, UV_SYNC = "uv pip install --python .venv/bin/python 'psutil>=6' 'python-dotenv>=1.0'", "uv sync"
-
-
-@runs(UV, UV_PIP, UV_SYNC, "cd /root/index-tts")
-def test_under_uv_run_a_second_one_takes_the_place_of_the_first_and_of_its_uv(installed: World, world: World) -> None:
-    pytest.importorskip("uv")
-    shutil.rmtree(world.app.path / ".venv")
-    (world.app.path / "pyproject.toml").write_text(
-        '[project]\nname = "indextts"\nversion = "2.0.0"\nrequires-python = ">=3.10"\ndependencies = ["psutil>=6"]\n'
-    )
-    env = {"UV_PYTHON": sys.executable}
-    done = world.run(UV_SYNC, env=env)
-    if done.status:
-        skip_where_unreachable(done.out)
-    first = world.start("cd /root/index-tts", UV, env=env, cwd=Path("/"))
-    app = get(world.app.port)
-    second = world.processes.start(world.script(UV), world.app.path, world.environment(**env))
-    world.await_page(second, world.app.port, before=int(str(app).removeprefix("pid ")))
-    assert first.wait() != 0
-    assert not alive(first.pid)
-    assert psutil.Process(second.pid).name() == "uv"
-    assert get(world.app.port) == f"pid {world.app.lock_holder()}" != app
-    # What uv made for one run is gone after it: a hint calls uv again, and a unit is not made of it.
-    refused = world.run(f"{UV} stop --fp16", env=env)
-    assert f"hint: if it is the app's own, put it after --: {UV} " in refused.out
-    no_unit = world.run(f"{UV} unit", env=env)
-    assert no_unit.status == 78
-    assert "a unit needs a Python that stays" in no_unit.out and "[Service]" not in no_unit.out
-    stopped = world.fine(f"{UV} stop", env=env)
-    assert "terminated pid" in stopped
-    second.wait()
-    # The other way: into the app's own environment, which has no pip, until uv tidies it up.
-    plain = ".venv/bin/python start_app.py -n"
-    lacking = world.run(plain)
-    assert (lacking.status, lacking.out.splitlines()[1].split()[:4]) == (78, ["hint:", "uv", "pip", "install"])
-    world.fine(UV_PIP, plain, env=env)
-    world.fine(UV_SYNC, env=env)
-    assert world.run(plain).status == 78
-
-
-OTHER = readme.fence_of(readme.ENGLISH, "cd /srv/my-app")
-GRADIO = "import gradio as gr\n\nwith gr.Blocks() as demo:\n    gr.Markdown('hello')\ndemo.launch()\n"
-
-
-@runs(*OTHER)
-def test_any_other_gradio_app(installed: World, world: World) -> None:
-    pytest.importorskip("gradio")
-    world.app.script.unlink()
-    (world.app.path / "app.py").write_text(GRADIO)
-    world.app.write_env("HF_HOME=./cache_hub\nGRADIO_ANALYTICS_ENABLED=False\n")
-    running = world.start(*OTHER, cwd=Path("/"), port=world.other_port)
-    assert psutil.Process(running.pid).cmdline()[1:] == ["app.py"]
-    assert "gradio" in str(get(world.other_port))
-    assert "terminated pid" in world.fine(".venv/bin/python start_app.py --port 7861 stop")
-
-
-PIN = readme.fence_of(
-    readme.ENGLISH, ".venv/bin/python start_app.py models lock IndexTeam/IndexTTS-2 --local-dir checkpoints"
-)
+PIN = readme.fence_of(".venv/bin/python start_app.py models lock IndexTeam/IndexTTS-2 --local-dir checkpoints")
 
 
 @runs(*PIN)
@@ -260,9 +128,10 @@ STATUS, RESTART_UNIT = "systemctl status index-tts.service", "systemctl restart 
 INSTANCE = "systemctl enable --now index-tts@7861"
 
 
-SERVICE = readme.fence_of(readme.ENGLISH, UNIT)
+SERVICE = readme.fence_of(UNIT)
 
 
+@pytest.mark.slow
 @runs(*SERVICE, STATUS, RESTART_UNIT, INSTANCE, tells=("… runs inside index-tts.service",))
 def test_as_a_service(installed: World, world: World, tmp_path_factory: pytest.TempPathFactory) -> None:
     with world.app.path.joinpath(".env").open("a") as file:
@@ -301,53 +170,3 @@ def serve(world: World, machine: systemd.Machine) -> None:
     run("systemctl daemon-reload", INSTANCE)
     assert get(world.other_port) == f"pid {machine.show(other, 'MainPID')}"
     assert get(port) == f"pid {machine.show('index-tts.service', 'MainPID')}"
-
-
-DEMO = readme.fences(readme.ENGLISH)[1]
-TESTS = readme.fences(readme.ENGLISH)[2]
-
-
-@pytest.mark.timeout(180)
-@runs(*DEMO.commands, ".venv/bin/python start_app.py --demo status")
-def test_the_playground_is_all_that_is_left_of_it(world: World, checkout: Path) -> None:
-    pytest.importorskip("gradio")
-    before = set(os.listdir(checkout))
-    environment = world.with_quick_venv()
-    (command,) = DEMO.commands
-    running = world.processes.start(world.script(command), checkout, environment)
-    eventually(lambda: running.process.poll() is not None or get(world.app.port), 150, "page")
-    if running.process.poll() is not None:
-        skip_where_unreachable(running.out)
-    told = world.fine(".venv/bin/python start_app.py --demo status", cwd=checkout)
-    assert "state: running\n" in told
-    assert "terminated pid" in world.fine(".venv/bin/python start_app.py --demo stop", cwd=checkout)
-    running.wait()
-    shutil.rmtree(checkout / "start_app_demo")
-    assert set(os.listdir(checkout)) - before <= {".venv", "start_app.egg-info", "build"}
-    assert not (world.home / ".local").exists() and not (world.home / ".cache" / "huggingface").exists()
-
-
-@runs(*TESTS.commands)
-def test_the_command_that_runs_the_tests_runs_them(world: World, checkout: Path) -> None:
-    tests = (path.name for path in (ROOT / "tests").iterdir() if path.name.startswith("test_"))
-    others = [name for name in tests if name != "test_sd_notify.py"]  # .ci/run has all of them run
-    shutil.copytree(ROOT / "tests", checkout / "tests", ignore=shutil.ignore_patterns("__pycache__", *others))
-    done = subprocess.run(
-        world.script(*TESTS.commands), cwd=checkout, env=world.with_quick_venv(), stdout=subprocess.PIPE, text=True
-    )
-    if done.returncode:
-        skip_where_unreachable(done.stdout)
-    assert done.returncode == 0, done.stdout
-    assert " passed" in done.stdout
-
-
-COMPLETION = ("pip install '.[completion]'", 'eval "$(start-app --print-completion bash)"')
-
-
-@runs(*COMPLETION)
-def test_the_shell_completes_the_installed_command(world: World, checkout: Path) -> None:
-    done = world.run(*COMPLETION, "complete -p start-app", cwd=checkout)
-    if done.status:
-        skip_where_unreachable(done.out)
-    assert done.status == 0, done.out
-    assert done.out.splitlines()[-1].endswith(" start-app")

@@ -1,8 +1,9 @@
-"""The READMEs name what there is, all of it and nothing else: commands, options, settings and exit statuses."""
+"""README and docs/ name what there is, all of it and nothing else: commands, settings, messages and exit statuses."""
 
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import re
 import shlex
 import subprocess
@@ -11,13 +12,14 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.measure import HEADINGS
 from launcher import contradictions
-from launcher.arguments import COMMANDS, LAUNCH, OPTIONS, parse
+from launcher.arguments import COMMANDS, parse
 from launcher.config import settings
 from launcher.errors import ExitStatus, LauncherError
 
-# Once these two are imported it is known which commands they run.
-from tests.e2e import test_readme, test_readme_troubles  # noqa: F401
+# Once these are imported it is known which commands they run.
+from tests.e2e import test_readme, test_readme_install, test_readme_tasks, test_readme_troubles  # noqa: F401
 from tests.support import readme
 from tests.support.apps import ROOT
 from tests.support.readme_world import RUN, TOLD
@@ -25,87 +27,72 @@ from tests.support.readme_world import RUN, TOLD
 # Settings that are read where a hub is asked, by no name that settings.py lists.
 HUBS = {"HF_ENDPOINT_FALLBACK", "HF_TOKEN_FOR_MIRROR"}
 
-# What is on the READMEs' lists and cannot be run here, each with the reason.
+# What is in the pages and cannot be run here, each with the reason.
 NOT_RUN = {
-    ".venv/bin/python -m benchmarks": "it takes many minutes; .ci/run runs it",
+    ".venv/bin/python -m benchmarks": "it takes many minutes; .ci/run runs it with --quick",
+    ".venv/bin/python -m benchmarks --quick": "it takes minutes; .ci/run runs it",
     "dmesg | tail": "a container may not read the kernel's log",
     "loginctl enable-linger": "systemd-logind is nowhere in the tests",
+    "pipx install .": "pipx is nowhere in the tests; uv installs in the same way",
+    "pipx install --force .": "pipx is nowhere in the tests; uv installs in the same way",
 }
-# Which are the names of programs and their options rather than commands to be typed.
-NAMES = {"docker run --init", "pip install", "systemctl --user", "uv run", "start-app --app-dir DIR"}
+# Names of programs and their options rather than commands to be typed.
+NAMES = {"docker run --init", "pip install", "systemctl --user", "uv run", "start_app.py --app-dir DIR"}
 # What Gradio says, when it is started behind a proxy without the launcher.
 GRADIOS = "When localhost is not accessible"
-both = pytest.mark.parametrize("name", readme.READMES)
+every_page = pytest.mark.parametrize("name", (*readme.PAGES, *readme.TRANSLATED))
 
 
-def words(cell: str) -> tuple[str, ...]:
-    return readme.spans(cell)
-
-
-@both
-def test_the_table_has_every_option_by_each_of_its_names_and_no_other(name: str) -> None:
-    told = [word.split()[0] for row in readme.rows(name, readme.OPTIONS) for word in words(row[0])]
-    known = [option_name for option in OPTIONS for option_name in option.names]
-    assert sorted(told) == sorted({*known, "zsh", "--"} - {"--version", "-h", "--help", "--quiet", "--verbose"})
-
-
-@both
-def test_a_default_in_the_table_of_options_is_the_one_that_help_tells(name: str) -> None:
-    rows = {words(row[0])[0].split()[0]: row[1] for row in readme.rows(name, readme.OPTIONS)}
-    for option in ("--stop-timeout", "--timeout", "--lines"):
-        help_text = str(next(one.keywords["help"] for one in OPTIONS if option in one.names))
-        row = next(text for first, text in rows.items() if first == {"--lines": "-f"}.get(option, option))
-        assert re.findall(r"\d+", help_text) == re.findall(r"\d+", row), option
-
-
-@both
-def test_the_commands_are_those_that_there_are_in_the_order_of_help(name: str) -> None:
-    listed = re.findall(r"^    start_app\.py ([a-z]+(?: [a-z]+)?)?", readme.read(name), re.MULTILINE)
-    assert listed == ["", *(command for command in COMMANDS if command != LAUNCH)]
+def both(page: str) -> pytest.MarkDecorator:
+    """Have a test look at a page and at its translation."""
+    return pytest.mark.parametrize("name", next(pair for pair in readme.PAIRS if page in pair))
 
 
 def taken(span: str) -> bool:
-    """Tell whether some command takes these words."""
-    for command in ("", *COMMANDS, "models lock REPO"):
+    """Return whether some command takes these words, or this option with a value."""
+    values = ("", " 7860", " 30d") if re.fullmatch(r"--[a-z-]+", span) else ("",)
+    for command, value in itertools.product(("", *COMMANDS, "models lock REPO"), values):
         try:
-            contradictions.refuse(parse(shlex.split(f"{command} {span}")))
+            contradictions.refuse(parse(shlex.split(f"{command} {span}{value}")))
         except LauncherError:
             continue
         return True
     return False
 
 
-@both
-def test_every_end_of_a_command_is_one_that_the_command_line_takes(name: str) -> None:
+@every_page
+def test_every_command_and_every_end_of_one_is_one_that_the_command_line_takes(name: str) -> None:
     first = {command.split()[0] for command in COMMANDS}
-    known = {option_name for option in OPTIONS for option_name in option.names}
-    table = {word for row in readme.rows(name, readme.OPTIONS) for word in words(row[0])}
-    ends = [
+    called = {command.removeprefix("start_app.py ") for command in readme.commands(name) if "start_app.py " in command}
+    called = {re.split(r" [|&>] ?", command)[0] for command in called if not command.startswith(("python", ".venv"))}
+    ends = {
         span
         for span in readme.spans(readme.read(name))
-        if (span.startswith("-") or span.split()[0] in first) and span not in table | known | {"cache", "models"}
-    ]
-    assert len(ends) > 20
-    assert [span for span in ends if not taken(span.replace("…", ""))] == []
+        if (span.startswith("-") or span.split()[0] in first) and span not in ("cache", "models", "--")
+    }
+    wanted = {re.sub(r"\b(DIR|FILE|GLOB|SECONDS)\b", "x", span.replace("…", "")) for span in ends | called}
+    foreign = {span for span in wanted if "start_app.py" in span or span.startswith("--with")}
+    assert [span for span in sorted(wanted - foreign) if not taken(span)] == []
 
 
-@both
+@both(readme.TROUBLESHOOTING)
 def test_the_exit_statuses_are_those_of_the_code(name: str) -> None:
-    assert [row[0] for row in readme.rows(name, readme.STATUSES)] == [str(int(status)) for status in ExitStatus]
+    assert [row[0] for row in readme.statuses(name)] == [str(int(status)) for status in ExitStatus]
 
 
-@both
+@both(readme.SETTINGS)
 def test_the_settings_are_those_that_the_code_reads(name: str) -> None:
-    told = {word for row in readme.rows(name, readme.SETTINGS) for word in words(row[0])}
+    rows = readme.settings(name)
+    told = {word for row in rows for word in readme.spans(row[0])}
     assert told == {*settings.LAUNCHER_NAMES, *settings.ENDPOINT_NAMES, *HUBS, "HF_HOME", "HF_HUB_CACHE"}
-    defaults = {words(row[0])[0]: row[2].strip("`") for row in readme.rows(name, readme.SETTINGS)}
+    defaults = {readme.spans(row[0])[0]: row[2].strip("`") for row in rows}
     assert defaults["GRADIO_SERVER_PORT"] == settings.DEFAULT_PORT
     assert defaults["APP_SCRIPT"] == settings.DEFAULT_SCRIPT
-    flags = {words(row[0])[0]: row[1].strip("`") for row in readme.rows(name, readme.SETTINGS)}
-    assert {flag for flag in flags.values() if flag.startswith("--")} <= {o for one in OPTIONS for o in one.names}
+    flags = {flag for row in rows if (flag := row[1].strip("`")).startswith("--")}
+    assert [flag for flag in flags if not taken(flag)] == []
 
 
-@both
+@both(readme.SETTINGS)
 def test_the_folders_that_are_resolved_are_named(name: str) -> None:
     text = readme.read(name)
     assert [path for path in settings.PATH_NAMES if path not in text and not path.startswith(("HF_", "HUGGING"))] == []
@@ -113,71 +100,41 @@ def test_the_folders_that_are_resolved_are_named(name: str) -> None:
 
 def test_the_example_has_every_setting_that_a_reader_is_to_choose() -> None:
     example = set(re.findall(r"^#?([A-Z_]+)=", (ROOT / ".env.example").read_text(), re.MULTILINE))
-    rows = readme.rows(readme.ENGLISH, readme.SETTINGS)
-    told = {word for row in rows for word in words(row[0])}
-    # Whom a mirror is compared with, and whether it gets the token, is no matter of an app's usual settings.
+    told = {word for row in readme.settings() for word in readme.spans(row[0])}
+    # Whom a mirror is compared with, and whether it gets the token, is rarely an app's own choice.
     assert told - example == {"HF_OFFICIAL_ENDPOINT", "HF_TOKEN_FOR_MIRROR"}
 
 
-@both
-def test_what_is_said_to_lie_in_this_repository_does(name: str) -> None:
-    for path in ("deploy/", "deploy/Dockerfile", ".env.example", *readme.READMES):
-        assert (ROOT / path).exists()
-    for link in re.findall(r"\]\(([^)#]+)\)", readme.read(name)):
-        assert link.startswith("http") or (ROOT / link).exists(), link
+def test_the_table_of_benchmarks_is_one_that_they_print() -> None:
+    (table,) = readme.tables(readme.BENCHMARKS)
+    assert table[0] == tuple(HEADINGS)
+    assert re.search(r"Measured on \d{4}-\d\d-\d\d", readme.read(readme.BENCHMARKS))
 
 
-@both
-def test_no_line_of_prose_is_wider_than_a_terminal(name: str) -> None:
-    if name == readme.CHINESE:
-        pytest.skip("a paragraph of Chinese is one line: a break would show as a blank")
-    prose = re.sub(r"^```.*?^```$", "", readme.read(name), flags=re.MULTILINE | re.DOTALL).splitlines()
-    assert [line for line in prose if len(line) > 120 and not line.startswith("|")] == []
-
-
-def test_both_readmes_have_the_same_blocks_and_the_same_code_in_each_section() -> None:
-    english, chinese = (readme.sections(name) for name in readme.READMES)
-    assert len(english) == len(chinese)
-    for ours, theirs in zip(english, chinese, strict=True):
-        heading = theirs.splitlines()[0]
-        assert set(readme.spans(ours)) - set(readme.spans(theirs)) == set(), heading
-        # A sentence may name what stands in a block or in another sentence of the other language.
-        more = set(readme.spans(theirs)) - set(readme.spans(ours))
-        assert {span for span in more if span not in readme.read(readme.ENGLISH)} == set(), heading
-    assert readme.fences(readme.ENGLISH) == readme.fences(readme.CHINESE)
-
-
-def test_both_readmes_have_the_same_rows_in_each_table() -> None:
-    english, chinese = (readme.tables(name) for name in readme.READMES)
-    assert len(english) == len(chinese) == readme.SPEED + 1
-    for ours, theirs in zip(english, chinese, strict=True):
-        assert len(ours) == len(theirs)
-        for one, other in zip(ours, theirs, strict=True):
-            assert len(one) == len(other)
-            assert set(readme.spans(one[0])) - set(readme.spans(other[0])) == set(), other
-    for one, other in zip(english[readme.SPEED], chinese[readme.SPEED], strict=True):
-        assert sorted(re.findall(r"\d[\d,.]*", " ".join(one))) == sorted(re.findall(r"\d[\d,.]*", " ".join(other)))
-
-
-@both
-def test_every_command_is_run_and_nothing_else(name: str) -> None:
-    commands = set(readme.commands(name)) - NAMES - set(NOT_RUN)
-    assert commands - set(RUN) == set(), "no test runs these"
-    assert {command for command in RUN if command not in commands} == set(), f"these are not in {name}"
-    assert set(NOT_RUN) <= set(readme.commands(name))
+def test_every_command_is_run_or_its_reason_is_listed() -> None:
+    commands = {command for name in readme.PAGES for command in readme.commands(name)}
+    assert commands - NAMES - set(NOT_RUN) - set(RUN) == set(), "no test runs these"
+    assert set(RUN) - commands == set(), "no page has these"
+    assert (NAMES | set(NOT_RUN)) - commands == set(), "no page has these"
     for command, reason in NOT_RUN.items():
         print(f"not run: {command}: {reason}")
+
+
+@pytest.mark.parametrize("name", readme.TRANSLATED)
+def test_a_translation_has_no_command_of_its_own(name: str) -> None:
+    commands = {command for page in readme.PAGES for command in readme.commands(page)}
+    assert set(readme.commands(name)) - commands == set()
 
 
 def test_what_is_not_run_is_at_least_there() -> None:
     for command in (*NOT_RUN, *NAMES):
         assert subprocess.run(("bash", "-nc", command)).returncode == 0
-    assert ".venv/bin/python -m benchmarks " in (ROOT / ".ci" / "run").read_text()
+    assert ".venv/bin/python -m benchmarks --quick" in (ROOT / ".ci" / "run").read_text()
     subprocess.run((sys.executable, "-c", "import benchmarks.__main__"), cwd=ROOT, check=True)
 
 
-@both
-def test_every_message_of_the_troubleshooting_table_is_told(name: str) -> None:
+@both(readme.TROUBLESHOOTING)
+def test_every_message_of_the_troubleshooting_page_is_seen_by_a_test(name: str) -> None:
     messages = {span for row in readme.troubles(name) for span in readme.spans(row[0])}
     assert messages - {GRADIOS} == set(TOLD)
     blocks = importlib.util.find_spec("gradio")

@@ -1,24 +1,17 @@
-"""What the READMEs tell of trouble is what the launcher says, and each way out that they name is one."""
+"""What the troubleshooting page explains is what the launcher says, and each way out that it names helps."""
 
 from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-from tests.support.apps import Processes, alive, eventually, get
+from tests.support.apps import alive, eventually, get
 from tests.support.models import NEW, OLD, V23
-from tests.support.readme_world import INDEXTTS, World, made, needs_root_and, runs
+from tests.support.readme_world import INDEXTTS, World, needs_root_and, runs
 
-
-@pytest.fixture
-def world(tmp_path: Path, processes: Processes) -> Iterator[World]:
-    with made(tmp_path, processes) as found:
-        found.install()
-        yield found
+pytestmark = pytest.mark.usefixtures("installed")
 
 
 @runs(
@@ -43,7 +36,7 @@ def test_what_is_the_apps_own_reaches_it(world: World) -> None:
     world.tells("the instance … has no log", world.run("start_app.py logs --lines 200").out)
     assert "state: running\n" in world.fine("start_app.py status")
     assert f"would terminate pid {running.pid}, " in world.fine("start_app.py -n")
-    assert "environment: HF_HOME=/root/index-tts/cache_hub (.env line 8)" in world.fine(
+    assert "environment: HF_HOME=/root/index-tts/cache_hub (.env line 1)" in world.fine(
         ".venv/bin/python start_app.py -n -v"
     )
     words = world.script("start_app.py -- --model_dir checkpoints")
@@ -75,6 +68,7 @@ def test_who_holds_the_port_is_left_unless_it_may_go(world: World) -> None:
     assert not alive(stranger.pid)
 
 
+@pytest.mark.slow
 @runs(tells=("unrecognized arguments: --port", "unrecognized arguments: --host"))
 def test_an_app_without_these_options_takes_both_from_the_environment(world: World) -> None:
     settings = world.app.write_env("HF_HOME=./cache_hub\nGRADIO_SERVER_NAME=127.0.0.1\n")
@@ -110,6 +104,7 @@ def test_a_holder_that_cannot_be_seen_is_shown_by_who_may_see_it(world: World) -
     assert f"pid={stranger.pid}," in world.fine("sudo ss -ltnp 'sport = :7860'")
 
 
+@pytest.mark.slow
 @runs(
     "start_app.py models check",
     "start_app.py models lock",
@@ -145,6 +140,7 @@ def test_the_old_model_is_replaced_in_each_way_that_is_told(world: World) -> Non
     world.tells("could be resolved by nobody", world.run("start_app.py models lock koge/index-tts-v23").out)
 
 
+@pytest.mark.slow
 @runs(
     "start_app.py cache verify --repair",
     "start_app.py cache prune",

@@ -5,12 +5,16 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
+from launcher.instances.kin import Kin
 from launcher.instances.supervisor import supervisor
+from launcher.instances.unit import Supervisor, of_cgroup
 from tests.support.apps import START_APP, AppFolder, Processes, alive, eventually, get, launcher
 
 CONTAINER = "4f5e6d7c8b9a" * 5 + "abcd"
@@ -24,6 +28,11 @@ CONTAINER = "4f5e6d7c8b9a" * 5 + "abcd"
         ("0::/system.slice/system-app.slice/app@7860.service", "app@7860.service", "systemctl stop app@7860.service"),
         (
             "12:pids:/x\n1:name=systemd:/system.slice/indextts.service\n0::/",
+            "indextts.service",
+            "systemctl stop indextts.service",
+        ),
+        (
+            "9:name=systemd:/\n4:memory:/x/y\n0::/system.slice/indextts.service",
             "indextts.service",
             "systemctl stop indextts.service",
         ),
@@ -50,10 +59,9 @@ CONTAINER = "4f5e6d7c8b9a" * 5 + "abcd"
     ],
 )
 def test_a_unit_or_container_of_its_own_is_a_supervisor(cgroup: str, name: str, command: str) -> None:
-    found = supervisor(cgroup, "0::/user.slice/user-0.slice/session-3.scope", ["bash"])
+    found = of_cgroup(cgroup)
     assert found is not None
-    assert (found.name, found.stop_command) == (name, command)
-    assert supervisor(cgroup, cgroup, ["bash"]) is None  # our own unit is no stranger
+    assert (found.name, found.stop) == (name, command)
 
 
 @pytest.mark.parametrize(
@@ -75,16 +83,232 @@ def test_a_unit_or_container_of_its_own_is_a_supervisor(cgroup: str, name: str, 
     ],
 )
 def test_a_login_a_job_and_a_scope_supervise_nothing(cgroup: str) -> None:
-    assert supervisor(cgroup, "0::/system.slice/other.service", ["bash"]) is None
+    assert of_cgroup(cgroup) is None
+
+
+class Box:
+    """A made-up table of processes: each stands below the one before it, unless told otherwise."""
+
+    def __init__(self, *processes: Kin) -> None:
+        self.processes = {process.pid: process for process in processes}
+
+    def kin(self, pid: int) -> Kin | None:
+        return self.processes.get(pid)
+
+    def children(self, pid: int) -> Sequence[int]:
+        return [process.pid for process in self.processes.values() if process.ppid == pid]
+
+    def cgroups(self) -> Mapping[int, str]:
+        return {process.pid: process.cgroup for process in self.processes.values()}
+
+
+def one(pid: int, ppid: int, command: str, session: int = 1, **more: Any) -> Kin:
+    argv = tuple(command.split())
+    return Kin(pid, ppid, session, float(pid), argv[0].rpartition("/")[2][:15], argv)._replace(**more)
+
+
+SYSTEMD = one(1, 0, "/sbin/init", name="systemd")
+LOGIN = one(5, 1, "-bash", 5)
+SUPERVISORD = one(30, 1, "/usr/bin/python3 /usr/bin/supervisord -n -c /etc/s.conf")
+PROGRAM = {"SUPERVISOR_ENABLED": "1", "SUPERVISOR_PROCESS_NAME": "web", "SUPERVISOR_GROUP_NAME": "web"}
+APP = "python webui.py"
+ANY = {"A": "b"}
+PM_ID = {"pm_id": "0"}
+PM2 = one(30, 1, "node", name="PM2 v5.3.0: God", argv=("PM2 v5.3.0: God Daemon (/root/.pm2)",), environ=ANY)
+
+
+def of(pid: int, *processes: Kin, own: int | None = None) -> Supervisor | None:
+    return supervisor(pid, Box(*processes), own)
 
 
 @pytest.mark.parametrize(
-    ("parent", "command"), [("supervisord", "supervisorctl"), ("runsv", "sv down"), ("PM2 v5.3.0: God Daemon", "pm2")]
-)
-def test_a_supervisor_without_cgroups_is_known_by_its_name(parent: str, command: str) -> None:
-    found = supervisor("0::/", "0::/", ["bash", parent, "systemd"])
+    ("processes", "name", "stop"),
+    [
+        ((SYSTEMD, SUPERVISORD, one(99, 30, APP)), "supervisord", "supervisorctl -c /etc/s.conf stop NAME"),
+        (
+            (SYSTEMD, SUPERVISORD, one(99, 30, APP, environ=PROGRAM)),
+            "supervisord",
+            "supervisorctl -c /etc/s.conf stop web",
+        ),
+        (
+            (SYSTEMD, one(30, 1, "python -m supervisor.supervisord"), one(99, 30, APP, environ=PROGRAM)),
+            "supervisord",
+            "supervisorctl stop web",
+        ),
+        (
+            (one(1, 0, "supervisord"), one(99, 1, APP, environ={**PROGRAM, "SUPERVISOR_GROUP_NAME": "ui"})),
+            "supervisord",
+            "supervisorctl stop ui:web",
+        ),
+        # Under another name it is known by the variables that it has given and has not itself.
+        (
+            (SYSTEMD, one(30, 1, "python sv.py", environ=ANY), one(99, 30, APP, environ=PROGRAM)),
+            "supervisord",
+            "supervisorctl stop web",
+        ),
+        (
+            (SYSTEMD, SUPERVISORD, one(40, 30, "bash run.sh"), one(50, 40, f"uv run {APP}"), one(99, 50, APP)),
+            "supervisord",
+            "supervisorctl -c /etc/s.conf stop NAME",
+        ),
+        ((SYSTEMD, PM2, one(99, 30, APP, 99, environ={"pm_id": "3"})), "pm2", "pm2 stop 3"),
+        ((SYSTEMD, PM2._replace(name="node", argv=("node",)), one(99, 30, APP, environ=PM_ID)), "pm2", "pm2 stop 0"),
+        ((SYSTEMD, one(30, 1, "python circusd c.ini"), one(99, 30, APP, 99)), "circusd", "circusctl stop NAME"),
+        ((SYSTEMD, one(30, 1, "python honcho start"), one(40, 30, "sh -c x"), one(99, 40, APP)), "honcho", "kill 30"),
+        ((SYSTEMD, one(30, 1, "runsv web", folder="/sv/web"), one(99, 30, APP)), "runsv", "sv down /sv/web"),
+        ((SYSTEMD, one(30, 1, "s6-supervise w", folder="/w"), one(99, 30, APP, 99)), "s6-supervise", "s6-svc -d /w"),
+        ((SYSTEMD, one(30, 1, "supervise-daemon w"), one(99, 30, APP)), "supervise-daemon", "rc-service w stop"),
+    ],
+)  # fmt: skip
+def test_who_has_started_it_with_nothing_but_wrappers_between_is_its_supervisor(
+    processes: tuple[Kin, ...], name: str, stop: str
+) -> None:
+    found = of(99, *processes)
     assert found is not None
-    assert command in found.stop_command
+    assert found.name == name
+    assert found.stop.endswith(stop)
+
+
+NOTEBOOK = one(40, 30, "python -m notebook", environ=PROGRAM)
+TERMINAL = one(50, 40, "/bin/bash -l", 50, environ=PROGRAM)
+
+
+@pytest.mark.parametrize(
+    "processes",
+    [
+        (SYSTEMD, LOGIN, one(99, 5, APP, 5)),
+        (SYSTEMD, one(99, 1, APP, 99)),
+        # A notebook's terminal, where the variables are inherited.
+        (SYSTEMD, SUPERVISORD, NOTEBOOK, TERMINAL, one(99, 50, APP, 50, environ=PROGRAM)),
+        (SYSTEMD, SUPERVISORD, NOTEBOOK, one(50, 40, "bash -c x", 50), one(99, 50, APP, 50, environ=PROGRAM)),
+        # Its orphan, adopted by pid 1: where that is supervisord, only the session tells.
+        (SYSTEMD, SUPERVISORD, one(99, 1, APP, 50, environ=PROGRAM)),
+        (one(1, 0, "supervisord"), one(99, 1, APP, 50, environ=PROGRAM)),
+        (one(1, 0, "supervisord"), one(99, 1, APP, 99, environ=PROGRAM)),
+        (one(1, 0, "node /usr/bin/pm2-runtime", environ=ANY), one(99, 1, APP, 50, environ={"pm_id": "1"})),
+        (one(1, 0, "pm2"), one(99, 1, APP, 99)),
+        # A job beside what the script waits for.
+        (SYSTEMD, SUPERVISORD, one(40, 30, "bash run.sh"), one(50, 40, "jupyter"), one(99, 40, APP, background=True)),
+        # Typed into an interactive shell, with the variable before it.
+        (SYSTEMD, one(5, 1, "-bash", 5, environ=ANY), one(99, 5, APP, 5, environ=PROGRAM)),
+    ],
+)
+def test_what_merely_runs_below_a_supervisor_or_was_adopted_by_it_is_not_supervised(processes: tuple[Kin, ...]) -> None:
+    assert of(99, *processes) is None
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        "tini -- python webui.py",
+        "/sbin/docker-init -- bash start.sh",
+        "dumb-init bash",
+        "sh -c run",
+        "bash /entrypoint.sh",
+        "python entrypoint.py",
+        "python start_app.py",
+    ],
+)
+@pytest.mark.parametrize("between", [False, True])
+def test_what_pid_1_waits_for_ends_the_container(first: str, between: bool) -> None:
+    init = one(1, 0, first)
+    app = one(99, 7 if between else 1, APP)
+    for launcher_above in (0, 200):  # from docker exec, or from a terminal of the container's own
+        launcher = one(300, launcher_above, "python start_app.py", 300)
+        terminal = one(200, 60, "bash -i", 200)
+        jupyter = one(60, 7 if between else 1, "python -m jupyter", background=True)
+        shell = one(7, 1, "bash start.sh")
+        found = (
+            of(99, init, shell, app, jupyter, terminal, launcher, own=300) if between else of(99, init, app, own=300)
+        )
+        assert found is not None
+        assert found.name == f"pid 1, {init.name}"
+        assert "restart the container" in found.hint
+    assert of(1, init) is not None
+
+
+@pytest.mark.parametrize(
+    "processes",
+    [
+        # The entrypoint has started it beside what keeps the container alive.
+        (one(1, 0, "bash /start.sh"), one(99, 1, APP, background=True), one(50, 1, "sleep infinity")),
+        (one(1, 0, "sleep infinity"), one(99, 1, APP, background=True)),
+        (one(1, 0, "tail -f /dev/null"), one(99, 1, APP)),
+        (one(1, 0, "/usr/sbin/sshd -D"), one(99, 1, APP, 60)),
+        # docker run -it IMAGE bash: somebody types there.
+        (one(1, 0, "bash"), one(99, 1, APP)),
+        (one(1, 0, "/bin/bash -l"), one(99, 1, APP)),
+        # Adopted: in a session of its own, or younger than the one child that an init starts.
+        (one(1, 0, "bash /start.sh"), one(50, 1, "sleep infinity"), one(99, 1, APP, 99)),
+        (one(1, 0, "python -m jupyter"), one(99, 1, APP, 60)),
+        (one(1, 0, "tini -- bash start.sh"), one(50, 1, "bash start.sh"), one(99, 1, APP)),
+        (one(1, 0, "dumb-init bash start.sh"), one(50, 1, "bash start.sh", 50), one(99, 1, APP, 99)),
+    ],
+)
+def test_what_pid_1_does_not_wait_for_may_be_stopped(processes: tuple[Kin, ...]) -> None:
+    assert of(99, *processes) is None
+
+
+def test_the_script_that_runs_the_launcher_may_restart_its_own_app() -> None:
+    script = (SYSTEMD, SUPERVISORD, one(40, 30, "bash run.sh"), one(99, 40, APP, background=True))
+    assert of(99, *script, one(60, 40, "python start_app.py"), own=60) is None
+    assert of(99, *script, one(50, 40, "bash -c x", background=True), own=50) is None
+    # From elsewhere it is the supervisor's.
+    assert of(99, *script, LOGIN, one(60, 5, "python start_app.py", 5), own=60) is not None
+    # What is not below a script but a program of it does not count as run by it.
+    jupyter = one(41, 40, "jupyter", background=True)
+    assert of(99, *script, jupyter, one(60, 41, "python start_app.py"), own=60) is not None
+
+
+UNIT = "0::/system.slice/web.service"
+NOTEBOOKS = "9:name=systemd:/\n0::/system.slice/notebook.service"
+
+
+def unit_member(pid: int, ppid: int, command: str, exec_pid: int | None = None, cgroup: str = UNIT) -> Kin:
+    environ = {"INVOCATION_ID": "x"} if exec_pid is None else {"INVOCATION_ID": "x", "SYSTEMD_EXEC_PID": str(exec_pid)}
+    return one(pid, ppid, command, 50, environ=environ, cgroup=cgroup)
+
+
+JUPYTER = unit_member(50, 1, "python -m jupyter", 50)
+
+
+@pytest.mark.parametrize(
+    ("processes", "main"),
+    [
+        ((unit_member(99, 1, APP, 99),), True),
+        ((unit_member(99, 1, APP),), True),  # before systemd 248
+        ((unit_member(50, 1, "/bin/sh -c x", 50), unit_member(99, 50, APP, 50)), True),
+        ((unit_member(50, 1, "uv run webui.py"), unit_member(99, 50, APP)), True),
+        ((JUPYTER, unit_member(99, 50, APP, 50)), False),
+        ((JUPYTER, unit_member(60, 50, "bash", 50), unit_member(99, 60, APP, 50)), False),
+        ((JUPYTER, unit_member(99, 1, APP, 50)), False),  # an orphan of its terminal
+        ((unit_member(50, 1, "python -m jupyter"), unit_member(99, 1, APP)), False),
+        ((unit_member(99, 1, APP, 50),), True),  # it has made a daemon of itself, and its parent has ended
+        # An orphan of the notebook server that ran before this one: KillMode=process.
+        ((unit_member(99, 1, APP, 50), unit_member(100, 1, "python -m jupyter", 100)), False),
+    ],
+)  # fmt: skip
+def test_only_the_main_process_of_a_unit_is_supervised(processes: tuple[Kin, ...], main: bool) -> None:
+    for cgroup in (UNIT, NOTEBOOKS):
+        moved = [process._replace(cgroup=cgroup) for process in processes]
+        found = of(99, SYSTEMD, *moved)
+        assert (found is not None) is main
+        # Our own unit is in nobody's way.
+        assert of(99, SYSTEMD, *moved, unit_member(70, 1, "python start_app.py", cgroup=cgroup), own=70) is None
+
+
+def test_a_main_process_whose_cgroup_has_no_name_is_known_by_its_environment() -> None:
+    def found(process: Kin, *between: Kin) -> Supervisor | None:
+        return of(99, SYSTEMD, *between, process._replace(cgroup="0::/"))
+
+    main = unit_member(99, 1, APP, 99)._replace(session=99)
+    assert found(main) is not None
+    assert found(main._replace(environ={"INVOCATION_ID": "x"})) is not None
+    shell = unit_member(50, 1, "sh -c x", 50, "0::/")
+    assert found(main._replace(ppid=50, environ=shell.environ), shell) is not None
+    assert found(main._replace(session=50)) is None
+    assert found(unit_member(99, 1, APP, 50)) is None
+    assert found(main._replace(ppid=50), LOGIN._replace(pid=50)) is None
 
 
 def hierarchy() -> Path:

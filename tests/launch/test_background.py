@@ -236,7 +236,7 @@ def test_an_exec_that_the_kernel_refuses_is_told_to_the_user(app: AppFolder, tmp
         assert f"cannot start {fake} in {app.path}" in done.err
         assert "hint:" in done.err
         assert locks.find_held(app.path, instance_name(app.port)) is None
-    assert (tmp_path / "webui.log").read_text() == ""
+    assert (tmp_path / "webui.log").read_text().splitlines()[1:] == []
 
 
 def test_in_the_foreground_a_log_file_gets_all_that_the_app_prints(
@@ -254,7 +254,7 @@ def test_in_the_foreground_a_log_file_gets_all_that_the_app_prints(
     assert locks.holders(lock_of(app)) == (running.pid,)
 
 
-@pytest.mark.parametrize("kind", ["link", "dangling link", "fifo", "folder", "device", "no folder", "folder beside"])
+@pytest.mark.parametrize("kind", ["link", "dangling link", "fifo", "folder", "device", "no folder"])
 def test_a_log_that_cannot_be_is_refused_before_anything_is_stopped(
     kind: str, app: AppFolder, processes: Processes, tmp_path: Path
 ) -> None:
@@ -273,7 +273,6 @@ def test_a_log_that_cannot_be_is_refused_before_anything_is_stopped(
             "dangling link": lambda: log.symlink_to(tmp_path / "new"),
             "fifo": lambda: os.mkfifo(log),
             "folder": log.mkdir,
-            "folder beside": (tmp_path / "x.log.3").mkdir,
         }[kind]()
     for extra in ((), ("--background",), ("-n",)):
         done = launcher(*app.arguments, "--log-file", log, *extra)
@@ -308,8 +307,8 @@ def test_the_logs_of_the_last_five_starts_are_kept(app: AppFolder, tmp_path: Pat
     for number in range(7):
         app.script.write_text(f"print('start {number}')")
         assert launcher(*app.arguments, "--log-file", log).status == 0
-    assert log.read_text() == "start 6\n"
-    assert [(tmp_path / f"x.log.{n}").read_text() for n in range(1, 6)] == [f"start {6 - n}\n" for n in range(1, 6)]
+    logs = [log, *(tmp_path / f"x.log.{number}" for number in range(1, 6))]
+    assert [path.read_text().splitlines()[1:] for path in logs] == [[f"start {6 - n}"] for n in range(6)]
     assert not (tmp_path / "x.log.6").exists()
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 from pathlib import Path
 
 import pytest
 
 from launcher.app import logs
-from tests.support.apps import AppFolder, Processes, eventually, get, launcher, program
+from tests.support.apps import AppFolder, Processes, alive, eventually, get, launcher, program
 
 CHATTY = """\
 import os, sys, time
@@ -157,3 +158,51 @@ def test_a_tail_of_any_length_begins_at_a_line(tmp_path: Path) -> None:
                 number,
             )
             os.close(descriptor)
+
+
+def test_a_log_without_newlines_is_read_from_its_end_only(app: AppFolder, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    with log.open("wb") as file:
+        file.truncate(1 << 30)  # a hole of a gigabyte, in place of a progress bar's gigabyte
+        file.seek(1 << 30)
+        file.write(b"\r 99 %\r100 %\n")
+    begun = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert logs.tail(log, 20) == ("100 %",)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - begun < 100_000  # KiB
+
+
+def test_a_named_log_is_kept_beside_the_older_ones_and_never_replaces_a_file_of_the_users(
+    app: AppFolder, processes: Processes, tmp_path: Path
+) -> None:
+    log = tmp_path / "results"
+    own = {tmp_path / f"results{suffix}": f"own{suffix}\n" for suffix in (".1", ".2", ".4")}
+    for path, text in own.items():
+        path.write_text(text)
+    app.script.write_text("import time\nprint('from the app', flush=True)\ntime.sleep(600)\n")
+    for _ in range(5):
+        done = launcher("--background", "--timeout", "0", *app.arguments, "--log-file", log)
+        assert "left running" in done.err, done.err
+        pid = app.lock_holder()
+        assert pid
+        processes.end_also(pid)
+        eventually(lambda: "from the app" in log.read_text(), what="line")
+    assert {path: path.read_text() for path in own} == own
+    assert log.read_text().startswith(f"# start_app.py: {app.script} on port {app.port}, started 20")
+    assert sorted(path.name for path in tmp_path.glob("results*")) == [
+        "results",
+        *(f"results.{number}" for number in range(1, 6)),
+    ]
+    # A file of that very name is refused while the old instance runs on.
+    log.unlink()
+    log.write_text("own")
+    other = tmp_path / "other"
+    other.write_text("own")
+    refused = launcher(*app.arguments, "--log-file", other)
+    assert refused.status == 2
+    assert f"{other} was not written by the launcher, and stays as it is (--log-file)\n" in refused.err
+    assert other.read_text() == "own"
+    assert alive(pid)
+    # Where the instance before prints to is the launcher's, whatever its version.
+    assert launcher("--background", "--timeout", "0", *app.arguments, "--log-file", log).status == 75
+    assert log.read_text().startswith("# start_app.py: ")
+    processes.end_also(app.lock_holder() or pid)

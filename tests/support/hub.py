@@ -23,7 +23,7 @@ from typing import Literal
 from tests.support.hub_answers import Answers, RefusedError, Request, Response
 from tests.support.hub_files import Repo, Store
 
-Kind = int | Literal["reset", "truncate", "hang", "wrong-bytes", "html", "no-length"]
+Kind = int | Literal["reset", "truncate", "hang", "wrong-bytes", "html", "no-length", "endless"]
 HOSTS = ("127.0.0.1", "localhost")
 PAGE = b"<!DOCTYPE html><html><body>Sign in to the network</body></html>"
 
@@ -182,6 +182,7 @@ class Hub:
         self._faults: list[Fault] = []
         self._holds: list[Hold] = []
         self._sent_on: list[tuple[str, str]] = []
+        self._slow: list[tuple[str, int]] = []
         self.spoil: Callable[[Request, Response], Response] | None = None
         self._closing = threading.Event()
         self._lock = threading.Lock()
@@ -311,6 +312,10 @@ class Hub:
         self._faults.append(fault)
         return fault
 
+    def slow(self, pattern: str, pace: int) -> None:
+        """Send the bodies of files whose path contains `pattern` at `pace` bytes a second from now on."""
+        self._slow.append((pattern, pace))
+
     def send_on(self, pattern: str, origin: str) -> None:
         """Redirect requests whose path contains `pattern` to another origin."""
         self._sent_on.append((pattern, origin))
@@ -331,9 +336,11 @@ class Hub:
             fault.over.wait()
             handler.close_connection = True
             return
-        handler.begin(response, length=kind != "no-length")
+        handler.begin(response, length=kind not in ("no-length", "endless"))
         if request.method == "HEAD":
             return
+        while kind == "endless" and not self._closing.is_set():
+            handler.wfile.write(b"x" * (1 << 16))
         if kind in ("reset", "truncate"):
             handler.wfile.write(response.body[: len(response.body) // 2])
             handler.close_connection = True
@@ -363,4 +370,9 @@ class Hub:
                     hold.reached.set()
                     hold.released.wait()
                     break
-        handler.wfile.write(response.body[start:])
+        pace = next((pace for pattern, pace in self._slow if pattern in request.path), None)
+        step = max(1, pace // 10) if pace else len(response.body) + 1
+        while start < len(response.body) and not self._closing.is_set():
+            handler.wfile.write(response.body[start : start + step])
+            start += step
+            self._closing.wait(0.1 if pace else 0)

@@ -1,22 +1,41 @@
-"""What the READMEs say, taken apart: their commands, what those print, and their tables."""
+"""What the READMEs and the pages of docs/ say, taken apart: their commands, what those print, and their tables."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 
 from tests.support.apps import ROOT
 
 ENGLISH, CHINESE = READMES = ("README.md", "README.zh-CN.md")
+# Made from the parser of the command line, whose own tests parse every example in it.
+GENERATED = ("docs/commands.md",)
+
+
+def _pages(folder: str) -> tuple[str, ...]:
+    found = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / folder).glob("*.md"))
+    return tuple(name for name in found if name not in GENERATED)
+
+
+PAGES = (ENGLISH, *_pages("docs"))
+TRANSLATED = (CHINESE, *_pages("docs/zh-CN"))
+PAIRS = tuple((name.replace("docs/zh-CN/", "docs/").replace(CHINESE, ENGLISH), name) for name in TRANSLATED)
+QUICK_START, SETTINGS, TROUBLESHOOTING, BENCHMARKS = (
+    f"docs/{name}.md" for name in ("quickstart", "settings", "troubleshooting", "benchmarks")
+)
 
 # A code span that begins like this is a command to be typed; `--demo stop` and `models lock` are ends of one.
 _COMMAND = re.compile(
-    r"(start_app\.py|\.venv/bin/python|start-app|cp|uv|pip|python3|sudo|ss|systemctl|loginctl|eval|docker|dmesg) \S"
+    r"(start_app\.py|\.venv/bin/(python|pip|pytest|nox|pre-commit)|start-app|cp|uv|pip|pipx|python3|sudo|ss|systemctl"
+    r"|loginctl|eval|docker|dmesg|~/start-app/bin/\S+) \S"
 )
 _FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _SPAN = re.compile(r"(?<!`)`([^`]+)`(?!`)")
+_REMARK = re.compile(r" {2}# .*$")
+# The ways to call the launcher, which the pages call start_app.py.
+_CALLED = re.compile(r"^(\.venv/bin/python start_app\.py|start-app)(?=$| )")
 
 # Words of which one run differs from another. What is left of a line is the message, and must be the same.
 _SHAPES = (
@@ -35,7 +54,7 @@ _SHAPES = (
 
 @dataclass(frozen=True)
 class Fence:
-    """Hold a block of code: the commands in it, and what each prints where the README shows that."""
+    """Hold a block of shell: the commands in it, and what each prints where the page shows that."""
 
     language: str
     commands: Mapping[str, tuple[str, ...]]
@@ -47,9 +66,11 @@ def read(name: str) -> str:
 
 
 def fences(name: str) -> tuple[Fence, ...]:
-    """Return the blocks of shell in a README."""
+    """Return the blocks of shell in a page. A remark at the end of a shown line is the page's own."""
     found = []
     for language, body in _FENCE.findall(read(name)):
+        if language not in ("sh", "console"):
+            continue
         commands: dict[str, list[str]] = {}
         last = ""
         for line in body.splitlines():
@@ -57,9 +78,16 @@ def fences(name: str) -> tuple[Fence, ...]:
                 last = line.removeprefix("$ ") if language == "console" else line
                 commands[last] = []
             else:
-                commands[last].append(line)
+                commands[last].append(_REMARK.sub("", line))
         found.append(Fence(language, {command: tuple(lines) for command, lines in commands.items()}))
     return tuple(found)
+
+
+def blocks(name: str) -> tuple[str, ...]:
+    """Return the blocks of all languages without their remarks, which each language of the pages has its own of."""
+    return tuple(
+        "\n".join(_REMARK.sub("", line) for line in body.splitlines()) for _, body in _FENCE.findall(read(name))
+    )
 
 
 def spans(text: str) -> tuple[str, ...]:
@@ -68,26 +96,36 @@ def spans(text: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(re.sub(r"\s*\n\s*", " ", span.replace("\\|", "|")) for span in _SPAN.findall(prose)))
 
 
+def typed(command: str) -> str:
+    """Return a command of the launcher under the one name that the pages have for it."""
+    return _CALLED.sub("start_app.py", command)
+
+
 def commands(name: str) -> tuple[str, ...]:
-    """Return everything in a README that a reader would type into a shell, in its order."""
+    """Return everything in a page that a reader would type into a shell, in its order, by `typed`."""
     text = read(name)
-    typed = [command for fence in fences(name) for command in fence.commands]
-    typed += [span for span in spans(text) if _COMMAND.match(span)]
-    return tuple(dict.fromkeys(typed))
+    found = [command for fence in fences(name) for command in fence.commands]
+    found += [span for span in spans(text) if _COMMAND.match(span)]
+    return tuple(dict.fromkeys(typed(command) for command in found))
 
 
-def printed(name: str, command: str) -> tuple[str, ...]:
-    """Return what the README shows that a command prints."""
-    return next(fence.commands[command] for fence in fences(name) if fence.commands.get(command))
+def all_fences() -> Iterator[Fence]:
+    """Return the blocks of shell of all English pages."""
+    return (fence for name in PAGES for fence in fences(name))
 
 
-def fence_of(name: str, command: str) -> tuple[str, ...]:
-    """Return all commands of the block that has this one."""
-    return next(tuple(fence.commands) for fence in fences(name) if command in fence.commands)
+def printed(command: str) -> tuple[str, ...]:
+    """Return what a page shows that a command prints."""
+    return next(fence.commands[command] for fence in all_fences() if fence.commands.get(command))
+
+
+def fence_of(*commands: str) -> tuple[str, ...]:
+    """Return all commands of the block that has these."""
+    return next(tuple(fence.commands) for fence in all_fences() if set(commands) <= set(fence.commands))
 
 
 def sections(name: str) -> tuple[str, ...]:
-    """Return a README's text cut before each heading."""
+    """Return a page's text cut before each heading."""
     return tuple(re.split(r"^(?=## )", read(name), flags=re.MULTILINE))
 
 
@@ -104,16 +142,31 @@ def tables(name: str) -> tuple[tuple[tuple[str, ...], ...], ...]:
     return tuple((rows[0], *rows[2:]) for rows in found)
 
 
-REPLACED, OPTIONS, SETTINGS, STATUSES, TROUBLES, SPEED = range(6)
+def settings(name: str = SETTINGS) -> tuple[tuple[str, ...], ...]:
+    """Return the rows of the table of settings."""
+    return tables(name)[0][1:]
 
 
-def rows(name: str, number: int) -> tuple[tuple[str, ...], ...]:
-    """Return the rows of one of the tables, without its heading."""
-    return tables(name)[number][1:]
+def troubles(name: str = TROUBLESHOOTING) -> tuple[tuple[str, ...], ...]:
+    """Return the rows of the table of messages."""
+    return tables(name)[0][1:]
 
 
-def troubles(name: str) -> tuple[tuple[str, ...], ...]:
-    return rows(name, TROUBLES)
+def statuses(name: str = TROUBLESHOOTING) -> tuple[tuple[str, ...], ...]:
+    """Return the rows of the table of exit statuses."""
+    return tables(name)[1][1:]
+
+
+def anchors(name: str) -> set[str]:
+    """Return the anchors that GitHub gives to the headings of a page."""
+    headings = re.findall(r"^#+ (.+)$", _FENCE.sub("", read(name)), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def links(name: str) -> tuple[tuple[str, str], ...]:
+    """Return the links of a page, each as its path (empty: this page) and its anchor (empty: none)."""
+    found = re.findall(r"\]\(([^)\s]*)\)", _FENCE.sub("", read(name)))
+    return tuple((link.partition("#")[0], link.partition("#")[2]) for link in found)
 
 
 def shape(line: str) -> str:
@@ -124,6 +177,6 @@ def shape(line: str) -> str:
 
 
 def same(shown: str, real: str) -> bool:
-    """Tell whether a line of a README is what a command prints; `…` stands for anything."""
+    """Return whether a line of a page is what a command prints; `…` stands for anything."""
     pattern = ".*".join(re.escape(part) for part in shape(shown).split("…"))
     return re.fullmatch(pattern, shape(real)) is not None

@@ -1,6 +1,6 @@
-"""The worlds that the READMEs' commands are run in: what a reader has when it comes to typing them.
+"""The worlds that the commands of README and docs/ are run in: what a reader has before typing them.
 
-A command goes to bash as it is written but for what `World.exchanges` lists: places and ports that belong to the
+A command goes to bash as it is written, except for what `World.exchanges` lists: places and ports that belong to the
 machine of a test's own. What it prints is read with the same exchanges, the other way round.
 """
 
@@ -42,6 +42,8 @@ from tests.support.models import NEW, NEW_DAY, OLD, OLD_DAY, put
 TTS = "IndexTeam/IndexTTS-2"
 TTS_FILES = {"gpt.pth": b"gpt" * 9_000, "s2mel.pth": b"mel" * 7_000, "config.yaml": b"version: 2.0\n"}
 MIRROR, OFFICIAL = "https://hf-mirror.com", "https://huggingface.co"
+# What the quick start has its reader write into .env.
+SETTINGS = f"HF_HOME=./cache_hub\nHF_ENDPOINT={MIRROR}\n"
 
 # IndexTTS2's webui.py as far as the launcher can see it: its options, that it rejects any other, what it looks for
 # before it starts, and that it names a hub cache of its own. Its page is a plain one.
@@ -73,9 +75,9 @@ http.server.ThreadingHTTPServer((cmd_args.host, cmd_args.port), Page).serve_fore
 )
 
 RUN: dict[str, str] = {}
-"""Which test runs a command of the READMEs."""
+"""Which test runs a command of the pages, by `readme.typed`."""
 TOLD: dict[str, str] = {}
-"""Which test sees a message that the READMEs tell what to do about."""
+"""Which test sees a message that the troubleshooting page explains."""
 
 
 @dataclass
@@ -94,7 +96,7 @@ class World:
 
     @property
     def exchanges(self) -> Mapping[str, str]:
-        """Return what stands in the READMEs, and what stands for it here; `~` is for bash to find, in `HOME`."""
+        """Return what the pages have, and what stands for it here; `~` is for bash to find, in `HOME`."""
         return {
             "/root/index-tts": str(self.app.path),
             "/srv/my-app": str(self.app.path),
@@ -111,7 +113,7 @@ class World:
         return command
 
     def shown(self, output: str) -> str:
-        """Return output as the READMEs would show it."""
+        """Return output as the pages would show it."""
         pairs = {**self.exchanges, MIRROR: self.mirror.endpoint, OFFICIAL: self.hub.endpoint}
         for shown, real in pairs.items():
             output = output.replace(real, shown) if real else output
@@ -144,13 +146,13 @@ class World:
         return {**environment, "PATH": f"{python3.parent}:{environment['PATH']}"}
 
     def script(self, *commands: str) -> tuple[str, ...]:
-        """Return the words that run commands of the READMEs in one shell, each only if those before were fine."""
-        self.ran.update(commands)
+        """Return the words that run commands of the pages in one shell, each only if those before were fine."""
+        self.ran.update(map(readme.typed, commands))
         lines = ("exec 2>&1", *(self.exchanged(command) for command in commands))
         return ("bash", "-ec", "\n".join(lines))
 
     def run(self, *commands: str, env: Mapping[str, str] = {}, cwd: Path | None = None, **keywords: Any) -> Done:
-        """Run commands of the READMEs to their end; `out` has all that they print."""
+        """Run commands of the pages to their end; `out` has all that they print."""
         done = subprocess.run(
             self.script(*commands),
             cwd=cwd or self.app.path,
@@ -166,7 +168,7 @@ class World:
         return done.out
 
     def start(self, *commands: str, env: Mapping[str, str] = {}, cwd: Path | None = None, port: int = 0) -> Running:
-        """Run commands of the READMEs the last of which becomes the app, and wait for its page."""
+        """Run commands of the pages the last of which becomes the app, and wait for its page."""
         running = self.processes.start(self.script(*commands), cwd or self.app.path, self.environment(**env))
         self.await_page(running, port or self.app.port)
         return running
@@ -185,12 +187,10 @@ class World:
         return running
 
     def install(self) -> None:
-        """Copy the launcher into the app's folder, and give it the settings of `.env.example` with our mirror."""
+        """Copy the launcher into the app's folder, and give it the settings of the quick start with our mirror."""
         for name in ("start_app.py", "launcher"):
             copied(ROOT / name, self.app.path / name)
-        example = (ROOT / ".env.example").read_text()
-        assert MIRROR in example
-        self.app.write_env(example.replace(MIRROR, self.mirror.endpoint))
+        self.app.write_env(SETTINGS.replace(MIRROR, self.mirror.endpoint))
 
     def cache(self, repo: str, commit: str, ref: str | None = "main") -> Path:
         """Put a commit into the app's cache as huggingface_hub would."""
@@ -208,7 +208,7 @@ class World:
         return self.processes.end_also(pid)
 
     def tells(self, message: str, output: str) -> None:
-        """Require a message that the READMEs tell what to do about; `…` stands for anything."""
+        """Require a message that the troubleshooting page explains; `…` stands for anything."""
         pattern = ".*".join(re.escape(part) for part in message.split("…"))
         assert re.search(pattern, output), f"{message!r} is not told: {output}"
         self.told.add(message)
@@ -247,13 +247,14 @@ def runs(*commands: str, tells: tuple[str, ...] = ()) -> Callable[[Callable[...,
     """Mark a test as the one that runs these commands in its `world`, and sees these messages told."""
 
     def mark(test: Callable[..., None]) -> Callable[..., None]:
-        RUN.update(dict.fromkeys(commands, test.__name__))
+        names = set(map(readme.typed, commands))
+        RUN.update(dict.fromkeys(names, test.__name__))
         TOLD.update(dict.fromkeys(tells, test.__name__))
 
         @functools.wraps(test)
         def checked(world: World, **keywords: Any) -> None:
             test(world=world, **keywords)
-            assert set(commands) <= world.ran
+            assert names <= world.ran
             assert set(tells) <= world.told
 
         return checked
@@ -262,8 +263,8 @@ def runs(*commands: str, tells: tuple[str, ...] = ()) -> Callable[[Callable[...,
 
 
 def shows(command: str, output: str) -> None:
-    """Require that a command prints what the READMEs show of it, up to what the app itself has to say."""
-    shown, real = readme.printed(readme.ENGLISH, command), output.splitlines()
+    """Require that a command prints what a page shows of it, up to what the app itself prints."""
+    shown, real = readme.printed(command), output.splitlines()
     if shown[-1].startswith("exec: "):
         real = real[: len(shown)]
     assert len(real) == len(shown), output

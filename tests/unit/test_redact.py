@@ -192,3 +192,55 @@ def test_a_bad_value_is_refused_without_its_secret(app: AppFolder, variables: di
         assert done.status == 78
         assert not [secret for secret in SECRETS if secret in done.out + done.err]
         assert next(iter(variables)) in done.err
+
+
+# Each way in which people hand secrets over; PW stands for what must not be seen.
+FORMS = (
+    ("--auth", "alice:PW", "bob:PW"),
+    ("--auth=alice:PW",),
+    ("--hf-tokens", "PW", "PW"),
+    ("--passcode", "PW"),
+    ("--cfg", '{"hf_token": "PW", "port": 7860}'),
+    ("--cfg", "{'session': 'PW'}"),
+    ("--header", "X-Api-Key: PW"),
+    ("--header", "Authorization: Basic PW"),
+    ("--url", "https://a.blob.core.windows.net/c?sv=1&sig=PW&x=1"),
+    ("--url", "https://s3.example/x?X-Amz-Signature=PW"),
+    ("--url", "https://user:PW@mirror.example/x"),
+    ("--url", "https://hooks.slack.com/services/T0/B0/PW"),
+    ("--url", "https://open.feishu.cn/open-apis/bot/v2/hook/PW"),
+    ("--url", "https://oapi.dingtalk.com/robot/send?access_token=PW"),
+    ("--url", "https://discord.com/api/webhooks/1/PW"),
+    ("--url", "https://api.telegram.org/botPW/sendMessage"),
+    ("--conn", "AccountName=a;AccountKey=PW=="),
+    ("-u", "user:PW"),
+    ("-p", "PW"),
+    ("HF_TOKEN=PW",),
+    ("APP_JWT=PW",),
+    ("CREDENTIALS=PW",),
+    ("OPENAI_KEY=PW",),
+)
+# One that begins like an option or a path, or is a number or one of a few words, is no more told from those by anybody.
+LETTERS = "".join(map(chr, (*range(48, 58), *range(65, 91), *range(97, 123))))
+PASSWORDS = st.text(LETTERS, min_size=9, max_size=24).filter(lambda text: not text.isdecimal())
+
+
+@given(form=st.sampled_from(FORMS), password=PASSWORDS, before=st.sampled_from(("python", "--fp16", "webui.py")))
+def test_no_form_of_a_secret_gets_through_a_door(form: tuple[str, ...], password: str, before: str) -> None:
+    argv = (before, *(word.replace("PW", password) for word in form), "--port", "7860")
+    assert password not in " ".join(redact.arguments(argv))
+    assert password not in text.command_line(argv)
+    # Within a sentence nobody can tell whether the word after a masked one is a second secret.
+    assert password not in text.clean(" ".join(dict.fromkeys(argv)))
+    assert redact.arguments(argv)[-2:] == ("--port", "7860")
+
+
+@given(kind=st.sampled_from(("hf_", "hf_oauth_", "ghp_", "sk-")), password=st.text(LETTERS, min_size=16, max_size=40))
+def test_a_token_is_known_by_its_form_anywhere(kind: str, password: str) -> None:
+    assert password not in redact.scrub(f"error for {kind}{password}: not found")
+
+
+def test_numbers_of_tokens_and_our_own_words_stay() -> None:
+    assert redact.arguments(("--max-tokens", "512", "-p", "7860")) == ("--max-tokens", "512", "-p", "7860")
+    told = "token: the app will send your token to https://hf-mirror.com, which is not the official Hub"
+    assert redact.scrub(told) == told

@@ -1,0 +1,144 @@
+"""The unit or container whose cgroup a process is in, and whether it is that unit's main process.
+
+Every hierarchy is looked at: in a nested or hybrid set-up `name=systemd:/` can stand beside
+`0::/system.slice/app.service`.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import NamedTuple
+
+from .kin import Kin, Table, is_wrapper, waits_for
+
+# Units that run jobs and log-ins for others: a process in their cgroup is not supervised by them.
+_SESSION_UNITS = re.compile(
+    r"(user@[^/]*|init|cron|crond|cronie|anacron|atd|ssh|sshd|ssh@[^/]*|sshd@[^/]*|dropbear|getty@[^/]*"
+    r"|serial-getty@[^/]*|console-getty|rc-local|gnome-terminal-server)\.service"
+)
+_CONTAINER_SCOPE = re.compile(r"(docker|libpod|crio|cri-containerd|nerdctl)-([0-9a-f]{12,64})\.scope")
+_CONTAINER_PATH = re.compile(r"/(docker|libpod|kubepods|actions_job|ecs|lxc)/(?:[^/]+/)*([^/]+)")
+_MACHINE_SCOPE = re.compile(r"machine-([^/]+)\.scope|lxc\.payload\.([^/]+)")
+_MANAGERS = ("systemd", "init")
+
+
+class Supervisor(NamedTuple):
+    """Hold who would start a process again, or end with it, and the command that stops it there.
+
+    `why` completes a sentence that begins with the process. `restart` is the command that restarts it there, where
+    there is one.
+    """
+
+    name: str
+    stop: str
+    why: str
+    restart: str | None = None
+
+    @property
+    def hint(self) -> str:
+        """Return the commands that help."""
+        return f"{f'{self.restart} restarts it there; ' if self.restart else ''}{self.stop} stops it for good"
+
+
+def supervising(ancestry: Sequence[Kin], table: Table, own: int | None) -> Supervisor | None:
+    """Return the container that a process is in, or the unit whose main process it is; None for our own ones.
+
+    `ancestry` is the process and its ancestors, nearest first.
+    """
+    found = of_cgroup(ancestry[0].cgroup)
+    if found is None:
+        return _nameless(ancestry)
+    ours = table.kin(own) if own else None
+    if ours and of_cgroup(ours.cgroup) == found:
+        return None
+    return found if _is_main(ancestry, found, table) else None
+
+
+def of_cgroup(cgroup: str) -> Supervisor | None:
+    """Return the unit or container that the text of proc_pid_cgroup(5) names in any of its hierarchies."""
+    return next((found for path in _paths(cgroup) if (found := _of_path(path))), None)
+
+
+def _is_main(ancestry: Sequence[Kin], found: Supervisor, table: Table) -> bool:
+    """Return whether the unit's main process is this one or a wrapper of it.
+
+    systemd names it to its children in SYSTEMD_EXEC_PID (since 248), and they pass that on. Where nobody is named who
+    still lives (the app has made a daemon of itself), it is the oldest of those that the unit's others descend from.
+    """
+    if not found.name.endswith(".service"):
+        return True  # a container: whatever runs in it is stopped there
+    wrapped = {ancestry[0].pid}
+    for child, parent in pairwise(ancestry):
+        if of_cgroup(parent.cgroup) != found or not is_wrapper(parent) or not waits_for(parent, child, table):
+            break
+        wrapped.add(parent.pid)
+    members = [kin for pid, group in table.cgroups().items() if of_cgroup(group) == found and (kin := table.kin(pid))]
+    named = ancestry[0].environ.get("SYSTEMD_EXEC_PID")
+    main = [kin for kin in members if str(kin.pid) in (named, kin.environ.get("SYSTEMD_EXEC_PID"))]
+    pids = {kin.pid for kin in members}
+    tops = [kin for kin in members if kin.ppid not in pids]
+    main = main or sorted(tops, key=lambda kin: (kin.start, kin.pid))[:1]
+    return any(kin.pid in wrapped for kin in main)
+
+
+def _nameless(ancestry: Sequence[Kin]) -> Supervisor | None:
+    """Return the unit of a main process whose cgroup does not tell its name."""
+    for child, parent in pairwise(ancestry):
+        if parent.name in _MANAGERS:
+            named = child.environ.get("SYSTEMD_EXEC_PID", str(child.pid)) == str(child.pid)
+            ours = "INVOCATION_ID" in child.environ and "INVOCATION_ID" not in parent.environ
+            if not (named and ours and child.session == child.pid):
+                return None
+            why = "is the main process of a systemd unit, which may start it again"
+            return Supervisor(
+                "a systemd unit", f"systemctl status {child.pid} names the unit; systemctl stop UNIT", why
+            )
+        if not is_wrapper(parent):
+            return None
+    return None
+
+
+def _paths(cgroup: str) -> tuple[str, ...]:
+    # With cgroup v1 the hierarchy named systemd has the units, with v2 the only one, numbered 0.
+    paths = {}
+    for line in cgroup.splitlines():
+        number, _, rest = line.partition(":")
+        controllers, _, path = rest.partition(":")
+        paths[controllers or number] = path
+    first = [paths.pop(name) for name in ("name=systemd", "0") if name in paths]
+    return (*first, *paths.values())
+
+
+def _of_path(path: str) -> Supervisor | None:
+    for part in reversed(path.split("/")):
+        if match := _CONTAINER_SCOPE.fullmatch(part):
+            return _container(match[1], match[2])
+        if match := _MACHINE_SCOPE.fullmatch(part):
+            machine = match[1] or match[2]
+            return _inside(f"machine {machine}", f"machinectl terminate {machine}")
+        if part.endswith(".scope") or _SESSION_UNITS.fullmatch(part):
+            return None
+        if part.endswith(".service"):
+            systemctl = "systemctl --user" if "/user@" in path else "systemctl"
+            unit = shlex.quote(part)
+            return _inside(part, f"{systemctl} stop {unit}", f"{systemctl} restart {unit}")
+    match = _CONTAINER_PATH.match(path)
+    return _container(match[1], match[2]) if match else None
+
+
+def _container(engine: str, identifier: str) -> Supervisor:
+    short = identifier[:12]
+    if engine in ("docker", "nerdctl"):
+        return _inside(f"container {short}", f"{engine} stop {short}")
+    if engine == "libpod":
+        return _inside(f"container {short}", f"podman stop {short}")
+    if engine == "lxc":
+        return _inside(f"container {identifier}", f"lxc-stop {identifier}")
+    return _inside(f"container {short}", f"crictl stop {short}")
+
+
+def _inside(name: str, stop: str, restart: str | None = None) -> Supervisor:
+    return Supervisor(name, stop, f"runs inside {name}, which may start it again", restart)

@@ -1,0 +1,96 @@
+"""What an error of huggingface_hub means, and what it says in one line.
+
+Loaded by the worker, beside which it is; it imports nothing of the launcher's.
+"""
+
+from __future__ import annotations
+
+import errno
+from typing import Any
+
+_MOST_CHARACTERS = 300
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+WITHHELD = "your token is not sent to this hub; HF_TOKEN_FOR_MIRROR in .env sends it"
+
+
+class WrongAnswerError(Exception):
+    """Tell what a hub announces that cannot be: the file that was asked for is known by its hash."""
+
+
+class NoAnswerError(Exception):
+    """Tell what a hub says in the place of an answer."""
+
+
+def classified(error: BaseException, *, withheld: bool, too_much: type[Exception]) -> dict[str, Any]:
+    """Return what an error means and its text; `withheld` is whether the user has a token that was not sent."""
+    from huggingface_hub import errors
+
+    chain = _chain(error)
+    for cause in chain:
+        if isinstance(cause, OSError) and cause.errno in _FULL:
+            return {"error": "full", "text": "no space left on the disk"}
+        if isinstance(cause, (WrongAnswerError, too_much)):
+            return {"error": "wrong", "text": str(cause)}
+        if isinstance(cause, OSError) and cause.errno == errno.EFBIG:
+            return {"error": "wrong", "text": "it sends more than was announced"}
+        if isinstance(cause, NoAnswerError):
+            return {"error": "unreachable", "text": str(cause)}
+        if isinstance(cause, PermissionError) and cause.filename:
+            return {"error": "disk", "text": f"{(cause.strerror or 'permission denied').lower()}: {cause.filename}"}
+    statuses = [status for cause in chain if (status := _status_of(cause)) is not None]
+    refused = next((status for status in statuses if status in (401, 403)), None)
+    if withheld and refused:
+        return {"error": "denied", "text": f"it answers {refused}: {WITHHELD}"}
+    kinds = (
+        (errors.GatedRepoError, "gated", "it is gated, and this user has no access"),
+        (errors.RepositoryNotFoundError, "gone", "there is no such repo, or it is private"),
+        (errors.RevisionNotFoundError, "no revision", "there is no such revision"),
+        (errors.EntryNotFoundError, "no file", "there is no such file"),
+    )
+    for cause in chain:
+        for kind, name, text in kinds:
+            if isinstance(cause, kind) and not isinstance(cause, errors.LocalEntryNotFoundError):
+                return {"error": name, "text": text}
+    for cause in chain:
+        status = _status_of(cause)
+        if status is not None:
+            kind_ = "denied" if status in (401, 403) else "unreachable"
+            return {"error": kind_, "text": _status_text(status, cause)}
+    # The library cannot ask anybody as it is installed here, and says what it lacks.
+    lacking = any(isinstance(cause, ImportError) or type(cause).__name__ == "InvalidSchema" for cause in chain)
+    return {"error": "client" if lacking else "unreachable", "text": _reason(chain)}
+
+
+def _chain(error: BaseException) -> list[BaseException]:
+    chain: list[BaseException] = []
+    current: BaseException | None = error
+    while current is not None and current not in chain:
+        chain.append(current)
+        current = current.__cause__ or current.__context__
+    return chain
+
+
+def _status_of(error: BaseException) -> int | None:
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    return status if isinstance(status, int) else None
+
+
+def _status_text(status: int, error: Any) -> str:
+    after = error.response.headers.get("Retry-After")
+    if status == 429:
+        return "it answers 429, too many requests" + (f": try again in {str(after)[:20]} s" if after else "")
+    if status == 401:
+        return "it answers 401: the token is wrong or has expired, or there is none"
+    return f"it answers {status}"
+
+
+def _reason(chain: list[BaseException]) -> str:
+    """Return the innermost message, but of a missing package what the library advises, not the package's name."""
+    for cause in chain:
+        if isinstance(cause, ValueError) and "JSON" in type(cause).__name__:
+            return "it answers with something else than JSON"
+    if any("timeout" in type(cause).__name__.lower() for cause in chain):
+        return "no answer in time"
+    advising = [cause for cause in chain if not isinstance(cause, ModuleNotFoundError)] or chain
+    told = next((str(cause).strip() for cause in reversed(advising) if str(cause).strip()), "")
+    return told.splitlines()[0][:_MOST_CHARACTERS] if told else type(chain[0]).__name__

@@ -1,0 +1,59 @@
+"""A program that is asked something and may never answer: a driver that hangs must not hang the launcher."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import subprocess
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+
+_BLOCK = 1 << 16
+
+
+def output_within(command: Sequence[str], seconds: float, *, most: int = 1 << 20) -> bytes | None:
+    """Return what a program prints, or None when it cannot be run, fails, or is not done within `seconds`.
+
+    It runs in a process group of its own, which is killed as a whole and not waited for: what hangs in a driver does
+    not end on SIGKILL either.
+    """
+    try:
+        child = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True
+        )
+    except (OSError, ValueError):
+        return None
+    deadline = time.monotonic() + seconds
+    try:
+        data = _read(child, deadline, most)
+        status = _end(child, deadline)
+    finally:
+        with suppress(ProcessLookupError, PermissionError):
+            if child.poll() is None:
+                os.killpg(child.pid, signal.SIGKILL)  # noqa: TID251 - its leader is our child, and not yet collected
+        if child.poll() is None:
+            child.returncode = -signal.SIGKILL  # nobody waits for it, and nobody is warned
+        if child.stdout:
+            child.stdout.close()
+    return data if status == 0 else None
+
+
+def _read(child: subprocess.Popen[bytes], deadline: float, most: int) -> bytes:
+    assert child.stdout
+    data = b""
+    poll = select.poll()
+    poll.register(child.stdout, select.POLLIN)
+    while len(data) < most and poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
+        block = os.read(child.stdout.fileno(), _BLOCK)
+        if not block:
+            break
+        data += block
+    return data
+
+
+def _end(child: subprocess.Popen[bytes], deadline: float) -> int | None:
+    with suppress(subprocess.TimeoutExpired):
+        return child.wait(max(0.0, deadline - time.monotonic()))
+    return None

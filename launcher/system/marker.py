@@ -1,0 +1,69 @@
+"""The marker in an app's environment: from which start of which app a process descends.
+
+It is given at exec. Whatever the app starts inherits it, and nothing that was there before the app has it: a shell
+that ran the app in its own place leaves jobs that are the app's children without being the app's.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import NamedTuple
+
+NAME = "START_APP_INSTANCE"
+_SEPARATOR = ":"
+
+
+class Marker(NamedTuple):
+    """Hold one start of an app: a token of its own, the app's port and script, and who was started, when and where.
+
+    `pid` is the app's in the pid namespace `namespace` (the number in `/proc/self/ns/pid`), `session` its session.
+    `ticks` is the time of the exec in clock ticks since boot, the unit of a process's start (proc_pid_stat(5)).
+    """
+
+    token: str
+    port: int
+    pid: int
+    session: int
+    namespace: str
+    ticks: int
+    script: str
+
+    def text(self) -> str:
+        """Return the marker as the value of its variable."""
+        return _SEPARATOR.join(str(field) for field in self)
+
+    def stamped(self) -> Marker:
+        """Return the marker of the process that calls this, which is about to become the app."""
+        now = time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else 0.0
+        return self._replace(
+            pid=os.getpid(),
+            session=os.getsid(0),
+            namespace=own_pid_namespace(),
+            ticks=int(now * os.sysconf("SC_CLK_TCK")),
+        )
+
+
+def new(port: int, script: str) -> Marker:
+    """Return the marker of a start that is yet to come."""
+    return Marker(os.urandom(8).hex(), port, 0, 0, "", 0, script)
+
+
+def parse(text: str | None) -> Marker | None:
+    """Return the marker that a variable holds, or None where that is something else."""
+    fields = (text or "").split(_SEPARATOR, len(Marker._fields) - 1)
+    try:
+        token, port, pid, session, namespace, ticks, script = fields
+        if max(map(len, (port, pid, session, ticks))) > 20 or not (token and script):
+            return None
+        return Marker(token, int(port), int(pid), int(session), namespace, int(ticks), script)
+    except ValueError:
+        return None
+
+
+def own_pid_namespace() -> str:
+    """Return the number of our pid namespace, blank where it cannot be read: pid_namespaces(7)."""
+    try:
+        return os.readlink("/proc/self/ns/pid").removeprefix("pid:[").removesuffix("]")
+    except OSError:
+        return ""

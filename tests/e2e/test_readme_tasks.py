@@ -1,0 +1,98 @@
+"""What README's table of everyday commands, the cache page and the service page promise is what their commands do."""
+
+from __future__ import annotations
+
+import os
+import time
+
+import pytest
+
+from tests.support import readme
+from tests.support.apps import eventually, get
+from tests.support.models import OLD, V22, V23
+from tests.support.readme_world import TTS, TTS_FILES, World, runs
+
+pytestmark = pytest.mark.usefixtures("installed")
+
+
+@runs("start_app.py --help")
+def test_help_names_the_commands_of_the_readme(world: World) -> None:
+    told = world.fine("start_app.py --help")
+    for row in readme.tables(readme.ENGLISH)[0][1:]:
+        for span in readme.spans(row[1]):
+            for word in span.replace("start_app.py", "").split():
+                assert word in told or not word.isalpha(), f"{word}: {told}"
+
+
+PRUNE_OLD, PRUNE_LARGE = "start_app.py cache prune --older-than 30d", "start_app.py cache prune --max-size 50G"
+REMOVE, CLEAR = "start_app.py cache remove koge/index-tts-v22", "start_app.py cache clear"
+
+
+@runs(PRUNE_OLD, PRUNE_LARGE, REMOVE, CLEAR, "start_app.py cache verify", "start_app.py --clear-cache")
+def test_each_command_of_the_cache_page_removes_what_the_page_says(world: World) -> None:
+    commit = world.publish(V22)[1]
+    newest = world.publish(V23)[1]
+    cache = world.cache(V22, commit).parent
+    world.cache(V23, newest)
+
+    def repos() -> list[str]:
+        return sorted(path.name.rpartition("--")[2] for path in cache.glob("models--*"))
+
+    assert "2 repos" in world.fine("start_app.py cache verify") or repos() == ["index-tts-v22", "index-tts-v23"]
+    world.fine(PRUNE_LARGE)
+    assert repos() == ["index-tts-v22", "index-tts-v23"]
+    long_ago = time.time() - 40 * 86_400
+    for blob in cache.joinpath("models--koge--index-tts-v22").rglob("*"):
+        os.utime(blob, (long_ago, long_ago), follow_symlinks=False)
+    world.fine(PRUNE_OLD)
+    assert repos() == ["index-tts-v23"]
+    world.cache(V22, commit)
+    world.fine(REMOVE)
+    assert repos() == ["index-tts-v23"]
+    world.fine(CLEAR)
+    assert repos() == []
+    world.cache(V23, newest)
+    world.start("start_app.py --clear-cache")
+    assert repos() == []
+
+
+LOCK_TTS = "start_app.py models lock IndexTeam/IndexTTS-2 --local-dir checkpoints"
+TAKE_OUT = "start_app.py models lock koge/index-tts-v23 --remove"
+
+
+@runs(LOCK_TTS, TAKE_OUT)
+def test_the_commands_of_the_models_page_write_the_lock(world: World) -> None:
+    world.hub.commit(TTS, TTS_FILES)
+    world.hub.commit(V23, OLD)
+    world.fine(LOCK_TTS, "start_app.py models lock koge/index-tts-v23")
+    lock = world.app.path / "models.lock"
+    assert '"checkpoints"' in lock.read_text() and V23 in lock.read_text()
+    world.fine(TAKE_OUT)
+    assert TTS in lock.read_text() and V23 not in lock.read_text()
+
+
+LOGS, FOLLOW, WAIT = "start_app.py logs", "start_app.py logs -f", "start_app.py wait --timeout 1"
+
+
+@pytest.mark.slow
+@runs(LOGS, FOLLOW, WAIT, "start_app.py --background", "start_app.py status", "start_app.py history")
+def test_an_instance_in_the_background_is_waited_for_and_its_log_is_shown(world: World) -> None:
+    assert world.run(WAIT).status == 75
+    pid = world.background()
+    eventually(lambda: world.run(WAIT).status == 0, what="page")
+    assert f"pid: {pid}\n" in world.fine("start_app.py status")
+    assert '"argv"' in world.fine(LOGS)
+    followed = world.processes.start(world.script(FOLLOW), world.app.path, world.environment())
+    eventually(lambda: '"argv"' in followed.out, what="log")
+    world.fine("start_app.py stop")
+    assert followed.wait() == 0
+    assert "stop" in world.fine("start_app.py history")
+
+
+@runs("start_app.py", "start_app.py --port 7861", "start_app.py status --port 7861")
+def test_a_second_instance_runs_beside_the_first(world: World) -> None:
+    first = world.start("start_app.py")
+    second = world.start("start_app.py --port 7861", port=world.other_port)
+    assert get(world.app.port) == f"pid {first.pid}"
+    assert get(world.other_port) == f"pid {second.pid}"
+    assert f"pid: {second.pid}\n" in world.fine("start_app.py status --port 7861")
