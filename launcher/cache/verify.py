@@ -6,8 +6,6 @@ no links, files lie in the snapshot itself, and only `trees/<commit>.json` has t
 
 from __future__ import annotations
 
-import hashlib
-import json
 import mmap
 import os
 import queue
@@ -18,16 +16,19 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from typing import Literal, NamedTuple
 
+from ..system.files import content_hash, open_regular
 from .dirs import walk
-from .layout import HASH, Repo, Revision
-from .memory import Memory, line_of
+from .layout import Repo
+from .memory import Memory, line_of, settled
+from .names import HASH
+from .snapshots import Revision
+from .trees import path_of, tree
 
 Verdict = Literal["ok", "corrupt", "size differs", "missing", "unverifiable"]
 
-_MOST_BYTES_OF_A_TREE = 1 << 28
 _BLOCK = 2 << 20
-# Within one tick of the clock a second write leaves the same ctime: what is that young is read again next time.
-_SETTLED_SECONDS = 0.1
+_NO_HASH = "its hash is not known offline: this cache has no links, and no list of its files"
+_FOREIGN = "it is not huggingface_hub's"
 
 
 class Candidate(NamedTuple):
@@ -65,7 +66,7 @@ class Checked(NamedTuple):
 
     @property
     def damaged(self) -> bool:
-        """Tell whether the file is not what the hub had."""
+        """Return whether the file is not what the hub had."""
         return self.verdict in ("corrupt", "size differs", "missing")
 
 
@@ -74,7 +75,7 @@ class Verification:
 
     def __init__(self, memory: Memory, *, full: bool = False, keep_whole: bool = False) -> None:
         self.memory = memory
-        self.found: list[Checked] = []
+        self.checked: list[Checked] = []
         self.whole = self.remembered = self.bytes = self.read_bytes = 0
         self._full = full
         self._keep_whole = keep_whole
@@ -116,7 +117,7 @@ class Verification:
             return
 
     def _needs_reading(self, candidate: Candidate, progress: Callable[[int], None] | None) -> bool:
-        """Tell whether a file must be read; the verdict on any other is noted."""
+        """Return whether a file must be read; the verdict on any other is noted."""
         if candidate.why:
             verdict: Verdict = "missing" if candidate.missing else "unverifiable"
             self._note(Checked(candidate, verdict, candidate.why, 0, denied=candidate.denied))
@@ -144,18 +145,19 @@ class Verification:
     ) -> None:
         block = _buffer()
 
-        def told(count: int) -> None:
+        def proceed(count: int) -> bool:
             with self._guard:
                 self.read_bytes += count
                 if progress:
                     progress(count)
+            return not self._stop.is_set()
 
         while not self._stop.is_set():
             task = work.get()
             if task is None:
                 return
             try:
-                checked = self._check(task, block, told)
+                checked = self._check(task, block, proceed)
             except OSError as error:
                 checked = _unreadable(task, error)
             except Exception as error:
@@ -165,7 +167,7 @@ class Verification:
             if checked:
                 self._note(checked)
 
-    def _check(self, candidate: Candidate, block: memoryview, told: Callable[[int], None]) -> Checked | None:
+    def _check(self, candidate: Candidate, block: memoryview, proceed: Callable[[int], bool]) -> Checked | None:
         assert candidate.expected
         began = time.time()
         descriptor = _open(candidate.path)
@@ -173,7 +175,7 @@ class Verification:
             before = os.fstat(descriptor)
             if not stat.S_ISREG(before.st_mode):
                 return Checked(candidate, "unverifiable", "it is not a plain file", 0)
-            digest = self._digest(descriptor, candidate.expected, before.st_size, block, told)
+            digest = content_hash(descriptor, candidate.expected, buffer=block, proceed=proceed)
             after = os.fstat(descriptor)
         finally:
             os.close(descriptor)
@@ -183,7 +185,7 @@ class Verification:
         if line != line_of(before, candidate.expected):
             return Checked(candidate, "unverifiable", "it changed while it was read", after.st_size)
         if digest == candidate.expected:
-            if began - after.st_ctime > _SETTLED_SECONDS:
+            if settled(after, began):
                 with self._guard:
                     self.memory.remember(line)
             return Checked(candidate, "ok", "", after.st_size)
@@ -196,7 +198,7 @@ class Verification:
 
     def _known_size(self, candidate: Candidate) -> int | None:
         for commit in candidate.commits:
-            path = f"{candidate.repo}/trees/{commit}.json"
+            path = path_of(candidate.repo, commit)
             with self._guard:
                 if path not in self._sizes:
                     self._sizes[path] = dict(tree(path).values())
@@ -204,19 +206,6 @@ class Verification:
             if size is not None:
                 return size
         return None
-
-    def _digest(
-        self, descriptor: int, expected: str, size: int, block: memoryview, told: Callable[[int], None]
-    ) -> str | None:
-        head = b"" if len(expected) == 64 else b"blob %d\0" % size
-        hasher = hashlib.sha1(head, usedforsecurity=False) if head else hashlib.sha256()
-        with open(descriptor, "rb", buffering=0, closefd=False) as file:
-            while count := file.readinto(block):
-                hasher.update(block[:count])
-                told(count)
-                if self._stop.is_set():
-                    return None
-        return hasher.hexdigest()
 
     def _note(self, checked: Checked) -> None:
         with self._guard:
@@ -226,7 +215,7 @@ class Verification:
                 self.whole += 1
                 if not self._keep_whole:
                     return
-            self.found.append(checked)
+            self.checked.append(checked)
 
 
 def _buffer() -> memoryview:
@@ -238,14 +227,14 @@ def _buffer() -> memoryview:
 
 def candidates(repos: Iterable[Repo]) -> Iterator[Candidate]:
     """Yield every file of the repos, the largest of each repo first; what repos share is yielded once."""
-    seen: set[tuple[tuple[int, int], str]] = set()
+    yielded: set[tuple[tuple[int, int], str]] = set()
     for repo in repos:
         for blob in sorted(repo.blobs.values(), key=lambda blob: -blob.size):
             expected = blob.name if HASH.fullmatch(blob.name) else None
             if blob.shared and expected:
-                if (blob.identity, expected) in seen:
+                if (blob.identity, expected) in yielded:
                     continue
-                seen.add((blob.identity, expected))
+                yielded.add((blob.identity, expected))
             why = "" if expected else "its name is no hash"
             path = f"{repo.path}/blobs/{blob.name}"
             yield Candidate(repo.path, path, blob.name, commits_of(repo, blob.name), expected, why)
@@ -258,7 +247,7 @@ def candidates(repos: Iterable[Repo]) -> Iterator[Candidate]:
             for name in revision.outside:
                 why = "it is a link that leads out of the cache"
                 yield Candidate(repo.path, f"{snapshot}/{name}", "", commits, None, why, name)
-            if revision.plain_files:
+            if revision.plain_files or revision.foreign:
                 yield from _plain(repo, revision)
 
 
@@ -283,8 +272,8 @@ class Names:
         if not candidate.blob:
             return (candidate.name,) if candidate.name else ()
         snapshots = (f"{candidate.repo}/snapshots/{commit}" for commit in candidate.commits)
-        found = (self._links(snapshot).get(candidate.blob, ()) for snapshot in snapshots)
-        return tuple(sorted({name for names in found for name in names}))
+        links = (self._links(snapshot).get(candidate.blob, ()) for snapshot in snapshots)
+        return tuple(sorted({name for names in links for name in names}))
 
     def _links(self, snapshot: str) -> Mapping[str, list[str]]:
         if snapshot not in self._snapshots:
@@ -298,48 +287,24 @@ class Names:
 
 
 def _plain(repo: Repo, revision: Revision) -> Iterator[Candidate]:
-    listed = tree(f"{repo.path}/trees/{revision.commit}.json")
+    listed = tree(path_of(repo.path, revision.commit))
     snapshot = f"{repo.path}/snapshots/{revision.commit}"
     for entry in walk(snapshot):
         if not entry.is_symlink():
             name = entry.path[len(snapshot) + 1 :]
             known = listed.get(name)
-            why = "" if known else "its hash is not known offline: this cache has no links, and no list of its files"
+            unknown = _FOREIGN if name in revision.foreign else _NO_HASH
+            why = "" if known else unknown
             expected = known[0] if known else None
             yield Candidate(repo.path, entry.path, "", (revision.commit,), expected, why, name)
 
 
-def tree(path: str) -> Mapping[str, tuple[str, int]]:
-    """Return what huggingface_hub has noted of a commit's files: hash and size by path; empty where it has not."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-        with open(descriptor, "rb") as file:
-            found = os.fstat(descriptor)
-            if not stat.S_ISREG(found.st_mode) or found.st_size > _MOST_BYTES_OF_A_TREE:
-                return {}
-            files = json.load(file)["files"]
-        pairs = {
-            name: (entry.get("lfs_sha256") or entry["blob_id"], entry.get("lfs_size") or entry["size"])
-            for name, entry in files.items()
-        }
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        return {}  # none, or no list as any version writes it
-    return {name: pair for name, pair in pairs.items() if _is_entry(name, *pair)}
-
-
-def _is_entry(name: str, digest: object, size: object) -> bool:
-    """Tell whether a line of such a list can be one: in a cache that others share, anybody may have written it."""
-    inside = not any(part in ("", ".", "..") for part in name.split("/"))
-    return inside and isinstance(digest, str) and bool(HASH.fullmatch(digest)) and type(size) is int and size >= 0
-
-
 def _open(path: str) -> int:
-    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
     try:
         # To verify is not to use: a read that is noted would make everything look used just now.
-        return os.open(path, flags | getattr(os, "O_NOATIME", 0))
+        return open_regular(path, getattr(os, "O_NOATIME", 0), follow=True)
     except PermissionError:
-        return os.open(path, flags)
+        return open_regular(path, follow=True)
 
 
 def _unreadable(candidate: Candidate, error: OSError) -> Checked:

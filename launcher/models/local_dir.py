@@ -19,7 +19,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from ..cache.layout import HASH
+from ..cache.names import HASH
 from ..cache.memory import Memory, line_of
 from ..system import state
 from . import placement, repo_id

@@ -11,7 +11,7 @@ from ..cache import layout
 from ..cache import names as naming
 from ..cache.plan import Plan
 from ..cache.roots import Root
-from ..cache.verify import tree
+from ..cache.trees import path_of, tree
 from ..context import Context
 from ..errors import ExitStatus, LauncherError
 from ..models import hub, local_dir, placement, pull, repo_id, verified
@@ -105,7 +105,7 @@ def _fetched(revisions: Sequence[Broken]) -> list[Broken]:
 
 def _broken(root: Root, repo: layout.Repo, revision: layout.Revision) -> Broken:
     base = f"{repo.path}/snapshots/{revision.commit}"
-    known = tree(f"{repo.path}/trees/{revision.commit}.json")
+    known = tree(path_of(repo.path, revision.commit))
     files = {
         path: LockedFile(size, digest) for path, (digest, size) in known.items() if os.path.lexists(f"{base}/{path}")
     }
@@ -114,7 +114,7 @@ def _broken(root: Root, repo: layout.Repo, revision: layout.Revision) -> Broken:
             path = os.path.relpath(f"{folder}/{name}", base)
             with suppress(OSError):
                 digest = os.path.basename(os.readlink(f"{folder}/{name}"))
-                if path not in files and layout.HASH.fullmatch(digest) and repo_id.is_path(path):
+                if path not in files and naming.HASH.fullmatch(digest) and repo_id.is_path(path):
                     files[path] = LockedFile(placement.ANY_SIZE, digest)
     name_ = naming.name(repo.folder)
     model = LockedModel(name_, revision.commit, revision.commit, None, (), (), dict(sorted(files.items())))

@@ -60,7 +60,7 @@ def refuse_damaged(done: Verification, console: Console) -> None:
 
     Raises LauncherError with status DAMAGED.
     """
-    damaged = [checked for checked in done.found if checked.damaged]
+    damaged = [checked for checked in done.checked if checked.damaged]
     names = Names()
     for checked in damaged[:_NAMED_AT_MOST]:
         console.warn(line(checked, names))
@@ -120,8 +120,8 @@ def line(checked: Checked, names: Names) -> str:
 def summary(done: Verification) -> str:
     """Return what was verified in one line."""
     again = f", {done.remembered} of them unchanged since they were last read" if done.remembered else ""
-    damaged = sum(1 for checked in done.found if checked.damaged)
-    unknown = sum(1 for checked in done.found if checked.verdict == "unverifiable")
+    damaged = sum(1 for checked in done.checked if checked.damaged)
+    unknown = sum(1 for checked in done.checked if checked.verdict == "unverifiable")
     told = f"verified: {text.count(done.whole, 'file')} whole{again}; {text.size(done.bytes)}"
     told += f"; {damaged} damaged" if damaged else ""
     return told + (f"; {unknown} unverifiable" if unknown else "")
@@ -140,10 +140,10 @@ def document(done: Verification) -> dict[str, Any]:
                 "size_bytes": checked.size,
                 "remembered": checked.remembered,
             }
-            for checked in done.found
+            for checked in done.checked
         ],
         "whole": done.whole,
         "remembered": done.remembered,
-        "damaged": sum(1 for checked in done.found if checked.damaged),
+        "damaged": sum(1 for checked in done.checked if checked.damaged),
         "size_bytes": done.bytes,
     }
