@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import argparse
 import math
+import shlex
 from collections.abc import Sequence
 from typing import Any, NamedTuple, NoReturn
 
 from . import __version__
-from .errors import ExitStatus, LauncherError
+from .errors import ExitStatus, LauncherError, quoted
 from .ui.text import parsed_duration, parsed_size
 
 LAUNCH = "launch"
@@ -345,13 +346,14 @@ def _command(rest: list[str]) -> tuple[str, tuple[str, ...]]:
     name = " ".join(words[: 2 if grouped else 1]) or LAUNCH
     if grouped and name not in COMMANDS:
         ways = ", ".join(command for command in COMMANDS if command.startswith(f"{words[0]} "))
+        first = ways.partition(",")[0]
         what = f"unknown command {name!r}" if len(words) > 1 else f"{name} alone is no command"
-        raise LauncherError(what, f"start_app.py {ways.partition(',')[0]}; {ways}", ExitStatus.USAGE)
+        raise LauncherError(what, f"start_app.py {first}; {ways}", ExitStatus.USAGE)
     repos = tuple(words[len(name.split()) :]) if words else ()
     if grouped and name not in _NAMES_REPOS and repos:
         raise LauncherError(
             f"{name} takes the whole cache, not {' '.join(repos)}",
-            f"start_app.py cache remove {' '.join(repos)}",
+            f"start_app.py cache remove {shlex.join(repos)}",
             ExitStatus.USAGE,
         )
     if name not in _NAMES_REPOS:
@@ -403,7 +405,7 @@ def _refuse_unknown(rest: list[str]) -> None:
             raise LauncherError(
                 f"unknown command {word!r}",
                 f"{_meant(word)}commands: {', '.join(COMMANDS)}; the app's own arguments go after --: "
-                f"start_app.py -- {word}",
+                f"start_app.py -- {quoted(word)}",
                 ExitStatus.USAGE,
             )
 

@@ -6,6 +6,7 @@ Exit statuses follow BSD's sysexits(3) where it has a word for the case, so that
 
 from __future__ import annotations
 
+import shlex
 from enum import IntEnum
 
 
@@ -33,3 +34,8 @@ class LauncherError(Exception):
         self.message = message
         self.hint = hint
         self.status = status
+
+
+def quoted(word: object) -> str:
+    """Return a path or a word as a shell takes it: a hint is made to be pasted, and a name may hold `$(…)`."""
+    return shlex.quote(str(word))

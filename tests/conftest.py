@@ -35,7 +35,8 @@ for _number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--case", type=int, help="run one case of each test only: this one, counted round from 0")
+    parser.addoption("--all", action="store_true", help="run the slow tests too, and every case of each test")
+    parser.addoption("--case", type=int, help="of all tests run one case each: this one, counted round from 0")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -43,15 +44,32 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for item in items:
             if is_hypothesis_test(getattr(item, "obj", None)):
                 item.add_marker(pytest.mark.timeout(0))  # a property of the long profile takes its time
+    chosen = _chosen(config, items)
+    config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
+    items[:] = [item for item in items if item in chosen]
+
+
+def _chosen(config: pytest.Config, items: list[pytest.Item]) -> set[pytest.Item]:
+    """Return the tests to run: all, one case each, or by default the fast ones with the first and last case of each.
+
+    What is named on the command line is run as it is named.
+    """
     case = config.getoption("--case")
-    if case is None:
-        return
+    named = any("::" in argument or argument.endswith(".py") for argument in config.args)
+    if case is None and (config.getoption("--all") or named or config.getoption("keyword")):
+        return set(items)
     cases: dict[str, list[pytest.Item]] = {}
     for item in items:
-        cases.setdefault(item.nodeid.partition("[")[0], []).append(item)
-    kept = {id(found[case % len(found)]) for found in cases.values()}
-    config.hook.pytest_deselected(items=[item for item in items if id(item) not in kept])
-    items[:] = [item for item in items if id(item) in kept]
+        if case is not None or not item.get_closest_marker("slow"):
+            cases.setdefault(item.nodeid.partition("[")[0], []).append(item)
+    if case is not None:
+        return {several[case % len(several)] for several in cases.values()}
+    # The cases of a unit test take milliseconds.
+    return {
+        item
+        for name, several in cases.items()
+        for item in (several if name.startswith("tests/unit/") else (several[0], several[-1]))
+    }
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -1,7 +1,7 @@
 """The app gets what `start_app.sh` gave it: its own interpreter, folder, environment and signals, and nothing of ours.
 
-The interpreter is checked by looking at the file, never by running it: what it is must be known before anything is
-stopped, and a wrong one must not be given the chance to act.
+The interpreter is first checked by looking at the file: a wrong one must not be given the chance to act. Only what
+passes is run, by the rehearsal and by the exec.
 """
 
 from __future__ import annotations

@@ -5,7 +5,6 @@ The file is looked at, never run: what it is must be known before anything is st
 
 from __future__ import annotations
 
-import mmap
 import os
 import re
 import shutil
@@ -15,18 +14,10 @@ from pathlib import Path
 from ..config.settings import Settings
 from ..config.sources import Setting
 from ..errors import LauncherError
+from ..system.programs import EXECUTABLE_MAGIC, is_python_program
 
 OWN_INTERPRETER = "the launcher's own: the app has no .venv, and APP_PYTHON is unset"
-
-
 _PYTHON_NAME = re.compile(r"(python|pypy|graalpy)[0-9.]*", re.IGNORECASE)
-
-
-# Every CPython and PyPy executable either defines or imports one of these.
-_PYTHON_SYMBOLS = (b"Py_BytesMain", b"Py_RunMain", b"Py_Main", b"pypy_main")
-
-
-_EXECUTABLE_MAGIC = (b"\x7fELF", b"\xcf\xfa\xed\xfe", b"\xca\xfe\xba\xbe")
 
 
 def find_interpreter(settings: Settings, environ: Mapping[str, str], running: str) -> Setting:
@@ -89,12 +80,11 @@ def _why_no_interpreter(path: str, running: str) -> str | None:
             head = file.read(256)
             if head.startswith(b"#!"):
                 return _why_no_wrapper(path, head)
-            if not head.startswith(_EXECUTABLE_MAGIC):
+            if not head.startswith(EXECUTABLE_MAGIC):
                 return "neither a program nor a script"
             if head.startswith(b"\x7fELF") and _architecture(head) != _own_architecture(running):
                 return "built for another kind of processor"
-            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as image:
-                return None if any(image.find(name) >= 0 for name in _PYTHON_SYMBOLS) else "another program"
+        return None if is_python_program(path) else "another program"
     except PermissionError:
         return None  # executable but not readable is legal; the name is all there is to see
     except OSError as error:

@@ -16,7 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from ..errors import ExitStatus, LauncherError
+from ..errors import ExitStatus, LauncherError, quoted
 from ..system import files, state
 
 FOLDER = "logs"
@@ -49,9 +49,9 @@ class Target(NamedTuple):
         """
         path = self.places[0]
         if self.named and not path.parent.is_dir():
-            raise self._refused(f"there is no folder {path.parent}", f"mkdir -p {path.parent}")
+            raise self._refused(f"there is no folder {path.parent}", f"mkdir -p {quoted(path.parent)}")
         if self.named and not os.access(path.parent, os.W_OK | os.X_OK):
-            raise self._refused(f"{path.parent} may not be written", f"ls -ld {path.parent}")
+            raise self._refused(f"{path.parent} may not be written", f"ls -ld {quoted(path.parent)}")
         for place in self.places:
             self._refuse_odd(place, "is not a regular file", lambda mode: not stat.S_ISREG(mode))
             for number in () if self.named else range(1, KEPT + 1):
@@ -75,7 +75,7 @@ class Target(NamedTuple):
                 if error.errno not in state.ELSEWHERE:
                     break
         raise LauncherError(
-            f"cannot make a log: {'; '.join(failures)}", f"ls -ld {self.places[0].parent}", ExitStatus.IO
+            f"cannot make a log: {'; '.join(failures)}", f"ls -ld {quoted(self.places[0].parent)}", ExitStatus.IO
         )
 
     def _open(self, place: Path) -> int:
@@ -165,7 +165,7 @@ def open_log(path: Path) -> int:
     except OSError as error:
         if error.errno not in (errno.EINVAL, errno.EISDIR):
             raise
-        raise LauncherError(f"{path} is not a regular file", f"ls -l {path}", ExitStatus.IO) from error
+        raise LauncherError(f"{path} is not a regular file", f"ls -l {quoted(path)}", ExitStatus.IO) from error
 
 
 def seek_tail(descriptor: int, lines: int) -> None:

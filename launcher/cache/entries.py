@@ -45,7 +45,9 @@ def contents(root: str) -> Contents:
 
     Raises OSError when it exists and cannot be read.
     """
-    repos, trash, foreign = [], [], []
+    repos: list[str] = []
+    trash: list[str] = []
+    foreign: list[str] = []
     links: dict[str, str] = {}
     lookalikes: dict[str, str] = {}
     try:

@@ -11,7 +11,6 @@ from . import layout
 from .dirs import below
 from .names import HASH
 from .snapshots import foreign_files, is_partial, walk_snapshot
-from .trees import path_of
 
 
 def in_repo(root: str, folder: str) -> tuple[str, ...]:
@@ -41,7 +40,9 @@ def in_snapshot(path: str, repo: str, commit: str) -> tuple[str, ...]:
     has_blobs = False
     with suppress(FileNotFoundError, NotADirectoryError):
         has_blobs = any(HASH.fullmatch(name) and not is_partial(name) for name in os.listdir(f"{repo}/blobs"))
-    return tuple(foreign_files(sizes, path_of(repo, commit), has_links=has_links, has_blobs=has_blobs or has_links))
+    return tuple(
+        foreign_files(sizes, f"{repo}/trees/{commit}.json", has_links=has_links, has_blobs=has_blobs or has_links)
+    )
 
 
 def give_back(root: int, trash: int, child: str, place: str, strangers: Collection[str]) -> None:
@@ -85,9 +86,5 @@ def _merge(trash: int, child: str, root: int, place: str, strangers: list[str]) 
     for path in strangers:
         _make_above(root, f"{place}/{path}")
         with below(trash, f"{child}/{path}") as (source, old), below(root, f"{place}/{path}") as (target, name):
-            with suppress(FileNotFoundError):
-                os.stat(name, dir_fd=target, follow_symlinks=False)
-                name = f"{name}.kept-{os.urandom(4).hex()}"
-            os.rename(old, name, src_dir_fd=source, dst_dir_fd=target)
-
-
+            new = f"{name}.kept-{os.urandom(4).hex()}" if name in os.listdir(target) else name
+            os.rename(old, new, src_dir_fd=source, dst_dir_fd=target)

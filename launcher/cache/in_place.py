@@ -82,7 +82,9 @@ def remove_repo(root: int, root_path: str, item: Item, deletion: Deletion) -> No
     kept = frozenset(f"{root_path}/{item.folder}/{path}" for path in item.foreign)
     with Undo() as undo:
         for part in ("refs", "snapshots"):
-            _unlink_small(root, f"{item.folder}/{part}", f"{root_path}/{item.folder}/{part}", kept, undo, files=part == "refs")
+            _unlink_small(
+                root, f"{item.folder}/{part}", f"{root_path}/{item.folder}/{part}", kept, undo, files=part == "refs"
+            )
         undo.forget()
     inner = Deletion(mounts=deletion.mounts, kept=kept)
     inner.delete(root, item.folder, item.path)
@@ -134,4 +136,3 @@ def _write(folder: int, name: str, data: bytes, status: os.stat_result) -> None:
         os.fchmod(descriptor, stat.S_IMODE(status.st_mode))
         with suppress(OSError):
             os.fchown(descriptor, status.st_uid, status.st_gid)
-

@@ -38,7 +38,7 @@ class Inventory(NamedTuple):
     repos: Mapping[str, Repo] = {}
     payloads: Mapping[str, Payload] = {}
     in_use: Mapping[str, str] = {}
-    links: Links = {}
+    links: Mapping[str, str] = {}
     identities: Mapping[str, Identity] = {}
     linked: Mapping[str, frozenset[str]] = {}
     unreadable: Mapping[str, str] = {}

@@ -1,4 +1,4 @@
-"""A hub cache is read as it lies on the disk, one look at each entry, and whatever is odd in it is a fact, not an error.
+"""A hub cache is read as it is on the disk, one look at each entry; whatever is odd in it is a fact, not an error.
 
 The layout is https://huggingface.co/docs/huggingface_hub/guides/manage-cache: a repo holds `blobs` (named by their
 hash), `snapshots/<commit>` (links to blobs, or plain files where the system has no links), `refs` (files that name a
@@ -102,7 +102,9 @@ def read(root: str, folder: str) -> Repo:
     if link and not os.path.isdir(path):
         raise OSError(errno.ENOLINK, f"it is a link to {link}, which is not there")
     names = os.listdir(path)
-    part_links = {part: os.readlink(f"{path}/{part}") for part in REPO_PARTS & {*names} if os.path.islink(f"{path}/{part}")}
+    part_links = {
+        part: os.readlink(f"{path}/{part}") for part in REPO_PARTS & {*names} if os.path.islink(f"{path}/{part}")
+    }
     for part, target in part_links.items():
         if not os.path.isdir(f"{path}/{part}"):
             raise OSError(errno.ENOLINK, f"its {part} is a link to {target}, which is not there")

@@ -128,7 +128,7 @@ def repair(inventory: Inventory, files: Collection[str]) -> Plan:
     }
     kept: set[str] = set()
     for repo in inventory.repos.values():
-        parts = checked(inventory, repo, _damaged_items(inventory, repo, files, bad))
+        parts = checked(inventory, repo, _damaged_items(repo, files, bad))
         items += parts.items
         skipped += parts.skipped
         kept |= repo.shared if parts.skipped else frozenset()
@@ -182,7 +182,7 @@ def revision_items(inventory: Inventory, repo: Repo, doomed: Sequence[tuple[Revi
     loose = frozenset().union(*(revision.blobs for revision, _ in going)) - stay
     blob_parts = blob_items(repo, sorted(loose), "only what goes links to it")
     items += blob_parts.items
-    items.sort(key=lambda item: PARTS.index(item.kind))  # type: ignore[arg-type]
+    items.sort(key=lambda item: PARTS.index(item.kind))
     return Parts(items, blob_parts.blobs, [*skipped, *blob_parts.skipped])
 
 
@@ -196,9 +196,9 @@ def blob_items(repo: Repo, blobs: Iterable[str], reason: str) -> Parts:
         return Parts([], set(), [Skipped(f"{repo.path}/blobs", note, size, "kept")] if names else [])
     items = []
     for blob in names:
-        path, target = f"{repo.path}/blobs/{blob}", repo.leads.get(f"blobs/{blob}")
+        path, link = f"{repo.path}/blobs/{blob}", repo.leads.get(f"blobs/{blob}")
         known = repo.blobs[blob]
-        targets = (target,) if target else ()
+        targets = (link,) if link else ()
         items.append(Item("blob", path, known.held, reason, repo.folder, known.identity, targets=targets))
     return Parts(items, {f"{repo.folder}/blobs/{blob}" for blob in names}, [])
 
@@ -271,6 +271,7 @@ def label(item: Item) -> str:
 
 
 def new_plan(inventory: Inventory, items: Sequence[Item], skipped: Sequence[Skipped]) -> Plan:
+    """Return the plan for a root, with the trash of interrupted removals at its end."""
     reason = "left by an interrupted removal"
     trash = [Item("trash", inventory.path(folder), None, reason) for folder in inventory.contents.trash]
     return Plan(inventory.root, (*items, *trash), tuple(skipped), inventory.contents.store)
@@ -311,7 +312,7 @@ def _refs(repo: Repo, revision: Revision, reason: str) -> list[Item]:
     ]
 
 
-def _damaged_items(inventory: Inventory, repo: Repo, files: Collection[str], bad: Collection[str]) -> Parts:
+def _damaged_items(repo: Repo, files: Collection[str], bad: Collection[str]) -> Parts:
     blobs = [b.name for b in repo.blobs.values() if b.shared in bad or f"{repo.path}/blobs/{b.name}" in files]
     names = frozenset(blobs)
     snapshots = f"{repo.path}/snapshots/"
@@ -340,5 +341,3 @@ def _shared(inventory: Inventory, folders: Collection[str], gone: Collection[str
     parts = (path.split("/", 2) for path in gone)
     loose = (inventory.repos[folder].blobs[blob].shared for folder, _, blob in parts)
     return frozenset(shared for shared in loose if shared).union(*whole)
-
-

@@ -79,7 +79,9 @@ def plan(
         return tuple(plans.clear(look(root, contents, contents.entries)) for root, contents in present)
     if not again:
         refuse_unknown(request.keep, roots)
-    return tuple(_prune(request, look(root, contents, contents.entries, parts=contents.entries)) for root, contents in present)
+    return tuple(
+        _prune(request, look(root, contents, contents.entries, parts=contents.entries)) for root, contents in present
+    )
 
 
 def plan_repair(damaged: Sequence[Checked], roots: Sequence[Root], *, force: bool) -> tuple[Plan, ...]:
@@ -116,10 +118,10 @@ def refuse_unknown(wanted: Sequence[str], roots: Sequence[Root]) -> None:
             raise targets.unknown(target, present, LIST)
 
 
-def restore(roots: Sequence[Root]) -> None:
-    """Give back what a killed run took into the trash of these roots although it is not huggingface_hub's."""
+def finish_left_over(roots: Sequence[Root]) -> None:
+    """Delete what interrupted removals have left in these roots."""
     for root in roots:
-        trash.restore(root.real)
+        trash.finish(root.real)
 
 
 def condemn(planned: Sequence[Plan], say: Callable[[Plan, Item], None]) -> Result:

@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 from ..ui.text import size as amount
-from . import complete
+from .completeness import copy_of, gaps, is_weights, tree
 from .entries import LOCKS
 from .inventory import Inventory
 from .layout import Repo
@@ -123,8 +123,38 @@ def _doomed(inventory: Inventory, repo: Repo, options: PruneOptions, outdated: s
         return []
     commits = {revision.commit for revision in loose}
     kept = [revision for revision in repo.revisions if revision.commit not in commits]
-    needed = complete.needed(repo, kept, loose)
+    needed = _needed(repo, kept, loose)
     return [(revision, "no ref points to it") for revision in loose if revision.commit not in needed]
+
+
+def _needed(repo: Repo, kept: Sequence[Revision], others: Sequence[Revision]) -> frozenset[str]:
+    """Return the commits among `others` that must stay because nothing that stays replaces them.
+
+    Of a repo without any ref, nobody knows which commit an app loads by its hash: all that hold anything stay.
+    """
+    if not kept:
+        return frozenset(revision.commit for revision in others if len(revision.dangling) < revision.files)
+    staying = list(kept)
+    commits = set()
+    for revision in sorted(others, key=lambda revision: revision.modified, reverse=True):
+        if len(revision.dangling) < revision.files and not any(_replaces(repo, r, revision) for r in staying):
+            staying.append(revision)
+            commits.add(revision.commit)
+    return frozenset(commits)
+
+
+def _replaces(repo: Repo, revision: Revision, other: Revision) -> bool:
+    """Return whether nobody who loads `revision` would miss `other`, as far as what is here of both can tell."""
+    try:
+        copy, theirs = copy_of(repo.path, revision.commit), copy_of(repo.path, other.commit)
+    except OSError:
+        return False
+    if not copy.files or copy.dangling:
+        return False
+    listed = tree(f"{repo.path}/trees/{revision.commit}.json")
+    if listed:
+        return not gaps(copy, listed)
+    return not copy.doubt and {*filter(is_weights, theirs.files)} <= copy.files.keys()
 
 
 def _going(inventory: Inventory, repo: Repo, parts: Parts, locks: list[Item]) -> Parts:
@@ -161,7 +191,9 @@ def _outdated(
         newest = max((repo.used for repo in inventory.repos.values()), default=limit)
         if old and newest < min(limit, options.now - _IMPLAUSIBLE * _DAY) and not options.force:
             days = int((options.now - newest) // _DAY)
-            notes.append(f"nothing in it was used for {days} days, or the clock is wrong; --force removes it for its age")
+            notes.append(
+                f"nothing in it was used for {days} days, or the clock is wrong; --force removes it for its age"
+            )
         else:
             reasons = {repo.folder: f"not used for {int((options.now - repo.used) // _DAY)} days" for repo in old}
     if options.max_size is not None:
@@ -177,7 +209,7 @@ def _over(
     by_age: Sequence[Repo],
     reasons: dict[str, str],
 ) -> int:
-    """Add the least recently used repos to `reasons` until the rest fits; return the bytes that stay where it cannot."""
+    """Add the least recently used repos to `reasons` until the rest fits; return the bytes that stay if it cannot."""
     assert options.max_size is not None
     payloads, busy = inventory.payloads, inventory.in_use
     sizes: dict[str, int] = {}
@@ -190,7 +222,9 @@ def _over(
         sizes[folder] = repo.held if whole else repo.held - sum(item.size or 0 for item in parts.items)
         blobs = (blob for blob in repo.blobs.values() if whole or f"{folder}/blobs/{blob.name}" not in parts.blobs)
         gone = not whole and parts.items[0].kind == "repo"
-        shared[folder] = frozenset() if gone else frozenset(b.shared for b in blobs if b.shared and b.shared in payloads)
+        shared[folder] = (
+            frozenset() if gone else frozenset(b.shared for b in blobs if b.shared and b.shared in payloads)
+        )
     users = Counter(payload for used in shared.values() for payload in used)
     total = sum(sizes.values()) + sum(payloads[payload].size for payload in users)
     for repo in by_age:

@@ -9,12 +9,11 @@ from __future__ import annotations
 import errno
 import os
 import re
-import stat
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
+from .completeness import tree
 from .names import PIN
-from .trees import path_of, tree
 
 NOT_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 # Names of blobs that have not arrived in full: of huggingface_hub, and of clients in other languages.
@@ -134,7 +133,9 @@ def read_snapshot(place: Place, commit: str, refs: tuple[str, ...]) -> Revision:
     if own and not (link or place.linked):
         has_links = bool(linked or dangling or outside)
         sizes = {path: status.st_size for path, status in own}
-        foreign = foreign_files(sizes, path_of(place.path, commit), has_links=has_links, has_blobs=has_links or bool(place.blobs))
+        foreign = foreign_files(
+            sizes, f"{place.path}/trees/{commit}.json", has_links=has_links, has_blobs=has_links or bool(place.blobs)
+        )
     plain = Plain()
     for path, status in own:
         place.plain.add(status, held=not (path in foreign or link or place.linked))

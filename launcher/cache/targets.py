@@ -90,7 +90,9 @@ def _meaning(target: str, place: Place) -> Mapping[str, set[str] | None]:
 
 def _refuse_ambiguous(target: str, meanings: Sequence[Mapping[str, set[str] | None]]) -> None:
     """Refuse the first digits of more than one commit, in whichever roots; of a repo, each root's may be the same."""
-    pairs = {(folder, commit) for meaning in meanings for folder, commits in meaning.items() for commit in commits or ()}
+    pairs = {
+        (folder, commit) for meaning in meanings for folder, commits in meaning.items() for commit in commits or ()
+    }
     digits = target.rpartition("@")[2]
     if len({commit for _, commit in pairs if commit.startswith(digits)}) < 2 and (
         "@" in target or len({folder for folder, _ in pairs}) < 2

@@ -76,7 +76,9 @@ class Trash:
             new = new_name or name
             os.rename(name, new, src_dir_fd=parent, dst_dir_fd=folder)
             if not os.path.samestat(os.fstat(before), os.stat(new, dir_fd=folder, follow_symlinks=False)):
-                raise OSError(errno.ESTALE, f"something else came in its place; that is {self._put_back(new, parent, name)}")
+                raise OSError(
+                    errno.ESTALE, f"something else came in its place; that is {self._put_back(new, parent, name)}"
+                )
         finally:
             os.close(before)
         return f"{self.path}/{new}"
@@ -372,5 +374,3 @@ def _lock(descriptor: int) -> bool:
         if error.errno not in NO_FLOCK:
             raise
         return True  # without flock two runs may meet, and each takes what is there
-
-

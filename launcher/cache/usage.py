@@ -165,7 +165,7 @@ def readers(root: str, folders: Collection[str], spare: Collection[int]) -> dict
 
 def _elsewhere(root: str, folders: Iterable[str]) -> Mapping[str, str]:
     """Return where the files of repos are that are links, or have parts that are: prefixes, each with its repo."""
-    places = {}
+    places: dict[str, str] = {}
     for folder in folders:
         path = f"{root}/{folder}"
         links = (path,) if os.path.islink(path) else [p for part in _PARTS if os.path.islink(p := f"{path}/{part}")]

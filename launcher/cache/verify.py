@@ -1,7 +1,9 @@
 r"""A blob's name is its hash, so whether it is what the hub had can be told offline, in a cache of every version.
 
-64 hex digits are the sha256 of the content, 40 the sha1 of git's `blob <size>\0` and the content. Where a system has
-no links, files lie in the snapshot itself, and only `trees/<commit>.json` has their hashes.
+64 hex digits are the sha256 of the content, 40 the sha1 of git's `blob <size>\0` and the content. Some mirrors send an
+ETag of their own instead, often of 40 digits too: where a list of the commit's files is known, it says what the content
+must be. Without one, such a name is believed when another file of the repo is what its name says. Where a system has no
+links, files lie in the snapshot itself, and only a list has their hashes.
 """
 
 from __future__ import annotations
@@ -17,12 +19,13 @@ from contextlib import suppress
 from typing import Literal, NamedTuple
 
 from ..system.files import content_hash, open_regular
+from .completeness import Files, tree
 from .dirs import walk
 from .layout import Repo
+from .lists import Lists, links_of
 from .memory import Memory, line_of, settled
 from .names import HASH
 from .snapshots import Revision
-from .trees import path_of, tree
 
 Verdict = Literal["ok", "corrupt", "size differs", "missing", "unverifiable"]
 
@@ -35,7 +38,8 @@ class Candidate(NamedTuple):
     """Hold a file to verify: its repo's path, its own, the revisions it is part of, and the hash in hex it must have.
 
     `blob` is blank for a file that lies in a snapshot itself, and `name` is what it is called there. Without
-    `expected`, `why` tells what is known instead.
+    `expected`, `why` tells what is known instead. `doubtful` means that only the blob's own name says what it must be,
+    and that it may be no hash.
     """
 
     repo: str
@@ -47,6 +51,7 @@ class Candidate(NamedTuple):
     name: str = ""
     missing: bool = False
     denied: bool = False
+    doubtful: bool = False
 
     @property
     def folder(self) -> str:
@@ -82,6 +87,7 @@ class Verification:
         self._stop = threading.Event()
         self._error: Exception | None = None
         self._sizes: dict[str, dict[str, int]] = {}
+        self._named_by_hash: set[str] = set()
         self._guard = threading.Lock()
 
     def run(self, candidates: Iterable[Candidate], progress: Callable[[int], None] | None = None) -> None:
@@ -107,6 +113,15 @@ class Verification:
             raise
         if self._error:
             raise self._error
+        self.checked = [self._settled(checked) for checked in self.checked]
+
+    def _settled(self, checked: Checked) -> Checked:
+        """Return the verdict on a file whose name may be no hash, now that the others of its repo are known."""
+        candidate = checked.candidate
+        if not (candidate.doubtful and checked.damaged) or candidate.repo in self._named_by_hash:
+            return checked
+        why = "its name may be no hash but an ETag of a mirror's own, and no list of its commit's files is known"
+        return checked._replace(verdict="unverifiable", why=why)
 
     def _put(self, work: queue.Queue[Candidate | None], task: Candidate | None) -> None:
         while not self._stop.is_set():
@@ -171,11 +186,15 @@ class Verification:
         assert candidate.expected
         began = time.time()
         descriptor = _open(candidate.path)
+        contradicted = False
         try:
             before = os.fstat(descriptor)
             if not stat.S_ISREG(before.st_mode):
                 return Checked(candidate, "unverifiable", "it is not a plain file", 0)
             digest = content_hash(descriptor, candidate.expected, buffer=block, proceed=proceed)
+            if digest != candidate.expected and candidate.blob != candidate.expected and HASH.fullmatch(candidate.blob):
+                os.lseek(descriptor, 0, os.SEEK_SET)
+                contradicted = candidate.blob == content_hash(descriptor, candidate.blob, buffer=block, proceed=proceed)
             after = os.fstat(descriptor)
         finally:
             os.close(descriptor)
@@ -189,6 +208,9 @@ class Verification:
                 with self._guard:
                     self.memory.remember(line)
             return Checked(candidate, "ok", "", after.st_size)
+        if contradicted:
+            why = f"it is what its name says, and the list of its commit's files has {candidate.expected[:12]} instead"
+            return Checked(candidate, "unverifiable", why, after.st_size)
         with self._guard:
             self.memory.forget(line)
         known = self._known_size(candidate)
@@ -198,7 +220,7 @@ class Verification:
 
     def _known_size(self, candidate: Candidate) -> int | None:
         for commit in candidate.commits:
-            path = path_of(candidate.repo, commit)
+            path = f"{candidate.repo}/trees/{commit}.json"
             with self._guard:
                 if path not in self._sizes:
                     self._sizes[path] = dict(tree(path).values())
@@ -212,6 +234,8 @@ class Verification:
             self.bytes += checked.size
             self.remembered += checked.remembered
             if checked.verdict == "ok":
+                if checked.candidate.doubtful:
+                    self._named_by_hash.add(checked.candidate.repo)
                 self.whole += 1
                 if not self._keep_whole:
                     return
@@ -225,30 +249,38 @@ def _buffer() -> memoryview:
     return memoryview(block)
 
 
-def candidates(repos: Iterable[Repo]) -> Iterator[Candidate]:
-    """Yield every file of the repos, the largest of each repo first; what repos share is yielded once."""
+def candidates(repos: Iterable[Repo], pinned: Mapping[str, Mapping[str, Files]] | None = None) -> Iterator[Candidate]:
+    """Yield every file of the repos, the largest of each repo first; what repos share is yielded once.
+
+    `pinned` is what is known of commits besides, by repo folder and commit: all these files must be there.
+    """
     yielded: set[tuple[tuple[int, int], str]] = set()
     for repo in repos:
+        lists = Lists(repo, (pinned or {}).get(repo.folder, {}))
         for blob in sorted(repo.blobs.values(), key=lambda blob: -blob.size):
-            expected = blob.name if HASH.fullmatch(blob.name) else None
+            commits = commits_of(repo, blob.name)
+            expected, doubtful = lists.expected(blob.name, commits)
             if blob.shared and expected:
                 if (blob.identity, expected) in yielded:
                     continue
                 yielded.add((blob.identity, expected))
             why = "" if expected else "its name is no hash"
             path = f"{repo.path}/blobs/{blob.name}"
-            yield Candidate(repo.path, path, blob.name, commits_of(repo, blob.name), expected, why)
+            yield Candidate(repo.path, path, blob.name, commits, expected, why, doubtful=doubtful)
         for revision in repo.revisions:
             snapshot = f"{repo.path}/snapshots/{revision.commit}"
             commits = (revision.commit,)
             for name in revision.dangling:
                 why = "the blob it links to is not there"
                 yield Candidate(repo.path, f"{snapshot}/{name}", "", commits, None, why, name, missing=True)
+            for name in lists.missing(revision):
+                why = f"the list of the files of {revision.commit[:7]} has it"
+                yield Candidate(repo.path, f"{snapshot}/{name}", "", commits, None, why, name, missing=True)
             for name in revision.outside:
                 why = "it is a link that leads out of the cache"
                 yield Candidate(repo.path, f"{snapshot}/{name}", "", commits, None, why, name)
             if revision.plain_files or revision.foreign:
-                yield from _plain(repo, revision)
+                yield from _plain(repo, revision, lists.of(revision.commit))
 
 
 def unreadable(path: str, why: str) -> Candidate:
@@ -277,17 +309,11 @@ class Names:
 
     def _links(self, snapshot: str) -> Mapping[str, list[str]]:
         if snapshot not in self._snapshots:
-            links: dict[str, list[str]] = {}
-            for entry in walk(snapshot):
-                if entry.is_symlink():
-                    name = entry.path[len(snapshot) + 1 :]
-                    links.setdefault(os.path.basename(os.readlink(entry.path)), []).append(name)
-            self._snapshots[snapshot] = links
+            self._snapshots[snapshot] = links_of(snapshot)
         return self._snapshots[snapshot]
 
 
-def _plain(repo: Repo, revision: Revision) -> Iterator[Candidate]:
-    listed = tree(path_of(repo.path, revision.commit))
+def _plain(repo: Repo, revision: Revision, listed: Files) -> Iterator[Candidate]:
     snapshot = f"{repo.path}/snapshots/{revision.commit}"
     for entry in walk(snapshot):
         if not entry.is_symlink():

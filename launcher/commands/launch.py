@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -13,6 +14,7 @@ from ..launch.pipeline import Launch
 from ..launch.plan import origins
 from ..launch.start import notify
 from ..service import history
+from ..system.signals import Interrupted, die_of, ignore_hangup
 
 
 def run(context: Context) -> Report:
@@ -29,12 +31,14 @@ def run(context: Context) -> Report:
         status = init.stand_above()
         if status is not None:
             return Answer(status)
-    launch = Launch(context)
     if arguments.dry_run:
-        return launch.plan()
+        return Launch(context).plan()
+    if arguments.background:
+        ignore_hangup()
+    launch = Launch(context)
     pid: int | None = None
     try:
-        with _refusals(context):
+        with _refusals(launch):
             if arguments.no_launch:
                 return _clear(launch)
             if console.verbose:
@@ -43,18 +47,26 @@ def run(context: Context) -> Report:
             prepared = launch.prepare()
             output = launch.start.open_log()
             if not arguments.background:
-                launch.start.become(prepared, output)
+                launch.start.become(prepared, output, launch.guard.end)
             assert output is not None
             from ..app import background
 
             # An interruption between the two would leave an app of which nobody was told.
             with background.shielded():
+                launch.guard.check()
                 pid = launch.start.spawn(prepared, output)
+        launch.guard.interrupt_at_once()
         return launch.start.see_ready(prepared, pid)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         if pid is not None:
             console.warn(f"left running: pid {pid}, log {launch.start.log}")
+        if isinstance(error, Interrupted) and error.number != signal.SIGINT:
+            console.warn(f"interrupted by {error.number.name}")
+            console.flush()
+            die_of(error.number)
         raise
+    finally:
+        launch.close()
 
 
 def _clear(launch: Launch) -> Report:
@@ -70,11 +82,29 @@ def _clear(launch: Launch) -> Report:
 
 
 @contextmanager
-def _refusals(context: Context) -> Iterator[None]:
-    """Report what keeps the app from being started to the history and the webhook."""
+def _refusals(launch: Launch) -> Iterator[None]:
+    """Report what keeps the app from being started, and what was stopped for it, to the history and the webhook."""
+    context = launch.context
     try:
-        with history.refusals(context.settings, "launch"):
-            yield
-    except LauncherError as error:
-        notify(context, "refused", error.message)
+        yield
+    except BaseException as error:
+        left = _left_stopped(launch)
+        if isinstance(error, LauncherError):
+            reason = f"exit status {int(error.status)}: {error.message}"
+            notify(context, "refused", error.message)
+        elif not left:
+            raise
+        elif isinstance(error, KeyboardInterrupt):
+            reason = f"interrupted by {signal.Signals(getattr(error, 'number', signal.SIGINT)).name}"
+        else:
+            reason = f"{type(error).__name__}: {error}"
+        history.record(context.settings, "refuse", "launch", f"{reason}; {left}" if left else reason)
+        if left:
+            context.console.warn(left)
         raise
+
+
+def _left_stopped(launch: Launch) -> str:
+    """Return what was stopped when nothing was started in its place, blank where nothing was stopped."""
+    pids = ", ".join(f"pid {process.pid}" for process in launch.stopped)
+    return f"stopped before: {pids}; no new instance was started on port {launch.context.settings.port}" if pids else ""

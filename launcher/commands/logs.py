@@ -7,7 +7,7 @@ from pathlib import Path
 from ..app import logs
 from ..config.settings import Settings
 from ..context import Answer, Context, Report
-from ..errors import ExitStatus, LauncherError
+from ..errors import ExitStatus, LauncherError, quoted
 from ..operations import instance
 
 DEFAULT_LINES = 50
@@ -21,7 +21,7 @@ def run(context: Context) -> Report:
         descriptor = logs.open_log(path)
     except OSError as error:
         raise LauncherError(
-            f"cannot read {path}: {(error.strerror or str(error)).lower()}", f"ls -l {path}", ExitStatus.IO
+            f"cannot read {path}: {(error.strerror or str(error)).lower()}", f"ls -l {quoted(path)}", ExitStatus.IO
         ) from error
     logs.seek_tail(descriptor, DEFAULT_LINES if arguments.lines is None else arguments.lines)
     try:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ..cache import entries, targets
 from ..cache.names import name
 from ..context import Answer, Context, Report
-from ..errors import ExitStatus, LauncherError
+from ..errors import ExitStatus, LauncherError, quoted
 from ..models import check, hub, lockfile, repo_id, resolve
 from ..models.lockfile import LockedModel
 from ..operations import pull
@@ -83,7 +83,9 @@ def _write(context: Context, models: Sequence[LockedModel]) -> bool:
     except OSError as error:
         path = lockfile.path_of(context.settings.app_dir)
         raise LauncherError(
-            f"cannot write {path}: {(error.strerror or str(error)).lower()}", f"ls -ld {path.parent}", ExitStatus.IO
+            f"cannot write {path}: {(error.strerror or str(error)).lower()}",
+            f"ls -ld {quoted(path.parent)}",
+            ExitStatus.IO,
         ) from error
 
 
@@ -121,7 +123,7 @@ def _wishes(context: Context) -> list[resolve.Wish]:
         if wishes.setdefault((wish.repo, wish.local_dir or ""), wish) != wish:
             raise LauncherError(
                 f"{wish.repo} is named with two revisions, and one is pinned",
-                f"start_app.py models lock {text_}",
+                f"start_app.py models lock {quoted(text_)}",
                 ExitStatus.USAGE,
             )
     return list(wishes.values())

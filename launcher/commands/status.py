@@ -15,7 +15,7 @@ from ..config.settings import Settings
 from ..context import Answer, Context, Report
 from ..errors import LauncherError
 from ..instances import process as processes
-from ..instances.describe import describe, instance_document, process_document
+from ..instances.describe import describe, instance_document, process_document, verdicts, where
 from ..instances.resources import gpu_memory, memory
 from ..instances.survey import Instance
 from ..models import loaded, versions
@@ -23,7 +23,7 @@ from ..models.loaded import InUse
 from ..models.locked_view import VIEW
 from ..models.lockfile import Lock
 from ..models.versions import NAMED_AT_MOST
-from ..operations.instance import Observed, no_instances, observe
+from ..operations.instance import Observed, observe
 from ..ui import text
 
 State = Literal["running", "loading", "launching", "another user's", "unseen", "not running"]
@@ -88,8 +88,8 @@ class Status(NamedTuple):
         survey = self.observed.survey
         if self.observed.unseen:
             rows.append(("lock", f"{self.observed.lock} is held by an instance that cannot be seen from here"))
-        rows += [("sibling", f"{describe(i.process)}, port {i.port}") for i in survey.siblings]
-        rows += [("another user's", f"{describe(i.process)}, port {i.port}") for i in survey.others]
+        rows += [("sibling", f"{describe(i.process)}{where(i, survey.port)}") for i in survey.siblings]
+        rows += [("another user's", f"{describe(i.process)}{where(i, survey.port)}") for i in survey.others]
         for holder in survey.holders:
             who = describe(holder.process) if holder.process else f"a hidden process of user {text.user(holder.uid)}"
             rows.append(("port held by", f"{who}, on {holder.address}"))
@@ -132,7 +132,7 @@ class Status(NamedTuple):
 def run(context: Context) -> Report:
     """Show what runs on the port; with `-v` also which processes only look like an instance."""
     shown = status(context)
-    for line in no_instances(shown.observed):
+    for line in verdicts(shown.observed.survey):
         context.console.detail(line)
     return Answer(text=tuple(f"{name}: {value}" for name, value in shown.facts()), data=shown.document())
 
@@ -194,7 +194,7 @@ def _state(observed: Observed, page: Page | None) -> State:
         return "running" if page else "loading"
     if observed.launcher:
         return "launching"
-    if any(instance.on(observed.survey.port) for instance in observed.survey.others):
+    if any(instance.verdict.standing == "refused" for instance in observed.survey.others):
         return "another user's"
     return "unseen" if observed.unseen else "not running"
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from ..context import Answer, Context, Report
-from ..instances.describe import describe, process_document
+from ..instances.describe import describe, left_alone, process_document
 from ..instances.stop import stopped_document
-from ..operations.instance import left_alone, observe, stop_instance
+from ..operations.instance import observe, stop_instance
 
 
 def run(context: Context) -> Report:
@@ -23,6 +23,6 @@ def run(context: Context) -> Report:
     stopped = stop_instance(context)
     if not stopped:
         console.say(nothing)
-        for line in left_alone(observe(settings)):
+        for line in left_alone(observe(settings).survey):
             console.say(line)
     return Answer(data={"stopped": [stopped_document(process) for process in stopped]})

@@ -12,7 +12,7 @@ from pathlib import Path
 from ..cache.roots import folders
 from ..config.settings import Settings
 from ..context import Answer, Context, Report
-from ..errors import LauncherError
+from ..errors import LauncherError, quoted
 from ..service import unit
 from ..system import requirements
 from ..ui import invocation, redact, text
@@ -32,13 +32,14 @@ def run(context: Context) -> Report:
         python = os.path.join(settings.app_dir, ".venv", "bin", "python")
         raise LauncherError(
             f"{sys.executable} is there for this run of uv only, and a unit needs a Python that stays",
-            f"uv pip install --python {python} {packages}, then {python} {invocation.again(launcher_file, ('unit',))}",
+            f"uv pip install --python {quoted(python)} {packages}, then "
+            f"{quoted(python)} {invocation.again(launcher_file, ('unit',))}",
         )
     app_args = arguments.app_args
     if redact.arguments(app_args) != app_args:
         env_file = settings.env_file or settings.app_dir / ".env"
         console.warn("the app's arguments hold a secret, and every user can read a unit: they are not in it")
-        console.warn(f'hint: write the line APP_ARGS="…" with them into {env_file}, before you start the unit')
+        console.warn(f'hint: write the line APP_ARGS="…" with them into {quoted(env_file)}, before you start the unit')
         app_args = ()
     uid = _user(settings)
     words = _launcher(launcher_file)

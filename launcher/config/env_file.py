@@ -13,7 +13,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from ..errors import ExitStatus, LauncherError
+from ..errors import ExitStatus, LauncherError, quoted
 
 MAX_BYTES = 1 << 20
 # What Python itself may touch before the app sees it: a variable name must survive execve.
@@ -78,7 +78,7 @@ def parse(path: Path, text: str, environ: Mapping[str, str]) -> EnvFile:
             if "\0" in value:
                 raise LauncherError(
                     f"{name} holds a NUL byte ({path} line {line})",
-                    f"write the file again as plain text: $EDITOR {path}",
+                    f"write the file again as plain text: $EDITOR {quoted(path)}",
                 )
             values[name], lines[name] = value, line
     given = {name: value for name, value in values.items() if value is not None}
@@ -99,15 +99,15 @@ def _text(path: Path, bad: ExitStatus) -> tuple[str, int]:
             data = file.read(MAX_BYTES + 1)
             uid = os.fstat(file.fileno()).st_uid
     except IsADirectoryError as error:
-        raise LauncherError(f"cannot read {path}: it is a folder", f"ls -ld {path}", bad) from error
+        raise LauncherError(f"cannot read {path}: it is a folder", f"ls -ld {quoted(path)}", bad) from error
     except OSError as error:
-        raise LauncherError(f"cannot read {path}: {error.strerror}", f"ls -l {path}", bad) from error
+        raise LauncherError(f"cannot read {path}: {error.strerror}", f"ls -l {quoted(path)}", bad) from error
     if len(data) > MAX_BYTES:
-        raise LauncherError(f"cannot read {path}: more than {MAX_BYTES} bytes is no .env", f"ls -l {path}", bad)
+        raise LauncherError(f"cannot read {path}: more than {MAX_BYTES} bytes is no .env", f"ls -l {quoted(path)}", bad)
     try:
         return data.decode("utf-8-sig"), uid
     except UnicodeDecodeError as error:
         line = data[: error.start].count(b"\n") + 1
         raise LauncherError(
-            f"cannot read {path}: line {line} is not UTF-8 text", f"file {path} (save it as UTF-8)", bad
+            f"cannot read {path}: line {line} is not UTF-8 text", f"file {quoted(path)} (save it as UTF-8)", bad
         ) from error

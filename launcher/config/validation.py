@@ -12,7 +12,7 @@ import stat
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
-from ..errors import ExitStatus, LauncherError
+from ..errors import ExitStatus, LauncherError, quoted
 from ..ui import redact
 from .paths import absolute, unexpanded
 from .sources import Setting
@@ -53,7 +53,9 @@ def script(app_dir: Path, setting: Setting, launcher_folders: tuple[Path, ...]) 
     try:
         mode = os.stat(path).st_mode
     except PermissionError:
-        raise LauncherError(f"{app_dir} may not be entered by this user", f"ls -ld {app_dir}", setting.bad) from None
+        raise LauncherError(
+            f"{app_dir} may not be entered by this user", f"ls -ld {quoted(app_dir)}", setting.bad
+        ) from None
     except OSError:
         mode = 0
     if stat.S_ISREG(mode) and os.access(path, os.R_OK):
@@ -72,7 +74,8 @@ def script(app_dir: Path, setting: Setting, launcher_folders: tuple[Path, ...]) 
     present = next((name for name in _OTHER_SCRIPTS if os.path.isfile(app_dir / name)), None)
     hint = "start_app.py --app-dir DIR; APP_SCRIPT=app.py in .env for another script; start_app.py --demo to try it out"
     if present:
-        hint = f"{present} is there: set APP_SCRIPT={present} in {app_dir / '.env'}, or start_app.py --app-dir DIR"
+        line = f"APP_SCRIPT={quoted(present)} in {quoted(app_dir / '.env')}"
+        hint = f"{quoted(present)} is there: set {line}, or start_app.py --app-dir DIR"
     raise LauncherError(what, hint)
 
 
@@ -148,7 +151,7 @@ def refuse_other_port(
         if value is not None and value != str(port):
             raise LauncherError(
                 f"the app would be told {flag} {redact.scrub(value)} ({where}), but the launcher's port is {port}",
-                f"start_app.py --port {value}, or GRADIO_SERVER_PORT={value} in .env",
+                f"start_app.py --port {quoted(value)}, or GRADIO_SERVER_PORT={quoted(value)} in .env",
                 status,
             )
 

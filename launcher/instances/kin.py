@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import NamedTuple, Protocol
 
-from .match import script_argument
+from .command_line import script_argument
 
 SHELLS = frozenset("sh bash dash ash zsh ksh mksh fish busybox".split())
 # Inits that start one child, adopt orphans, and end when that child does.

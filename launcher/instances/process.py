@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from ..system import requirements
-from .proof import DELETED, LINUX, all_threads_ended, arguments, start_of
+from .proof import DELETED, age, all_threads_ended, arguments, start_of
 
 if TYPE_CHECKING:
     import psutil
@@ -42,9 +40,7 @@ class Process(NamedTuple):
     @property
     def age(self) -> float:
         """Return the seconds since its start."""
-        if LINUX:
-            return max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - self.start / os.sysconf("SC_CLK_TCK"))
-        return max(0.0, time.time() - self.start)
+        return age(self.start)
 
 
 def look(pid: int) -> Process | None:

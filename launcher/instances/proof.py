@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
 from collections.abc import Iterator
 
 LINUX = sys.platform.startswith("linux")
@@ -64,6 +65,35 @@ def start_of(pid: int) -> float | None:
     try:
         return float(_stat(f"/proc/{pid}/stat")[19])
     except (OSError, ValueError, IndexError):
+        return None
+
+
+def age(start: float) -> float:
+    """Return the seconds since a start as `start_of` has it."""
+    now = time.clock_gettime(time.CLOCK_BOOTTIME) - start / os.sysconf("SC_CLK_TCK") if LINUX else time.time() - start
+    return max(0.0, now)
+
+
+def owner_of(pid: int) -> int | None:
+    """Return the user that a process belongs to, without psutil."""
+    try:
+        return os.stat(f"/proc/{pid}").st_uid
+    except OSError:
+        return None
+
+
+def executable(pid: int) -> str | None:
+    """Return the path of a process's executable as the kernel names it from here, None where it is hidden."""
+    if not LINUX:
+        import psutil
+
+        try:
+            return str(psutil.Process(pid).exe()) or None
+        except psutil.Error:
+            return None
+    try:
+        return os.readlink(f"/proc/{pid}/exe").removesuffix(DELETED)
+    except OSError:
         return None
 
 

@@ -28,6 +28,8 @@ class Record(NamedTuple):
     `start` is the process's start in clock ticks since `boot_id` (proc_pid_stat(5) field 22), which, with the pid and
     its namespace, names one process for ever; `started_at` is UTC in ISO 8601, for people. `models` are the commits of
     the models that it was started with, `locked` tells that it can load no other. `log` is the file its output goes to.
+    `script` is the path of the app's script as it was named, `command` the words that say which of its commands is
+    served; both are None in records of earlier versions.
     `network` names the network namespace, empty where that is unknown.
     """
 
@@ -46,6 +48,8 @@ class Record(NamedTuple):
     locked: bool = False
     log: str | None = None
     network: str = ""
+    script: str | None = None
+    command: tuple[str, ...] | None = None
 
     def line(self) -> bytes:
         """Return the record as the one line of its lock file; what is too long for it is cut short."""
@@ -118,4 +122,10 @@ def _record(document: Any) -> Record:
         raise TypeError("models are commits")
     if not isinstance(values.get("log"), str | None) or not isinstance(values.get("network", ""), str):
         raise TypeError("the log is a path, the network a name")
-    return Record(**{**values, "argv": tuple(str(argument) for argument in values["argv"])})
+    if not isinstance(values.get("script"), str | None):
+        raise TypeError("the script is a path")
+    command = values.get("command")
+    if command is not None and not (isinstance(command, list) and all(isinstance(word, str) for word in command)):
+        raise TypeError("the command is a list of words")
+    argv = tuple(str(argument) for argument in values["argv"])
+    return Record(**{**values, "argv": argv, "command": None if command is None else tuple(command)})

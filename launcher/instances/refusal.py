@@ -28,7 +28,7 @@ def of_instances(survey: Survey) -> LauncherError | None:
         if instance.supervisor:
             return _supervised(instance, instance.supervisor)
     for instance in survey.others:
-        if instance.on(survey.port):
+        if instance.verdict.standing == "refused":
             user = text.user(instance.process.uid)
             return LauncherError(
                 f"port {survey.port} belongs to this app's instance of another user: {describe(instance.process)}",
@@ -58,6 +58,16 @@ def unseen_lock(path: str, known: str) -> LauncherError:
     return LauncherError(
         f"an instance holds {path}, but its process cannot be seen from here{known}",
         "stop it where it was started: in its container, or as its own user",
+        ExitStatus.TAKEN,
+    )
+
+
+def of_keeper(survey: Survey, process: Process, reason: str) -> LauncherError:
+    """Return the refusal for a lock of our port that another app of the folder holds, or one in another network."""
+    return LauncherError(
+        f"the lock of port {survey.port} is held by {describe(process)}: {reason}",
+        f"start_app.py --port {_another(survey)} leaves it alone"
+        + (f"; kill {process.pid} ends it" if process.uid == os.geteuid() else ""),
         ExitStatus.TAKEN,
     )
 

@@ -8,13 +8,20 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterable
+import re
+import stat
+import time
+from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple
 
-from .match import ScriptArgument
+from ..system.programs import is_python_program
+from .command_line import ScriptArgument, has_python_name
 from .process import environment
-from .proof import DELETED, LINUX, current_folder
+from .proof import DELETED, LINUX, age, current_folder, executable, start_of
 
+_TWO_FOLDERS = "its current folder and the one it was started in name different scripts"
+_PROC_SELF = re.compile("[0-9]+(/task/[0-9]+)?")
+_MAGIC = re.compile("cwd|root|exe|fd/[0-9]+")
 _MAX_LINKS = 40  # as in the kernel, path_resolution(7)
 
 
@@ -35,39 +42,107 @@ def own_file(path: str) -> FileIdentity | None:
     return FileIdentity((file.st_dev, file.st_ino), (folder.st_dev, folder.st_ino))
 
 
-def files_run(pid: int, argument: ScriptArgument) -> tuple[FileIdentity, ...]:
-    """Return the files that a process's script argument can mean, by that process's own eyes.
+class Entry(NamedTuple):
+    """Hold a file that starts the app: its absolute path as it was named, links kept, and which file that is."""
+
+    path: str
+    identity: FileIdentity
+
+
+def why_not(pid: int, argument: ScriptArgument, entries: Collection[Entry]) -> str | None:
+    """Return why what a process was told to run is not one of these files, or None when it provably is.
+
+    It is looked up by that process's own eyes. Raises PermissionError when its folder may not be looked at.
+    """
+    identities = [entry.identity for entry in entries]
+    here = files_run(pid, argument)
+    before = _files_at_start(pid, argument)
+    if not here.isdisjoint(identities):
+        # A process that changed its folder would otherwise be taken for the app of the folder it went to.
+        return None if not before or not before.isdisjoint(identities) else _TWO_FOLDERS
+    if before.isdisjoint(identities) or argument.kind == "module":
+        return "it runs another file"
+    # It was started in the folder that its PWD names, and is in another one now.
+    folder = current_folder(pid)
+    if folder and not here and not folder.endswith(DELETED):
+        return None
+    return None if folder and _through_a_moved_link(pid, argument, entries) else _TWO_FOLDERS
+
+
+def files_run(pid: int, argument: ScriptArgument) -> frozenset[FileIdentity]:
+    """Return the files that a process's script argument means in its current folder, by that process's own eyes.
 
     Raises PermissionError when its folder may not be looked at.
     """
     return _files_in(pid, argument, argument.folders((environment(pid) or {}) if argument.kind == "module" else {}))
 
 
-def _files_in(pid: int, argument: ScriptArgument, folders: Iterable[str]) -> tuple[FileIdentity, ...]:
+def names_file(pid: int, word: str) -> bool:
+    """Return whether a word is the path of a regular file, by a process's own eyes."""
+    folders = ("", (environment(pid) or {}).get("PWD", ""))
+    return any(_is_regular(pid, os.path.join(folder, word)) for folder in folders)
+
+
+def is_python(pid: int, argv: Sequence[str]) -> bool:
+    """Return whether a process is a Python, by its executable's name and content.
+
+    Where that is hidden, as another user's is, by the name that its command line gives.
+    """
+    program = executable(pid)
+    if program is None:
+        return has_python_name(argv[0] if argv else None)
+    if not has_python_name(program):
+        return False
+    try:
+        return "graalpy" in program or is_python_program(f"/proc/{pid}/exe" if LINUX else program)
+    except OSError:
+        return True
+
+
+def _files_at_start(pid: int, argument: ScriptArgument) -> frozenset[FileIdentity]:
+    """Return the files that a relative script argument meant in the folder that a process's `PWD` names."""
+    variables = environment(pid) or {}
+    start = variables.get("PWD", "")
+    if not os.path.isabs(start) or os.path.isabs(argument.text):
+        return frozenset()
+    folders = argument.folders(variables if argument.kind == "module" else {})
+    return _files_in(pid, argument, [os.path.join(start, folder) for folder in folders])
+
+
+def _through_a_moved_link(pid: int, argument: ScriptArgument, entries: Collection[Entry]) -> bool:
+    """Return whether a process was started through the very path that is ours, and a link in it was moved since.
+
+    That is how a new release is put in place: `current` led to the process's folder, and leads to one beside it now.
+    """
+    start, folder = (environment(pid) or {}).get("PWD", ""), (current_folder(pid) or "").removesuffix(DELETED)
+    path = os.path.normpath(os.path.join(start, argument.text))
+    beside = os.path.dirname(folder) == os.path.dirname(os.path.realpath(start)) and same_mount_namespace(pid)
+    began = start_of(pid)
+    if not beside or began is None or all(os.path.normpath(entry.path) != path for entry in entries):
+        return False
+    parts = start.split("/")
+    return any(_moved_since("/".join(parts[:number]), age(began)) for number in range(2, len(parts) + 1))
+
+
+def _moved_since(path: str, seconds: float) -> bool:
+    try:
+        status = os.lstat(path)
+    except OSError:
+        return False
+    return stat.S_ISLNK(status.st_mode) and time.time() - status.st_ctime < seconds
+
+
+def _files_in(pid: int, argument: ScriptArgument, folders: Iterable[str]) -> frozenset[FileIdentity]:
     # Of a module, the first folder that has it counts, and in that a package goes before a file.
     for folder in folders:
         paths = [os.path.join(folder, path) for path in argument.paths()]
         found = {path: there for path in paths if (there := _look_up(pid, path) or _in_replaced_folder(pid, path))}
         if argument.kind == "script":
-            return tuple(found.values())
+            return frozenset(found.values())
         package, module, main = paths
         if found:
-            return tuple(found[path] for path in ((main,) if package in found else (module, main)) if path in found)
-    return ()
-
-
-def contradicted(pid: int, argument: ScriptArgument, identity: FileIdentity) -> bool:
-    """Return whether the folder that a process was started in, by its `PWD`, names another file of the same name.
-
-    A process that changed its folder since would otherwise be taken for the app of the folder it went to.
-    """
-    variables = environment(pid) or {}
-    folder = variables.get("PWD", "")
-    if not os.path.isabs(folder) or os.path.isabs(argument.text):
-        return False
-    folders = argument.folders(variables if argument.kind == "module" else {})
-    others = _files_in(pid, argument, [os.path.join(folder, one) for one in folders])
-    return bool(others) and identity not in others
+            return frozenset(found[path] for path in ((main,) if package in found else (module, main)) if path in found)
+    return frozenset()
 
 
 def same_mount_namespace(pid: int) -> bool:
@@ -84,10 +159,14 @@ def _look_up(pid: int, path: str) -> FileIdentity | None:
     if not LINUX:
         folder = current_folder(pid)
         return own_file(os.path.join(folder, path)) if folder else None
-    root = f"/proc/{pid}/root"
     try:
-        final = _resolve(root, root if path.startswith("/") else f"/proc/{pid}/cwd", path)
-        file, folder_stat = os.stat(final), os.stat(os.path.dirname(final))
+        final = _resolve(pid, path)
+        file = os.stat(final)
+        if final.startswith(f"/proc/{pid}/fd/"):  # an open file has a folder only while its name leads to it
+            final = _resolve(pid, os.readlink(final))
+            if not os.path.samestat(os.stat(final), file):
+                return None
+        folder_stat = os.stat(os.path.dirname(final))
     except PermissionError:
         raise
     except OSError:
@@ -95,9 +174,18 @@ def _look_up(pid: int, path: str) -> FileIdentity | None:
     return FileIdentity((file.st_dev, file.st_ino), (folder_stat.st_dev, folder_stat.st_ino))
 
 
-def _resolve(root: str, start: str, path: str) -> str:
+def _is_regular(pid: int, path: str) -> bool:
+    folder = current_folder(pid) if not LINUX else None
+    try:
+        return stat.S_ISREG(os.stat(_resolve(pid, path) if LINUX else os.path.join(folder or "", path)).st_mode)
+    except OSError:
+        return False
+
+
+def _resolve(pid: int, path: str) -> str:
     # path_resolution(7) within another process's root: what os.path.realpath does, and openat2's RESOLVE_IN_ROOT.
-    base, below, links = start, list[str](), 0
+    root, itself = f"/proc/{pid}/root", f"/proc/{pid}"
+    base, below, links = root if path.startswith("/") else f"{itself}/cwd", list[str](), 0
     pending = path.split("/")[::-1]
     while pending:
         part = pending.pop()
@@ -110,6 +198,9 @@ def _resolve(root: str, start: str, path: str) -> str:
                 base += "/.."
             continue
         here = "/".join((base, *below, part))
+        if base == itself and _MAGIC.fullmatch("/".join((*below, part))):
+            base, below = here, []  # only the kernel can follow it: proc_pid_fd(5)
+            continue
         try:
             target = os.readlink(here)
         except OSError as error:
@@ -120,6 +211,9 @@ def _resolve(root: str, start: str, path: str) -> str:
         links += 1
         if links > _MAX_LINKS:
             raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), here)
+        if part in ("self", "thread-self") and _PROC_SELF.fullmatch(target):
+            base, below = itself, []  # of /proc: for us it leads to the launcher
+            continue
         if target.startswith("/"):
             base, below = root, []
         pending.extend(target.split("/")[::-1])

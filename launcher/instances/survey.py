@@ -9,48 +9,32 @@ import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from ..ui import text
 from . import port as ports
-from .match import declared_port, is_python, script_argument, wrapped_argument
-from .process import Process, environment, lineage, look
-from .proof import command_lines, network, words
-from .script import FileIdentity, contradicted, files_run
+from .app_arguments import Told
+from .candidates import App, Candidate, Claim, candidates
+from .match import Evidence, Verdict, Wanted, judge
+from .process import Process, lineage, look
+from .proof import network
 from .table import ProcessTable
 
 if TYPE_CHECKING:
     from .unit import Supervisor
 
 
-class App(NamedTuple):
-    """Hold what makes a process an instance of this app."""
-
-    script: str
-    identity: FileIdentity
-    port_flags: tuple[str, ...]
-
-
-class Claim(NamedTuple):
-    """Hold the process that a launcher became: the instance lock's record names it, and it holds that lock."""
-
-    pid: int
-    start: float
-    port: int
-
-
 class Instance(NamedTuple):
-    """Hold one instance: the process that it hangs on, and its ports.
+    """Hold one instance: the process that it hangs on, its ports, and what it is to us.
 
-    `members` are the processes below it that run the app too, `tree` is every process from it downwards. `declared` is
-    the port it was told to use. `elsewhere` means in a network of its own, where every port is another one.
+    `members` are the processes below it that run the app too, `tree` is every process from it downwards. `told` is the
+    port it was told to use.
     """
 
     process: Process
     members: tuple[int, ...]
     tree: tuple[int, ...]
-    declared: int | None
+    told: Told
     listening: frozenset[int]
-    supervisor: Supervisor | None
-    elsewhere: bool = False
+    verdict: Verdict
+    supervisor: Supervisor | None = None
 
     @property
     def pid(self) -> int:
@@ -60,11 +44,15 @@ class Instance(NamedTuple):
     @property
     def port(self) -> int | None:
         """Return the port that it is on or was told to use, or None when that cannot be known."""
-        return self.declared if self.declared is not None else min(self.listening, default=None)
+        return self.told.port if self.told.port is not None else min(self.listening, default=None)
 
-    def on(self, port: int) -> bool:
-        """Tell whether it is on this port, or on no knowable other one."""
-        return not self.elsewhere and (port in self.listening or self.port in (port, None))
+
+class Address(NamedTuple):
+    """Hold where the app is to listen: on every IPv4 interface where `host` is None; `taken` says that it cannot."""
+
+    host: str | None
+    wanted: Wanted
+    taken: bool
 
 
 class Holder(NamedTuple):
@@ -84,7 +72,8 @@ class Survey(NamedTuple):
     """Hold what was found, once.
 
     `stale` are ours on the port, `siblings` ours on others, `others` another user's; `inside` is the instance that
-    this very launcher was started from; `left` are processes that look alike, each with the reason why they are not.
+    this very launcher was started from. `left` are the pids of what looks alike, each with the reason why it is not.
+    `unread` are pids that run the app's script and that cannot be read.
     """
 
     port: int
@@ -93,7 +82,8 @@ class Survey(NamedTuple):
     others: tuple[Instance, ...]
     holders: tuple[Holder, ...]
     inside: Instance | None
-    left: tuple[tuple[Process, str], ...]
+    left: tuple[tuple[int, str], ...]
+    unread: tuple[int, ...] = ()
 
     @property
     def spare(self) -> frozenset[int]:
@@ -101,95 +91,32 @@ class Survey(NamedTuple):
         return frozenset(pid for i in (*self.siblings, *self.others) for pid in i.tree)
 
 
-class _Match(NamedTuple):
-    process: Process
-    declared: int | None
-
-
-def survey(app: App, host: str | None, port: int, taken: bool, claim: Claim | None = None) -> Survey:
-    """Look at every visible process, and where the port is `taken`, at who listens there."""
-    found, left = _matches(app, claim)
-    own = lineage(os.getpid()) if found or taken else ()
-    instances = _instances(found, own) if found else []
-    ours = [i for i in instances if i.process.uid == os.geteuid()]
-    inside = next((i for i in ours if i.on(port) and not set(own).isdisjoint((i.pid, *i.members))), None)
-    stale = tuple(i for i in ours if i.on(port) and i is not inside)
-    here = (*stale, *((inside,) if inside else ()))
+def survey(app: App, address: Address, claim: Claim | None = None) -> Survey:
+    """Look at every visible process, and where the port is taken, at who listens there."""
+    seen = candidates(app, claim)
+    own = lineage(os.getpid()) if seen.found or address.taken else ()
+    instances = _instances(seen.found, address.wanted, own) if seen.found else []
+    ours = [i for i in instances if i.verdict.stale]
+    inside = next((i for i in ours if not set(own).isdisjoint((i.pid, *i.members))), None)
+    port = address.wanted.port
     holders: tuple[Holder, ...] = ()
-    if taken:
-        holders = _holders(host, port, [pid for i in here for pid in i.tree], own)
-        if not holders and not any(port in i.listening for i in here):
-            holders = (Holder(host or "0.0.0.0", None, None, None, above=False),)
+    if address.taken:
+        holders = _holders(address.host, port, [pid for i in ours for pid in i.tree], own)
+        if not holders and not any(port in i.listening for i in ours):
+            holders = (Holder(address.host or "0.0.0.0", None, None, None, above=False),)
     return Survey(
         port=port,
-        stale=stale,
-        siblings=tuple(i for i in ours if not i.on(port)),
-        others=tuple(i for i in instances if i.process.uid != os.geteuid()),
+        stale=tuple(i for i in ours if i is not inside),
+        siblings=tuple(i for i in instances if i.verdict.standing == "sibling"),
+        others=tuple(i for i in instances if i.verdict.standing in ("other", "refused")),
         holders=holders,
         inside=inside,
-        left=tuple(left),
+        left=seen.left,
+        unread=seen.unread,
     )
 
 
-def _matches(app: App, claim: Claim | None) -> tuple[dict[int, _Match], list[tuple[Process, str]]]:
-    name = os.fsencode(os.path.basename(app.script))
-    found: dict[int, _Match] = {}
-    left: list[tuple[Process, str]] = []
-    for pid, line in command_lines():
-        mentions = name in line
-        program = line.split(b"\0", 1)[0].rsplit(b"/", 1)[-1].lower()
-        if pid == os.getpid() or not (mentions or program.startswith((b"python", b"pypy"))):
-            continue
-        if not mentions and not _runs(app, pid, words(line)):
-            continue
-        process = look(pid)
-        if process is None or process.gone:
-            continue
-        reason = _why_not(app, process)
-        if reason is None:
-            found[pid] = _Match(process, declared_port(process.argv, environment(pid) or {}, app.port_flags))
-        elif mentions:
-            left.append((process, reason))
-    claimed = look(claim.pid) if claim and claim.pid != os.getpid() else None
-    if claim and claimed and claimed.start == claim.start and not claimed.gone:
-        found[claim.pid] = _Match(claimed, claim.port)
-        left = [(process, reason) for process, reason in left if process.pid != claim.pid]
-    return found, left
-
-
-def _runs(app: App, pid: int, argv: Sequence[str]) -> bool:
-    """Return whether a command line leads to the app's script, if it is a Python's: most Pythons run something else.
-
-    It costs no import of psutil.
-    """
-    try:
-        wanted = (script_argument(argv), wrapped_argument(argv, python=True), wrapped_argument(argv, python=False))
-        return any(one and one.can_be(app.script) and app.identity in files_run(pid, one) for one in wanted)
-    except PermissionError:
-        return True
-
-
-def _why_not(app: App, process: Process) -> str | None:
-    """Return why a process is no instance of the app, or None when it is one."""
-    python = is_python(process.exe if process.exe else (process.argv[0] if process.argv else None))
-    argument = script_argument(process.argv) if python else None
-    wrapped = wrapped_argument(process.argv, python)
-    reason = "a Python that runs no script" if python else "not a Python"
-    for wanted in (argument, wrapped):
-        if wanted is None:
-            continue
-        try:
-            if app.identity in files_run(process.pid, wanted):
-                if contradicted(process.pid, wanted, app.identity):
-                    return "its current folder and the one it was started in name different scripts"
-                return None
-        except PermissionError:
-            return f"user {text.user(process.uid)} hides which file it runs"
-        reason = "it runs another file"
-    return reason
-
-
-def _instances(found: Mapping[int, _Match], own: Sequence[int]) -> list[Instance]:
+def _instances(found: Mapping[int, Candidate], wanted: Wanted, own: Sequence[int]) -> list[Instance]:
     table = ProcessTable()
     groups = dict(_groups(found))
     instances = []
@@ -197,30 +124,34 @@ def _instances(found: Mapping[int, _Match], own: Sequence[int]) -> list[Instance
         others = [pid for pid in groups if pid != root]
         below = (pid for pid, _ in table.below((root, *members), others))
         tree = tuple(dict.fromkeys((root, *members, *below)))
-        declared = next((found[pid].declared for pid in (root, *members) if found[pid].declared is not None), None)
-        instances.append(
-            Instance(
-                process=found[root].process,
-                members=members,
-                tree=tree,
-                declared=declared,
-                listening=ports.listening([pid for pid in tree if pid not in own]),
-                supervisor=_supervisor(root, table),
-                elsewhere=network(root) not in ("", network()),
-            )
+        running = [found[pid] for pid in (root, *members)]
+        told = max((candidate.told for candidate in running), key=lambda told: (told.port is not None, told.doubt))
+        listening = ports.listening([pid for pid in tree if pid not in own])
+        # What it has started may serve its page, but does not speak for one that was told another port.
+        own_ports = listening if told.port in (None, wanted.port) else ports.listening((root, *members))
+        evidence = Evidence(
+            same_user=found[root].process.uid == os.geteuid(),
+            recorded=any(candidate.recorded for candidate in running),
+            network=network(root) in ("", network()),
+            listening=own_ports,
+            told=told,
         )
+        supervisor = _supervisor(root, table)
+        verdict = judge(evidence, wanted)
+        instances.append(Instance(found[root].process, members, tree, told, listening, verdict, supervisor))
     return instances
 
 
-def _groups(found: Mapping[int, _Match]) -> Iterable[tuple[int, tuple[int, ...]]]:
+def _groups(found: Mapping[int, Candidate]) -> Iterable[tuple[int, tuple[int, ...]]]:
     """Yield each instance's topmost pid and the matching pids below it; one that was told another port is another."""
     members: dict[int, list[int]] = {}
-    for pid, match in found.items():
+    for pid, candidate in found.items():
         root = pid
         for ancestor in lineage(pid)[1:]:
             if ancestor not in found:
                 continue
-            if None not in (match.declared, found[ancestor].declared) and match.declared != found[ancestor].declared:
+            told = candidate.told.port, found[ancestor].told.port
+            if None not in told and told[0] != told[1]:
                 break
             root = ancestor
         members.setdefault(root, []).append(pid)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from ..cache.roots import folders, hf_home, roots
 from ..config.sources import Setting
 from ..context import Context
-from ..errors import ExitStatus, LauncherError
+from ..errors import ExitStatus, LauncherError, quoted
 from ..models import endpoints, versions
 from ..models.versions import Current
 from ..operations.instance import Observed, observe
@@ -88,7 +88,7 @@ class ModelStep:
             if self._is_pinned(target):
                 raise LauncherError(
                     f"{target} is pinned by models.lock",
-                    f"start_app.py models lock --remove {target.partition('@')[0]}",
+                    f"start_app.py models lock --remove {quoted(target.partition('@')[0])}",
                     ExitStatus.USAGE,
                 )
 
@@ -149,7 +149,7 @@ class ModelStep:
         except OSError as error:
             raise LauncherError(
                 f"cannot make a view of the locked models: {(error.strerror or str(error)).lower()}",
-                f"df -h {self._context.settings.app_dir}",
+                f"df -h {quoted(self._context.settings.app_dir)}",
                 ExitStatus.IO,
             ) from error
         for model, place in shown:
@@ -159,6 +159,13 @@ class ModelStep:
                 if commit and commit != model.commit:
                     what = f"{model.repo} @ {commit[:7]} is in {root.path} too"
                     self._context.console.warn(f"{what}: an app that names that cache itself loads it")
+
+    def rehearse(self) -> None:
+        """Do nothing yet."""
+
+    def close(self) -> None:
+        """Let other pulls go on."""
+        self._held.close()
 
     def apply(self, changed: bool) -> bool:  # noqa: ARG002
         """Switch to what was fetched, now that nothing of ours reads it any more; return whether that changed anything.
@@ -189,12 +196,19 @@ class ModelStep:
 
         Raises LauncherError when a pinned model has gone meanwhile: 74 by this launch itself, else 75.
         """
-        added: Mapping[str, str] = {}
         if self._view:
             from ..models import locked_view
 
             self._refuse_lost(self._view)
             locked_view.forget_others(self._context.settings.app_dir, self._context.settings.port, self._view)
+        return self.expected(command)
+
+    def expected(self, command: Command) -> Command:
+        """Return the command with what the app would be told of the models as they are now."""
+        added: Mapping[str, str] = {}
+        if self._view:
+            from ..models import locked_view
+
             added = locked_view.environment(self._view, command.environment)
             self.models = self._seen()
         else:

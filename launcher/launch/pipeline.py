@@ -1,7 +1,8 @@
 """The order of a launch: whatever can be refused is refused before anything is stopped.
 
-settings → checks → launch lock → models → stop → models switch → cache → port free → record → exec. A launch is a list
-of steps; a dry run checks them and shows the plan, `--no-launch` ends before the exec.
+settings → checks → launch lock → models → rehearsal → stop → models switch → cache → port free → record → exec. A
+launch is a list of steps; a dry run checks them and shows the plan, `--no-launch` ends before the exec. From the stop
+on, a signal that would end the launcher waits until the step at hand is done.
 """
 
 from __future__ import annotations
@@ -11,12 +12,23 @@ from functools import cached_property, partial
 from typing import Any, Protocol
 
 from ..app.command import Command, build
-from ..cache.roots import folders, trashed
+from ..cache.entries import trashed
+from ..cache.roots import folders
 from ..context import Context
 from ..errors import LauncherError
+from ..instances.process import Process
 from ..instances.stop import Stopped
-from ..operations.instance import Observed, clear_port, observe, open_instance_lock, refuse_taken_port, take_launch_lock
+from ..operations.instance import (
+    Observed,
+    clear_port,
+    ended,
+    observe,
+    open_instance_lock,
+    refuse_taken_port,
+    take_launch_lock,
+)
 from ..system import lock as locks
+from ..system.signals import Guard
 from .cache_step import CacheStep
 from .model_step import ModelStep
 from .plan import LaunchPlan, Prepared, facts
@@ -24,7 +36,7 @@ from .start import StartStep
 
 
 class Step(Protocol):
-    """A part of a launch: it may refuse, then prepare while the old instance serves, then act when that is stopped."""
+    """A part of a launch: it refuses, prepares and rehearses while the old instance serves, and acts after the stop."""
 
     def check(self, observe: Callable[[], Observed]) -> None:
         """Refuse what can be refused; nothing has changed yet. Raises LauncherError."""
@@ -32,8 +44,17 @@ class Step(Protocol):
     def prepare(self) -> None:
         """Do what is slow while the old instance still serves. Raises LauncherError."""
 
+    def rehearse(self) -> None:
+        """Try and acquire what `apply` and the start will need, right before the stop; nothing has changed yet.
+
+        It is not called when there is nothing to stop. Raises LauncherError.
+        """
+
     def apply(self, changed: bool) -> bool:
         """Act after the stop; return whether the disk changed. `changed`: something was stopped or changed before."""
+
+    def close(self) -> None:
+        """Give up what was acquired and not used: the launch has ended early."""
 
     def lines(self) -> Iterable[str]:
         """Return what a dry run shows."""
@@ -47,10 +68,22 @@ class Launch:
 
     def __init__(self, context: Context) -> None:
         self.context = context
-        self.start = StartStep(context)
         self.models = ModelStep(context)
+        self.start = StartStep(context, lambda: self.models.expected(self.command))
         self.cache = CacheStep.asked(context)
         self.steps: tuple[Step, ...] = (self.start, self.models, *((self.cache,) if self.cache else ()))
+        self.guard = Guard(context.console.warn)
+        self._victims: tuple[Process, ...] = ()
+
+    @property
+    def stopped(self) -> tuple[Process, ...]:
+        """Return the processes that this launch has stopped."""
+        return ended(self._victims)
+
+    def close(self) -> None:
+        """Give up what every step has acquired."""
+        for step in self.steps:
+            step.close()
 
     @cached_property
     def command(self) -> Command:
@@ -111,11 +144,23 @@ class Launch:
         """Prepare every step, stop what runs, and apply every step."""
         for step in self.steps:
             step.prepare()
-        stopped = clear_port(self.context, lock)
+        stopped = clear_port(self.context, lock, self._about_to_stop)
+        self.guard.begin()
         changed = bool(stopped)
         for step in self.steps:
+            self.guard.check()
             changed = step.apply(changed) or changed
+        self.guard.check()
         return stopped
+
+    def _about_to_stop(self, victims: tuple[Process, ...]) -> None:
+        """Have every step try what it will need before the first stop; from then on signals wait."""
+        if not self._victims:
+            for step in self.steps:
+                step.rehearse()
+            self.guard.begin()
+        self.guard.check()
+        self._victims += victims
 
     def _finish_trash(self) -> None:
         """Delete in the background what an interrupted removal has left."""

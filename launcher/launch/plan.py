@@ -14,9 +14,9 @@ from ..config.settings import HUB_CACHE_NAMES, Settings
 from ..context import Context
 from ..errors import ExitStatus, LauncherError
 from ..instances import refusal
-from ..instances.describe import describe, instance_document, process_document
+from ..instances.describe import describe, instance_document, left_alone, process_document, verdicts
 from ..instances.stop import stopped_document
-from ..operations.instance import Observed, left_alone, no_instances
+from ..operations.instance import Observed
 from ..system import lock as locks
 from ..ui import redact, text
 
@@ -65,7 +65,7 @@ class LaunchPlan(NamedTuple):
             yield from self.models.lines()
         for process in self.victims():
             yield f"would terminate {describe(process)}"
-        yield from left_alone(self.observed)
+        yield from left_alone(self.observed.survey)
         if self.cache:
             yield from self.cache.lines()
         if self.problem is None:
@@ -77,7 +77,7 @@ class LaunchPlan(NamedTuple):
             yield from origins(settings)
             if self.command.origin != OWN_INTERPRETER:  # shown already
                 yield f"interpreter: {self.command.interpreter} ({self.command.origin})"
-            yield from no_instances(self.observed)
+            yield from verdicts(self.observed.survey)
 
     def document(self) -> Mapping[str, Any]:
         """Return the plan for `--json`."""

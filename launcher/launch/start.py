@@ -23,6 +23,8 @@ from .plan import Prepared, shown
 
 if TYPE_CHECKING:
     from ..app import logs
+    from ..app.command import Command
+    from ..app.rehearsal import Placeholder
     from ..operations.instance import Observed
     from ..operations.readiness import Ready
     from ..service.notify import Event
@@ -34,9 +36,11 @@ _LONGEST = 500
 class StartStep:
     """How the app is started, and where its output goes."""
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: Context, command: Callable[[], Command]) -> None:
         self._context = context
+        self._command = command
         self._target = _log_target(context)
+        self._placeholder: Placeholder | None = None
         self.log = self._target.places[0] if self._target else None
 
     def check(self, observe: Callable[[], Observed]) -> None:  # noqa: ARG002
@@ -61,11 +65,40 @@ class StartStep:
             self._target.check()
 
     def prepare(self) -> None:
-        """Do nothing: the log is opened when the port is free."""
+        """Do nothing: what the start needs is acquired right before the stop."""
+
+    def rehearse(self) -> None:
+        """Try the start: run the app's own Python, and in the background keep a process's place for it.
+
+        Raises LauncherError: 78 when the app's Python or the script cannot run, 75 where no process can be started.
+        """
+        from ..app import rehearsal
+
+        context = self._context
+        if context.arguments.no_launch:
+            return
+        origins = {name: setting.origin for name, setting in context.settings.variables.items()}
+        placeholder = rehearsal.rehearse(self._command(), origins)
+        if context.arguments.background:
+            from ..app import background  # noqa: F401  # what the start needs is imported while it may still fail
+
+            if placeholder is None:
+                raise _no_process()
+            self._placeholder = placeholder
+        elif placeholder:
+            placeholder.close()
+        else:
+            context.console.detail("not rehearsed: no process can be started; the launcher itself becomes the app")
 
     def apply(self, changed: bool) -> bool:  # noqa: ARG002
         """Do nothing to the disk."""
         return False
+
+    def close(self) -> None:
+        """Give up what was acquired for the start."""
+        if self._placeholder:
+            self._placeholder.close()
+            self._placeholder = None
 
     def lines(self) -> Iterable[str]:
         """Return nothing: the plan itself shows the command."""
@@ -85,8 +118,11 @@ class StartStep:
         self.log, output = self._target.open()
         return output
 
-    def become(self, prepared: Prepared, output: int | None) -> NoReturn:
-        """Replace the launcher by the app, its output going to `output` where there is one."""
+    def become(self, prepared: Prepared, output: int | None, release: Callable[[], None]) -> NoReturn:
+        """Replace the launcher by the app, its output going to `output` where there is one.
+
+        `release` is called right before the exec: it lets signals through, and raises Interrupted when one has come.
+        """
         context, log = self._context, self.log
         console = context.console
         self._record(prepared)
@@ -96,6 +132,7 @@ class StartStep:
             console.say(f"log: {log}")
         console.say(f"exec: {shown(prepared.command)}")
         _flush(context)
+        release()
         if output is None:
             execute(prepared.command)
         kept = {stream: os.dup(stream) for stream in (1, 2) if _is_open(stream)}
@@ -114,6 +151,7 @@ class StartStep:
         from ..app import background
 
         _flush(self._context)
+        self.close()  # the place that was kept is the app's
         pid = background.spawn(
             lambda: self._record(prepared),
             lambda: execute(prepared.command),
@@ -163,6 +201,15 @@ class StartStep:
         started = Started(prepared.command.argv, prepared.commits, prepared.models.locked, self.log)
         write_record(prepared.lock, self._context, started)
         prepared.lock.keep_across_exec()
+
+
+def _no_process() -> LauncherError:
+    user = text.user(os.geteuid())
+    return LauncherError(
+        f"no process can be started: the limit of user {user}, of this container or of the memory is reached",
+        f"ulimit -u; ps -L -u {user} --no-headers | wc -l; cat /sys/fs/cgroup/pids.max",
+        ExitStatus.RETRY,
+    )
 
 
 def notify(context: Context, event: Event, what: str) -> None:

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ..cache import entries, store, trash, usage
 from ..cache.dirs import below, opened, reason
-from ..cache.names import HASH
 from ..cache.memory import Memory
+from ..cache.names import HASH
 from ..cache.verify import Candidate, Checked, Verification
-from ..errors import ExitStatus, LauncherError
+from ..errors import ExitStatus, LauncherError, quoted
 from ..ui.text import count, size
 from . import hub, local_dir, placement
 from .endpoints import Endpoint
@@ -115,7 +115,7 @@ def verified(
         if checked.verdict == "unverifiable":
             raise LauncherError(
                 f"cannot verify {checked.candidate.path}: {checked.why}",
-                f"ls -l {checked.candidate.path}",
+                f"ls -l {quoted(checked.candidate.path)}",
                 ExitStatus.IO,
             )
     return [checked for checked in done.checked if checked.damaged], done.read_bytes
@@ -150,7 +150,7 @@ def _prepare(task: Task) -> None:
                 raise OSError(f"{path} is a link")
     except OSError as error:
         raise LauncherError(
-            f"cannot pull {task.model.name}: {reason(error)}", f"ls -ld {task.place.path}", ExitStatus.IO
+            f"cannot pull {task.model.name}: {reason(error)}", f"ls -ld {quoted(task.place.path)}", ExitStatus.IO
         ) from error
 
 
@@ -303,7 +303,7 @@ def _said(task: Task, ended: hub.Downloaded, arrived: _Arrived) -> str:
 
 
 def _refused_by_disk(task: Task, why: str) -> LauncherError:
-    return LauncherError(f"cannot pull {task.model.name}: {why}", f"df -h {task.place.path}", ExitStatus.IO)
+    return LauncherError(f"cannot pull {task.model.name}: {why}", f"df -h {quoted(task.place.path)}", ExitStatus.IO)
 
 
 def _unserved(task: Task, failures: Sequence[tuple[Endpoint, str]], *, damaged: bool, denied: bool) -> LauncherError:

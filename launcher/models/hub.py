@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from ..cache.names import HASH
-from ..errors import ExitStatus, LauncherError
+from ..errors import ExitStatus, LauncherError, quoted
 from ..system import requirements
 from . import repo_id
 from .endpoints import Endpoint
@@ -257,7 +257,7 @@ def _refuse_client(event: Mapping[str, Any]) -> None:
     text = str(event["text"])
     advised = _INSTALL.search(text)
     package = advised[1] if advised else "PySocks" if "SOCKS" in text else ""
-    hint = f"{sys.executable} -m pip {f'install {package}' if package else 'check'}"
+    hint = f"{quoted(sys.executable)} -m pip {f'install {quoted(package)}' if package else 'check'}"
     raise LauncherError(f"huggingface_hub cannot ask any hub: {text}", hint, ExitStatus.CONFIG)
 
 

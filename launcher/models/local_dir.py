@@ -19,8 +19,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from ..cache.names import HASH
 from ..cache.memory import Memory, line_of
+from ..cache.names import HASH
 from ..system import state
 from . import placement, repo_id
 from .lockfile import LockedModel

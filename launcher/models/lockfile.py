@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
-from ..errors import ExitStatus, LauncherError
+from ..errors import ExitStatus, LauncherError, quoted
 from ..system.files import give_to_owner
 from . import repo_id
 
@@ -89,7 +89,9 @@ def read(app_dir: Path) -> Lock | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise LauncherError(f"cannot read {path}: {(error.strerror or str(error)).lower()}", f"ls -l {path}") from error
+        raise LauncherError(
+            f"cannot read {path}: {(error.strerror or str(error)).lower()}", f"ls -l {quoted(path)}"
+        ) from error
     try:
         return parse(data)
     except _WrongError as error:
@@ -178,7 +180,7 @@ def parse(data: bytes) -> Lock:
 def _nonsense(path: Path, what: str) -> LauncherError:
     return LauncherError(
         f"{path}: {what}",
-        f"git checkout {path.name} takes it back; without it, start_app.py models lock REPO makes it anew",
+        f"git checkout {quoted(path.name)} takes it back; without it, start_app.py models lock REPO makes it anew",
         ExitStatus.CONFIG,
     )
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from ..cache.dirs import reason
 from ..cache.roots import Root
-from ..errors import ExitStatus, LauncherError
+from ..errors import ExitStatus, LauncherError, quoted
 from ..ui.text import size
 from . import download as fetching
 from . import endpoints, local_dir, placement, refs
@@ -173,7 +173,7 @@ def _unswitchable(task: Task, error: OSError) -> LauncherError:
         )
     return LauncherError(
         f"cannot switch {task.model.name} to {task.model.commit[:7]}: {reason(error)}",
-        f"ls -ld {task.place.path}; start_app.py models pull goes on",
+        f"ls -ld {quoted(task.place.path)}; start_app.py models pull goes on",
         ExitStatus.IO,
     )
 
@@ -187,7 +187,7 @@ def _refuse_astray(model: LockedModel, place: Place, roots: Sequence[Root]) -> N
         if os.path.islink(place.path):
             raise LauncherError(
                 f"{place.path} is a link, and nothing is written through one",
-                f"ls -ld {place.path}; let HF_HOME name the folder that it leads to",
+                f"ls -ld {quoted(place.path)}; let HF_HOME name the folder that it leads to",
                 ExitStatus.IO,
             )
         return
@@ -196,7 +196,8 @@ def _refuse_astray(model: LockedModel, place: Place, roots: Sequence[Root]) -> N
         if real.startswith(f"{root.real}{os.sep}") or f"{root.real}{os.sep}".startswith(real):
             raise LauncherError(
                 f"{place.path} is no folder for {model.repo}: {root.path} is a model cache",
-                f"start_app.py models lock --remove {model.repo}; start_app.py models lock {model.repo} keeps it there",
+                f"start_app.py models lock --remove {quoted(model.repo)}; "
+                f"start_app.py models lock {quoted(model.repo)} keeps it there",
                 ExitStatus.CONFIG,
             )
 
@@ -211,6 +212,6 @@ def _refuse_contradiction(model: LockedModel, place: Place, base: str, path: str
         raise LauncherError(
             f"models.lock says {model.files[path].hash[:12]} of {path} in {model.repo} @ {model.commit[:7]}, and the "
             f"cache has {blob[:12]}, which is whole",
-            f"start_app.py models lock {model.repo} asks the Hub which of them is right",
+            f"start_app.py models lock {quoted(model.repo)} asks the Hub which of them is right",
             ExitStatus.DAMAGED,
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from ..errors import ExitStatus, LauncherError
+from ..errors import ExitStatus, LauncherError, quoted
 from . import hub, repo_id
 from .endpoints import Endpoint, Endpoints
 from .hub import Answer, Question
@@ -105,7 +105,7 @@ def _head(wish: Wish, answers: Mapping[Endpoint, Answer]) -> tuple[Endpoint, Ans
             if answer.repo and answer.repo != wish.repo and endpoint.official:
                 raise LauncherError(
                     f"{wish.repo} is called {answer.repo} by now",
-                    f"start_app.py models lock {answer.repo}",
+                    f"start_app.py models lock {quoted(answer.repo)}",
                     ExitStatus.USAGE,
                 )
             return endpoint, answer
@@ -188,7 +188,7 @@ def _resolved(
             f"no file of {wish.repo}@{head.commit[:7]} is wanted by these globs"
             if not wish.copy
             else f"{wish.repo}@{head.commit[:7]} has none of the files that are here of {wish.copy.commit[:7]}",
-            "--include '*'" if not wish.copy else f"start_app.py models lock {wish.repo} pins all of its files",
+            "--include '*'" if not wish.copy else f"start_app.py models lock {quoted(wish.repo)} pins all of its files",
             ExitStatus.USAGE,
         )
     warnings = []

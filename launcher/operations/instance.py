@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
@@ -18,17 +18,18 @@ from ..context import Context
 from ..errors import ExitStatus, LauncherError
 from ..instances import port, refusal
 from ..instances import survey as discovery
-from ..instances.describe import describe
+from ..instances.candidates import Claim
+from ..instances.describe import describe, left_alone, verdicts
 from ..instances.process import Process, lineage, look
 from ..instances.proof import network, own_namespace, start_of
 from ..instances.record import Record, instance_name, is_elsewhere, launch_name, read
-from ..instances.script import own_file
-from ..instances.survey import App, Claim, Instance, Survey
+from ..instances.survey import Address, Instance, Survey
 from ..instances.table import ProcessTable
 from ..service import history
 from ..system import lock as locks
 from ..system import state
 from ..ui import redact, text
+from .identity import app_of, is_of, wanted_port
 
 if TYPE_CHECKING:
     from ..instances.stop import Stopped
@@ -42,12 +43,21 @@ _ROUNDS = 5
 Say = Callable[[str], None]
 
 
+class Keeper(NamedTuple):
+    """Hold who holds the instance lock of our port without being our instance there, and what it is instead."""
+
+    process: Process
+    record: Record
+    reason: str
+
+
 class Observed(NamedTuple):
     """Hold a survey together with what the locks say.
 
     `lock` is the instance lock that somebody holds, `launcher` the launch lock of a launcher at work. `unseen` means
     that the instance that holds the lock cannot be seen, `orphaned` that it is dead, and something it started still
-    holds its lock. `unbindable` is why nothing could listen on the address at all.
+    holds its lock. `unbindable` is why nothing could listen on the address at all. `keeper` holds the lock of our port
+    without being an instance of this app there.
     """
 
     survey: Survey
@@ -57,6 +67,7 @@ class Observed(NamedTuple):
     unseen: bool
     orphaned: bool
     unbindable: LauncherError | None
+    keeper: Keeper | None = None
 
     @property
     def instance(self) -> Instance | None:
@@ -75,7 +86,11 @@ class Observed(NamedTuple):
 
     def launch_refusal(self, take_port: bool) -> LauncherError | None:
         """Return why the port may not be cleared, or None."""
-        return self.unbindable or self.instance_refusal() or refusal.of_holders(self.survey, take_port=take_port)
+        refused = self.unbindable or self.instance_refusal() or refusal.of_holders(self.survey, take_port=take_port)
+        targets = refusal.targets(self.survey, take_port=take_port)
+        if refused is None and self.keeper and self.keeper.process not in targets:
+            return refusal.of_keeper(self.survey, self.keeper.process, self.keeper.reason)
+        return refused
 
     def to_stop(self, *, take_port: bool) -> frozenset[int]:
         """Return every pid that a launch stops first: what these processes use is in nobody's way."""
@@ -85,25 +100,35 @@ class Observed(NamedTuple):
 
 def observe(settings: Settings) -> Observed:
     """Look once for this app's instances, at the port and at its locks."""
-    identity = own_file(str(settings.script))
-    if identity is None:
-        raise LauncherError(f"no {settings.script_argument} in {settings.app_dir}", "start_app.py --app-dir DIR")
+    app = app_of(settings)
     lock, record = _held(settings, instance_name(settings.port))
     launcher, _ = _held(settings, launch_name(settings.port))
     holder = _holder(record) if record else "unknown"
     claim = None
+    foreign = False
     if lock and record and holder == "alive" and locks.holds(record.pid, lock):
         claim = Claim(record.pid, record.start, settings.port)
+        foreign = not is_of(record, app, settings)
     taken, unbindable = _probe(settings)
-    flags = dict.fromkeys((*((settings.port_flag,) if settings.port_flag else ()), "--port"))
-    app = App(os.path.realpath(settings.script), identity, tuple(flags))
-    survey = discovery.survey(app, settings.host, settings.port, taken, claim)
+    address = Address(settings.host, wanted_port(settings), taken)
+    survey = discovery.survey(app, address, None if foreign else claim)
     if any(holder.process is None for holder in survey.holders) and not _probe(settings)[0]:
         survey = survey._replace(holders=())  # it has ended while the processes were looked at
     orphaned = lock is not None and holder == "dead"
-    others = any(instance.on(settings.port) for instance in survey.others)
-    unseen = lock is not None and not (orphaned or survey.stale or survey.inside or others)
-    return Observed(survey, lock, record, launcher, unseen, orphaned, unbindable)
+    keeper = _keeper(survey, record) if claim else None
+    refused = any(instance.verdict.standing == "refused" for instance in survey.others)
+    unseen = lock is not None and not (orphaned or survey.stale or survey.inside or keeper or refused)
+    return Observed(survey, lock, record, launcher, unseen, orphaned, unbindable, keeper)
+
+
+def _keeper(survey: Survey, record: Record | None) -> Keeper | None:
+    """Return who holds the instance lock of our port without being an instance on it, or None."""
+    here = (*survey.stale, *((survey.inside,) if survey.inside else ()))
+    process = look(record.pid) if record and all(record.pid not in (i.pid, *i.members) for i in here) else None
+    if record is None or process is None:
+        return None
+    sibling = next((i for i in survey.siblings if process.pid in (i.pid, *i.members)), None)
+    return Keeper(process, record, sibling.verdict.reason if sibling else "another app of this folder")
 
 
 def take_launch_lock(context: Context) -> locks.Lock:
@@ -206,19 +231,22 @@ def write_record(lock: locks.Lock, context: Context, started: Started | None = N
         context.console.say(f"lock: cannot write the record in {lock.path}: {error.strerror}; the lock itself holds")
 
 
-def clear_port(context: Context, lock: locks.Lock | None = None) -> tuple[Stopped, ...]:
+def clear_port(
+    context: Context, lock: locks.Lock | None, about_to_stop: Callable[[tuple[Process, ...]], None]
+) -> tuple[Stopped, ...]:
     """Stop what is stale until a fresh look finds nothing more, and take `lock` while the port is proved free.
 
-    To be called under the launch lock. Raises LauncherError: a refusal before anything was stopped, 75 after.
+    To be called under the launch lock. `about_to_stop` is called with what will be stopped, right before each stop.
+    Raises LauncherError: a refusal before anything was stopped, 75 after.
     """
     settings, console, take_port = context.settings, context.console, context.arguments.take_port
     stopped: list[Stopped] = []
     for attempt in range(_ROUNDS):
         seen = observe(settings)
         if attempt == 0:
-            for line in left_alone(seen):
+            for line in left_alone(seen.survey):
                 console.say(line)
-            for line in no_instances(seen):
+            for line in verdicts(seen.survey):
                 console.detail(line)
         refused = seen.launch_refusal(take_port)
         if refused and stopped:
@@ -227,6 +255,7 @@ def clear_port(context: Context, lock: locks.Lock | None = None) -> tuple[Stoppe
             raise refused
         victims = refusal.targets(seen.survey, take_port=take_port)
         if victims:
+            about_to_stop(victims)
             stopped += _stop(context, seen, victims)
             _await_free_port(settings)
         elif lock is None or lock.acquire(_PROBE_SECONDS):
@@ -235,6 +264,12 @@ def clear_port(context: Context, lock: locks.Lock | None = None) -> tuple[Stoppe
             _leave_orphans(lock, console.say)
             return tuple(stopped)
     raise _reborn(settings)
+
+
+def ended(processes: Iterable[Process]) -> tuple[Process, ...]:
+    """Return which of these processes have ended."""
+    now = ((process, look(process.pid)) for process in processes)
+    return tuple(process for process, seen in now if seen is None or seen.start != process.start or seen.gone)
 
 
 def refuse_taken_port(settings: Settings) -> None:
@@ -329,7 +364,12 @@ def _stop(context: Context, seen: Observed, victims: tuple[Process, ...]) -> tup
     for process in victims:
         what = "taking the port from" if process.pid in strangers else "stale"
         say(f"{what}: {describe(process)}")
-    done = stop(victims, timeout, spare, say)
+    try:
+        done = stop(victims, timeout, spare, say)
+    except BaseException:
+        for process in ended(victims):
+            history.record(context.settings, "stop", describe(process), "ended before the stop of all was done")
+        raise
     for one in done:
         end = f"killed after {timeout:g} s" if one.killed else f"terminated after {one.seconds:.1f} s"
         history.record(context.settings, "kill" if one.killed else "stop", describe(one.process), end)
@@ -363,28 +403,3 @@ def _reborn(settings: Settings) -> LauncherError:
         f"start_app.py status --port {settings.port}; stop what restarts them",
         ExitStatus.RETRY,
     )
-
-
-NAMED_AT_MOST = 10
-
-
-def left_alone(observed: Observed) -> tuple[str, ...]:
-    """Return which instances of this app are not touched: those on other ports and those of other users."""
-    survey = observed.survey
-    lines = [
-        f"left: {describe(i.process)}: this app's instance on port {i.port}"
-        f"{', in a network of its own' if i.elsewhere else ''}"
-        for i in survey.siblings
-    ]
-    others = [i for i in survey.others if not i.on(survey.port)]  # one on the port is a refusal of its own
-    lines += [f"left: {describe(i.process)}: this app's instance of another user" for i in others]
-    return tuple(lines)
-
-
-def no_instances(observed: Observed) -> tuple[str, ...]:
-    """Return which processes mention the script without being an instance, each with the reason."""
-    # The youngest first: it is the one that somebody is wondering about.
-    left = sorted(observed.survey.left, key=lambda found: -found[0].start)
-    lines = [f"no instance: {describe(process)}: {reason}" for process, reason in left[:NAMED_AT_MOST]]
-    more = len(left) - len(lines)
-    return (*lines, f"no instance: {more} more of this kind") if more else tuple(lines)

@@ -17,7 +17,9 @@ from ..config.settings import Settings
 from ..context import Context
 from ..errors import ExitStatus, LauncherError
 from ..instances import port
+from ..instances.app_arguments import Told
 from ..instances.describe import describe
+from ..instances.match import Verdict
 from ..instances.pidfd import Handle, wait_for_any
 from ..instances.process import Process, look
 from ..instances.proof import start_of
@@ -118,7 +120,8 @@ def wait_for_child(settings: Settings, pid: int, timeout: float, tick: Callable[
     process = look(pid)
     if process is None:
         return None
-    instance = Instance(process, (), (pid,), settings.port, frozenset(), None)
+    told = Told(settings.port, "by us")
+    instance = Instance(process, (), (pid,), told, frozenset(), Verdict("loading", "it was started just now"))
     page = _await_page(_watched(instance), settings, begun + timeout, timeout, tick)
     return Ready(process, page, time.monotonic() - begun) if page else None
 

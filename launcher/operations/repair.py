@@ -9,11 +9,12 @@ from typing import Any, NamedTuple
 
 from ..cache import layout
 from ..cache import names as naming
+from ..cache.completeness import tree
 from ..cache.plan import Plan
 from ..cache.roots import Root
-from ..cache.trees import path_of, tree
+from ..cache.snapshots import Revision
 from ..context import Context
-from ..errors import ExitStatus, LauncherError
+from ..errors import ExitStatus, LauncherError, quoted
 from ..models import hub, local_dir, placement, pull, repo_id, verified
 from ..models.lockfile import LockedFile, LockedModel
 from ..models.placement import Place
@@ -59,7 +60,7 @@ def refuse_unavailable(revisions: Sequence[Broken], context: Context) -> None:
             raise LauncherError(
                 f"{named} cannot be fetched now, so nothing was removed: {said}",
                 "start_app.py cache verify --repair again when a hub answers; "
-                f"start_app.py cache remove {named} removes it without one",
+                f"start_app.py cache remove {quoted(named)} removes it without one",
                 ExitStatus.RETRY,
             )
 
@@ -103,9 +104,9 @@ def _fetched(revisions: Sequence[Broken]) -> list[Broken]:
     return [one for one in revisions if one.model.files and repo_id.is_name(one.model.repo)]
 
 
-def _broken(root: Root, repo: layout.Repo, revision: layout.Revision) -> Broken:
+def _broken(root: Root, repo: layout.Repo, revision: Revision) -> Broken:
     base = f"{repo.path}/snapshots/{revision.commit}"
-    known = tree(path_of(repo.path, revision.commit))
+    known = tree(f"{repo.path}/trees/{revision.commit}.json")
     files = {
         path: LockedFile(size, digest) for path, (digest, size) in known.items() if os.path.lexists(f"{base}/{path}")
     }

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..cache import entries, layout, store, targets
 from ..cache import verify as verification
+from ..cache.completeness import Files
 from ..cache.dirs import reason
 from ..cache.memory import Memory
 from ..cache.names import name
-from ..cache.planning import refuse_unknown, restore
+from ..cache.planning import refuse_unknown
 from ..cache.roots import Root
 from ..cache.verify import Candidate, Checked, Names, Verification
 from ..context import Context
 from ..errors import ExitStatus, LauncherError
-from ..models import verified
+from ..models import repo_id, verified
 from ..system import state
 from ..ui import text
 
@@ -37,7 +38,6 @@ def check(
     settings, console = context.settings, context.console
     memory = Memory(state.read(settings.app_dir, verified.CACHED))
     done = Verification(memory, full=full, keep_whole=keep_whole)
-    restore(context.roots)
     chosen = [
         (root, tuple(folder for folder in folders if folder not in besides))
         for root, folders in _chosen(context.roots, repos)
@@ -45,7 +45,7 @@ def check(
     finished = False
     try:
         with console.bar("verifying", _bytes(chosen) if console.interactive else None) as progress:
-            done.run(_candidates(chosen), progress)
+            done.run(_candidates(chosen, _pinned(context)), progress)
         finished = True
     finally:
         try:
@@ -81,10 +81,26 @@ def _chosen(found: Sequence[Root], repos: Sequence[str]) -> list[tuple[Root, tup
     return [(root, tuple(sorted(targets.matching(repos, folders)))) for root, folders in present]
 
 
-def _candidates(chosen: Sequence[tuple[Root, tuple[str, ...]]]) -> Iterator[Candidate]:
+def _pinned(context: Context) -> Mapping[str, Mapping[str, Files]]:
+    """Return what `models.lock` says of the files of cached commits; a lock that is none says nothing."""
+    try:
+        lock = context.lockfile or ()
+    except LauncherError:
+        return {}
+    pinned: dict[str, dict[str, Files]] = {}
+    for model in lock:
+        if not model.local_dir:
+            files = {path: (file.hash, file.size) for path, file in model.files.items()}
+            pinned.setdefault(repo_id.folder(model.repo), {})[model.commit] = files
+    return pinned
+
+
+def _candidates(
+    chosen: Sequence[tuple[Root, tuple[str, ...]]], pinned: Mapping[str, Mapping[str, Files]]
+) -> Iterator[Candidate]:
     for root, folders in chosen:
         unreadable: list[Candidate] = []
-        yield from verification.candidates(_read(root, folders, unreadable))
+        yield from verification.candidates(_read(root, folders, unreadable), pinned)
         yield from unreadable
 
 

@@ -14,7 +14,7 @@ import stat
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
-from ..errors import ExitStatus, LauncherError
+from ..errors import ExitStatus, LauncherError, quoted
 from . import files, state
 
 POLL_SECONDS = 0.02
@@ -109,12 +109,12 @@ def open_lock(app_dir: Path, name: str, passed: Collection[Path] = ()) -> Lock:
         except OSError as error:
             if error.errno not in state.ELSEWHERE:
                 raise LauncherError(
-                    f"cannot lock {path}: {error.strerror}", f"ls -l {folder}", ExitStatus.IO
+                    f"cannot lock {path}: {error.strerror}", f"ls -l {quoted(folder)}", ExitStatus.IO
                 ) from error
             failures.append(f"{path}: {error.strerror}")
         else:
             return Lock(path, descriptor)
-    raise LauncherError(f"no place for a lock file: {'; '.join(failures)}", f"df -h {app_dir}", ExitStatus.IO)
+    raise LauncherError(f"no place for a lock file: {'; '.join(failures)}", f"df -h {quoted(app_dir)}", ExitStatus.IO)
 
 
 def held(app_dir: Path, name: str) -> Iterator[Path]:

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from ..errors import LauncherError
+from ..errors import LauncherError, quoted
 
 # By the name that is imported; huggingface_hub is needed by no launch, so its absence stops none.
 REQUIREMENTS: Mapping[str, str] = {"psutil": "psutil>=6", "dotenv": "python-dotenv>=1.0"}
@@ -31,7 +31,7 @@ def check(app_dirs: Iterable[Path], again: str) -> None:
         for name in (".venv", "venv"):
             python = folder / name / "bin" / "python"
             if python.exists() and os.path.realpath(folder / name) != os.path.realpath(sys.prefix):
-                error.hint = f"run it with the app's own Python: {python} {again}; or {error.hint}"
+                error.hint = f"run it with the app's own Python: {quoted(python)} {again}; or {error.hint}"
                 raise error
     raise error
 

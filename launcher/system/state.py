@@ -163,10 +163,18 @@ def open_file(folder: Path, name: str, app_dir: Path) -> int:
             if names:
                 break
             os.close(descriptor)  # a new one was put in its place since it was opened
+        status, folder_status = os.fstat(descriptor), os.fstat(parent)
+        problem = None
         if names > 1:
+            problem = OSError(errno.EINVAL, "it has another name as well")
+        elif status.st_size and status.st_uid not in (os.geteuid() or folder_status.st_uid, folder_status.st_uid):
+            # What root makes here is given away while it is empty: this is a file of root's that was moved here.
+            problem = PermissionError(errno.EACCES, "the owner of the folder can have moved it there")
+        if problem:
             os.close(descriptor)
-            raise OSError(errno.EINVAL, "it has another name as well")
-        give_to_owner(descriptor, os.fstat(parent))
+            raise problem
+        if not status.st_size:
+            give_to_owner(descriptor, folder_status)
         return descriptor
     finally:
         os.close(parent)

@@ -113,7 +113,7 @@ def _of_option(option: str, text: str) -> str:
     """
     if is_secret(option, text):
         return MASK
-    if option == "-p" and not (text.isdecimal() or text.startswith(("/", "./", "../", "~"))):
+    if option == "-p" and not (text.isdecimal() or text.lstrip("'\"").startswith(("/", "./", "../", "~"))):
         return MASK
     if option in ("-u", "--user", "--proxy-user", "-U") and ":" in text:
         return f"{text.partition(':')[0]}:{MASK}"

@@ -96,3 +96,8 @@ def test_a_second_instance_runs_beside_the_first(world: World) -> None:
     assert get(world.app.port) == f"pid {first.pid}"
     assert get(world.other_port) == f"pid {second.pid}"
     assert f"pid: {second.pid}\n" in world.fine("start_app.py status --port 7861")
+
+
+@runs("start_app.py unit")
+def test_a_unit_is_printed_for_a_look(world: World) -> None:
+    assert "\n[Service]\n" in world.fine("start_app.py unit")

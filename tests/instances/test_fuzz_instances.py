@@ -14,10 +14,10 @@ from typing import NamedTuple
 from hypothesis import given
 from hypothesis import strategies as st
 
-from launcher.instances import survey
-from launcher.instances.match import declared_port, script_argument, wrapped_argument
-from launcher.instances.script import own_file
-from launcher.instances.survey import App
+from launcher.instances.app_arguments import told_port
+from launcher.instances.candidates import App, candidates
+from launcher.instances.command_line import script_argument, wrapped_argument
+from launcher.instances.script import Entry, own_file
 from tests.support.apps import Processes, clean_environment, eventually
 from tests.support.fuzz import examples
 
@@ -86,7 +86,8 @@ TARGETS = (
     ("-m",), ("-m", "sub"), ("-c", CODE), ("-c" + CODE,), ("-Bc", CODE), ("-",), (), ("--", "webui.py"),
     ("--", "-"), ("--", "-m", "webui"), ("-", "webui.py"),
 )  # fmt: skip
-ARGUMENTS = ("webui.py", "{app}/webui.py", "--port", "7861", "-m", "webui", "-", "--", "")
+# None of them is a command of the script: which one runs is another question than which file.
+ARGUMENTS = ("webui.py", "{app}/webui.py", "--port", "7861", "-m", "./webui", "-", "--", "")
 VARIABLES = (("PYTHONPATH", "{lib}"), ("PYTHONPATH", "{other}"), ("PYTHONPATH", "{lib}:"), ("PYTHONPATH", ":{app}/pkg"))
 if sys.version_info >= (3, 11):
     VARIABLES += (("PYTHONSAFEPATH", "1"), ("PYTHONSAFEPATH", ""))
@@ -144,8 +145,7 @@ def claimed(script: Path) -> set[int]:
     """Return the processes that are taken for instances of the app whose script this is."""
     identity = own_file(str(script))
     assert identity
-    found = survey.survey(App(str(script), identity, ("--port",)), None, 7860, taken=False)
-    return {pid for one in (*found.stale, *found.siblings) for pid in (one.pid, *one.members)}
+    return set(candidates(App((Entry(str(script), identity),)), None).found)
 
 
 def check(started: list[Line], folder: Path, decoy: bool) -> None:
@@ -225,8 +225,8 @@ def test_a_package_is_run_and_not_the_module_of_its_name_beside_it(tmp_path: Pat
 
 
 def test_a_port_of_thousands_of_digits_is_none() -> None:
-    assert declared_port(("python", "webui.py", "--port", "9" * 5000), {}, ("--port",)) is None
-    assert declared_port(("python", "webui.py"), {"GRADIO_SERVER_PORT": "9" * 5000}, ("--port",)) is None
+    assert told_port(("--port", "9" * 5000), {}).port is None
+    assert told_port((), {"GRADIO_SERVER_PORT": "9" * 5000}).port is None
     assert wrapped_argument(("gradio", ""), False) is None
 
 
@@ -249,8 +249,8 @@ def test_any_words_are_a_command_line_and_nothing_is_read_out_of_them_that_is_no
             if found is not None:
                 assert found.text and any(word.endswith(found.text) for word in argv[1:])
                 assert all(path for path in found.paths())
-    port = declared_port(argv, environ, ("--port", "-p"))
-    assert port is None or port >= 0
+    port = told_port(argv, environ, ("-p",)).port
+    assert port is None or 0 <= port < 1 << 16
 
 
 @given(

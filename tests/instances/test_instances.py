@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from launcher.instances.match import wrapped_argument
+from launcher.instances.command_line import wrapped_argument
 from launcher.instances.port import probe
 from tests.support.apps import (
     START_APP,
@@ -405,16 +405,25 @@ def test_a_sibling_that_still_loads_is_known_by_the_port_it_was_told(
     assert f"this app's instance on port {port}" in done.err
 
 
-@pytest.mark.parametrize("told", [True, False])
-def test_an_instance_that_still_loads_is_stale_unless_it_has_another_port(
-    told: bool, app: AppFolder, processes: Processes
-) -> None:
-    port = ("--port", str(app.port)) if told else ()
+def test_an_instance_that_still_loads_is_stale_if_it_was_told_our_port(app: AppFolder, processes: Processes) -> None:
+    port = ("--port", str(app.port))
     running = processes.start((sys.executable, "webui.py", "--load", "600", *port), cwd=app.path)
     running.hello()
     done = launcher("--no-launch", *app.arguments)
     assert done.status == 0
     assert running.wait(1) == -signal.SIGTERM
+
+
+def test_an_instance_that_was_told_no_port_is_left_by_a_launch_on_a_port_that_was_chosen(
+    app: AppFolder, processes: Processes
+) -> None:
+    running = processes.start((sys.executable, "webui.py", "--load", "600"), cwd=app.path)
+    running.hello()
+    done = launcher("--no-launch", *app.arguments)
+    assert done.status == 0
+    assert alive(running.pid)
+    assert f"left: pid {running.pid}, " in done.err
+    assert f"this app's instance, it was told no port, and this launch's port {app.port} is not the default" in done.err
 
 
 def test_a_zombie_is_gone_and_costs_no_time(app: AppFolder, processes: Processes) -> None:

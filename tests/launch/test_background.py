@@ -147,9 +147,12 @@ def test_it_survives_the_end_of_its_terminal_which_shows_how_it_loads(app: AppFo
     assert pid
     processes.end_also(pid)
     os.close(main)
-    assert running.wait() == -signal.SIGHUP
-    assert alive(pid)
     assert launcher("status", "--json", *app.arguments).json["instance"]["pid"] == pid
+    assert alive(pid)
+    assert alive(running.pid)  # it waits for the page all the same, and history will know of it
+    running.process.terminate()
+    assert running.wait() == -signal.SIGTERM
+    assert alive(pid)
 
 
 def test_an_app_that_exits_first_is_told_of_at_once_with_its_last_lines(app: AppFolder, processes: Processes) -> None:

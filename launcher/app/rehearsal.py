@@ -1,0 +1,239 @@
+"""The start is tried while the old instance still serves: by the app's own Python, in the app's own environment.
+
+A child is started as the app will be, in the same folder, with arguments of the same lengths. It compiles the script,
+which is the first thing that Python does with one, and runs none of it. It may then stay, to keep the place of the
+process that the app will be: where no more processes can be started, that is found out before anything is stopped.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import select
+import signal
+import subprocess
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from typing import NamedTuple
+
+from ..errors import ExitStatus, LauncherError
+from ..ui import text
+from .command import Command
+
+SECONDS = 30.0
+_END_SECONDS = 2.0
+# Linux: one string has 32 pages at most, its final NUL included, execve(2).
+_STRING_BYTES = 32 * os.sysconf("SC_PAGE_SIZE")
+_KEPT_BYTES = 4096
+_MARK = b"\0rehearsed\0"
+# A script that is a zip file or a folder with a `__main__`, or a `.pyc`, is not compiled.
+_CODE = r"""
+import os, sys
+path = b""
+while not path.endswith(b"\0"):
+    block = os.read(0, 65536)
+    if not block:
+        os._exit(1)
+    path += block
+path = os.fsdecode(path[:-1])
+said = ""
+try:
+    if path:
+        with open(path, "rb") as file:
+            source = file.read()
+        if source[2:4] != b"\r\n":
+            compile(source, path, "exec", dont_inherit=True)
+except (SyntaxError, ValueError) as error:
+    try:
+        import zipimport
+        zipimport.zipimporter(path)
+    except Exception:
+        line = getattr(error, "lineno", None)
+        said = "{}: {}{}".format(type(error).__name__, getattr(error, "msg", error), ", line %d" % line if line else "")
+except PermissionError as error:
+    said = error.strerror
+except (OSError, RecursionError):
+    pass
+os.write(1, b"\0rehearsed\0%d.%d %s\0" % (*sys.version_info[:2], said.encode("utf-8", "replace")))
+os.read(0, 1)
+os._exit(0)
+"""
+# One word without a blank: a wrapper that passes its arguments on unquoted must not take it apart.
+_WORD = f"exec(bytes.fromhex('{_CODE.encode().hex()}'))"
+_LOADER = re.compile(rb"/[\x21-\x7e]*/ld[\x21-\x7e]*(?=\0)")
+
+
+class Answer(NamedTuple):
+    """Hold what a child said: its Python's version, blank where that did not run, and why the script cannot be run."""
+
+    version: str
+    reason: str
+
+
+class Placeholder:
+    """Hold the child that has shown that the app can be started, and that keeps a process's place for it."""
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        self._process = process
+
+    @property
+    def pid(self) -> int:
+        """Return the child's pid."""
+        return self._process.pid
+
+    def close(self) -> None:
+        """End the child, which frees its place."""
+        process = self._process
+        for pipe in (process.stdin, process.stdout):
+            if pipe:
+                with suppress(OSError):
+                    pipe.close()
+        try:
+            process.wait(_END_SECONDS)
+        except subprocess.TimeoutExpired:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)  # noqa: TID251  # our child, which nobody has collected yet
+            process.wait()
+
+
+def rehearse(command: Command, origins: Mapping[str, str], seconds: float = SECONDS) -> Placeholder | None:
+    """Start the app's Python as the app will be started, and return it once it has compiled the script.
+
+    `origins` say where variables of the environment come from. Returns None where no process can be started. Raises
+    LauncherError: 78 when the kernel refuses the exec, or Python the script; 75 when Python is not up in time.
+    """
+    interpreter, *words = command.argv
+    script = "" if words[0].startswith("-") else words[0]
+    argv = (interpreter, "-c", _WORD, *("x" * len(os.fsencode(word)) for word in words))
+    try:
+        process = subprocess.Popen(
+            argv,
+            executable=command.interpreter,
+            env=command.environment,
+            cwd=command.folder,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    except (OSError, ValueError) as error:
+        if isinstance(error, OSError) and error.errno in (errno.EAGAIN, errno.ENOMEM):
+            return None
+        raise _refused(command, origins, error) from error
+    child = Placeholder(process)
+    try:
+        answer = _hear(process, os.fsencode(script), seconds)
+        if answer is None:
+            python = text.command_line((command.interpreter, "-c", "pass"))
+            raise LauncherError(
+                f"{command.interpreter} is not up after {seconds:g} s", f"time {python}", ExitStatus.RETRY
+            )
+        if not answer.version:
+            raise LauncherError(f"{command.interpreter} does not run: {answer.reason}", "start_app.py --python PATH")
+        if answer.reason:
+            raise _no_script(command, script, answer)
+    except BaseException:
+        child.close()
+        raise
+    return child
+
+
+def _hear(process: subprocess.Popen[bytes], script: bytes, seconds: float) -> Answer | None:
+    """Return what the child says, or how it ended without a word; None when it says nothing in time."""
+    assert process.stdin and process.stdout
+    with suppress(BrokenPipeError):
+        process.stdin.write(script + b"\0")
+        process.stdin.flush()
+    deadline = time.monotonic() + seconds
+    data = b""
+    for block in _blocks(process.stdout.fileno(), deadline):
+        data += block
+        _, mark, said = data.partition(_MARK)
+        if mark and said.endswith(b"\0"):
+            version, _, reason = said[:-1].decode(errors="replace").partition(" ")
+            return Answer(version, reason)
+        data = data if mark else data[-_KEPT_BYTES:]
+    try:
+        status = process.wait(max(0.0, deadline - time.monotonic()))
+    except subprocess.TimeoutExpired:
+        return None
+    lines = [line.strip() for line in data.decode(errors="replace").splitlines() if line.strip()]
+    end = f"exit status {status}" if status >= 0 else f"signal {-status}"
+    telling = next((line for line in lines if "error" in line.lower()), lines[-1] if lines else "")
+    return Answer("", f"{telling} ({end})" if telling else end)
+
+
+def _blocks(descriptor: int, deadline: float) -> Iterator[bytes]:
+    """Yield what comes until the end of it, or the deadline."""
+    poller = select.poll()
+    poller.register(descriptor, select.POLLIN)
+    while (left := deadline - time.monotonic()) > 0:
+        if poller.poll(left * 1000):
+            block = os.read(descriptor, _KEPT_BYTES)
+            if not block:
+                return
+            yield block
+
+
+def _no_script(command: Command, script: str, problem: Answer) -> LauncherError:
+    path = command.folder / script
+    try:
+        with open(path, "rb") as file:
+            first = file.readline(200).decode(errors="replace").strip()
+    except OSError:
+        return LauncherError(f"cannot read {path}: {problem.reason.lower()}", f"ls -l {path}", ExitStatus.CONFIG)
+    if first.startswith("#!") and "python" not in first:
+        return LauncherError(
+            f"{path} is not a Python script: it begins with {first}",
+            "APP_SCRIPT=FILE in .env, with the Python file that it starts",
+            ExitStatus.CONFIG,
+        )
+    return LauncherError(
+        f"Python {problem.version} cannot run {path}: {problem.reason}",
+        f"{text.command_line((command.interpreter, '-m', 'py_compile', str(path)))}",
+        ExitStatus.CONFIG,
+    )
+
+
+def _refused(command: Command, origins: Mapping[str, str], error: OSError | ValueError) -> LauncherError:
+    if isinstance(error, OSError) and error.errno == errno.E2BIG:
+        return _too_big(command, origins)
+    reason = (error.strerror or str(error)).lower() if isinstance(error, OSError) else str(error)
+    if isinstance(error, FileNotFoundError) and os.path.exists(command.interpreter):
+        reason = _missing_loader(command.interpreter) if os.path.isdir(command.folder) else f"no {command.folder}"
+    return LauncherError(
+        f"cannot start {command.interpreter} in {command.folder}: {reason}", "start_app.py --python PATH"
+    )
+
+
+def _missing_loader(interpreter: str) -> str:
+    """Return why the kernel finds no file where there is one: what is to load the program is missing, execve(2)."""
+    try:
+        with open(interpreter, "rb") as file:
+            head = file.read(_KEPT_BYTES)
+    except OSError:
+        head = b""
+    if head.startswith(b"#!"):
+        return f"there is no {head[2:].split(None, 1)[0].decode(errors='replace')}, which its first line names"
+    loader = _LOADER.search(head)
+    return f"its loader {loader[0].decode()} is missing" if loader else "its loader is missing"
+
+
+def _too_big(command: Command, origins: Mapping[str, str]) -> LauncherError:
+    """Return what is too long for the kernel: one string, else all of them together."""
+    words = {f"argument {number}": len(os.fsencode(word)) for number, word in enumerate(command.argv)}
+    variables = {name: len(os.fsencode(f"{name}={value}")) for name, value in command.environment.items()}
+    name, longest = max({**words, **variables}.items(), key=lambda item: item[1])
+    what = f"{name} ({origins[name]})" if name in origins else name
+    hint = f"shorten {name if name in variables else 'APP_ARGS'} in .env"
+    if longest >= _STRING_BYTES:
+        most = f"has {longest:,} bytes, and the kernel takes {_STRING_BYTES - 1:,} in one string"
+        return LauncherError(f"the app cannot be started: {what} {most}", hint)
+    total = sum(words.values()) + sum(variables.values())
+    return LauncherError(
+        f"the app cannot be started: arguments and environment have {total:,} bytes, more than the kernel takes; "
+        f"the longest is {what} with {longest:,}",
+        f"{hint}; getconf ARG_MAX",
+    )

@@ -1,0 +1,197 @@
+"""Is what is here of a commit complete? Only the list of its files can tell; without one, the answer is unknown.
+
+The list is huggingface_hub's own `trees/<commit>.json`, what `models.lock` pins, or what a hub says. A file of the list
+that is missing is not always a gap: many libraries load some files of a repo and never ask for the rest. It is a gap
+where something speaks of it: a link to nothing, a part of it that has arrived, a replaced commit here that has it,
+other pieces of the same weights, or files that only a download of the whole repo brings.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from typing import NamedTuple
+
+from ..system.files import open_regular
+from .dirs import walk
+from .names import HASH, PIN, read_ref
+
+Files = Mapping[str, tuple[str, int]]
+"""The files of a commit by path: hash and bytes."""
+
+_MOST_BYTES_OF_A_TREE = 1 << 28
+# huggingface_hub's own, and those of hub clients in other languages and of aria2.
+_PARTIAL = re.compile(r"(.+?)(?:\.[0-9a-f]{8})?\.(?:incomplete|part|downloadInProgress|aria2|tmp)", re.DOTALL)
+_WEIGHTS = frozenset(
+    (".safetensors", ".bin", ".pth", ".pt", ".ckpt", ".gguf", ".ggml", ".onnx", ".msgpack", ".h5", ".npz", ".tflite")
+)
+# Of these, one file or another is loaded and never all of them.
+_ALTERNATIVES = frozenset((".gguf", ".ggml", ".onnx", ".tflite"))
+_OTHER_FRAMEWORKS = re.compile(r"(?:flax|tf|rust|openvino|coreml)[_.-]", re.IGNORECASE)
+_SHARD = re.compile(r"(.+)-\d{5}-of-\d{5}(\.\w+)")
+_CONFIG = (".json", ".yaml", ".yml", ".model", ".txt")
+# No library asks for these; a download of the whole repo brings them.
+_OF_THE_WHOLE = frozenset((".gitattributes", "README.md"))
+
+
+class Copy(NamedTuple):
+    """Hold what is here of a commit, and what speaks of more.
+
+    `files` are those whose content is here, with their bytes, `dangling` the links that lead to nothing, `siblings` the
+    paths of commits that no ref leads to any more, and `partial` the names of blobs of which a part has arrived.
+    `listed` tells that a list of the commit's files is on the disk: a download of several files began.
+    """
+
+    commit: str
+    files: Mapping[str, int]
+    dangling: frozenset[str] = frozenset()
+    siblings: frozenset[str] = frozenset()
+    partial: frozenset[str] = frozenset()
+    listed: bool = False
+
+    @property
+    def doubt(self) -> str:
+        """Return what speaks against it although the list of its files is not known, blank where nothing does."""
+        if not (self.files or self.dangling):
+            return "no files"
+        if self.dangling:
+            return f"{len(self.dangling)} files missing: {min(self.dangling)}"
+        if self.partial:
+            return f"a download broke off: {len(self.partial)} files have arrived in part"
+        lost = sorted(path for path in self.siblings if is_weights(path))
+        if lost and not any(map(is_weights, self.files)):
+            return f"no weights; the commit before has {lost[0]}"
+        return ""
+
+
+def copy_of(repo: str, commit: str) -> Copy:
+    """Return what is here of a commit, by the path of its repo.
+
+    Raises OSError when its snapshot cannot be read.
+    """
+    base = f"{repo}/snapshots/{commit}"
+    os.scandir(base).close()
+    files, dangling = _content(base)
+    referenced = {_ref(entry.path) for entry in walk(f"{repo}/refs") if not entry.name.startswith(PIN)}
+    replaced = set(_names(f"{repo}/snapshots")) - referenced - {commit}
+    siblings = {path for other in replaced for path in _content(f"{repo}/snapshots/{other}")[0]}
+    blobs = frozenset(_names(f"{repo}/blobs"))
+    partial = {found[1] for name in blobs if (found := _PARTIAL.fullmatch(name))}
+    listed = os.path.exists(f"{repo}/trees/{commit}.json")
+    return Copy(commit, files, frozenset(dangling), frozenset(siblings), frozenset(partial - blobs), listed)
+
+
+def gaps(copy: Copy, listed: Files) -> tuple[str, ...]:
+    """Return the files of a commit that are meant to be here and are not, or are cut; `listed` are all that it has."""
+    missing = frozenset(listed).difference(copy.files)
+    cut = {path for path, size in copy.files.items() if path in listed and size != listed[path][1]}
+    if not missing:
+        return tuple(sorted(cut))
+    if not copy.files:
+        return tuple(sorted(copy.siblings.intersection(listed) or listed))
+    arriving = {path for path in missing if listed[path][0] in copy.partial}
+    found = {*arriving, *copy.dangling.intersection(missing), *copy.siblings.intersection(missing)}
+    found |= {path for path in missing if _family(path) and _family(path) in map(_family, copy.files)}
+    weights = frozenset(filter(is_weights, listed))
+    others = frozenset(listed) - weights
+    whole = arriving or _OF_THE_WHOLE.intersection(copy.files) or (others and others.issubset(copy.files))
+    if whole:
+        found |= missing - weights
+        here = weights.intersection(copy.files) | (weights & found)
+        found |= {path for path in missing & weights if not _is_replaced(path, here)} if here else preferred(weights)
+    elif copy.listed:
+        folders = {os.path.dirname(path) for path in weights.intersection(copy.files)}
+        found |= {p for p in missing - weights if p.endswith(_CONFIG) and os.path.dirname(p) in folders}
+    if weights.isdisjoint({*copy.files, *found}) and any(map(is_weights, copy.siblings)):
+        found |= preferred(weights, copy.siblings)
+    return tuple(sorted(found | cut))
+
+
+def is_weights(path: str) -> bool:
+    """Return whether a file is one of weights, by its name."""
+    return os.path.splitext(path)[1].lower() in _WEIGHTS
+
+
+def preferred(weights: Collection[str], like: Iterable[str] = ()) -> frozenset[str]:
+    """Return those of a repo's weights that an app is most likely to load: safetensors, and what it had before."""
+    wanted = {".safetensors", *(os.path.splitext(path)[1] for path in like if is_weights(path))}
+    usual = [path for path in weights if not _is_alternative(path)]
+    return frozenset(path for path in usual if os.path.splitext(path)[1] in wanted) or frozenset(usual or weights)
+
+
+def shards(index: str, listed: Iterable[str]) -> Iterator[str]:
+    """Yield the pieces of weights that an index file (`model.safetensors.index.json`) is the index of."""
+    return (path for path in listed if (family := _family(path)) and index == "{}{}.index.json".format(*family))
+
+
+def tree(path: str) -> Files:
+    """Return what huggingface_hub has noted of a commit's files; empty where it has not."""
+    try:
+        with open(open_regular(path), "rb") as file:
+            if os.fstat(file.fileno()).st_size > _MOST_BYTES_OF_A_TREE:
+                return {}
+            files = json.load(file)["files"]
+        pairs = {
+            name: (entry.get("lfs_sha256") or entry["blob_id"], entry.get("lfs_size") or entry["size"])
+            for name, entry in files.items()
+        }
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return {}  # none, or no list as any version writes it
+    return {name: pair for name, pair in pairs.items() if _is_entry(name, *pair)}
+
+
+def _is_entry(name: str, digest: object, size: object) -> bool:
+    """Return whether a line of such a list can be one: in a cache that others share, anybody may have written it."""
+    inside = not any(part in ("", ".", "..") for part in name.split("/"))
+    return inside and isinstance(digest, str) and bool(HASH.fullmatch(digest)) and type(size) is int and size >= 0
+
+
+def _content(base: str) -> tuple[dict[str, int], set[str]]:
+    """Return the files below a snapshot with their bytes, and the links that lead to nothing."""
+    files: dict[str, int] = {}
+    dangling: set[str] = set()
+    for entry in walk(base):
+        path = entry.path[len(base) + 1 :]
+        try:
+            files[path] = os.stat(entry.path).st_size
+        except OSError:
+            dangling.add(path)
+    return files, dangling
+
+
+def _ref(path: str) -> str:
+    try:
+        return read_ref(path)
+    except OSError:
+        return ""
+
+
+def _names(folder: str) -> list[str]:
+    try:
+        return os.listdir(folder)
+    except OSError:
+        return []
+
+
+def _family(path: str) -> tuple[str, str] | None:
+    """Return what the pieces of the same weights have in common: what comes before the number, and the suffix."""
+    piece = _SHARD.fullmatch(path)
+    return (piece[1], piece[2]) if piece else None
+
+
+def _is_replaced(path: str, here: Collection[str]) -> bool:
+    """Return whether other weights that are here make these needless: another format, precision or framework."""
+    if _is_alternative(path):
+        return True
+    folder, suffix = os.path.dirname(path), os.path.splitext(path)[1]
+    beside = [other for other in here if os.path.dirname(other) == folder and not _is_alternative(other)]
+    same = [other for other in beside if os.path.splitext(other)[1] == suffix]
+    stem = os.path.basename(path).partition(".")[0]
+    return bool(beside) and (not same or any(os.path.basename(other).partition(".")[0] == stem for other in same))
+
+
+def _is_alternative(path: str) -> bool:
+    name = os.path.basename(path)
+    return os.path.splitext(name)[1] in _ALTERNATIVES or bool(_OTHER_FRAMEWORKS.match(name))

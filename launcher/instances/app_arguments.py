@@ -1,0 +1,155 @@
+"""What an app's own words tell: which of its commands it runs, and on which port.
+
+Everything here is pure. Apps parse their words in many ways, so what is not certain is said to be unknown: see
+`Told`. An option's name is compared as argparse, click and typer do, where `_` and `-` are often both accepted.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import NamedTuple
+
+# The options that name the port of the page in Gradio apps, `_` written as `-`; the app's own is added.
+_PORT_OPTIONS = (
+    "--port",
+    "--server-port",
+    "--listen-port",
+    "--gradio-port",
+    "--gradio-server-port",
+    "--http-port",
+    "--web-port",
+    "--webui-port",
+    "--ui-port",
+)
+_HOST_OPTIONS = ("--host", "--server-name", "--listen", "--listen-host", "--bind", "--address", "--addr", "--server")
+_PORT_VARIABLES = ("GRADIO_SERVER_PORT", "PORT")
+_SHORT = re.compile(r"-p=?([0-9]+)")
+_ASSIGNMENT = re.compile(r"(?:\w+\.)*(?:\w+_)?port=([0-9]+)", re.IGNORECASE)  # hydra, fire
+_ADDRESS = re.compile(r"(?:https?://)?(?:[0-9]+(?:\.[0-9]+){3}|\[[0-9A-Fa-f:.]*\]|localhost|\*)?:([0-9]+)/?")
+_COMMAND = re.compile(r"[A-Za-z][\w-]*(?::[\w-]+)*")
+# Where only the number says that it is a port: below this it is a count more often.
+_LOWEST = 1024
+
+
+class Told(NamedTuple):
+    """Hold the port that an app was told to use, and by what; `port` is None where it was told none.
+
+    `doubt` says why that cannot be known for sure; then `port` is None too.
+    """
+
+    port: int | None = None
+    by: str = ""
+    doubt: str = ""
+
+
+def told_port(
+    words: Sequence[str],
+    environ: Mapping[str, str] | None,
+    options: Collection[str] = (),
+    variables: Collection[str] = (),
+    own_environ: Mapping[str, str] | None = None,
+) -> Told:
+    """Return the port that an app's own words, or else its environment, tell it to use.
+
+    `options` and `variables` are the app's own names for it beside the usual ones. A variable of another name that
+    ends in PORT makes it unknown, unless the launcher has it too (`own_environ`).
+    """
+    return _by_words(words, options) or _by_environment(environ, (*variables, *_PORT_VARIABLES), own_environ or {})
+
+
+def command_words(words: Sequence[str], skipped: Collection[str], is_file: Callable[[str], bool]) -> tuple[str, ...]:
+    """Return which of its commands an app runs: its words before the first option that are no file, port or path.
+
+    `skipped` are options with a value that may stand before them, as the launcher's own do: `app.py --port 7860 run`.
+    """
+    command = []
+    options = {_dashed(option) for option in (*skipped, *_PORT_OPTIONS, "--host", "--server-name")}
+    position = 0
+    while position < len(words):
+        name, equals, _ = words[position].partition("=")
+        following = words[position + 1] if position + 1 < len(words) else ""
+        if _dashed(name) in options or (name == "-p" and following.isdecimal()):
+            position += 1 if equals else 2
+            continue
+        if name.startswith("-"):
+            break
+        if _COMMAND.fullmatch(words[position]) and not is_file(words[position]):
+            command.append(words[position])
+        position += 1
+    return tuple(command)
+
+
+def _by_words(words: Sequence[str], options: Collection[str]) -> Told | None:
+    told: Told | None = None
+    positional: Told | None = None
+    names = {_dashed(option) for option in (*options, *_PORT_OPTIONS)}
+    before = ""
+    for position, word in enumerate(words):
+        if word == "--":
+            break
+        if word.startswith("-"):
+            # As in argparse, the last one counts.
+            told = _by_option(word, words[position + 1] if position + 1 < len(words) else "", names) or told
+        elif match := _ASSIGNMENT.fullmatch(word):
+            told = _number(match[1], word) or told
+        elif not before.startswith("-") or "=" in before:
+            positional = _by_position(word) or positional
+        before = word
+    return told or positional
+
+
+def _by_option(word: str, following: str, names: Collection[str]) -> Told | None:
+    if match := _SHORT.fullmatch(word):
+        return _number(match[1], word)
+    option, equals, value = word.partition("=")
+    value, shown = (value, word) if equals else (following, f"{word} {following}")
+    told = _number(value, shown)
+    dashed = _dashed(option)
+    if dashed in names:
+        return told or Told(doubt=f"{shown} names no port by its number")
+    if told and (option == "-p" or _abbreviates(dashed, names, told)):
+        return told
+    match = _ADDRESS.fullmatch(value) if dashed in _HOST_OPTIONS else None
+    return _number(match[1], shown) if match else None
+
+
+def _by_position(word: str) -> Told | None:
+    match = _ADDRESS.fullmatch(word)
+    told = _number(match[1] if match else word, word)
+    return told if told and told.port and told.port >= _LOWEST else None
+
+
+def _by_environment(
+    environ: Mapping[str, str] | None, variables: Sequence[str], own_environ: Mapping[str, str]
+) -> Told:
+    if environ is None:
+        return Told(doubt="its environment cannot be read")
+    for name in variables:
+        told = _number(environ.get(name, ""), f"{name}={environ.get(name)}")
+        if told:
+            return told
+    for name, value in environ.items():
+        if name.upper().endswith("PORT") and _number(value, name) and own_environ.get(name) != value:
+            return Told(doubt=f"{name}={value} may be its port")
+    return Told()
+
+
+def _number(value: str, by: str) -> Told | None:
+    # Python refuses to make a number of thousands of digits, and anybody's command line may have them.
+    value = value.strip()
+    number = int(value) if value.isascii() and value.isdecimal() and len(value) < 10 else -1
+    return Told(number, by) if 0 <= number < 1 << 16 else None
+
+
+def _abbreviates(dashed: str, names: Collection[str], told: Told) -> bool:
+    # argparse takes any beginning of an option's name for it, while others do not begin so.
+    likely = "--port".startswith(dashed) and len(dashed) >= len("--p")
+    possible = len(dashed) >= len("--por") and any(name.startswith(dashed) for name in names)
+    return (likely or possible) and (told.port or 0) >= (0 if dashed == "--por" else _LOWEST)
+
+
+def _dashed(option: str) -> str:
+    # `-port` is how some write `--port`; one letter stays one.
+    name = option.replace("_", "-")
+    return f"-{name}" if re.match("-[^-].", name) else name

@@ -1,0 +1,137 @@
+"""Which processes run this app: the same script, through their own eyes, and the same command of it.
+
+Only what is read from /proc by hand is looked at for every process, so that nothing is imported for a machine on
+which nothing of this app runs.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from ..ui import text
+from .app_arguments import Told, command_words, told_port
+from .command_line import ScriptArgument, has_python_name, script_argument, wrapped_argument
+from .process import Process, environment, look
+from .proof import command_lines, owner_of, start_of, words
+from .script import Entry, files_run, is_python, names_file, why_not
+
+
+class App(NamedTuple):
+    """Hold what makes a process an instance of this app.
+
+    `entries` are the files that start it. `command` are the words that say which of its commands is served.
+    `port_options` and `port_variables` are its own names for the port, `options` the ones that a launcher puts before
+    its command.
+    """
+
+    entries: tuple[Entry, ...]
+    command: tuple[str, ...] = ()
+    port_options: tuple[str, ...] = ()
+    port_variables: tuple[str, ...] = ()
+    options: tuple[str, ...] = ()
+
+
+class Claim(NamedTuple):
+    """Hold the process that a launcher became: the instance lock's record names it, and it holds that lock."""
+
+    pid: int
+    start: float
+    port: int
+
+
+class Candidate(NamedTuple):
+    """Hold a process that runs the app, and the port that it was told; a launcher `recorded` it for our port."""
+
+    process: Process
+    told: Told
+    recorded: bool = False
+
+
+class Candidates(NamedTuple):
+    """Hold who runs the app.
+
+    `left` are the pids of processes that mention it without running it, each with the reason. `unread` are those that
+    run its script and that psutil cannot read.
+    """
+
+    found: dict[int, Candidate]
+    left: tuple[tuple[int, str], ...]
+    unread: tuple[int, ...]
+
+
+def candidates(app: App, claim: Claim | None) -> Candidates:
+    """Look at every visible process but this one."""
+    names = {os.fsencode(os.path.basename(entry.path)) for entry in app.entries}
+    names |= {os.fsencode(os.path.basename(os.path.realpath(entry.path))) for entry in app.entries}
+    found: dict[int, Candidate] = {}
+    left: list[tuple[int, str]] = []
+    unread: list[int] = []
+    for pid, line in command_lines():
+        mentions = any(name in line for name in names)
+        if pid == os.getpid() or not (mentions or has_python_name(os.fsdecode(line.split(b"\0", 1)[0]))):
+            continue
+        argv = words(line)
+        if not mentions and not _may_run(app, pid, argv):
+            continue
+        argument = runs(app, pid, argv)
+        if isinstance(argument, str):
+            if mentions:
+                left.append((pid, argument))
+            continue
+        start = start_of(pid)
+        process = look(pid)
+        if process and process.argv == argv and not process.gone:
+            found[pid] = Candidate(process, told(app, pid, argument))
+        elif process is None and start is not None and start_of(pid) == start:
+            unread.append(pid)
+    claimed = look(claim.pid) if claim and claim.pid != os.getpid() else None
+    if claim and claimed and claimed.start == claim.start and not claimed.gone:
+        found[claim.pid] = Candidate(claimed, Told(claim.port, "by the record"), recorded=True)
+    return Candidates(found, tuple((pid, reason) for pid, reason in left if pid not in found), tuple(unread))
+
+
+def runs(app: App, pid: int, argv: Sequence[str]) -> ScriptArgument | str:
+    """Return what makes a process run the app, or the reason why it does not."""
+    python = is_python(pid, argv)
+    reason = "a Python that runs no script" if python else "not a Python"
+    for argument in (script_argument(argv) if python else None, wrapped_argument(argv, python)):
+        if argument is None:
+            continue
+        try:
+            another_file = why_not(pid, argument, app.entries)
+        except PermissionError:
+            return f"user {text.user(owner_of(pid))} hides which file it runs"
+        if another_file is None:
+            command = command_words(argument.rest, app.options, lambda word: names_file(pid, word))
+            return argument if command == app.command else _another_command(command, app.command)
+        reason = another_file
+    return reason
+
+
+def told(app: App, pid: int, argument: ScriptArgument) -> Told:
+    """Return the port that a process that runs the app was told."""
+    own = environment(os.getpid()) or {}
+    return told_port(argument.rest, environment(pid), app.port_options, app.port_variables, own)
+
+
+def _may_run(app: App, pid: int, argv: Sequence[str]) -> bool:
+    """Return whether a command line that does not name the script leads to it: most Pythons run something else."""
+    arguments = (script_argument(argv), wrapped_argument(argv, python=True), wrapped_argument(argv, python=False))
+    identities = frozenset(entry.identity for entry in app.entries)
+    paths = [os.path.realpath(entry.path) for entry in app.entries]
+    try:
+        return any(
+            argument
+            and any(argument.can_be(path) for path in paths)
+            and not identities.isdisjoint(files_run(pid, argument))
+            for argument in arguments
+        )
+    except PermissionError:
+        return True
+
+
+def _another_command(command: Sequence[str], wanted: Sequence[str]) -> str:
+    shown, ours = (text.command_line(words) if words else "none" for words in (command, wanted))
+    return f"it runs another command of the script: {shown}, and this launch's is {ours}"

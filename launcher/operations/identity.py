@@ -1,0 +1,69 @@
+"""What this app is: the script and the command that its settings name, compared with what a record names."""
+
+from __future__ import annotations
+
+import os
+import shlex
+
+from ..config.settings import Settings
+from ..errors import LauncherError
+from ..instances.app_arguments import command_words
+from ..instances.candidates import App
+from ..instances.command_line import script_argument
+from ..instances.match import Wanted
+from ..instances.record import Record
+from ..instances.script import Entry, own_file
+
+
+def app_of(settings: Settings) -> App:
+    """Return what makes a process an instance of this app.
+
+    Raises LauncherError when its script is not there.
+    """
+    identity = own_file(str(settings.script))
+    if identity is None:
+        raise LauncherError(f"no {settings.script_argument} in {settings.app_dir}", "start_app.py --app-dir DIR")
+    return App(
+        entries=(Entry(str(settings.script), identity),),
+        command=command_of(settings),
+        port_options=(settings.port_flag,) if settings.port_flag else (),
+        options=_options(settings),
+    )
+
+
+def command_of(settings: Settings) -> tuple[str, ...]:
+    """Return the words of `APP_ARGS` that say which command of the script is served."""
+    told = settings.origins.get("APP_ARGS")
+    return command_words(
+        shlex.split(told.value) if told else (),
+        _options(settings),
+        lambda word: os.path.isfile(os.path.join(settings.app_dir, word)),
+    )
+
+
+def wanted_port(settings: Settings) -> Wanted:
+    """Return the port of a launch, and whether somebody chose it."""
+    return Wanted(settings.port, settings.origins["GRADIO_SERVER_PORT"].level != "default")
+
+
+def is_of(record: Record, app: App, settings: Settings) -> bool:
+    """Return whether a record names this app: a lock of another script of the folder proves nothing about it.
+
+    Records of earlier versions name neither script nor command, but the whole command line. It may have words after
+    `--` of that one start, so that a command counts only where it and ours say something.
+    """
+    started = script_argument(record.argv)
+    script = record.script or (os.path.join(record.app_dir, started.text) if started else "")
+    same = os.path.normpath(script) == os.path.normpath(settings.script)
+    if not same and own_file(script) not in [entry.identity for entry in app.entries]:
+        return False
+    if record.command is not None:
+        return record.command == app.command
+    command = command_words(
+        started.rest if started else (), app.options, lambda word: os.path.isfile(os.path.join(record.app_dir, word))
+    )
+    return not command or not app.command or command == app.command
+
+
+def _options(settings: Settings) -> tuple[str, ...]:
+    return tuple(option for option in (settings.port_flag, settings.host_flag) if option)
