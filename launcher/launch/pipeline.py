@@ -12,7 +12,8 @@ from functools import cached_property, partial
 from typing import Any, Protocol
 
 from ..app.command import Command, build
-from ..cache.roots import folders, trashed
+from ..cache.entries import trashed
+from ..cache.roots import folders
 from ..context import Context
 from ..errors import LauncherError
 from ..instances.process import Process

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from ..cache.layout import HASH
+from ..cache.names import HASH
 from ..errors import ExitStatus, LauncherError, quoted
 from ..system import requirements
 from . import repo_id

@@ -8,8 +8,7 @@ import stat
 from contextlib import suppress
 
 from ..cache.dirs import below, opened, taking_turns
-from ..cache.names import PIN
-from ..cache.roots import TRASH
+from ..cache.names import PIN, new_ref
 from . import repo_id
 from .lockfile import LockedModel
 from .placement import Place
@@ -41,7 +40,7 @@ def probe(model: LockedModel, place: Place) -> None:
     """
     assert place.root
     folder = os.path.basename(place.path)
-    with opened(place.root.real) as descriptor, below(descriptor, f"{folder}/{_temporary()}") as (repo, name):
+    with opened(place.root.real) as descriptor, below(descriptor, f"{folder}/{new_ref()}") as (repo, name):
         os.close(os.open(name, _NEW, 0o644, dir_fd=repo))
         os.unlink(name, dir_fd=repo)
         for ref in (*(() if repo_id.COMMIT.fullmatch(model.revision) else (model.revision,)), PIN):
@@ -70,7 +69,7 @@ def _write(repo: int, ref: str, commit: str) -> None:
             if _read(parent, name) == commit:
                 return
         # In `refs` itself, what a kill leaves would be a ref, and an empty one hides the whole repo; this is trash.
-        new = _temporary()
+        new = new_ref()
         file = os.open(new, _NEW, 0o644, dir_fd=repo)
         try:
             os.write(file, commit.encode())
@@ -80,10 +79,6 @@ def _write(repo: int, ref: str, commit: str) -> None:
             raise
         finally:
             os.close(file)
-
-
-def _temporary() -> str:
-    return f"{TRASH}ref-{os.urandom(8).hex()}"
 
 
 def _read(parent: int, name: str) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.apps import clean_environment, launcher
+from tests.support.caches import make_trash
 from tests.support.hub_cache import Library
 from tests.support.removal import (
     CODEC,
@@ -150,7 +151,7 @@ def test_two_revisions_that_are_both_named_go_together(cached: Cached) -> None:
 @pytest.mark.parametrize("arguments", REMOVALS)
 def test_a_dry_run_names_what_will_go_and_changes_nothing(arguments: tuple[str, ...], cached: Cached) -> None:
     partial_of(cached, V23)
-    (cached.hub / ".start_app-trash-0123456789abcdef").mkdir()
+    make_trash(cached.hub)
     before, times = everything(cached.home), _times(cached.home)
     planned = cached.run(*arguments, "--dry-run", "--json").json["roots"][0]
     shown = cached.run(*arguments, "--dry-run")

@@ -20,6 +20,7 @@ from tests.support.caches import (
     add_link,
     flip,
     make_repo,
+    make_trash,
     share,
     unprivileged,
     verify,
@@ -179,10 +180,9 @@ def test_what_cannot_be_verified_is_not_damaged_and_stays(app: AppFolder, tmp_pa
     assert tree(app.path / "cache_hub") == before
 
 
-def test_what_a_killed_run_left_in_a_repo_goes_with_a_repair_and_is_told_beforehand(app: AppFolder) -> None:
+def test_what_a_killed_run_left_goes_with_a_repair_and_is_told_beforehand(app: AppFolder) -> None:
     repo = make_repo(app.path / "cache_hub", "models--koge--a", {A: {"x": b"x"}})
-    left = repo / f".start_app-trash-{B}-0123456789abcdef"
-    left.mkdir()
+    left = make_trash(app.path / "cache_hub")
     flip(next((repo / "blobs").iterdir()))
     dry = verify(app, "--repair", "--dry-run", "--json")
     assert str(left) in [item["path"] for item in dry.json["roots"][0]["remove"]]
