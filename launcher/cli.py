@@ -5,6 +5,7 @@ Commands return reports; this module shows them as text or as one JSON object.
 
 from __future__ import annotations
 
+import errno
 import gc
 import importlib
 import os
@@ -19,7 +20,7 @@ from .config import settings
 from .config.paths import current_folder
 from .context import Context, Report
 from .errors import ExitStatus, LauncherError
-from .system import requirements
+from .system import marker, requirements
 from .ui import invocation, text
 from .ui.console import Console
 from .ui.invocation import Invocation
@@ -35,6 +36,7 @@ def main(argv: Sequence[str] | None = None, launcher_file: str | None = None) ->
 
     `launcher_file` is the `start_app.py` that was called, as it was called.
     """
+    os.environ.pop(marker.NAME, None)  # what the launcher starts is nothing of the instance that it was started from
     words = tuple(sys.argv[1:] if argv is None else argv)
     called = Invocation(invocation.program(launcher_file, sys.argv[0]), invocation.typed(words), launcher_file, words)
     console = _console(words)._replace(invocation=called)
@@ -77,7 +79,8 @@ def main(argv: Sequence[str] | None = None, launcher_file: str | None = None) ->
 def _run(arguments: Arguments, console: Console) -> int:
     launcher_file = console.invocation.launcher_file
     folders = _folders(launcher_file)
-    name = console.invocation.program.rpartition("/")[2].rpartition(" ")[2]
+    program = console.invocation.program
+    name = "python -m launcher" if program.endswith("-m launcher") else program.rpartition("/")[2].rpartition(" ")[2]
     if arguments.help or arguments.version:
         from .commands import help as helping
 
@@ -233,4 +236,6 @@ def _reason(error: OSError) -> str:
 
 
 def _space_hint(error: OSError) -> str:
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        return "ulimit -n 1024"
     return f"df -h {error.filename or '.'}; ls -ld {error.filename or '.'}"

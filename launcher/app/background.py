@@ -87,7 +87,9 @@ def _be(
         problem = (error.message, error.hint, int(error.status))
     except BaseException as error:  # whatever it is, the one who waits at the other end must be told
         reason = error.strerror if isinstance(error, OSError) and error.strerror else repr(error)
-        problem = (f"cannot start in the background: {reason}", None, int(ExitStatus.IO))
+        few = isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE)
+        hint = "ulimit -n 1024" if few else None
+        problem = (f"cannot start in the background: {reason.lower()}", hint, int(ExitStatus.IO))
     try:
         os.write(pipe, json.dumps(problem).encode())
     finally:

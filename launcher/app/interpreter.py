@@ -29,8 +29,8 @@ def find_interpreter(settings: Settings, environ: Mapping[str, str], running: st
         return settings.python
     for name in (".venv", "venv"):
         _refuse_broken(settings.app_dir / name)
-    found = next(_environments(settings.app_dir, environ), None)
-    return found or Setting(running, OWN_INTERPRETER, "default")
+    environment = next(_environments(settings.app_dir, environ), None)
+    return environment or Setting(running, OWN_INTERPRETER, "default")
 
 
 def _environments(app_dir: Path, environ: Mapping[str, str]) -> Iterator[Setting]:
@@ -75,8 +75,8 @@ def checked(setting: Setting, running: str) -> str:
     """
     path = setting.value
     if os.sep not in path:
-        found = shutil.which(path)
-        path = os.path.abspath(found) if found else path
+        program = shutil.which(path)
+        path = os.path.abspath(program) if program else path
     if os.path.isdir(path):
         inside = os.path.join(path, "python")
         path = inside if os.path.lexists(inside) else os.path.join(path, "bin", "python")

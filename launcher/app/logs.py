@@ -192,7 +192,7 @@ def target(app_dir: Path, script: Path, port: int, named: str | None, cwd: Path,
 
 
 def defaults(app_dir: Path, script: Path, port: int) -> tuple[Path, ...]:
-    """Return where the log lies that nobody has named, best first."""
+    """Return where the log is that nobody has named, best first."""
     return tuple(folder / FOLDER / f"{script.stem}-{port}.log" for folder in state.folders(app_dir))
 
 

@@ -19,6 +19,7 @@ from contextlib import suppress
 from typing import NamedTuple
 
 from ..errors import ExitStatus, LauncherError, quoted
+from ..system import marker
 from ..ui import text
 from .command import Command
 
@@ -27,6 +28,8 @@ _END_SECONDS = 2.0
 # Linux: one string has 32 pages at most, its final NUL included, execve(2).
 _STRING_BYTES = 32 * os.sysconf("SC_PAGE_SIZE")
 _KEPT_BYTES = 4096
+# As long as the name of the marker, which the child must not have: it is none of the app's processes.
+_NO_MARKER = "START_APP_REHEARSE"
 _MARK = b"\0rehearsed\0"
 # A script that is a zip file or a folder with a `__main__`, or a `.pyc`, is not compiled.
 _CODE = r"""
@@ -107,11 +110,12 @@ def rehearse(command: Command, origins: Mapping[str, str], seconds: float = SECO
     interpreter, *words = command.argv
     script = "" if words[0].startswith("-") else words[0]
     argv = (interpreter, "-c", _WORD, *("x" * len(os.fsencode(word)) for word in words))
+    environment = {_NO_MARKER if name == marker.NAME else name: value for name, value in command.environment.items()}
     try:
         process = subprocess.Popen(
             argv,
             executable=command.interpreter,
-            env=command.environment,
+            env=environment,
             cwd=command.folder,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -227,7 +231,11 @@ def _missing_loader(interpreter: str) -> str:
 def _too_big(command: Command, origins: Mapping[str, str]) -> LauncherError:
     """Return what is too long for the kernel: one string, else all of them together."""
     words = {f"argument {number}": len(os.fsencode(word)) for number, word in enumerate(command.argv)}
-    variables = {name: len(os.fsencode(f"{name}={value}")) for name, value in command.environment.items()}
+    variables = {
+        # The marker has the arguments' first words in it.
+        "APP_ARGS" if name == marker.NAME else name: len(os.fsencode(f"{name}={value}"))
+        for name, value in command.environment.items()
+    }
     name, longest = max({**words, **variables}.items(), key=lambda item: item[1])
     what = f"{name} ({origins[name]})" if name in origins else name
     hint = f"shorten {quoted(name if name in variables else 'APP_ARGS')} in .env"

@@ -373,7 +373,11 @@ ALIASES: Mapping[str, str] = {"ls": "list", "rm": "remove", "restart": LAUNCH}
 COMMANDS: Mapping[str, str] = {command.name: command.summary for command in _COMMANDS if not command.hidden}
 CHANGING = frozenset(command.name for command in _COMMANDS if command.changes)
 OPTIONS: Mapping[str, Option] = {
-    name: option for command in _COMMANDS for option in command.options for name in option.names
+    name: option
+    for groups in (COMMON, *(command.groups for command in _COMMANDS))
+    for options in groups.values()
+    for option in options
+    for name in option.names
 }
 # What the first screen shows.
 MOST_USED = (

@@ -16,7 +16,16 @@ from ..context import Answer, Context, Report
 from ..errors import LauncherError
 from ..instances import port
 from ..instances import process as processes
-from ..instances.describe import describe, instance_document, process_document, verdicts, where
+from ..instances.describe import (
+    describe,
+    describe_member,
+    instance_document,
+    left_documents,
+    member_document,
+    process_document,
+    verdicts,
+    where,
+)
 from ..instances.resources import gpu_memory, memory
 from ..instances.survey import Instance
 from ..models import loaded, versions
@@ -93,6 +102,17 @@ class Status(NamedTuple):
         survey = self.observed.survey
         if self.observed.unseen:
             rows.append(("lock", f"{self.observed.lock} is held by an instance that cannot be seen from here"))
+        if self.observed.keeper:
+            keeper = self.observed.keeper
+            rows.append(("lock", f"{self.observed.lock} is held by {describe(keeper.process)}: {keeper.reason}"))
+        family = (*self.instance.family, *survey.leftovers) if self.instance else survey.leftovers
+        for member in family[:NAMED_AT_MOST]:
+            name = "left over" if member in survey.leftovers else "goes with it"
+            rows.append((name, describe_member(member)))
+        if len(family) > NAMED_AT_MOST:
+            rows.append(("goes with it", f"{len(family) - NAMED_AT_MOST} more: start_app.py status --json"))
+        left = (*(self.instance.left if self.instance else ()), *survey.spared)
+        rows += [("left alone", f"{describe(process)}: {reason}") for process, reason in left]
         rows += [("sibling", f"{describe(i.process)}{where(i, survey.port)}") for i in survey.siblings]
         rows += [("another user's", f"{describe(i.process)}{where(i, survey.port)}") for i in survey.others]
         for holder in survey.holders:
@@ -123,6 +143,9 @@ class Status(NamedTuple):
             "locked": self.locked,
             "log": self.log,
             "models": [one.document() for one in self.models],
+            "family": [member_document(member) for member in self.instance.family] if self.instance else [],
+            "leftovers": [member_document(member) for member in survey.leftovers],
+            "left": left_documents(survey),
             "siblings": [instance_document(instance) for instance in survey.siblings],
             "others": [instance_document(instance) for instance in survey.others],
             "port_held_by": [

@@ -1,4 +1,4 @@
-"""Everything that a command needs to know of the app, found and checked once, before anything is stopped or deleted."""
+"""Everything that a command needs to know of the app, read and checked once, before anything is stopped or deleted."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def load(
 ) -> Settings:
     """Resolve and check every setting.
 
-    `launcher_folders` are where `start_app.py` lies, as called and with links resolved; `app_args` are what follows
+    `launcher_folders` are where `start_app.py` is, as called and with links resolved; `app_args` are what follows
     `--`. Without `needs_script` the app's script may be missing. Raises LauncherError for the first value that cannot
     be.
     """
@@ -255,7 +255,7 @@ def _home(flags: Mapping[str, str], environ: Mapping[str, str], cwd: Path, folde
 
 
 def _home_origin(home: Path, folders: tuple[Path, ...]) -> str:
-    return "where start_app.py lies" if home in folders else "current folder"
+    return "where start_app.py is" if home in folders else "current folder"
 
 
 def _read_env_file(flag: str | None, home: Path, environ: Mapping[str, str], cwd: Path) -> env_file.EnvFile | None:
@@ -318,7 +318,7 @@ def _extended(name: str, value: str, environ: Mapping[str, str]) -> str | None:
 
 
 def _conventional_cache(folder: Path) -> Mapping[str, Setting]:
-    """Return the variable that makes a `cache_hub` in the app's folder the cache, in either shape it is found in."""
+    """Return the variable that makes a `cache_hub` in the app's folder the cache, in either of its shapes."""
     try:
         entries = os.listdir(folder)
     except OSError:

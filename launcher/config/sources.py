@@ -77,8 +77,8 @@ class Sources(NamedTuple):
         return expand(value, self._value, self.environ.get("HOME", "").strip())
 
     def _value(self, name: str) -> str | None:
-        found = self.find(name)
-        return found.value if found else None
+        setting = self.find(name)
+        return setting.value if setting else None
 
 
 def blank_counts(name: str, value: str | None) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import socket
 import stat
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -28,8 +29,14 @@ _NOTIFY_URL = re.compile(
 _QUOTES = (('"', '"'), ("'", "'"), ("“”„‟", "“”‟"), ("‘’‚‛", "‘’‛"), ("«»", "«»"), ("＂", "＂"), ("＇", "＇"))
 _TYPOGRAPHIC = frozenset("“”„‟‘’‚‛«»＂＇")
 _DASHES = "–—―－−"
+# Settings whose form is checked on its own.
+_FORMAL = frozenset(
+    "GRADIO_SERVER_PORT GRADIO_SERVER_NAME APP_PORT_FLAG APP_HOST_FLAG APP_LOCKED APP_NOTIFY_URL HF_ENDPOINT "
+    "HF_OFFICIAL_ENDPOINT".split()
+)
+_SHELL = re.compile(r"[;&|]\s*(?:export\s+)?[A-Za-z_]\w*=|\$\(|`")
 _WINDOWS_PATH = re.compile(r"[A-Za-z]:[\\/\x00-\x1f]|\\\\")
-_HOST = re.compile(r"[A-Za-z0-9._:%\[\]-]+")
+_HOST = re.compile(r"[A-Za-z0-9._:%-]+")
 
 
 def is_quoted(value: str) -> bool:
@@ -42,6 +49,8 @@ def check_spelling(name: str, setting: Setting) -> None:
     """Check that a value has nothing in it that a container engine, Windows or a word processor has left there."""
     value = setting.value.strip()
     what = hint = None
+    if name != "APP_ARGS" and name not in _FORMAL and os.path.exists(setting.value):
+        return  # a folder may have any name
     if name not in ("APP_ARGS", "APP_NOTIFY_URL") and _WINDOWS_PATH.match(value):
         what, hint = "is a path of Windows", f"{name}=/PATH"
         if value[0] != "\\":
@@ -55,9 +64,26 @@ def check_spelling(name: str, setting: Setting) -> None:
         hint = f"write {name}=VALUE without quotes; in an env file for containers they are a part of the value"
     elif value[0] in _TYPOGRAPHIC or value[-1] in _TYPOGRAPHIC:
         what, hint = "begins or ends with a typographic quote", f"write {name}=VALUE without it"
+    elif name in _FORMAL:
+        return  # what else is wrong with it shows in its form
+    elif value[0] == "#" or _has_comment(name, setting):
+        what = "has a comment in it"
+        hint = f"{name}=VALUE with nothing after it; systemd's EnvironmentFile= and containers' env files keep comments"
+    elif name != "APP_ARGS" and _SHELL.search(value):
+        what = "is more than a value: no shell reads it"
+        hint = f"write {name}=VALUE on a line of its own, and the output of a command in full"
     if what:
         shown = "" if name == "APP_NOTIFY_URL" else f" {redact.scrub(text.clean(value))}"
         raise LauncherError(f"{name}{shown} {what} ({setting.origin})", hint, setting.bad)
+
+
+def _has_comment(name: str, setting: Setting) -> bool:
+    """Return whether a value from the environment ends in what was a comment; dotenv takes it off, others do not."""
+    if setting.level != "environment" or not re.search(r"\s#", setting.value):
+        return False
+    if name == "APP_ARGS":
+        return "#" in setting.value.split()
+    return not os.path.exists(setting.value)
 
 
 def _is_one_word(args: str) -> bool:
@@ -211,12 +237,21 @@ def refuse_other_port(
 def check_host(setting: Setting) -> None:
     """Check that this can be a host name or an address."""
     value = setting.value
-    if not _HOST.fullmatch(value) or (value.count(":") == 1 and "[" not in value):
+    bare = value[1:-1] if value[:1] == "[" and value[-1:] == "]" and ":" in value else value
+    if not _HOST.fullmatch(bare) or (":" in bare and not _is_ipv6(bare)):
         raise LauncherError(
             f"{redact.scrub(setting.value)!r} is no host name or address (GRADIO_SERVER_NAME, {setting.origin})",
             "start_app.py --host 0.0.0.0 for every interface, --host 127.0.0.1 for this machine only",
             setting.bad,
         )
+
+
+def _is_ipv6(text: str) -> bool:
+    try:
+        socket.inet_pton(socket.AF_INET6, text.partition("%")[0])
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def check_endpoint(name: str, setting: Setting) -> None:

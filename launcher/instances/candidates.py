@@ -23,7 +23,7 @@ class App(NamedTuple):
 
     `entries` are the files that start it. `command` are the words that say which of its commands is served.
     `port_options` and `port_variables` are its own names for the port, `options` the ones that a launcher puts before
-    its command.
+    its command. `folders` are the app's, links resolved: a script in them that it starts is a part of it.
     """
 
     entries: tuple[Entry, ...]
@@ -31,6 +31,7 @@ class App(NamedTuple):
     port_options: tuple[str, ...] = ()
     port_variables: tuple[str, ...] = ()
     options: tuple[str, ...] = ()
+    folders: tuple[str, ...] = ()
 
 
 class Claim(NamedTuple):
@@ -78,15 +79,16 @@ def candidates(app: App, claim: Claim | None) -> Candidates:
         argv = words(line)
         if not mentions and not _may_run(app, pid, argv):
             continue
+        start = start_of(pid)
         argument = runs(app, pid, argv)
+        process = None if isinstance(argument, str) else look(pid)
+        if process and process.argv != argv:  # it has become another program meanwhile, or has given itself a title
+            argument = runs(app, pid, process.argv)
         if isinstance(argument, str):
             if mentions:
                 left.append((pid, argument))
                 hidden += _hidden(app, pid, argv)
-            continue
-        start = start_of(pid)
-        process = look(pid)
-        if process and process.argv == argv and not process.gone:
+        elif process and not process.gone:
             found[pid] = Candidate(process, told(app, pid, argument))
         elif process is None and start is not None and start_of(pid) == start:
             unread.append(pid)

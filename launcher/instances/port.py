@@ -102,13 +102,13 @@ def connections(host: str | None, port: int) -> tuple[Connection, ...]:
     """Return the connections that have (host, port) as their own end: an outgoing one keeps its port from everybody."""
     psutil = psutil_module()
     try:
-        found = psutil.net_connections("tcp")
+        sockets = psutil.net_connections("tcp")
     except (psutil.Error, OSError):
         return ()
     passing = (psutil.CONN_LISTEN, psutil.CONN_TIME_WAIT, psutil.CONN_NONE)
     return tuple(
         Connection(c.laddr.ip, f"{c.raddr.ip}:{c.raddr.port}", c.pid)
-        for c in found
+        for c in sockets
         if c.status not in passing and c.raddr and c.laddr.port == port and _conflict(host, c.laddr.ip)
     )
 
@@ -122,10 +122,10 @@ def listeners(host: str | None, port: int, known: Sequence[int] = ()) -> tuple[L
     sockets = _sockets(host, port)
     if sockets is not None:
         explained = frozenset(inode for pid in known for inode in _inodes(pid))
-        if all(one.inode in explained for one in sockets):
+        if all(listening.inode in explained for listening in sockets):
             return ()
     psutil = psutil_module()
-    uids = {one.address: one.uid for one in sockets or ()}
+    uids = {listening.address: listening.uid for listening in sockets or ()}
     try:
         connections = psutil.net_connections("tcp")
     except (psutil.Error, OSError):  # macOS tells root only; a unit with ProcSubset=pid has no /proc/net
@@ -158,7 +158,7 @@ def addresses(pids: Sequence[int]) -> Mapping[int, tuple[str, ...]]:
         for c in connections:
             if c.status == psutil.CONN_LISTEN and c.laddr:
                 ports.setdefault(c.laddr.port, {})[c.laddr.ip] = None
-    return {port: tuple(found) for port, found in ports.items()}
+    return {port: tuple(present) for port, present in ports.items()}
 
 
 def mismatch(asked: str | None, addresses: Collection[str]) -> str | None:
@@ -195,7 +195,7 @@ def _conflict(host: str | None, address: str) -> bool:
 
 def _sockets(host: str | None, port: int) -> list[_Socket] | None:
     """Return the listening sockets that stand in the way, by proc_net(5); None where there is no /proc."""
-    found = []
+    sockets = []
     for name, family in (("tcp", socket.AF_INET), ("tcp6", socket.AF_INET6)):
         try:
             lines = Path(f"/proc/net/{name}").read_text().splitlines()[1:]
@@ -211,8 +211,8 @@ def _sockets(host: str | None, port: int) -> list[_Socket] | None:
             words = (int(hexadecimal[i : i + 8], 16).to_bytes(4, sys.byteorder) for i in range(0, len(hexadecimal), 8))
             address = socket.inet_ntop(family, b"".join(words))
             if _conflict(host, address):
-                found.append(_Socket(address, int(fields[7]), fields[9]))
-    return found
+                sockets.append(_Socket(address, int(fields[7]), fields[9]))
+    return sockets
 
 
 def _inodes(pid: int) -> Iterator[str]:

@@ -50,9 +50,10 @@ def of_holders(survey: Survey, *, take_port: bool) -> LauncherError | None:
 
 
 def targets(survey: Survey, *, take_port: bool = False) -> tuple[Process, ...]:
-    """Return the processes whose trees are to be stopped, once nothing above speaks against it."""
+    """Return the processes to be stopped with what goes with them, once nothing above speaks against it."""
     taken = [h.process for h in survey.holders if h.process and not h.remote] if take_port else []
-    return tuple({p.pid: p for p in (*(i.process for i in survey.stale), *taken)}.values())
+    ours = (*(i.process for i in survey.stale), *(member.process for member in survey.leftovers))
+    return tuple({p.pid: p for p in (*ours, *taken)}.values())
 
 
 def unseen_lock(path: str, known: str) -> LauncherError:
@@ -132,6 +133,8 @@ def _held(survey: Survey, holder: Holder, take_port: bool) -> LauncherError | No
             ExitStatus.TAKEN,
         )
     what = f"port {port} is held on {holder.address} by {describe(process)}, which is not this app's instance"
+    reason = dict(survey.left).get(process.pid)
+    what += f": {reason}" if reason else ""
     if process.name == "docker-proxy":
         return LauncherError(what, f"docker ps --filter publish={port}", ExitStatus.TAKEN)
     if holder.supervisor:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
+from itertools import pairwise, takewhile
 from typing import NamedTuple
 
 from . import unit
@@ -28,6 +28,13 @@ class _Kind(NamedTuple):
 
     variable: str | None
     own_session: bool
+
+
+class Starter(NamedTuple):
+    """Hold who ends with a process or starts it again; `by_script`: a script in between may go on without it."""
+
+    supervisor: Supervisor
+    by_script: bool
 
 
 _KINDS: Mapping[str, _Kind] = {
@@ -55,6 +62,23 @@ def supervisor(pid: int, table: Table, own: int | None = None) -> Supervisor | N
         return _container(ancestry[0], "is pid 1 of this container, which ends with it")
     ours = _scripts_above(own, table) if own else frozenset()
     return unit.supervising(ancestry, table, own) or _above(ancestry, table, ours)
+
+
+def starter(pid: int, table: Table) -> Starter | None:
+    """Return what a process that ends at once ends with it, or starts it again; None when it may end.
+
+    The container that it merely runs in is not meant: that goes on.
+    """
+    ancestry = line(pid, table)
+    if not ancestry:
+        return None
+    named = unit.supervising(ancestry, table, None)
+    found = named if named and named.is_unit else _above(ancestry, table, frozenset())
+    if found is None:
+        return None
+    script = any(is_shell(kin) for kin in takewhile(is_wrapper, ancestry[1:]))
+    of_pid_1 = found.name.startswith("pid 1,") and programs(ancestry[-1]).isdisjoint(INITS)
+    return Starter(found, by_script=script or of_pid_1)
 
 
 def _above(ancestry: Sequence[Kin], table: Table, ours: frozenset[int]) -> Supervisor | None:

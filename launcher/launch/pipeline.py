@@ -18,16 +18,11 @@ from ..errors import LauncherError
 from ..instances.process import Process
 from ..instances.stop import Stopped
 from ..operations.closed_connections import wait_out
-from ..operations.instance import (
-    Observed,
-    clear_port,
-    ended,
-    observe,
-    open_instance_lock,
-    refuse_taken_port,
-    take_launch_lock,
-)
+from ..operations.identity import command_of
+from ..operations.instance import Observed, observe, open_instance_lock, take_launch_lock
+from ..operations.replace import clear_port, ended, refuse_taken_port
 from ..system import lock as locks
+from ..system import marker
 from ..system.signals import Guard
 from .cache_step import CacheStep
 from .model_step import ModelStep
@@ -91,7 +86,10 @@ class Launch:
 
         Raises LauncherError (78) where its interpreter cannot be one.
         """
-        return build(self.context.settings, self.context.environ, self.context.python)
+        settings = self.context.settings
+        command = build(settings, self.context.environ, self.context.python)
+        mark = marker.new(settings.port, str(settings.script), command_of(settings))
+        return command._replace(environment={**command.environment, marker.NAME: mark.text()})
 
     def plan(self) -> LaunchPlan:
         """Check all that can be checked without a change, and return what the launch would do."""

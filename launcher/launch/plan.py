@@ -15,7 +15,16 @@ from ..config.settings import HUB_CACHE_NAMES, Settings
 from ..context import Context
 from ..errors import ExitStatus, LauncherError
 from ..instances import refusal
-from ..instances.describe import describe, instance_document, left_alone, process_document, verdicts
+from ..instances.describe import (
+    describe,
+    family_documents,
+    going_along,
+    instance_document,
+    left_alone,
+    left_documents,
+    process_document,
+    verdicts,
+)
 from ..instances.stop import stopped_document
 from ..operations.instance import Observed
 from ..system import lock as locks
@@ -66,6 +75,9 @@ class LaunchPlan(NamedTuple):
             yield from self.models.lines()
         for process in self.victims():
             yield f"would terminate {describe(process)}"
+        if self.problem is None:
+            for line in going_along(self.observed.survey):
+                yield f"would terminate {line}"
         yield from left_alone(self.observed.survey)
         if self.cache:
             yield from self.cache.lines()
@@ -95,6 +107,8 @@ class LaunchPlan(NamedTuple):
                 for name, setting in (*settings.origins.items(), *settings.variables.items())
             },
             "terminate": [process_document(process) for process in self.victims()],
+            "terminate_along": [] if self.problem else family_documents(survey),
+            "left": left_documents(survey),
             "launch": not arguments.no_launch,
             "background": arguments.background,
             "log": str(self.log) if self.log else None,

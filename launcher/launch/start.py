@@ -18,6 +18,7 @@ from ..errors import ExitStatus, LauncherError
 from ..operations.instance import Started, last_record, write_record
 from ..operations.readiness import open_page, wait_for_child
 from ..service import history
+from ..system import marker
 from ..ui import text
 from .plan import Prepared, shown
 
@@ -63,8 +64,34 @@ class StartStep:
                 "remove --background from ExecStart=: systemd runs the app in the background already",
                 ExitStatus.USAGE,
             )
+        if background:
+            self._check_starter()
         if self._target:
             self._target.check()
+
+    def _check_starter(self) -> None:
+        """Refuse a background that ends with what has started the launcher; warn where a script may go on."""
+        from ..instances.supervisor import starter
+        from ..instances.table import ProcessTable
+
+        found = starter(os.getpid(), ProcessTable())
+        if found is None:
+            return
+        name = found.supervisor.name
+        if found.supervisor.is_unit:
+            what = f"systemd would stop the app when {name} ends"
+            hint = "start_app.py unit prints a unit that starts it without --background"
+        elif name.startswith("pid 1"):
+            waited = "the script that runs this" if found.by_script else "the launcher"
+            what = f"the app would end with the container when {waited} ends: {name}, waits for it"
+            hint = "start_app.py without --background, as the last command of the container"
+        else:
+            what = f"{name} would start the launcher again when it ends, and that stops the app"
+            hint = "start_app.py without --background"
+        if not found.by_script:
+            raise LauncherError(f"--background: {what}", hint, ExitStatus.USAGE)
+        self._context.console.warn(f"warning: {what}")
+        self._context.console.warn(self._context.console.hinted(f"hint: {hint}"))
 
     def prepare(self) -> None:
         """Do nothing: what the start needs is acquired right before the stop."""
@@ -209,7 +236,9 @@ class StartStep:
 
     def _record(self, prepared: Prepared) -> None:
         """Write this process into the instance lock, and keep the lock across the exec that comes next."""
-        started = Started(prepared.command.argv, prepared.commits, prepared.models.locked, self.log)
+        mark = marker.parse(prepared.command.environment.get(marker.NAME))
+        token = mark.token if mark else None
+        started = Started(prepared.command.argv, prepared.commits, prepared.models.locked, self.log, token)
         write_record(prepared.lock, self._context, started)
         prepared.lock.keep_across_exec()
 

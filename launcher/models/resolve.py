@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from ..cache.completeness import Copy, Files, gaps, is_weights, preferred, shards
-from ..errors import ExitStatus, LauncherError
+from ..errors import ExitStatus, LauncherError, quoted
 from ..ui.text import some
 from . import hub, repo_id
 from .endpoints import Endpoint, Endpoints
@@ -162,13 +162,13 @@ def _refused(requirement: Requirement, endpoint: Endpoint, answer: Answer) -> La
         return LauncherError(text, "set HF_TOKEN, and ask for access on its page", ExitStatus.DENIED)
     repo = requirement.repo
     if requirement.held:
-        hint = f"start_app.py models lock --remove {repo} takes it out of models.lock"
+        hint = f"start_app.py models lock --remove {quoted(repo)} takes it out of models.lock"
     elif requirement.copy:
-        hint = f"the copy here stays in use; start_app.py cache remove {repo} removes it"
+        hint = f"the copy here stays in use; start_app.py cache remove {quoted(repo)} removes it"
     elif answer.trouble == "no revision":
-        hint = f"start_app.py models lock {repo}"
+        hint = f"start_app.py models lock {quoted(repo)}"
     else:
-        hint = f"is it there? {endpoint.url}/{repo}; a private one needs HF_TOKEN"
+        hint = f"is it there? {quoted(endpoint.url)}/{quoted(repo)}; a private one needs HF_TOKEN"
     return LauncherError(text, hint, ExitStatus.USAGE)
 
 
@@ -271,13 +271,13 @@ def meant_files(copy: Copy, before: Files | None, now: Files, at: str) -> tuple[
         if not any(map(is_weights, meant)):
             raise LauncherError(
                 f"{at} has no weights, and {copy.commit[:7]}, which is here, has {some(gone, 3)}: it stays",
-                f"start_app.py models lock {at.partition('@')[0]}@{copy.commit} keeps it",
+                f"start_app.py models lock {quoted(at.partition('@')[0])}@{quoted(copy.commit)} keeps it",
                 ExitStatus.USAGE,
             )
     if not meant:
         raise LauncherError(
             f"{at} has none of the files that are here of {copy.commit[:7]}",
-            f"start_app.py models lock {at.partition('@')[0]} pins all of its files",
+            f"start_app.py models lock {quoted(at.partition('@')[0])} pins all of its files",
             ExitStatus.USAGE,
         )
     come = sorted(meant - used)

@@ -1,4 +1,4 @@
-"""The running instance: found once, then told of, waited for or stopped.
+"""The running instance: found once, then told of, waited for or stopped (see `replace`).
 
 The finding is shared by every command, so that `status` cannot see another instance than the launch would stop.
 """
@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from .. import __version__
 from ..config.settings import Settings
@@ -19,27 +19,20 @@ from ..errors import ExitStatus, LauncherError
 from ..instances import port, refusal
 from ..instances import survey as discovery
 from ..instances.candidates import Claim
-from ..instances.describe import describe, left_alone, verdicts
-from ..instances.process import Process, lineage, look
+from ..instances.process import Process, look
 from ..instances.proof import network, own_namespace, start_of
 from ..instances.record import Record, instance_name, is_elsewhere, launch_name, read
 from ..instances.survey import Address, Instance, Survey
 from ..instances.table import ProcessTable
-from ..service import history
 from ..system import lock as locks
 from ..system import state
 from ..system.files import open_regular
 from ..ui import redact, text
 from .identity import app_of, is_of, wanted_port
 
-if TYPE_CHECKING:
-    from ..instances.stop import Stopped
-
 LAUNCH_LOCK_SECONDS = 20.0
-PORT_SECONDS = 2.0
 # A probe of the lock by another command holds it for microseconds; only what holds it longer is worth a word.
-_PROBE_SECONDS = 0.1
-_ROUNDS = 5
+PROBE_SECONDS = 0.1
 _PAGE_SECONDS = 1.0
 
 Say = Callable[[str], None]
@@ -111,10 +104,10 @@ def observe(settings: Settings) -> Observed:
     if lock and record and holder == "alive" and locks.holds(record.pid, lock):
         claim = Claim(record.pid, record.start, settings.port)
         foreign = not is_of(record, app, settings)
-    taken, unbindable = _probe(settings)
+    taken, unbindable = probe_port(settings)
     address = Address(settings.host, wanted_port(settings), taken)
     survey = discovery.survey(app, address, None if foreign else claim)
-    if any(holder.process is None for holder in survey.holders) and not _probe(settings)[0]:
+    if any(holder.process is None for holder in survey.holders) and not probe_port(settings)[0]:
         survey = survey._replace(holders=())  # it has ended while the processes were looked at
     survey = survey._replace(siblings=tuple(_with_page(instance) for instance in survey.siblings))
     orphaned = lock is not None and holder == "dead"
@@ -162,7 +155,7 @@ def take_launch_lock(context: Context) -> locks.Lock:
     waiting = False
     while True:
         held = lock.path
-        if lock.acquire(_PROBE_SECONDS):
+        if lock.acquire(PROBE_SECONDS):
             other, _ = _held(settings, name, besides=lock.path)
             if other is None:
                 write_record(lock, context)
@@ -218,6 +211,7 @@ class Started(NamedTuple):
     models: Mapping[str, str] = MappingProxyType({})
     locked: bool = False
     log: Path | None = None
+    marker: str | None = None
 
 
 def write_record(lock: locks.Lock, context: Context, started: Started | None = None) -> None:
@@ -240,84 +234,12 @@ def write_record(lock: locks.Lock, context: Context, started: Started | None = N
         locked=started.locked,
         log=str(started.log) if started.log else None,
         network=network(),
+        marker=started.marker,
     )
     try:
         lock.write(record.line())
     except OSError as error:
         context.console.say(f"lock: cannot write the record in {lock.path}: {error.strerror}; the lock itself works")
-
-
-def clear_port(
-    context: Context, lock: locks.Lock | None, about_to_stop: Callable[[tuple[Process, ...]], None]
-) -> tuple[Stopped, ...]:
-    """Stop what is stale until a fresh look finds nothing more, and take `lock` while the port is proved free.
-
-    To be called under the launch lock. `about_to_stop` is called with what will be stopped, right before each stop.
-    Raises LauncherError: a refusal before anything was stopped, 75 after.
-    """
-    settings, console, take_port = context.settings, context.console, context.arguments.take_port
-    stopped: list[Stopped] = []
-    for attempt in range(_ROUNDS):
-        seen = observe(settings)
-        if attempt == 0:
-            for line in left_alone(seen.survey):
-                console.say(line)
-            for line in verdicts(seen.survey):
-                console.detail(line)
-        refused = seen.launch_refusal(take_port)
-        if refused and stopped:
-            raise LauncherError(refused.message, refused.hint, ExitStatus.RETRY)
-        if refused:
-            raise refused
-        victims = refusal.targets(seen.survey, take_port=take_port)
-        if victims:
-            about_to_stop(victims)
-            stopped += _stop(context, seen, victims)
-            _await_free_port(settings)
-        elif lock is None or lock.acquire(_PROBE_SECONDS):
-            return tuple(stopped)
-        elif seen.orphaned:
-            _leave_orphans(lock, console.say)
-            return tuple(stopped)
-    raise _reborn(settings)
-
-
-def ended(processes: Iterable[Process]) -> tuple[Process, ...]:
-    """Return which of these processes have ended."""
-    now = ((process, look(process.pid)) for process in processes)
-    return tuple(process for process, seen in now if seen is None or seen.start != process.start or seen.gone)
-
-
-def refuse_taken_port(settings: Settings) -> None:
-    """Refuse to go on when somebody has taken the port since it was cleared.
-
-    Raises LauncherError with status RETRY.
-    """
-    if _probe(settings)[0]:
-        raise LauncherError(
-            f"port {settings.port} was taken while the cache was being cleared",
-            f"start_app.py status --port {settings.port}, then try again",
-            ExitStatus.RETRY,
-        )
-
-
-def stop_instance(context: Context) -> tuple[Stopped, ...]:
-    """Stop this app's instance on the port; nothing to stop is no error, nor is a stranger on the port."""
-    settings = context.settings
-    launch_lock = take_launch_lock(context)
-    try:
-        stopped: list[Stopped] = []
-        for _ in range(_ROUNDS):
-            seen = observe(settings)
-            refused = seen.instance_refusal()
-            if refused:
-                raise refused
-            if not seen.survey.stale:
-                return tuple(stopped)
-            stopped += _stop(context, seen, refusal.targets(seen.survey))
-        raise _reborn(settings)
-    finally:
-        launch_lock.close()
 
 
 def tree(instance: Instance) -> tuple[int, ...]:
@@ -327,8 +249,7 @@ def tree(instance: Instance) -> tuple[int, ...]:
 
 def below(*pids: int) -> tuple[int, ...]:
     """Return these pids and every one below them as they are now."""
-    descendants = (pid for pid, _ in ProcessTable().below(pids))
-    return tuple(dict.fromkeys((*pids, *descendants)))
+    return (*pids, *ProcessTable().below(pids))
 
 
 def inherited_lock(settings: Settings, pid: int) -> bool:
@@ -350,7 +271,7 @@ def adopt(context: Context, process: Process) -> None:
         return
     launch_lock = _open_lock(settings, launch_name(settings.port))
     try:
-        if launch_lock.acquire(_PROBE_SECONDS):
+        if launch_lock.acquire(PROBE_SECONDS):
             lock = locks.Lock(path, open_regular(path, os.O_RDWR))
             try:
                 lock.write(record._replace(pid=process.pid, start=process.start).line())
@@ -394,59 +315,10 @@ def _holder(record: Record) -> str:
     return "unknown" if exists(record.pid) else "dead"
 
 
-def _probe(settings: Settings) -> tuple[bool, LauncherError | None]:
+def probe_port(settings: Settings) -> tuple[bool, LauncherError | None]:
+    """Return whether the port is taken, and why nothing could listen on the address at all."""
     host = settings.origins.get("GRADIO_SERVER_NAME")
     try:
         return port.probe(settings.host, settings.port, host.bad if host else ExitStatus.CONFIG) == "taken", None
     except LauncherError as error:
         return True, error  # a running instance can be told of and stopped even so
-
-
-def _stop(context: Context, seen: Observed, victims: tuple[Process, ...]) -> tuple[Stopped, ...]:
-    from ..instances.stop import stop  # most launches have nothing to stop
-
-    timeout, say = context.arguments.stop_timeout, context.console.say
-    spare = seen.survey.spare.union(lineage(os.getpid()), (1,))
-    strangers = {holder.process.pid for holder in seen.survey.holders if holder.process}
-    for process in victims:
-        what = "taking the port from" if process.pid in strangers else "stale"
-        say(f"{what}: {describe(process)}")
-    try:
-        done = stop(victims, timeout, spare, say)
-    except BaseException:
-        for process in ended(victims):
-            history.record(context.settings, "stop", describe(process), "ended before the stop of all was done")
-        raise
-    for one in done:
-        end = f"killed after {timeout:g} s" if one.killed else f"terminated after {one.seconds:.1f} s"
-        history.record(context.settings, "kill" if one.killed else "stop", describe(one.process), end)
-        below = f" and {one.others} below it" if one.others else ""
-        how = f"killed pid {one.process.pid}{below} (still there after {timeout:g} s)"
-        say(how if one.killed else f"terminated pid {one.process.pid}{below} ({one.seconds:.1f} s)")
-    return done
-
-
-def _leave_orphans(lock: locks.Lock, say: Say) -> None:
-    # What the app started through a shell inherits its lock and may outlive it; that makes it no instance.
-    for pid in locks.holders(lock.path):
-        process = look(pid)
-        if process:
-            say(f"left: {describe(process)}: started by an instance that has ended, and still has its lock")
-    lock.replace()
-
-
-def _await_free_port(settings: Settings) -> None:
-    # The kernel closes a dead process's sockets before its parent hears of it; a short grace is for what it forked.
-    deadline = time.monotonic() + PORT_SECONDS
-    while _probe(settings)[0] and time.monotonic() < deadline:
-        if port.listeners(settings.host, settings.port):
-            return
-        time.sleep(locks.POLL_SECONDS)
-
-
-def _reborn(settings: Settings) -> LauncherError:
-    return LauncherError(
-        f"new instances come up on port {settings.port} as fast as they are stopped",
-        f"start_app.py status --port {settings.port}; stop what restarts them",
-        ExitStatus.RETRY,
-    )

@@ -119,8 +119,8 @@ def wait(context: Context, timeout: float) -> Ready:
         ready = _await_page(_watched(instance, begun, timeout, _nothing, context.console.say), settings)
         if ready:
             return ready
-        seen = running.observe(settings)
-        if seen.launcher is None and (seen.instance is None or seen.instance.process == instance.process):
+        observed = running.observe(settings)
+        if observed.launcher is None and (observed.instance is None or observed.instance.process == instance.process):
             raise _ended(describe(instance.process))
 
 
@@ -221,12 +221,12 @@ def _await_page(watched: _Watched, settings: Settings) -> Ready | None:
 
 def _await_instance(settings: Settings, begun: float, deadline: float) -> Instance:
     while True:
-        seen = running.observe(settings)
-        instance = seen.instance
-        if instance and seen.launcher is None:
+        observed = running.observe(settings)
+        instance = observed.instance
+        if instance and observed.launcher is None:
             return instance
         now = time.monotonic()
-        if seen.launcher is None and now >= min(deadline, begun + APPEAR_SECONDS):
+        if observed.launcher is None and now >= min(deadline, begun + APPEAR_SECONDS):
             raise LauncherError(
                 f"no instance of {settings.script} runs on port {settings.port}",
                 "start it first: start_app.py",

@@ -208,7 +208,9 @@ def _locks(pid: int, number: str, identity: os.stat_result) -> bool:
 def _is_held(path: Path) -> bool:
     try:
         descriptor = files.open_regular(path)
-    except OSError:
+    except OSError as error:
+        if error.errno in (errno.EMFILE, errno.ENFILE):
+            raise  # it may well be held
         return False
     try:
         return not files.try_lock(descriptor, shared=True)

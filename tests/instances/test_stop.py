@@ -54,7 +54,9 @@ def test_an_instance_that_dies_at_once_costs_no_wait(app: AppFolder, processes: 
 
 
 def test_the_whole_tree_goes(app: AppFolder, processes: Processes) -> None:
-    running = start(app, processes, prefix=TREE)
+    app.script.write_text(TREE + app.script.read_text())
+    running = processes.launch(*app.arguments)
+    eventually(lambda: get(app.port), what=running.err)
     below = psutil.Process(running.pid).children(recursive=True)
     assert len(below) == 2
     done = launcher("stop", *app.arguments)

@@ -383,3 +383,22 @@ def test_a_background_as_pid_1_is_refused(app: AppFolder) -> None:
     done = subprocess.run((*command, "--background"), env=clean_environment(), capture_output=True, text=True)
     assert done.returncode == 2
     assert "--background as pid 1: the container would end with the launcher" in done.stderr
+
+
+@as_root
+@pytest.mark.parametrize("script", [False, True], ids=["the only command", "a script"])
+def test_a_background_that_ends_with_its_container_is_refused_or_told(
+    script: bool, app: AppFolder, tmp_path: Path
+) -> None:
+    if subprocess.run(("unshare", "--pid", "--fork", "--mount-proc", "true")).returncode:
+        pytest.skip("pid namespaces cannot be made here")
+    (tmp_path / "tini").symlink_to(sys.executable)
+    tini = (tmp_path / "tini", "-c", "import subprocess, sys; sys.exit(subprocess.call(sys.argv[1:]))")
+    command = shlex.join((sys.executable, str(START_APP), *app.arguments, "--background"))
+    words = ("bash", "-c", f"{command}; exit $?") if script else shlex.split(command)
+    call = ("unshare", "--pid", "--fork", "--mount-proc", "--kill-child", *tini, *words)
+    done = subprocess.run(call, env=clean_environment(), capture_output=True, text=True)
+    what = "the script that runs this" if script else "the launcher"
+    assert f"the app would end with the container when {what} ends: pid 1, tini, waits for it\n" in done.stderr
+    assert "hint: " in done.stderr
+    assert done.returncode == (0 if script else 2)

@@ -118,8 +118,9 @@ def test_a_child_of_the_app_does_not_keep_the_lock(app: AppFolder, processes: Pr
 def test_what_the_app_started_through_a_shell_keeps_the_lock_and_is_no_instance(
     app: AppFolder, processes: Processes
 ) -> None:
-    # C's system() closes nothing: a daemon that the app started has its lock and outlives it.
-    app.script.write_text("import os\nos.system('setsid sleep 600 & echo $!')\n" + app.script.read_text())
+    # C's system() closes nothing: a daemon that the app started has its lock. Without its environment, and with no
+    # parent, nothing else proves whose it is.
+    app.script.write_text("import os\nos.system('env -i setsid sleep 600 & echo $!')\n" + app.script.read_text())
     running = processes.launch(*app.arguments)
     eventually(lambda: get(app.port), what=running.err)
     daemon = processes.end_also(int(running.out.split()[0]))

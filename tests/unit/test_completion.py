@@ -158,6 +158,7 @@ def test_the_value_of_an_option_is_offered_where_it_can_be_known(offered, box: P
     assert "webui.log" in offered("start_app.py", "--", "")
 
 
+@pytest.mark.slow
 @either
 def test_the_names_of_cached_repos_are_offered_where_a_repo_can_stand(offered, box: Path) -> None:  # type: ignore[no-untyped-def]
     repos = {"koge/index-tts-v22", "datasets/koge/voices"}
@@ -200,6 +201,11 @@ def test_zsh_loads_its_script_from_a_folder_of_functions_too(scripts: Mapping[st
     )
     done = subprocess.run(("zsh", "-f", "-c", ask), capture_output=True, text=True, timeout=60)
     assert (done.stdout, done.stderr) == ("_start_app _start_app\n", "")
+
+
+def test_a_name_is_completed_from_the_cache_of_the_app_that_was_typed(scripts: Mapping[str, Path], box: Path) -> None:
+    words = ("start-app", "--app-dir", str(box), "cache", "remove", "ko")
+    assert in_bash(scripts, box, words) == {"koge/index-tts-v22"}
 
 
 def test_the_names_come_from_the_cache_and_the_lock_without_huggingface_hub(box: Path) -> None:

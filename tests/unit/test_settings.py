@@ -411,6 +411,11 @@ def test_a_secret_with_quotes_is_warned_of_and_not_shown(folder: Path) -> None:
         ("APP_ARGS", "--prompt “two words” --fp16", "is no hyphen and no quote", "keyboard"),
         ("APP_ARGS", "–fp16", "is no hyphen and no quote", "keyboard"),
         ("APP_ARGS", "——model_dir x", "is no hyphen and no quote", "keyboard"),
+        ("HF_HOME", "# where the models go", "has a comment in it", "EnvironmentFile="),
+        ("HF_HOME", "/models # the big disk", "has a comment in it", "EnvironmentFile="),
+        ("APP_ARGS", "--fp16 # small cards", "has a comment in it", "EnvironmentFile="),
+        ("HF_HOME", "$(pwd)/models", "is more than a value", "HF_HOME=VALUE"),
+        ("HF_HOME", "/models; export HF_HUB_OFFLINE=1", "is more than a value", "HF_HOME=VALUE"),
     ],
 )
 def test_what_windows_and_word_processors_leave_is_refused(
@@ -421,6 +426,26 @@ def test_what_windows_and_word_processors_leave_is_refused(
     assert said in caught.value.message
     assert hint in str(caught.value.hint)
     assert caught.value.status == ExitStatus.CONFIG
+
+
+@pytest.mark.parametrize(
+    "host", ["[::]:7860", "[::", "127.0.0.1:7860", "::1/128", "http://0.0.0.0", "[box]", "1::2::3"]
+)
+def test_an_address_with_more_than_an_address_is_refused(folder: Path, host: str) -> None:
+    with pytest.raises(LauncherError, match="is no host name or address|is not a host name or address"):
+        load(folder, environ={"GRADIO_SERVER_NAME": host})
+
+
+@pytest.mark.parametrize(
+    ("host", "read"), [("[::]", "::"), ("::", "::"), ("fe80::1%eth0", "fe80::1%eth0"), ("my-box", "my-box")]
+)
+def test_an_address_is_understood_as_people_write_it(folder: Path, host: str, read: str) -> None:
+    assert load(folder, environ={"GRADIO_SERVER_NAME": host}).host == read
+
+
+def test_a_folder_with_a_hash_in_its_name_is_one(folder: Path) -> None:
+    (folder / "models #1").mkdir()
+    assert load(folder, environ={"HF_HOME": str(folder / "models #1")}).variables["HF_HOME"].value.endswith("#1")
 
 
 def test_a_windows_path_with_an_escape_in_double_quotes_is_still_one(folder: Path) -> None:
