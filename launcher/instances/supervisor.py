@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 from . import unit
 from .kin import INITS, Kin, Table, is_interactive, is_shell, is_wrapper, line, programs, waits_for
+from .process import Process
 from .unit import Supervisor
 
 # What runs as pid 1 and does not end with a child.
@@ -79,6 +80,18 @@ def starter(pid: int, table: Table) -> Starter | None:
     script = any(is_shell(kin) for kin in takewhile(is_wrapper, ancestry[1:]))
     of_pid_1 = found.name.startswith("pid 1,") and programs(ancestry[-1]).isdisjoint(INITS)
     return Starter(found, by_script=script or of_pid_1)
+
+
+def shell_above(pid: int, table: Table, own: int) -> Process | None:
+    """Return the shell that goes on when a process ends, and may start it again; None where it is one that runs us."""
+    for child, parent in pairwise(line(pid, table)):
+        if parent.pid == 1 or parent.pid in {kin.pid for kin in line(own, table)}:
+            return None
+        if is_shell(parent):
+            return parent.process if waits_for(parent, child, table) else None
+        if not is_wrapper(parent):
+            return None
+    return None
 
 
 def _above(ancestry: Sequence[Kin], table: Table, ours: frozenset[int]) -> Supervisor | None:
