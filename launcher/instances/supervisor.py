@@ -100,7 +100,7 @@ def _above(ancestry: Sequence[Kin], table: Table, ours: frozenset[int]) -> Super
             return None
         kind = _kind(parent, child)
         if kind:
-            return _supervised(kind, parent, child) if _started(kind, parent, child) else None
+            return _supervised(kind, _top(parent, kind, table), child) if _started(kind, parent, child) else None
         if parent.pid == 1:
             return _ends_with(parent, child, table)
         if not is_wrapper(parent) or not waits_for(parent, child, table):
@@ -128,6 +128,12 @@ def _kind(parent: Kin, child: Kin) -> str | None:
         if gave and not is_shell(parent) and not is_wrapper(parent):
             return name
     return None
+
+
+def _top(supervisor: Kin, name: str, table: Table) -> Kin:
+    """Return the supervisor that the user has started: honcho has a fork of itself above each of its processes."""
+    forks = [*takewhile(lambda kin: name in programs(kin), line(supervisor.pid, table))]
+    return forks[-1] if forks else supervisor
 
 
 def _started(name: str, parent: Kin, child: Kin) -> bool:
