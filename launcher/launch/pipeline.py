@@ -18,8 +18,9 @@ from ..errors import LauncherError
 from ..instances.process import Process
 from ..instances.stop import Stopped
 from ..operations.closed_connections import wait_out
+from ..operations.held import open_instance_lock, take_launch_lock
 from ..operations.identity import command_of
-from ..operations.instance import Observed, observe, open_instance_lock, take_launch_lock
+from ..operations.instance import Observed, observe
 from ..operations.replace import clear_port, ended, refuse_taken_port
 from ..system import lock as locks
 from ..system import marker

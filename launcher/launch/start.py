@@ -15,7 +15,7 @@ from ..app.exec import execute
 from ..config.paths import current_folder
 from ..context import Answer, Context, Report
 from ..errors import ExitStatus, LauncherError
-from ..operations.instance import Started, last_record, write_record
+from ..operations.held import Started, last_record, write_record
 from ..operations.readiness import open_page, wait_for_child
 from ..service import history
 from ..system import marker
