@@ -8,7 +8,7 @@ from ..app import logs
 from ..config.settings import Settings
 from ..context import Answer, Context, Report
 from ..errors import ExitStatus, LauncherError, quoted
-from ..operations import instance
+from ..operations import held
 
 DEFAULT_LINES = 50
 
@@ -29,7 +29,7 @@ def run(context: Context) -> Report:
             shown = b"".join(logs.blocks(descriptor)).decode(errors="replace").splitlines()
             return Answer(data={"log": str(path), "lines": shown})
         console.detail(f"log: {path}")
-        up = (lambda: instance.is_up(settings)) if arguments.follow else (lambda: False)
+        up = (lambda: held.is_up(settings)) if arguments.follow else (lambda: False)
         for block in logs.follow(path, descriptor, up) if arguments.follow else logs.blocks(descriptor):
             console.raw(block)
     except KeyboardInterrupt:
@@ -42,10 +42,10 @@ def _log_of(settings: Settings) -> Path:
 
     Raises LauncherError (74) where there is none.
     """
-    record = instance.last_record(settings)
+    record = held.last_record(settings)
     if record and record.log and logs.is_log(Path(record.log)):
         return Path(record.log)
-    up = instance.is_up(settings)
+    up = held.is_up(settings)
     found = None if up and record and not record.log else logs.find(settings.app_dir, settings.script, settings.port)
     if found:
         return found

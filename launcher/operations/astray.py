@@ -16,7 +16,7 @@ from ..instances import port
 from ..instances.describe import describe
 from ..instances.process import Process, look
 from ..instances.resources import cpu_seconds
-from . import instance as running
+from . import held
 
 _LOOK_SECONDS = 1.0
 _CERTAIN_SECONDS = 3.0
@@ -62,7 +62,7 @@ class Astray:
 
     def _look_at_port(self, tree: Collection[int], now: float) -> None:
         holder = self._holder(tree)
-        if self._has_lasted("holder", holder is not None, now) and holder and not running.is_launching(self._settings):
+        if self._has_lasted("holder", holder is not None, now) and holder and not held.is_launching(self._settings):
             raise LauncherError(
                 f"port {self._settings.port} went to {holder} while the app was loading: {describe(self._process)}",
                 f"start_app.py status; stop that process, or start_app.py --port {self._settings.port + 1}",
@@ -75,7 +75,7 @@ class Astray:
             return None
         for listener in port.listeners(self._settings.host, self._settings.port, tuple(tree)):
             process = look(listener.pid) if listener.pid is not None else None
-            if process and running.inherited_lock(self._settings, process.pid):
+            if process and held.inherited_lock(self._settings, process.pid):
                 continue
             return describe(process) if process else "a process that cannot be seen from here"
         return None

@@ -14,7 +14,7 @@ from ..app.command import Command
 from ..app.packages import version
 from ..context import Context
 from ..instances import port
-from .instance import last_record
+from .held import last_record
 
 _SECONDS = 65.0
 _POLL_SECONDS = 0.25

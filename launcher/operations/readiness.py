@@ -20,6 +20,7 @@ from ..instances.pidfd import Handle, wait_for_any
 from ..instances.process import Process, look
 from ..instances.proof import start_of
 from ..instances.survey import Instance
+from . import held
 from . import instance as running
 from .astray import Astray, other_port_hint
 
@@ -140,7 +141,7 @@ def wait_for_child(context: Context, pid: int, tick: Callable[[], None]) -> Read
         ready = _await_page(_watched(instance, begun, timeout, tick, context.console.say), context.settings)
         if ready:
             if ready.process.pid != pid:
-                running.adopt(context, ready.process)
+                held.adopt(context, ready.process)
             return ready
         successor = _successor(context.settings, pid, instance.process) if instance.pid == pid else None
         if successor is None:

@@ -15,7 +15,8 @@ from ..instances.process import Process, look
 from ..instances.record import Record
 from ..service import history
 from ..system import lock as locks
-from .instance import PROBE_SECONDS, Observed, Say, observe, probe_port, take_launch_lock
+from .held import PROBE_SECONDS, take_launch_lock
+from .instance import Observed, Say, observe, probe_port
 
 if TYPE_CHECKING:
     from ..instances.stop import Stopped

@@ -168,8 +168,8 @@ def test_under_uv_run_a_second_one_takes_the_place_of_the_first_and_of_its_uv(in
     assert psutil.Process(second.pid).name() == "uv"
     assert get(world.app.port) == f"pid {world.app.lock_holder()}" != app
     # What uv made for one run is gone after it: a hint calls uv again, and a unit is not made of it.
-    refused = world.run(f"{UV} --fp16", env=env)
-    assert f"hint: if it is the app's own, put it after --: {UV} " in refused.out
+    refused = world.run(f"{UV} stop --fp16", env=env)
+    assert f"hint: {UV} stop --help; to start the app with it: {UV} -- --fp16\n" in refused.out
     no_unit = world.run(f"{UV} unit", env=env)
     assert no_unit.status == 78
     assert "a unit needs a permanent Python" in no_unit.out and "[Service]" not in no_unit.out

@@ -151,6 +151,23 @@ def test_an_app_that_goes_into_the_background_itself_is_ready(
     assert not alive(record.pid)
 
 
+def test_a_server_that_left_the_apps_session_serves_its_page(app: AppFolder, processes: Processes) -> None:
+    server = app.path / "server.py"
+    server.write_text(WEBUI)
+    app.script.write_text(
+        "import subprocess, sys, time\n"
+        f"words = [sys.executable, {str(server)!r}, *sys.argv[1:]]\n"
+        "subprocess.run(['sh', '-c', 'setsid \"$@\" & sleep 0.1', 'x', *words])\n"
+        "time.sleep(600)\n"
+    )
+    done = background(app, processes)
+    assert done.status == 0, done.err
+    pid = int((get(app.port) or "").removeprefix("pid "))
+    processes.end_also(pid)
+    assert f"ready: pid {app.lock_holder()} answers at " in done.err
+    assert pid != app.lock_holder()
+
+
 def test_an_app_that_ends_well_and_leaves_nothing_is_not_ready(app: AppFolder, processes: Processes) -> None:
     done = background(app, processes, "--", "--exit", "0")
     assert done.status == 75
