@@ -9,7 +9,6 @@ from contextlib import contextmanager
 
 from ..context import Answer, Context, Report
 from ..errors import LauncherError
-from ..instances.stop import stopped_document
 from ..launch.pipeline import Launch
 from ..launch.plan import origins
 from ..launch.start import notify
@@ -68,6 +67,8 @@ def run(context: Context) -> Report:
 
 
 def _clear(launch: Launch) -> Report:
+    from ..instances.stop import stopped_document
+
     stopped = launch.clear()
     launch.context.console.say(f"not launched: port {launch.context.settings.port} is free")
     return Answer(

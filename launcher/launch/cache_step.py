@@ -31,13 +31,6 @@ class CacheStep:
         self._looked_at = 0.0
         self.done: list[Mapping[str, Any]] = []
 
-    @classmethod
-    def asked(cls, context: Context) -> CacheStep | None:
-        """Return the step where a flag asks for it, else None."""
-        arguments = context.arguments
-        flags = (arguments.clear_cache, arguments.remove_model, arguments.prune_cache, arguments.verify)
-        return cls(context) if any(flags) else None
-
     def check(self, observe: Callable[[], Observed]) -> None:
         """Refuse whatever can be refused before anything is stopped.
 

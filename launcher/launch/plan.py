@@ -25,7 +25,6 @@ from ..instances.describe import (
     process_document,
     verdicts,
 )
-from ..instances.stop import stopped_document
 from ..operations.instance import Observed
 from ..system import lock as locks
 from ..ui import redact, text
@@ -140,6 +139,8 @@ class Prepared(NamedTuple):
 
     def document(self) -> Mapping[str, Any]:
         """Return for `--json` what was done just before the exec."""
+        from ..instances.stop import stopped_document
+
         return {
             "launched": True,
             "argv": list(redact.arguments(self.command.argv)),

@@ -16,7 +16,6 @@ from ..config.paths import current_folder
 from ..context import Answer, Context, Report
 from ..errors import ExitStatus, LauncherError
 from ..operations.held import Started, last_record, write_record
-from ..operations.readiness import open_page, wait_for_child
 from ..service import history
 from ..system import marker
 from ..ui import text
@@ -110,7 +109,9 @@ class StartStep:
         origins = {name: setting.origin for name, setting in context.settings.variables.items()}
         placeholder = rehearsal.rehearse(self._command(), origins)
         if context.arguments.background:
-            from ..app import background  # noqa: F401  # what the start needs is imported while it may still fail
+            # What the start needs is imported while it may still fail.
+            from ..app import background  # noqa: F401
+            from ..operations import readiness  # noqa: F401
 
             if placeholder is None:
                 raise _no_process()
@@ -163,7 +164,8 @@ class StartStep:
         console = context.console
         self._record(prepared)
         _report_start(context, prepared, os.getpid(), f"exec, log {log}" if log else "exec")
-        context.show(Answer(data={**prepared.document(), "pid": os.getpid(), "log": str(log) if log else None}))
+        if context.arguments.json:
+            context.show(Answer(data={**prepared.document(), "pid": os.getpid(), "log": str(log) if log else None}))
         if log:
             console.say(f"log: {log}")
         console.say(f"exec: {shown(prepared.command)}")
@@ -230,6 +232,8 @@ class StartStep:
             console.warn(f"note: {ready.warning}")
         console.say(f"log: {log}")
         if context.arguments.open:
+            from ..operations.readiness import open_page
+
             open_page(ready.page.url, context)
         answer = {"url": ready.page.url, "status": ready.page.status, "seconds": round(ready.seconds, 3)}
         return Answer(data={**prepared.document(), "pid": pid, **answer, "log": str(log)})
@@ -274,6 +278,7 @@ def _log_target(context: Context) -> logs.Target | None:
 
 def _await(context: Context, pid: int, log: Path) -> Ready | None:
     from ..app import logs
+    from ..operations.readiness import wait_for_child
 
     begun = time.monotonic()
     with context.console.live() as show:
