@@ -392,7 +392,7 @@ def test_offline_no_hub_is_asked_and_only_what_is_not_whole_counts(world: World)
     done = world.check("--json")
     assert (done.status, verdict(done)) == (DONE, "not compared")
     assert (done.json["offline"], done.json["models"][0]["hub"], done.json["models"][0]["mirror"]) == (True, None, None)
-    assert "HF_HUB_OFFLINE is set: no hub is asked" in done.err
+    assert "HF_HUB_OFFLINE is set: no hub was asked" in done.err
     (repo / "snapshots" / old / "config.json").resolve().unlink()
     torn = world.check()
     assert torn.status == STALE

@@ -226,7 +226,7 @@ def test_a_folder_that_is_not_below_the_apps_is_refused_before_any_hub_is_asked(
     world.publish()
     done = world.run("lock", V23, "--local-dir", folder)
     assert (done.status, world.lock.exists(), world.asked) == (USAGE, False, 0)
-    assert done.err.startswith("--local-dir ") and " is no folder " in done.err
+    assert done.err.startswith("--local-dir ") and " is not a folder inside " in done.err
 
 
 @pytest.mark.slow
