@@ -222,7 +222,7 @@ def test_a_repo_in_use_is_left_until_it_is_insisted_on(app: AppFolder, cache: Pa
     before = tree(blob(cache, WEIGHTS).parent.parent)
     status, told = repair(app)
     assert status == 75
-    assert f"left: {blob(cache, WEIGHTS).parent.parent}: it is in use by pid {reader.pid}, " in told
+    assert f"skipped: {blob(cache, WEIGHTS).parent.parent}: it is in use by pid {reader.pid}, " in told
     assert tree(blob(cache, WEIGHTS).parent.parent) == before
     assert not blob(cache, TOKENS, TWO).exists()
     assert repair(app, "--force")[0] == 0
@@ -239,7 +239,7 @@ def test_a_cache_that_others_use_too_is_repaired_only_on_demand(app: AppFolder, 
     done = launcher(*arguments, env=env)
     assert done.status == 2
     assert f"{shared} (environment) is shared with other programs: " in done.err
-    assert "nothing was changed\n" in done.err and "--yes insists" in done.err
+    assert "nothing was changed\n" in done.err and "--yes removes it" in done.err
     assert tree(shared) == before
     assert launcher(*arguments, "--yes", env=env).status == 0
     assert not blob(shared, WEIGHTS).exists()
