@@ -29,12 +29,12 @@ class Repo(NamedTuple):
     """Hold one repo folder.
 
     `link` is what the folder leads to where it is a link, `part_links` the same of its parts. `size` is what its
-    revisions take, once a blob, as huggingface_hub counts it; `held` are the bytes that a removal of the folder frees,
-    so without the shared store and without what is foreign; `hard_linked` are files in it that have other names too.
-    `odd_refs` are those that only we can read, for a blank in them; `young` means that a download has just begun: its
-    ref is written before anything else. `foreign` are paths of what is not huggingface_hub's, `lent` the blobs that
-    foreign folders among the snapshots link to, each with such a link, and `leads` all links that lead out of the repo,
-    with where they lead.
+    revisions take, once a blob, as huggingface_hub counts it. `held` are the bytes that a removal of the folder frees,
+    so without the shared store and without what is foreign, which takes `foreign_bytes`. `hard_linked` are files in it
+    that have other names too. `odd_refs` are those that only we can read, for a blank in them. `young` means that a
+    download has just begun: its ref is written before anything else. `foreign` are the paths of what is not
+    huggingface_hub's, `lent` the blobs that foreign folders among the snapshots link to, each with such a link, and
+    `leads` all links that lead out of the repo, with where they lead.
     """
 
     folder: str
@@ -51,6 +51,7 @@ class Repo(NamedTuple):
     foreign: tuple[str, ...]
     size: int
     held: int
+    foreign_bytes: int
     hard_linked: Mapping[Identity, int]
     files: int
     accessed: float
@@ -131,6 +132,7 @@ def read(root: str, folder: str) -> Repo:
     strange = {blob for blob in blobs.keys() - linked if not HASH.fullmatch(blob)}
     used = [blobs[blob] for blob in linked]
     fallback = status if not (used or plain.files) else None
+    own_strange = sum(blobs[blob].held for blob in strange)
     held = 0 if elsewhere else plain.held + (0 if "blobs" in part_links else found_blobs.held)
     return Repo(
         folder=folder,
@@ -151,7 +153,8 @@ def read(root: str, folder: str) -> Repo:
             *(f"snapshots/{revision.commit}/{file}" for revision in revisions for file in revision.foreign),
         ),
         size=sum(blob.size for blob in used) + plain.size,
-        held=held - sum(blobs[blob].held for blob in strange if held),
+        held=held - (0 if "blobs" in part_links or elsewhere else own_strange),
+        foreign_bytes=plain.foreign + own_strange,
         hard_linked={} if elsewhere else {**found_blobs.hard_linked, **plain.hard_linked},
         files=len(used) + plain.files,
         accessed=fallback.st_atime if fallback else max([*(b.accessed for b in used), plain.accessed]),

@@ -67,11 +67,14 @@ class Listing(NamedTuple):
     reclaimable: int
 
 
-def listing(root: Root, options: PruneOptions, places: Collection[str] = (), patterns: Sequence[str] = ()) -> Listing:
+def listing(
+    root: Root, patterns: Sequence[str] = (), places: Collection[str] = (), options: PruneOptions | None = None
+) -> Listing:
     """Read a root, repo by repo; what is in a repo is not kept longer than it takes to sum it up.
 
     What prune would free is by these options, and by what links from these places lead to.
     """
+    options = options or PruneOptions(time.time())
     contents = entries.contents(root.real)
     wanted = targets.matching(patterns, contents.entries) if patterns else contents.entries
     inventory = Inventory(root, contents, links=read_links(root, contents, places))
@@ -95,7 +98,8 @@ def listing(root: Root, options: PruneOptions, places: Collection[str] = (), pat
         freed, payloads = pruning.reclaimable(inventory._replace(repos={folder: repo}), repo, options)
         needed.update(payloads)
         reclaimable += freed
-        total += repo.held - sum(repo.hard_linked[identity] for identity in hard.intersection(repo.hard_linked))
+        again = sum(repo.hard_linked[identity] for identity in hard.intersection(repo.hard_linked))
+        total += repo.held + repo.foreign_bytes - again
         hard.update(repo.hard_linked)
     for payload, number in store.sizes(root.real) if contents.store else ():
         if payload in linked or not patterns:

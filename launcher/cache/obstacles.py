@@ -39,6 +39,11 @@ def of_parts(root: str, folder: str) -> str:
 def _protection(path: str, status: os.stat_result) -> str:
     if os.access(path, os.W_OK | os.X_OK, effective_ids=os.access in os.supports_effective_ids):
         return ""
+    try:
+        if os.statvfs(path).f_flag & os.ST_RDONLY:
+            return "it is on a read-only file system"
+    except OSError:
+        pass  # what access(2) said is all there is to say
     if os.geteuid() in (0, status.st_uid) and status.st_mode & stat.S_IWUSR:
-        return "it is immutable, or its disk is read-only"
+        return "it is immutable (chattr +i)"
     return f"its folder is write-protected (uid {status.st_uid}, mode {stat.S_IMODE(status.st_mode):04o})"

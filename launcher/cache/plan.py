@@ -20,6 +20,7 @@ from .targets import Selection
 
 _Part = Literal["ref", "link", "revision", "snapshot", "blob", "partial", "lock"]
 Kind = _Part | Literal["repo", "locks", "payload", "damaged", "trash"]
+EVERYTHING = "every repo goes"
 PARTS: tuple[_Part, ...] = ("ref", "link", "revision", "snapshot", "blob", "partial", "lock")
 
 
@@ -87,7 +88,8 @@ def clear(inventory: Inventory) -> Plan:
     skipped += [
         Skipped(inventory.path(folder), problem, kind="foreign") for folder, problem in contents.lookalikes.items()
     ]
-    payloads = payload_items(inventory, (), going)
+    everything = not any(one.kind in ("in use", "blocked") for one in skipped)
+    payloads = payload_items(inventory, (), going, everything=everything)
     return new_plan(inventory, [*items, *payloads.items], [*skipped, *payloads.skipped])
 
 
@@ -238,13 +240,20 @@ def lock_items(inventory: Inventory, folders: Iterable[str], reason: str) -> lis
 
 
 def payload_items(
-    inventory: Inventory, gone: Collection[str], folders: Collection[str], only: Collection[str] | None = None
+    inventory: Inventory,
+    gone: Collection[str],
+    folders: Collection[str],
+    only: Collection[str] | None = None,
+    *,
+    everything: bool = False,
 ) -> Parts:
-    """Return the payloads that nothing links to once the blobs `gone` and the repos `folders` are."""
+    """Return the payloads that nothing links to once the blobs `gone` and the repos `folders` are.
+
+    Where `everything` goes, nobody needs to know what links to them.
+    """
     items: list[Item] = []
     skipped: list[Skipped] = []
     paths, base = frozenset(gone), inventory.root.real
-    everything = frozenset(folders) >= frozenset(inventory.contents.entries)
     for payload, (size, references) in sorted(inventory.payloads.items()):
         if only is not None and payload not in only:
             continue
@@ -253,7 +262,7 @@ def payload_items(
         if link:
             skipped.append(Skipped(path, f"{link} links to it", size, "in use"))
         elif everything:
-            items.append(Item("payload", path, size, "every repo goes"))
+            items.append(Item("payload", path, size, EVERYTHING))
         elif references is None:
             skipped.append(Skipped(path, "which repos link to it cannot be read", size, "kept"))
         elif all(blob in paths or blob.partition("/")[0] in folders for blob in references):

@@ -151,7 +151,8 @@ def skipped_lines(skipped: Sequence[Skipped]) -> Iterator[str]:
     strangers = [one for one in skipped if one.kind == "foreign"]
     for one in (*(one for one in skipped if one.kind != "foreign"), *strangers[:_NAMED_AT_MOST]):
         kept = f", {size(one.size)}" if one.size else ""
-        yield f"skipped: {one.path}{kept}: {one.reason}"
+        verb = "cannot remove" if one.kind == "blocked" else "skipped:"
+        yield f"{verb} {one.path}{kept}: {one.reason}"
     if len(strangers) > _NAMED_AT_MOST:
         yield f"skipped: {count(len(strangers) - _NAMED_AT_MOST, 'more path')} that are not huggingface_hub's"
 
@@ -216,7 +217,9 @@ def _inventory(
     watched = folders if request.kind == "remove" else tuple(dict.fromkeys((*folders, *contents.locks)))
     users = in_use(root.real, watched, spare, force=request.force)
     links = {}
-    if not request.force:
+    if request.force:  # what links within a repo to its blobs does not count either
+        repos, strangers = ({f: repo._replace(lent={}) for f, repo in some.items()} for some in (repos, strangers))
+    else:
         near = repos.values() if request.kind == "prune" else ()
         links = dict(read_links(root, contents, request.places, near, aliases=request.kind != "clear"))
     payloads, linked = read_payloads(root, contents, folders if request.kind == "remove" else None)

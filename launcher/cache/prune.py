@@ -78,13 +78,14 @@ def prune(inventory: Inventory, options: PruneOptions, stale_locks: Mapping[str,
     abandoned = [folder for folder in contents.locks if folder not in known]
     items += lock_items(inventory, abandoned, "its repo is not there")
     payloads = payload_items(inventory, gone, whole)
+    skipped += [one._replace(kind="kept") for one in payloads.skipped]
     skipped += [Skipped(inventory.path(f), f"it cannot be read: {why}") for f, why in inventory.unreadable.items()]
     if notes:
         skipped += [Skipped(inventory.root.real, note, kind="kept") for note in notes]
         named = {one.path for one in skipped}
         busy = [f for f in inventory.repos if f in inventory.in_use and inventory.path(f) not in named]
         skipped += [in_use(inventory, folder, inventory.in_use[folder]) for folder in busy]
-    return new_plan(inventory, [*items, *payloads.items], [*skipped, *payloads.skipped])
+    return new_plan(inventory, [*items, *payloads.items], skipped)
 
 
 def unneeded(inventory: Inventory, repo: Repo, options: PruneOptions, outdated: str = "") -> Parts:
@@ -108,7 +109,9 @@ def unneeded(inventory: Inventory, repo: Repo, options: PruneOptions, outdated: 
             Item("partial", f"{repo.path}/blobs/{partial}", size, "nobody downloads it any more", repo.folder)
             for partial, size in repo.partial.items()
         ]
-    return Parts(items, parts.blobs | loose.blobs, [*parts.skipped, *loose.skipped])
+    # What something links to was not asked for by name: that it stays is no failure.
+    stays = [one._replace(kind="kept") if one.kind == "in use" else one for one in (*parts.skipped, *loose.skipped)]
+    return Parts(items, parts.blobs | loose.blobs, stays)
 
 
 def _doomed(inventory: Inventory, repo: Repo, options: PruneOptions, outdated: str) -> list[tuple[Revision, str]]:
@@ -154,7 +157,8 @@ def _replaces(repo: Repo, revision: Revision, other: Revision) -> bool:
     listed = tree(f"{repo.path}/trees/{revision.commit}.json")
     if listed:
         return not gaps(copy, listed)
-    return not copy.doubt and {*filter(is_weights, theirs.files)} <= copy.files.keys()
+    weights = [path for path in theirs.files if is_weights(path)]
+    return copy.files.keys() >= set(weights or theirs.files)
 
 
 def _going(inventory: Inventory, repo: Repo, parts: Parts, locks: list[Item]) -> Parts:

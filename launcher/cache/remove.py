@@ -21,7 +21,7 @@ from .dirs import below, locked, reason, taking_turns, walk
 from .entries import LOCKS
 from .in_place import Undo
 from .names import read_ref
-from .plan import Item, Plan
+from .plan import EVERYTHING, Item, Plan
 from .trash import NO_RENAME, Trash, revision_name, sweep, unlink_blob
 
 Say = Callable[[Item], None]
@@ -118,7 +118,7 @@ class _Run:
 
     def close_store(self) -> None:
         """Remove a shared store in which nothing is left but its marker and folders."""
-        if any(item.kind == "payload" for item in self.done) and not entries.contents(self.root).entries:
+        if _takes_store(self.done):
             with suppress(OSError):
                 store.dismantle(self.trash.descriptor)
 
@@ -253,13 +253,21 @@ class _Run:
 
 
 def _approved(plan: Plan) -> Iterator[str]:
-    """Yield what a later run may delete to finish this one: blobs and payloads, a line each."""
+    """Yield what a later run may delete to finish this one: blobs, payloads and locks of repos, a line each."""
     prefix = len(f"{plan.root.real}/")
     for item in plan.items:
         if item.kind == "blob":
             yield f"blob {item.path[prefix:]}"
         elif item.kind == "payload":
             yield f"payload {item.path.rpartition('/')[2]}"
+        elif item.kind == "locks":
+            yield f"locks {item.folder}"
+    if _takes_store(plan.items):
+        yield "store"
+
+
+def _takes_store(items: Iterable[Item]) -> bool:
+    return any(item.kind == "payload" and item.reason == EVERYTHING for item in items)
 
 
 def _by_repo(items: Iterable[Item]) -> Mapping[str, list[Item]]:

@@ -73,16 +73,17 @@ class Plain:
     """Add up the files that lie in snapshots themselves, where the system or the user has no links."""
 
     def __init__(self) -> None:
-        self.size = self.files = self.held = 0
+        self.size = self.files = self.held = self.foreign = 0
         self.accessed = self.modified = 0.0
         self.hard_linked: dict[Identity, int] = {}
 
-    def add(self, status: os.stat_result, *, held: bool = True) -> None:
-        """Add a file; its bytes are `held` by the repo where a removal would free them."""
+    def add(self, status: os.stat_result, *, held: bool = True, foreign: bool = False) -> None:
+        """Add a file; its bytes are `held` by the repo where a removal would free them, and `foreign` ones are not."""
         self.size += status.st_size
         self.files += 1
         identity = (status.st_dev, status.st_ino)
-        if held and identity not in self.hard_linked:
+        self.foreign += status.st_size if foreign else 0
+        if held and not foreign and identity not in self.hard_linked:
             self.held += status.st_size
             if status.st_nlink > 1:
                 self.hard_linked[identity] = status.st_size
@@ -138,7 +139,7 @@ def read_snapshot(place: Place, commit: str, refs: tuple[str, ...]) -> Revision:
         )
     plain = Plain()
     for path, status in own:
-        place.plain.add(status, held=not (path in foreign or link or place.linked))
+        place.plain.add(status, held=not (link or place.linked), foreign=path in foreign)
         if path not in foreign:
             plain.add(status)
     sizes_of_all = sum(status.st_size for _, status in own)

@@ -175,7 +175,11 @@ def dismantle(root: int) -> None:
     """
     folder = open_folder(FOLDER, dir_fd=root)
     try:
-        for prefix in os.listdir(folder):
+        names = os.listdir(folder)
+        if not names:  # a run was killed when the marker was gone
+            os.rmdir(FOLDER, dir_fd=root)
+            return
+        for prefix in names if read_regular(MARKER, 16, dir_fd=folder) == _MARKED else ():
             if len(prefix) == 2:
                 _drop_locks(folder, prefix)
                 with suppress(OSError):

@@ -24,7 +24,7 @@ from .dirs import below, locked, opened, reason
 from .entries import LOCKS, MARK
 from .names import new_trash
 from .snapshots import Identity
-from .usage import lock_of
+from .usage import held_lock, lock_of
 
 # The disk is too full for a new folder, or the file system cannot rename this one: what goes is removed in its place.
 NO_RENAME = (errno.EXDEV, errno.ENOSPC, errno.EDQUOT)
@@ -95,11 +95,7 @@ class Trash:
         """Give the folder up, and remove it when nothing has come into it."""
         if self._folder is not None:
             with suppress(OSError):
-                if {*os.listdir(self._folder)} <= {MARK, _JOURNAL}:
-                    for name in (_JOURNAL, MARK):
-                        with suppress(FileNotFoundError):
-                            os.unlink(name, dir_fd=self._folder)
-                    os.rmdir(self._name, dir_fd=self.descriptor)
+                _drop(self.descriptor, self._name, self._folder)
             os.close(self._folder)
         os.close(self.descriptor)
 
@@ -128,11 +124,8 @@ class Trash:
                 with open(journal, "wb") as file:
                     file.write(os.fsencode(self._approved))
         except OSError:
-            for name in (_JOURNAL, MARK):
-                with suppress(OSError):
-                    os.unlink(name, dir_fd=folder)
             with suppress(OSError):
-                os.rmdir(self._name, dir_fd=self.descriptor)
+                _drop(self.descriptor, self._name, folder)
             raise
 
     def _put_back(self, new: str, parent: int, name: str) -> str:
@@ -210,16 +203,21 @@ def sweep(
     """
     if linked is None or payload in linked or not store.is_store(root):
         return None
-    with opened(root) as descriptor, below(descriptor, store.path_below(payload)) as (parent, name):
-        count = os.stat(name, dir_fd=parent, follow_symlinks=False).st_size
-        with store.locked(parent, payload, patience):
-            known = store.references(root, payload)
-            if known or (known is None and not damaged and entries.contents(root).entries):
-                return None
+    with (
+        opened(root) as descriptor,
+        below(descriptor, store.path_below(payload)) as (parent, name),
+        store.locked(parent, payload, patience),
+    ):
+        known = store.references(root, payload)
+        if known or (known is None and not damaged and entries.contents(root).entries):
+            return None
+        count = None
+        with suppress(FileNotFoundError):  # a run was killed before it had removed what belongs to it
+            count = os.stat(name, dir_fd=parent, follow_symlinks=False).st_size
             take(parent, name)
-            for companion in (f"{name}.refs", f"{name}.lock"):  # the lock is ours just now, and guards nothing any more
-                with suppress(FileNotFoundError):
-                    os.unlink(companion, dir_fd=parent)
+        for companion in (f"{name}.refs", f"{name}.lock"):  # the lock is ours just now, and guards nothing any more
+            with suppress(OSError):
+                os.unlink(companion, dir_fd=parent)
     return count
 
 
@@ -262,18 +260,17 @@ def _finish_folder(root: str, parent: int, name: str, deletion: Deletion) -> Non
         if not entries.is_own_trash(root, folder):
             return  # it was exchanged for somebody else's
         _finish_work(root, folder, deletion)
-        kept = []
         for child in os.listdir(folder):
-            place = _place_of(child)
-            if not place:
-                continue
-            try:
-                _give_back(root, parent, folder, f"{name}/{child}", place)
-            except OSError as error:
-                kept.append(f"{path}/{child}")
-                deletion.failures.append(Failure(f"{path}/{child}", reason(error)))
-        if not kept:
-            deletion.delete(parent, name, path)
+            with _noted(deletion, f"{path}/{child}"):
+                place = _place_of(child)
+                if place:
+                    _give_back(root, parent, folder, f"{name}/{child}", place)
+                if child not in (MARK, _JOURNAL):
+                    deletion.delete(folder, child, f"{path}/{child}")
+        for child in os.listdir(folder):  # what came out of a repo that gave something back
+            if child not in (MARK, _JOURNAL):
+                deletion.delete(folder, child, f"{path}/{child}")
+        _drop(parent, name, folder)
     finally:
         os.close(folder)
 
@@ -291,6 +288,9 @@ def _finish_work(root: str, folder: int, deletion: Deletion) -> None:
         repo, _, blob = rest.rpartition("/blobs/")
         if kind == "payload":
             payloads.append(rest)
+        elif kind == "locks":
+            with suppress(OSError):
+                _drop_locks(root, rest, deletion)
         elif HUB_ENTRY.match(repo) and "/" not in repo + blob:
             blobs.setdefault(repo, []).append(blob)
     for repo, names in blobs.items():
@@ -305,6 +305,29 @@ def _finish_work(root: str, folder: int, deletion: Deletion) -> None:
     for payload in payloads:
         with suppress(OSError):
             sweep(root, payload, linked, deletion.unlink, patience=0)
+    if "store" in lines:
+        with suppress(OSError), opened(root) as descriptor:
+            store.dismantle(descriptor)
+
+
+def _drop_locks(root: str, folder: str, deletion: Deletion) -> None:
+    """Delete the locks of a repo that is gone, unless a download has just begun to make it anew."""
+    path = f"{root}/{LOCKS}/{folder}"
+    if "/" in folder or not HUB_ENTRY.match(folder) or os.path.lexists(f"{root}/{folder}/snapshots"):
+        return
+    if not any(held_lock(f"{path}/{lock}") for lock in os.listdir(path)):
+        with opened(root) as descriptor, below(descriptor, f"{LOCKS}/{folder}") as (parent, name):
+            deletion.delete(parent, name, path)
+
+
+def _drop(parent: int, name: str, folder: int) -> None:
+    """Remove a trash folder in which nothing but its own files is left."""
+    if not {*os.listdir(folder)} <= {MARK, _JOURNAL}:
+        return
+    for child in (_JOURNAL, MARK):
+        with suppress(FileNotFoundError):
+            os.unlink(child, dir_fd=folder)
+    os.rmdir(name, dir_fd=parent)
 
 
 def revision_name(folder: str, commit: str) -> str:

@@ -19,7 +19,7 @@ def run(context: Context) -> Report:
     arguments = context.arguments
     options = PruneOptions(time.time(), locked=_locked(context))
     places = removal.places(context)
-    listings = [listing.listing(root, options, places, arguments.repos) for root in context.roots]
+    listings = [listing.listing(root, arguments.repos, places, options) for root in context.roots]
     planning.refuse_unknown(arguments.repos, context.roots)
     status = ExitStatus.IO if any(one.unreadable for one in listings) else ExitStatus.DONE
     lines: list[str] = []

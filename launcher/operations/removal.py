@@ -199,8 +199,9 @@ def tell(planned: Sequence[Plan], result: Result, console: Console, *, later: bo
         console.warn(line)
     for failure in result.failures:
         console.warn(f"cannot remove {failure.path}: {failure.reason}")
-    if result.failures:
-        console.warn(f"hint: {text.command_line(('ls', '-ld', result.failures[0].path))} shows whose it is")
+    kept = [*(failure.path for failure in result.failures), *(s.path for s in result.skipped if s.kind == "blocked")]
+    if kept:
+        console.warn(f"hint: {text.command_line(('ls', '-ld', kept[0]))} shows whose it is")
     if not any(one.items for one in planned):
         console.say(f"cache: nothing to remove in {', '.join(str(one.root.path) for one in planned)}")
         return
