@@ -7,26 +7,35 @@ This file must run on any Python far enough to say which one is needed, so it ke
 import os
 import sys
 
-if sys.version_info < (3, 10):
-    sys.stderr.write(
-        "start_app.py needs Python 3.10 or newer, and %s is Python %d.%d\n"
-        "hint: run it with the app's own interpreter: .venv/bin/python start_app.py\n"
-        % (sys.executable, sys.version_info[0], sys.version_info[1])
-    )
-    sys.exit(78)
 
-folder = os.path.dirname(os.path.realpath(__file__))
-if not os.path.isdir(os.path.join(folder, "launcher")):
-    sys.stderr.write(
-        "the folder launcher/ is missing beside %s\n"
-        "hint: copy it from where start_app.py came from: cp -r launcher %s\n" % (os.path.realpath(__file__), folder)
-    )
-    sys.exit(78)
+def run():
+    """Run the launcher of this file's own folder, and return its exit status."""
+    if sys.version_info < (3, 10):
+        sys.stderr.write(
+            "start_app.py needs Python 3.10 or newer, and %s is Python %d.%d\n"
+            "hint: run it with the app's own interpreter: .venv/bin/python start_app.py\n"
+            % (sys.executable, sys.version_info[0], sys.version_info[1])
+        )
+        return 78
+    folder = os.path.dirname(os.path.realpath(__file__))
+    if not os.path.isdir(os.path.join(folder, "launcher")):
+        sys.stderr.write(
+            "the folder launcher/ is missing beside %s\n"
+            "hint: copy it from where start_app.py came from: cp -r launcher %s\n"
+            % (os.path.realpath(__file__), folder)
+        )
+        return 78
+    # `python -I` and PYTHONSAFEPATH leave the script's folder out; through a link, launcher/ lies beside the real file.
+    sys.path.insert(0, folder)
+    from launcher.__main__ import main
 
-# `python -I` and PYTHONSAFEPATH leave the script's folder out; through a link, launcher/ lies beside the real file.
-sys.path.insert(0, folder)
+    return main(launcher_file=__file__)
 
-from launcher.__main__ import main  # noqa: E402
 
 if __name__ == "__main__":
-    sys.exit(main(launcher_file=__file__))
+    try:
+        status = run()
+    except KeyboardInterrupt:  # before the launcher could say so itself
+        sys.stderr.write("interrupted\n")
+        status = 130
+    sys.exit(status)

@@ -1,4 +1,7 @@
-"""Where the launcher is entered: `python -m launcher`, the installed `start-app`, and `start_app.py`."""
+"""Where the launcher is entered: `python -m launcher`, the installed `start-app`, and `start_app.py`.
+
+An interrupt ends with 130 and one line, also while modules are still being imported.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +13,44 @@ def main(launcher_file: str | None = None) -> int:
     if sys.platform == "win32":
         sys.stderr.write("start_app.py runs on Linux and macOS\nhint: on Windows, run it inside WSL\n")
         return 78
-    # Not above: on Windows half of what it imports is missing.
-    from .cli import main as run
+    try:
+        sys.unraisablehook = _end_if_interrupted
+        # Not above: on Windows half of what it imports is missing.
+        from .cli import main as run
 
-    return run(launcher_file=launcher_file)
+        status = run(launcher_file=launcher_file)
+        _ignore_interrupts()
+    except KeyboardInterrupt:
+        _ignore_interrupts()
+        return interrupted()
+    return status
+
+
+def interrupted() -> int:
+    """Print that the run was interrupted, and return its exit status."""
+    if sys.stderr is not None:
+        try:
+            sys.stderr.write("interrupted\n")
+        except OSError:
+            pass  # nobody is left to tell
+    return 130  # ExitStatus.INTERRUPTED, which may not have been imported yet
+
+
+def _ignore_interrupts() -> None:
+    """Let what has ended end: while Python itself exits, an interrupt would be a traceback."""
+    import signal
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _end_if_interrupted(unraisable: sys.UnraisableHookArgs) -> None:
+    """End the process where Python would print a traceback and go on: an interrupt in a destructor or a callback."""
+    if not issubclass(unraisable.exc_type, KeyboardInterrupt):
+        sys.__unraisablehook__(unraisable)
+        return
+    import os
+
+    os._exit(interrupted())
 
 
 if __name__ == "__main__":

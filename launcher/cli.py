@@ -5,6 +5,7 @@ Commands return reports; this module shows them as text or as one JSON object.
 
 from __future__ import annotations
 
+import errno
 import gc
 import importlib
 import os
@@ -14,13 +15,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TextIO
 
-from . import contradictions
-from .arguments import CHANGING, LAUNCH, Arguments, help_text, parse, version_text
+from .arguments import CHANGING, LAUNCH, Arguments, parse
 from .config import settings
 from .config.paths import current_folder
 from .context import Context, Report
 from .errors import ExitStatus, LauncherError
-from .system import requirements
+from .system import marker, requirements
 from .ui import invocation, text
 from .ui.console import Console
 from .ui.invocation import Invocation
@@ -36,13 +36,13 @@ def main(argv: Sequence[str] | None = None, launcher_file: str | None = None) ->
 
     `launcher_file` is the `start_app.py` that was called, as it was called.
     """
+    os.environ.pop(marker.NAME, None)  # what the launcher starts is nothing of the instance that it was started from
     words = tuple(sys.argv[1:] if argv is None else argv)
     called = Invocation(invocation.program(launcher_file, sys.argv[0]), invocation.typed(words), launcher_file, words)
     console = _console(words)._replace(invocation=called)
     try:
         arguments = parse(words)
         console = console._replace(invocation=called._replace(options=_options(arguments)))
-        contradictions.refuse(arguments)
         console = console._replace(
             quiet=arguments.quiet,
             verbose=arguments.verbose,
@@ -56,8 +56,8 @@ def main(argv: Sequence[str] | None = None, launcher_file: str | None = None) ->
         console.error(error)
         return _flushed(console, error.status)
     except KeyboardInterrupt:
-        console.warn("interrupted")
-        return _flushed(console, ExitStatus.INTERRUPTED)
+        _flushed(console, ExitStatus.INTERRUPTED)
+        raise  # the entry says so, once, also when the next one comes meanwhile
     except BrokenPipeError:
         _abandon_stdout()  # the reader of stdout has had enough
         return ExitStatus.IO
@@ -79,17 +79,19 @@ def main(argv: Sequence[str] | None = None, launcher_file: str | None = None) ->
 def _run(arguments: Arguments, console: Console) -> int:
     launcher_file = console.invocation.launcher_file
     folders = _folders(launcher_file)
-    name = console.invocation.program.rpartition("/")[2].rpartition(" ")[2]
-    if arguments.help:
-        console.text(help_text(name))
-        return ExitStatus.DONE
-    if arguments.version:
-        console.text(version_text(name))
+    program = console.invocation.program
+    name = "python -m launcher" if program.endswith("-m launcher") else program.rpartition("/")[2].rpartition(" ")[2]
+    if arguments.help or arguments.version:
+        from .commands import help as helping
+
+        console.text(
+            helping.version(name, arguments.verbose) if arguments.version else helping.text(arguments.topic, name)
+        )
         return ExitStatus.DONE
     if arguments.print_completion:
         from .commands import completion
 
-        console.text(completion.script(arguments.print_completion, name))
+        console.text(completion.script(arguments.print_completion))
         return ExitStatus.DONE
     app_dirs = (Path(arguments.app_dir),) if arguments.app_dir else (Path(), *folders)
     requirements.check(app_dirs, console.invocation.again())
@@ -234,4 +236,6 @@ def _reason(error: OSError) -> str:
 
 
 def _space_hint(error: OSError) -> str:
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        return "ulimit -n 1024"
     return f"df -h {error.filename or '.'}; ls -ld {error.filename or '.'}"

@@ -1,7 +1,7 @@
-"""An instance in the background is in a session of its own, and owes nothing to the terminal it was started from.
+"""An instance in the background has its own session: it survives closing the terminal or ssh.
 
-It is the launcher's child for as long as the launcher waits for it, so that how it ended can be told, and nobody's
-afterwards. It gets no descriptor but its streams and the lock, and every signal as the system has it by default.
+It is the launcher's child while the launcher waits for it, so that its exit status is known. It inherits only its
+streams and the lock, and every signal has its default action.
 What is sent beside a launch is nobody's child from the beginning.
 """
 
@@ -22,7 +22,7 @@ from ..system.files import above_streams
 
 @contextmanager
 def shielded() -> Iterator[None]:
-    """Hold back what the terminal sends until all within is done."""
+    """Block the terminal's signals while the body runs."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, TERMINAL_SIGNALS)
     try:
         yield
@@ -87,7 +87,9 @@ def _be(
         problem = (error.message, error.hint, int(error.status))
     except BaseException as error:  # whatever it is, the one who waits at the other end must be told
         reason = error.strerror if isinstance(error, OSError) and error.strerror else repr(error)
-        problem = (f"cannot start in the background: {reason}", None, int(ExitStatus.IO))
+        few = isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE)
+        hint = "ulimit -n 1024" if few else None
+        problem = (f"cannot start in the background: {reason.lower()}", hint, int(ExitStatus.IO))
     try:
         os.write(pipe, json.dumps(problem).encode())
     finally:

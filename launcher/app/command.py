@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..config.settings import Settings
-from .environment import app_environment_of
+from .environment import app_environment_of, host_argument
 from .interpreter import checked, find_interpreter
 
 
@@ -42,7 +42,8 @@ def build(settings: Settings, environ: Mapping[str, str], running: str) -> Comma
     argv = [interpreter, settings.script_argument]
     if settings.port_flag:
         argv += [settings.port_flag, str(settings.port)]
-    if settings.host and settings.host_flag:
-        argv += [settings.host_flag, settings.host]
+    host = host_argument(settings)
+    if host and settings.host_flag:
+        argv += [settings.host_flag, host]
     environment = app_environment_of(settings, environ, interpreter)
     return Command(interpreter, setting.origin, (*argv, *settings.app_args), environment, settings.app_dir)

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping, MutableMapping
 
 from ..config.settings import Settings
 from ..config.sources import blank_counts
+from .packages import version
 
-LOOPBACK = ("localhost", "127.0.0.1", "::1")
+LOOPBACK = ("localhost", "127.0.0.1")
+_EVERY = ("0.0.0.0", "::")
+_IMPORTS_GRADIO = re.compile(rb"^\s*(?:import|from)\s+gradio\b", re.MULTILINE)
 _PROXY_NAMES = ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
 
 
@@ -19,11 +23,42 @@ def app_environment_of(settings: Settings, environ: Mapping[str, str], interpret
     environment["GRADIO_SERVER_PORT"] = str(settings.port)
     if settings.host:
         environment["GRADIO_SERVER_NAME"] = settings.host
+        if settings.host_flag and host_argument(settings) != settings.host:
+            del environment["GRADIO_SERVER_NAME"]  # with an IPv6 address there, Gradio ends, in whatever form
     environment["PWD"] = str(settings.app_dir)
     environment.setdefault("PYTHONUNBUFFERED", "1")
     _activate(environment, interpreter)
-    _spare_loopback_the_proxy(environment)
+    _spare_loopback_the_proxy(environment, settings.host)
     return environment
+
+
+def host_argument(settings: Settings) -> str | None:
+    """Return the address as the app's own option takes it: Gradio builds its URL from it and wants IPv6 in brackets.
+
+    Seen in gradio/http_server.py of 5.45, which takes them off before it binds.
+    """
+    host = settings.host
+    if host is None or ":" not in host:
+        return host
+    try:
+        script = settings.script.read_bytes()
+    except OSError:
+        return host
+    return f"[{host}]" if _IMPORTS_GRADIO.search(script) else host
+
+
+def proxy_problem(environment: Mapping[str, str], interpreter: str) -> str | None:
+    """Return why httpx, and with it Gradio, cannot start with the proxy of this environment, and what helps."""
+    for name in _PROXY_NAMES:
+        if not environment.get(name, "").lower().startswith("socks"):
+            continue
+        httpx = version(interpreter, "httpx")
+        if httpx and not version(interpreter, "socksio"):
+            return (
+                f"{name} is a SOCKS proxy, and httpx {httpx} of the app's environment needs socksio for it: "
+                f"{interpreter} -m pip install 'httpx[socks]'"
+            )
+    return None
 
 
 def _activate(environment: MutableMapping[str, str], interpreter: str) -> None:
@@ -47,14 +82,19 @@ def _activate(environment: MutableMapping[str, str], interpreter: str) -> None:
     environment["PATH"] = os.pathsep.join(path)
 
 
-def _spare_loopback_the_proxy(environment: MutableMapping[str, str]) -> None:
-    """Keep Gradio's own check of its page off the proxy: it dies with "When localhost is not accessible" otherwise."""
+def _spare_loopback_the_proxy(environment: MutableMapping[str, str], host: str | None) -> None:
+    """Keep Gradio's own check of its page off the proxy: it dies with "When localhost is not accessible" otherwise.
+
+    An IPv6 address is added only where the app is to listen on one: old versions of httpx (0.24.0) cannot
+    read it there and end.
+    """
     if not any(name in environment for name in _PROXY_NAMES):
         return
+    spared = (*LOOPBACK, *((host,) if host and host not in _EVERY else ()), *(("::1",) if host == "::" else ()))
     lower, upper = environment.get("no_proxy"), environment.get("NO_PROXY")
     for name, value in (("no_proxy", lower or upper or ""), ("NO_PROXY", upper or lower or "")):
-        present = [host.strip() for host in value.split(",") if host.strip()]
+        present = [part.strip() for part in value.split(",") if part.strip()]
         if "*" not in present:
-            environment[name] = ",".join((*present, *(host for host in LOOPBACK if host not in present)))
+            environment[name] = ",".join((*present, *(name for name in dict.fromkeys(spared) if name not in present)))
         else:
             environment[name] = value

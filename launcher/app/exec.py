@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Mapping
 from typing import NoReturn
 
 from ..errors import LauncherError
+from ..system import marker
 from .command import Command
 
 
@@ -20,9 +22,15 @@ def execute(command: Command) -> NoReturn:
         signal.signal(getattr(signal, name), signal.SIG_DFL)
     try:
         os.chdir(command.folder)
-        os.execve(command.interpreter, command.argv, dict(command.environment))
+        os.execve(command.interpreter, command.argv, _marked(command.environment))
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise LauncherError(
             f"cannot start {command.interpreter} in {command.folder}: {reason}", "start_app.py --python PATH"
         ) from error
+
+
+def _marked(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment with this process in its marker."""
+    mark = marker.parse(environment.get(marker.NAME))
+    return {**environment, marker.NAME: mark.stamped().text()} if mark else dict(environment)

@@ -43,16 +43,16 @@ def stand_above() -> int | None:
 
 def _collect(child: int) -> int | None:
     """Collect all that has ended, and return the child's exit code (negative: a signal) when it is among them."""
-    found = None
+    status_of_child = None
     while True:
         try:
             pid, status = os.waitpid(-1, os.WNOHANG)
         except ChildProcessError:
-            return found
+            return status_of_child
         if pid == 0:
-            return found
+            return status_of_child
         if pid == child:
-            found = os.waitstatus_to_exitcode(status)
+            status_of_child = os.waitstatus_to_exitcode(status)
 
 
 def _take_terminal() -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from ..config.settings import Settings
 from ..config.sources import Setting
-from ..errors import LauncherError
+from ..errors import LauncherError, quoted
 from ..system.programs import EXECUTABLE_MAGIC, is_python_program
 
 OWN_INTERPRETER = "the launcher's own: the app has no .venv, and APP_PYTHON is unset"
@@ -21,11 +21,16 @@ _PYTHON_NAME = re.compile(r"(python|pypy|graalpy)[0-9.]*", re.IGNORECASE)
 
 
 def find_interpreter(settings: Settings, environ: Mapping[str, str], running: str) -> Setting:
-    """Return the interpreter of the app by the first rule that names one; `running` is the launcher's own."""
+    """Return the interpreter of the app by the first rule that names one; `running` is the launcher's own.
+
+    Raises LauncherError (78) for an environment of the app's that has none: another project's Python is no choice.
+    """
     if settings.python:
         return settings.python
-    found = next(_environments(settings.app_dir, environ), None)
-    return found or Setting(running, OWN_INTERPRETER, "default")
+    for name in (".venv", "venv"):
+        _refuse_broken(settings.app_dir / name)
+    environment = next(_environments(settings.app_dir, environ), None)
+    return environment or Setting(running, OWN_INTERPRETER, "default")
 
 
 def _environments(app_dir: Path, environ: Mapping[str, str]) -> Iterator[Setting]:
@@ -41,6 +46,28 @@ def _environments(app_dir: Path, environ: Mapping[str, str]) -> Iterator[Setting
             yield Setting(path, origin, "default" if origin.startswith("the app's") else "environment")
 
 
+def _refuse_broken(folder: Path) -> None:
+    """Refuse an environment without `bin/python`: made on Windows, moved by half, or deleted by half."""
+    if os.path.lexists(folder / "bin" / "python"):
+        return
+    if not os.path.isdir(folder):
+        if os.path.islink(folder) and not os.path.exists(folder):
+            raise LauncherError(f"{folder} is a dangling link to {os.readlink(folder)}", "start_app.py --python PATH")
+        return
+    try:
+        entries = set(os.listdir(folder))
+    except OSError as error:
+        raise LauncherError(f"cannot read {folder}: {error.strerror}", f"ls -ld {quoted(folder)}") from error
+    # A folder `venv` can be a package of the app's; nothing but an environment is called `.venv`.
+    if not entries & {"pyvenv.cfg", "bin", "Scripts", "Lib"} and not (entries and folder.name == ".venv"):
+        return
+    what = "it was made on Windows" if "Scripts" in entries else "parts of it are missing"
+    raise LauncherError(
+        f"{folder} has no bin/python: {what}",
+        f"python3 -m venv --clear {quoted(folder)}, then install the app into it; or start_app.py --python PATH",
+    )
+
+
 def checked(setting: Setting, running: str) -> str:
     """Return the absolute path of an interpreter that was looked at and can be one.
 
@@ -48,8 +75,8 @@ def checked(setting: Setting, running: str) -> str:
     """
     path = setting.value
     if os.sep not in path:
-        found = shutil.which(path)
-        path = os.path.abspath(found) if found else path
+        program = shutil.which(path)
+        path = os.path.abspath(program) if program else path
     if os.path.isdir(path):
         inside = os.path.join(path, "python")
         path = inside if os.path.lexists(inside) else os.path.join(path, "bin", "python")

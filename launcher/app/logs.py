@@ -8,7 +8,9 @@ Reading never follows a link either.
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
+import re
 import stat
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -17,7 +19,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..errors import ExitStatus, LauncherError, quoted
-from ..system import files, state
+from ..system import files, renames, state
 
 FOLDER = "logs"
 KEPT = 5
@@ -26,8 +28,9 @@ _BLOCK = 1 << 16
 # Of the last lines so much is read: a progress bar can be a line of hundreds of megabytes.
 _TAIL_BYTES = 1 << 20
 _LINE_BYTES = 1 << 12
+_FIRST_BYTES = 1 << 12
 _POLL_SECONDS = 0.2
-_FREE_NAME = "start_app.py --log-file FILE, with a name that is free"
+_FREE_NAME = "start_app.py --log-file FILE, with a new name"
 
 
 class Target(NamedTuple):
@@ -61,15 +64,15 @@ class Target(NamedTuple):
             raise self._refused(f"{path} was not written by the launcher, and stays as it is", _FREE_NAME)
         return path
 
-    def open(self) -> tuple[Path, int]:
-        """Make a new log in the first place that takes it, the one before kept beside it, and return its descriptor.
+    def stage(self) -> Staged:
+        """Make a new log in the first place that takes it, under another name: the log before stays what it is.
 
-        Raises LauncherError (74).
+        Afterwards `commit` has nothing left but renames that were tried. Raises LauncherError (74).
         """
         failures = []
         for place in self.places:
             try:
-                return place, self._open(place)
+                return self._stage(place)
             except OSError as error:
                 failures.append(f"{place}: {(error.strerror or str(error)).lower()}")
                 if error.errno not in state.ELSEWHERE:
@@ -78,20 +81,34 @@ class Target(NamedTuple):
             f"cannot make a log: {'; '.join(failures)}", f"ls -ld {quoted(self.places[0].parent)}", ExitStatus.IO
         )
 
-    def _open(self, place: Path) -> int:
+    def _stage(self, place: Path) -> Staged:
         folder = files.open_folder(place.parent, follow=True) if self.named else self._own(place)
         try:
-            _rotate(folder, place.name, self._slots(place))
-            flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL
-            descriptor = files.open_regular(place.name, flags, 0o600, dir_fd=folder)
+            slots = self._slots(place)
+            with renames.probe("", dir_fd=folder) as probe:
+                for name in slots:
+                    with suppress(FileNotFoundError):
+                        probe.leave(name)
+            _sweep(folder, place.name)
+            name, descriptor = _open_new(folder, place.name)
+        except BaseException:
+            os.close(folder)
+            raise
+        staged = Staged(place, tuple(slots), folder, name, descriptor)
+        try:
             os.set_blocking(descriptor, True)
+            # A full disk has room for an empty file; for a block, it may have room for half of it.
+            if os.write(descriptor, b"\0" * _FIRST_BYTES) < _FIRST_BYTES:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            os.ftruncate(descriptor, 0)
             if self.named:
                 os.write(descriptor, _MARK + f"{self.title}\n".encode(errors="backslashreplace"))
             else:
                 files.give_to_owner(descriptor, os.fstat(folder))
-            return descriptor
-        finally:
-            os.close(folder)
+        except BaseException:
+            staged.discard()
+            raise
+        return staged
 
     def _own(self, place: Path) -> int:
         parent = state.open_folder(place.parent.parent, self.app_dir)
@@ -117,12 +134,51 @@ class Target(NamedTuple):
         except OSError:
             return
         if odd(mode):
-            what = "is a link, and a log is never written through one" if stat.S_ISLNK(mode) else what
+            what = "is a link, and the log is never written through a link" if stat.S_ISLNK(mode) else what
             raise self._refused(f"{path} {what}", _FREE_NAME)
 
     def _refused(self, message: str, hint: str) -> LauncherError:
         where = " (--log-file)" if self.named else ""
         return LauncherError(f"{message}{where}", hint, ExitStatus.USAGE if self.named else ExitStatus.IO)
+
+
+class Staged(NamedTuple):
+    """Hold a new log that has another name yet: the open folder, the names of the older logs, its own name and itself.
+
+    Its flock says that its launcher lives.
+    """
+
+    place: Path
+    slots: Sequence[str]
+    folder: int
+    name: str
+    descriptor: int
+
+    def commit(self) -> tuple[Path, int]:
+        """Put it in the place of the log before, which is kept beside it, and return its path and descriptor.
+
+        Raises LauncherError (74).
+        """
+        try:
+            _rotate(self.folder, self.place.name, self.slots)
+            os.rename(self.name, self.place.name, src_dir_fd=self.folder, dst_dir_fd=self.folder)
+        except OSError as error:
+            self.discard()
+            reason = (error.strerror or str(error)).lower()
+            raise LauncherError(
+                f"cannot make a log: {self.place}: {reason}", f"ls -ld {quoted(self.place.parent)}", ExitStatus.IO
+            ) from error
+        os.close(self.folder)
+        with suppress(OSError):
+            fcntl.flock(self.descriptor, fcntl.LOCK_UN)
+        return self.place, self.descriptor
+
+    def discard(self) -> None:
+        """Remove it again."""
+        with suppress(OSError):
+            os.unlink(self.name, dir_fd=self.folder)
+        os.close(self.descriptor)
+        os.close(self.folder)
 
 
 def target(app_dir: Path, script: Path, port: int, named: str | None, cwd: Path, last: str | None = None) -> Target:
@@ -136,7 +192,7 @@ def target(app_dir: Path, script: Path, port: int, named: str | None, cwd: Path,
 
 
 def defaults(app_dir: Path, script: Path, port: int) -> tuple[Path, ...]:
-    """Return where the log lies that nobody has named, best first."""
+    """Return where the log is that nobody has named, best first."""
     return tuple(folder / FOLDER / f"{script.stem}-{port}.log" for folder in state.folders(app_dir))
 
 
@@ -148,7 +204,7 @@ def find(app_dir: Path, script: Path, port: int) -> Path | None:
 
 
 def is_log(path: Path) -> bool:
-    """Tell whether there is a regular file."""
+    """Return whether there is a regular file."""
     try:
         return stat.S_ISREG(os.lstat(path).st_mode)
     except OSError:
@@ -239,6 +295,32 @@ def _successor(path: Path, descriptor: int) -> int | None:
         return open_log(path)
     except (OSError, LauncherError):
         return None  # in the midst of a rotation
+
+
+def _open_new(folder: int, log: str) -> tuple[str, int]:
+    """Return the name and the descriptor of a new file that is to become the log; its flock says that we live."""
+    while True:
+        name = f".{log}.start_app-{os.urandom(4).hex()}"
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL
+        descriptor = files.open_regular(name, flags, 0o600, dir_fd=folder)
+        with suppress(OSError):  # without flock nobody sweeps either
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        if os.fstat(descriptor).st_nlink:
+            return name, descriptor
+        os.close(descriptor)  # another launcher swept it before it was locked
+
+
+def _sweep(folder: int, log: str) -> None:
+    """Remove what launchers that were killed meant to become this log."""
+    names = re.compile(rf"\.{re.escape(log)}\.start_app-[0-9a-f]{{8}}")
+    for name in filter(names.fullmatch, os.listdir(folder)):
+        with suppress(OSError):
+            descriptor = files.open_regular(name, dir_fd=folder)
+            try:
+                if files.try_lock(descriptor) and os.read(descriptor, len(_MARK)) in (_MARK, b""):
+                    os.unlink(name, dir_fd=folder)
+            finally:
+                os.close(descriptor)
 
 
 def _rotate(folder: int, name: str, slots: Sequence[str]) -> None:

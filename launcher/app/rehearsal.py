@@ -18,7 +18,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from typing import NamedTuple
 
-from ..errors import ExitStatus, LauncherError
+from ..errors import ExitStatus, LauncherError, quoted
+from ..system import marker
 from ..ui import text
 from .command import Command
 
@@ -27,6 +28,8 @@ _END_SECONDS = 2.0
 # Linux: one string has 32 pages at most, its final NUL included, execve(2).
 _STRING_BYTES = 32 * os.sysconf("SC_PAGE_SIZE")
 _KEPT_BYTES = 4096
+# As long as the name of the marker, which the child must not have: it is none of the app's processes.
+_NO_MARKER = "START_APP_REHEARSE"
 _MARK = b"\0rehearsed\0"
 # A script that is a zip file or a folder with a `__main__`, or a `.pyc`, is not compiled.
 _CODE = r"""
@@ -107,11 +110,12 @@ def rehearse(command: Command, origins: Mapping[str, str], seconds: float = SECO
     interpreter, *words = command.argv
     script = "" if words[0].startswith("-") else words[0]
     argv = (interpreter, "-c", _WORD, *("x" * len(os.fsencode(word)) for word in words))
+    environment = {_NO_MARKER if name == marker.NAME else name: value for name, value in command.environment.items()}
     try:
         process = subprocess.Popen(
             argv,
             executable=command.interpreter,
-            env=command.environment,
+            env=environment,
             cwd=command.folder,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -126,9 +130,10 @@ def rehearse(command: Command, origins: Mapping[str, str], seconds: float = SECO
     try:
         answer = _hear(process, os.fsencode(script), seconds)
         if answer is None:
-            python = text.command_line((command.interpreter, "-c", "pass"))
             raise LauncherError(
-                f"{command.interpreter} is not up after {seconds:g} s", f"time {python}", ExitStatus.RETRY
+                f"{command.interpreter} is not up after {seconds:g} s",
+                f"time {text.command_line((command.interpreter, '-c', 'pass'))}",
+                ExitStatus.RETRY,
             )
         if not answer.version:
             raise LauncherError(f"{command.interpreter} does not run: {answer.reason}", "start_app.py --python PATH")
@@ -183,7 +188,9 @@ def _no_script(command: Command, script: str, problem: Answer) -> LauncherError:
         with open(path, "rb") as file:
             first = file.readline(200).decode(errors="replace").strip()
     except OSError:
-        return LauncherError(f"cannot read {path}: {problem.reason.lower()}", f"ls -l {path}", ExitStatus.CONFIG)
+        return LauncherError(
+            f"cannot read {path}: {problem.reason.lower()}", f"ls -l {quoted(path)}", ExitStatus.CONFIG
+        )
     if first.startswith("#!") and "python" not in first:
         return LauncherError(
             f"{path} is not a Python script: it begins with {first}",
@@ -224,10 +231,14 @@ def _missing_loader(interpreter: str) -> str:
 def _too_big(command: Command, origins: Mapping[str, str]) -> LauncherError:
     """Return what is too long for the kernel: one string, else all of them together."""
     words = {f"argument {number}": len(os.fsencode(word)) for number, word in enumerate(command.argv)}
-    variables = {name: len(os.fsencode(f"{name}={value}")) for name, value in command.environment.items()}
+    variables = {
+        # The marker has the arguments' first words in it.
+        "APP_ARGS" if name == marker.NAME else name: len(os.fsencode(f"{name}={value}"))
+        for name, value in command.environment.items()
+    }
     name, longest = max({**words, **variables}.items(), key=lambda item: item[1])
     what = f"{name} ({origins[name]})" if name in origins else name
-    hint = f"shorten {name if name in variables else 'APP_ARGS'} in .env"
+    hint = f"shorten {quoted(name if name in variables else 'APP_ARGS')} in .env"
     if longest >= _STRING_BYTES:
         most = f"has {longest:,} bytes, and the kernel takes {_STRING_BYTES - 1:,} in one string"
         return LauncherError(f"the app cannot be started: {what} {most}", hint)

@@ -3,7 +3,8 @@
 The list is huggingface_hub's own `trees/<commit>.json`, what `models.lock` pins, or what a hub says. A file of the list
 that is missing is not always a gap: many libraries load some files of a repo and never ask for the rest. It is a gap
 where something speaks of it: a link to nothing, a part of it that has arrived, a replaced commit here that has it,
-other pieces of the same weights, or files that only a download of the whole repo brings.
+other pieces of the same weights, or files that only a download of the whole repo brings. A folder of which there is
+nothing was left out on purpose.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
-from ..system.files import open_regular
+from ..system.files import read_regular
 from .dirs import walk
 from .names import HASH, PIN, read_ref
 
@@ -41,7 +42,8 @@ class Copy(NamedTuple):
 
     `files` are those whose content is here, with their bytes, `dangling` the links that lead to nothing, `siblings` the
     paths of commits that no ref leads to any more, and `partial` the names of blobs of which a part has arrived.
-    `listed` tells that a list of the commit's files is on the disk: a download of several files began.
+    `listed` tells that a list of the commit's files is on the disk: a download of several files began. `replaces_whole`
+    tells that one of those other commits is complete.
     """
 
     commit: str
@@ -50,6 +52,7 @@ class Copy(NamedTuple):
     siblings: frozenset[str] = frozenset()
     partial: frozenset[str] = frozenset()
     listed: bool = False
+    replaces_whole: bool = False
 
     @property
     def doubt(self) -> str:
@@ -76,11 +79,17 @@ def copy_of(repo: str, commit: str) -> Copy:
     files, dangling = _content(base)
     referenced = {_ref(entry.path) for entry in walk(f"{repo}/refs") if not entry.name.startswith(PIN)}
     replaced = set(_names(f"{repo}/snapshots")) - referenced - {commit}
-    siblings = {path for other in replaced for path in _content(f"{repo}/snapshots/{other}")[0]}
+    others = {other: frozenset(_content(f"{repo}/snapshots/{other}")[0]) for other in replaced}
+    siblings = frozenset().union(*others.values())
+    whole = any(_is_whole(paths, tree(f"{repo}/trees/{other}.json")) for other, paths in others.items())
     blobs = frozenset(_names(f"{repo}/blobs"))
     partial = {found[1] for name in blobs if (found := _PARTIAL.fullmatch(name))}
     listed = os.path.exists(f"{repo}/trees/{commit}.json")
-    return Copy(commit, files, frozenset(dangling), frozenset(siblings), frozenset(partial - blobs), listed)
+    return Copy(commit, files, frozenset(dangling), siblings, frozenset(partial - blobs), listed, whole)
+
+
+def _is_whole(paths: frozenset[str], listed: Files) -> bool:
+    return bool(paths & _OF_THE_WHOLE or (listed and paths.issuperset(listed)))
 
 
 def gaps(copy: Copy, listed: Files) -> tuple[str, ...]:
@@ -90,17 +99,21 @@ def gaps(copy: Copy, listed: Files) -> tuple[str, ...]:
     if not missing:
         return tuple(sorted(cut))
     if not copy.files:
-        return tuple(sorted(copy.siblings.intersection(listed) or listed))
+        return tuple(sorted((not copy.replaces_whole and copy.siblings.intersection(listed)) or listed))
     arriving = {path for path in missing if listed[path][0] in copy.partial}
     found = {*arriving, *copy.dangling.intersection(missing), *copy.siblings.intersection(missing)}
     found |= {path for path in missing if _family(path) and _family(path) in map(_family, copy.files)}
     weights = frozenset(filter(is_weights, listed))
     others = frozenset(listed) - weights
-    whole = arriving or _OF_THE_WHOLE.intersection(copy.files) or (others and others.issubset(copy.files))
-    if whole:
-        found |= missing - weights
+    signs = _OF_THE_WHOLE.intersection(listed) or others
+    whole = signs and signs.issubset(copy.files)
+    broken_off = arriving or copy.replaces_whole
+    if whole or broken_off:
+        folders = {os.path.dirname(path) for path in {*copy.files, *found}} | {""}
+        meant = {path for path in missing if broken_off or os.path.dirname(path) in folders}
+        found |= meant - weights
         here = weights.intersection(copy.files) | (weights & found)
-        found |= {path for path in missing & weights if not _is_replaced(path, here)} if here else preferred(weights)
+        found |= {path for path in meant & weights if not _is_replaced(path, here)} if here else preferred(weights)
     elif copy.listed:
         folders = {os.path.dirname(path) for path in weights.intersection(copy.files)}
         found |= {p for p in missing - weights if p.endswith(_CONFIG) and os.path.dirname(p) in folders}
@@ -129,10 +142,7 @@ def shards(index: str, listed: Iterable[str]) -> Iterator[str]:
 def tree(path: str) -> Files:
     """Return what huggingface_hub has noted of a commit's files; empty where it has not."""
     try:
-        with open(open_regular(path), "rb") as file:
-            if os.fstat(file.fileno()).st_size > _MOST_BYTES_OF_A_TREE:
-                return {}
-            files = json.load(file)["files"]
+        files = json.loads(read_regular(path, _MOST_BYTES_OF_A_TREE))["files"]
         pairs = {
             name: (entry.get("lfs_sha256") or entry["blob_id"], entry.get("lfs_size") or entry["size"])
             for name, entry in files.items()

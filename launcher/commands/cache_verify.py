@@ -21,7 +21,7 @@ def run(context: Context) -> Report:
     if damaged and arguments.repair:
         return _repair(context, done, unread)
     status = ExitStatus.DAMAGED if damaged else unread
-    hint = "start_app.py cache verify --repair removes it and fetches it anew" if damaged else None
+    hint = "start_app.py cache verify --repair removes the damaged files and downloads them again" if damaged else None
     return Answer(status, _lines(done), {**verification.document(done), "exit_status": int(status)}, hint)
 
 

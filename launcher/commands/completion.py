@@ -1,60 +1,210 @@
-"""Completion of the command line in a shell, made from the same table that the command line is read by."""
+"""The scripts that complete the command line in bash and zsh, made from the table of commands.
+
+They need no package and do not start the launcher, except to ask `cache names` for the names of repos. A shell finds
+a completion by the command's name, so `python start_app.py` keeps python's own.
+"""
 
 from __future__ import annotations
 
-import argparse
+import re
+import shlex
+from collections.abc import Iterable, Mapping
 
-from ..arguments import COMMANDS, LAUNCH, OPTIONS
-from ..errors import LauncherError
-from ..system.requirements import missing
-
-SHTAB = "shtab>=1.7"
-_FOLDERS = ("--app-dir", "--local-dir")
-_FILES = ("--env-file", "--python")
+from ..arguments.table import ALIASES, COMMANDS, COMMON, GROUPS, OPTIONS, TABLE, Option
+from ..arguments.typed import LAUNCH
+from . import help as helping
 
 
-def script(shell: str, program: str) -> str:
-    """Return the script that completes `program` in `bash` or `zsh`.
-
-    Raises LauncherError where shtab is not installed.
-    """
-    try:
-        import shtab
-    except ImportError:
-        raise _no_shtab() from None
-    text: str = shtab.complete(_parser(program), shell=shell, root_prefix="start_app")
-    return text
-
-
-def _no_shtab() -> LauncherError:
-    return missing([SHTAB], "not installed, and completion is made by it,")
-
-
-def _parser(program: str) -> argparse.ArgumentParser:
-    """Return a parser with a subcommand for each command, each with the options that go with it alone."""
-    root = argparse.ArgumentParser(prog=program, add_help=False)
-    _add_options(root, LAUNCH)
-    commands = root.add_subparsers()
-    groups: dict[str, argparse._SubParsersAction[argparse.ArgumentParser]] = {}
-    for name, what in COMMANDS.items():
-        group, _, word = name.rpartition(" ")
-        if name == LAUNCH:
-            continue
-        if group and group not in groups:
-            groups[group] = commands.add_parser(group, add_help=False, help=f"{group} …").add_subparsers()
-        within = groups[group] if group else commands
-        _add_options(within.add_parser(word, add_help=False, help=what.replace("%", "%%")), name)
-    return root
+def script(shell: str) -> str:
+    """Return the script that completes the launcher in `bash` or `zsh`."""
+    described = shell == "zsh"
+    with_value = {name: option for name, option in OPTIONS.items() if option.takes_value}
+    choices = {name: option.keywords["choices"] for name, option in with_value.items() if "choices" in option.keywords}
+    own = {_either((name, *([""] if name == LAUNCH else []))): _options(TABLE[name].groups) for name in COMMANDS}
+    words = {"''": helping.commands(), **{group: helping.within(group) for group in GROUPS}}
+    parts = {
+        "GROUPS": _either(GROUPS),
+        "WITH_VALUE": _either(with_value),
+        "WITH_VALUES": _either(name for name, option in with_value.items() if option.takes_values),
+        "DIR": _either(name for name, option in with_value.items() if option.completes == "dir"),
+        "FILE": _either(name for name, option in with_value.items() if option.completes == "file"),
+        "REPO": _either(name for name, option in with_value.items() if option.completes == "repo"),
+        "TAKES_REPOS": _either(name for name in COMMANDS if TABLE[name].repos),
+        "ALIASES": " ".join(f"{alias}) word={name} ;;" for alias, name in ALIASES.items()),
+        "CHOICES": _branches({name: dict.fromkeys(values, "") for name, values in choices.items()}, False),
+        "COMMANDS": _branches(words, described),
+        "OPTIONS": _branches({pattern: options for pattern, options in own.items() if options}, described),
+        "COMMON": _list(_options(COMMON), described),
+    }
+    return re.sub("@([A-Z_]+)@", lambda match: parts[match[1]], _ZSH if shell == "zsh" else _BASH)
 
 
-def _add_options(parser: argparse.ArgumentParser, command: str) -> None:
-    import shtab
+def _options(groups: Mapping[str, Iterable[Option]]) -> Mapping[str, str]:
+    return {name: option.help for options in groups.values() for option in options for name in option.names}
 
-    for option in OPTIONS:
-        if command not in option.commands:
-            continue
-        action = parser.add_argument(*option.names, **option.keywords)
-        if option.names[0] in _FOLDERS:
-            action.complete = shtab.DIRECTORY  # type: ignore[attr-defined]
-        elif option.names[0] in _FILES:
-            action.complete = shtab.FILE  # type: ignore[attr-defined]
+
+def _either(words: Iterable[str]) -> str:
+    """Return words as a pattern of `case`."""
+    return " | ".join(map(shlex.quote, words))
+
+
+def _branches(found: Mapping[str, Mapping[str, str]], described: bool) -> str:
+    """Return the branches of a `case` that set `found` to the words that can follow."""
+    return "\n".join(f"            {pattern}) found=({_list(words, described)}) ;;" for pattern, words in found.items())
+
+
+def _list(words: Mapping[str, str], described: bool) -> str:
+    """Return words as the elements of a shell's array, for zsh each with what it means."""
+    return " ".join(shlex.quote(f"{word}:{what}" if described else word) for word, what in words.items())
+
+
+# Both scripts read the typed words in the same way: `option` is the one whose value comes next, `command` what the
+# words before are, `places` the options that say which app's cache the names of repos are in.
+_READ = r"""
+        case $option in
+            "") ;;
+            @WITH_VALUES@) if [[ $word == -* ]]; then option=; else continue; fi ;;
+            *)
+                [[ $word == "=" ]] && continue
+                case $option in
+                    --app-dir | --env-file) places+=("$option" "${word/#\~\//$HOME/}") ;;
+                esac
+                option=
+                continue
+                ;;
+        esac
+        case $word in
+            --) theirs=1; break ;;
+            --demo) places+=(--demo) ;;
+            @WITH_VALUE@) option=$word ;;
+            --app-dir=* | --env-file=*) places+=("$word") ;;
+            -*) ;;
+            help) helping=1 ;;
+            *)
+                case $word in @ALIASES@ esac
+                case $command in
+                    "") command=$word ;;
+                    @GROUPS@) command="$command $word" ;;
+                esac
+                ;;
+        esac
+"""
+
+_BASH = (
+    r"""# bash completion for start_app.py and start-app. Put this line into ~/.bashrc:
+#   eval "$(start-app --print-completion bash)"
+_start_app() {
+    local cur=${COMP_WORDS[COMP_CWORD]} command= option= theirs= helping= word i
+    local -a places=() found=()
+    COMPREPLY=()
+    for ((i = 1; i < COMP_CWORD; i++)); do
+        word=${COMP_WORDS[i]}"""
+    + _READ
+    + r"""    done
+    [[ $cur == "=" ]] && cur=
+    case $option in @WITH_VALUES@) [[ $cur == -* ]] && option= ;; esac
+    if [[ $theirs ]]; then
+        _start_app_paths default -f
+        return
+    fi
+    case $option in
+            "") ;;
+            @DIR@) _start_app_paths dirnames -d; return ;;
+            @FILE@) _start_app_paths default -f; return ;;
+            @REPO@) _start_app_repos; return ;;
+@CHOICES@
+            *) return ;;
+    esac
+    if [[ ! $option && $cur == -* ]]; then
+        case $command in
+@OPTIONS@
+        esac
+        found+=(@COMMON@)
+    elif [[ ! $option ]]; then
+        case $command in
+@COMMANDS@
+            @TAKES_REPOS@) [[ $helping ]] || _start_app_repos; return ;;
+        esac
+    fi
+    _start_app_offer ${found[@]+"${found[@]}"}
+}
+_start_app_offer() {
+    local one
+    for one in "$@"; do
+        [[ $one == "$cur"* ]] && COMPREPLY+=("$one")
+    done
+    return 0
+}
+_start_app_paths() { # what bash does by itself, or, where it cannot be asked to, the plain names
+    local one
+    compopt -o "$1" 2>/dev/null && return
+    while IFS= read -r one; do COMPREPLY+=("$one"); done < <(compgen "$2" -- "$cur")
+}
+_start_app_repos() {
+    local one
+    while IFS= read -r one; do
+        _start_app_offer "$one"
+    done < <("${COMP_WORDS[0]/#\~\//$HOME/}" cache names ${places[@]+"${places[@]}"} 2>/dev/null </dev/null)
+}
+complete -F _start_app start-app start_app.py ./start_app.py
+"""
+)
+
+_ZSH = (
+    r"""#compdef start-app start_app.py
+# zsh completion for start_app.py and start-app. Put this line into ~/.zshrc, after compinit:
+#   eval "$(start-app --print-completion zsh)"
+_start_app() {
+    local command= option= theirs= helping= word i
+    local -a places found
+    for ((i = 2; i < CURRENT; i++)); do
+        word=${(Q)words[i]}"""
+    + _READ
+    + r"""    done
+    case $option in @WITH_VALUES@) [[ $PREFIX == -* ]] && option= ;; esac
+    if [[ $theirs ]]; then
+        _files
+        return
+    fi
+    if [[ ! $option && $PREFIX == --*=* ]]; then
+        option=${PREFIX%%=*}
+        compset -P 1 '*='
+    fi
+    case $option in
+        "") ;;
+        @DIR@) _path_files -/; return ;;
+        @FILE@) _files; return ;;
+        @REPO@) _start_app_repos; return ;;
+@CHOICES@
+            *) _message value; return ;;
+    esac
+    if [[ $option ]]; then
+        compadd -a found
+        return
+    fi
+    if [[ $PREFIX == -* ]]; then
+        case $command in
+@OPTIONS@
+        esac
+        found+=(@COMMON@)
+        _describe -o option found
+        return
+    fi
+    case $command in
+@COMMANDS@
+            @TAKES_REPOS@) [[ $helping ]] || _start_app_repos; return ;;
+    esac
+    _describe command found
+}
+_start_app_repos() {
+    local -a repos
+    repos=(${(f)"$("${${(Q)words[1]}/#\~\//$HOME/}" cache names "${places[@]}" 2>/dev/null </dev/null)"})
+    compadd -a repos
+}
+if [[ $funcstack[1] == _start_app ]]; then
+    _start_app "$@" # loaded from a file of this name in $fpath
+else
+    compdef _start_app start-app start_app.py
+fi
+"""
+)

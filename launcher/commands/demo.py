@@ -28,7 +28,7 @@ def enter(arguments: Arguments, environ: Mapping[str, str], console: Console) ->
         made = make_playground(folder)
         console.say(f"demo: {'made' if made else 'using'} {folder}")
     elif not folder.is_dir():
-        raise LauncherError(f"there is no playground in {folder}", "start_app.py --demo makes and launches it")
+        raise LauncherError(f"there is no demo in {folder}", "start_app.py --demo makes and starts it")
     else:
         refuse_foreign(folder)
     # Gradio was found in the launcher's own environment: one that the shell has active need not have it.

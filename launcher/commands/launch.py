@@ -9,7 +9,6 @@ from contextlib import contextmanager
 
 from ..context import Answer, Context, Report
 from ..errors import LauncherError
-from ..instances.stop import stopped_document
 from ..launch.pipeline import Launch
 from ..launch.plan import origins
 from ..launch.start import notify
@@ -23,10 +22,8 @@ def run(context: Context) -> Report:
     if os.getpid() == 1 and not (arguments.dry_run or arguments.no_launch or arguments.background):
         from ..app import init
 
-        console.warn(
-            "the launcher is pid 1, where signals get lost and nobody collects what ends: it stays above the app"
-        )
-        console.warn(f"hint: an init of its own is the better one: {init.ADVICE}")
+        console.warn("the launcher is pid 1: it stays as the app's init, forwards signals and reaps zombies")
+        console.warn(f"hint: better, give the container an init: {init.ADVICE}")
         console.flush()
         status = init.stand_above()
         if status is not None:
@@ -70,6 +67,8 @@ def run(context: Context) -> Report:
 
 
 def _clear(launch: Launch) -> Report:
+    from ..instances.stop import stopped_document
+
     stopped = launch.clear()
     launch.context.console.say(f"not launched: port {launch.context.settings.port} is free")
     return Answer(

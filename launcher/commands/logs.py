@@ -8,7 +8,7 @@ from ..app import logs
 from ..config.settings import Settings
 from ..context import Answer, Context, Report
 from ..errors import ExitStatus, LauncherError, quoted
-from ..operations import instance
+from ..operations import held
 
 DEFAULT_LINES = 50
 
@@ -29,7 +29,7 @@ def run(context: Context) -> Report:
             shown = b"".join(logs.blocks(descriptor)).decode(errors="replace").splitlines()
             return Answer(data={"log": str(path), "lines": shown})
         console.detail(f"log: {path}")
-        up = (lambda: instance.is_up(settings)) if arguments.follow else (lambda: False)
+        up = (lambda: held.is_up(settings)) if arguments.follow else (lambda: False)
         for block in logs.follow(path, descriptor, up) if arguments.follow else logs.blocks(descriptor):
             console.raw(block)
     except KeyboardInterrupt:
@@ -42,21 +42,22 @@ def _log_of(settings: Settings) -> Path:
 
     Raises LauncherError (74) where there is none.
     """
-    record = instance.last_record(settings)
+    record = held.last_record(settings)
     if record and record.log and logs.is_log(Path(record.log)):
         return Path(record.log)
-    up = instance.is_up(settings)
+    up = held.is_up(settings)
     found = None if up and record and not record.log else logs.find(settings.app_dir, settings.script, settings.port)
     if found:
         return found
     if up and record:
         raise LauncherError(
-            f"the instance on port {settings.port} has no log: pid {record.pid} prints to where it was started",
-            "start_app.py --background restarts it with one; so does start_app.py --log-file FILE",
+            f"the instance on port {settings.port} has no log: "
+            f"pid {record.pid} prints to the terminal or service that started it",
+            "start_app.py --background restarts it with a log; start_app.py --log-file FILE does too",
             ExitStatus.IO,
         )
     raise LauncherError(
         f"there is no log of {settings.script.name} on port {settings.port}",
-        "start_app.py --background starts it with one",
+        "start_app.py --background starts the app with a log",
         ExitStatus.IO,
     )

@@ -9,7 +9,7 @@ from ..cache import entries, targets
 from ..cache.names import name
 from ..context import Answer, Context, Report
 from ..errors import ExitStatus, LauncherError, quoted
-from ..models import check, hub, lockfile, repo_id, resolve
+from ..models import hub, lockfile, repo_id, resolve, subjects
 from ..models.lockfile import LockedModel
 from ..operations import pull
 from ..service import history
@@ -36,9 +36,10 @@ def _relock(context: Context) -> Report:
         resolved: tuple[resolve.Resolved, ...] = ()
     else:
         pull.refuse_offline(context, "models lock")
-        wishes = _wishes(context)
+        requirements = _requirements(context)
         timeout = context.timeout(hub.DEFAULT_SECONDS)
-        resolved = resolve.resolve(wishes, context.endpoints, context.own_environment, timeout)
+        outcomes = resolve.resolve(requirements, context.endpoints, context.own_environment, timeout)
+        resolved = tuple(resolve.only_resolved(outcomes))
         replaced = {one.model.key for one in resolved}
         after = (*(one for one in before if one.key not in replaced), *(one.model for one in resolved))
     for one in resolved:
@@ -65,7 +66,7 @@ def _relock(context: Context) -> Report:
         "models": [pull.model_document(one) for one in after],
         "moved": [document for _, document in moved],
     }
-    hint = "start_app.py models pull brings it; start_app.py --locked brings and starts it"
+    hint = "start_app.py models pull downloads it; start_app.py --locked downloads it and restarts the app"
     return Answer(text=lines if arguments.dry_run else (), data=document, hint=hint if changed and resolved else None)
 
 
@@ -89,30 +90,32 @@ def _write(context: Context, models: Sequence[LockedModel]) -> bool:
         ) from error
 
 
-def _wishes(context: Context) -> list[resolve.Wish]:
+def _requirements(context: Context) -> list[resolve.Requirement]:
     arguments = context.arguments
     before = {one.key: one for one in context.lockfile or ()}
     if not arguments.repos:
         if not before:
-            cached = [one.repo for one in check.cached_subjects(context.roots)]
+            cached = list(dict.fromkeys(one.repo for one in subjects.of_cache(context.roots)))
             raise LauncherError(
-                f"{lockfile.path_of(context.settings.app_dir)} pins nothing yet, and no model was named",
+                f"{lockfile.path_of(context.settings.app_dir)} pins no model, and none was given",
                 f"start_app.py models lock {' '.join(cached[:3]) if cached else 'REPO'}",
                 ExitStatus.USAGE,
             )
-        return [resolve.wish_of(one) for one in before.values()]
+        return [resolve.requirement_of(one) for one in before.values()]
     folder = _local_dir(arguments.local_dir)
     for glob in (*(arguments.include or ()), *(arguments.exclude or ())):
         if not glob or not glob.isprintable():
-            raise LauncherError(f"{glob!r} is no glob for the names of files", "--include '*.json'", ExitStatus.USAGE)
-    wishes: dict[tuple[str, str], resolve.Wish] = {}
+            raise LauncherError(f"{glob!r} is not a valid glob", "--include '*.json'", ExitStatus.USAGE)
+    requirements: dict[tuple[str, str], resolve.Requirement] = {}
     for text_ in arguments.repos:
         target = repo_id.target(text_)
         if target is None:
-            raise LauncherError(f"{text_!r} names no repo", "start_app.py models lock OWNER/NAME", ExitStatus.USAGE)
+            raise LauncherError(
+                f"{text_!r} is not a valid repo", "start_app.py models lock OWNER/NAME", ExitStatus.USAGE
+            )
         known = [one for one in before.values() if one.repo == target.repo and (not folder or one.local_dir == folder)]
         old = known[0] if len(known) == 1 else None
-        wish = resolve.Wish(
+        requirement = resolve.Requirement(
             target.repo,
             target.revision or (old.revision if old else repo_id.DEFAULT_REVISION),
             folder or (old.local_dir if old else None),
@@ -120,13 +123,13 @@ def _wishes(context: Context) -> list[resolve.Wish]:
             tuple(arguments.exclude or (old.exclude if old else ())),
             held=old.commit if old and target.revision in (None, old.revision) else None,
         )
-        if wishes.setdefault((wish.repo, wish.local_dir or ""), wish) != wish:
+        if requirements.setdefault((requirement.repo, requirement.local_dir or ""), requirement) != requirement:
             raise LauncherError(
-                f"{wish.repo} is named with two revisions, and one is pinned",
+                f"{requirement.repo} is given with two revisions; only one can be pinned",
                 f"start_app.py models lock {quoted(text_)}",
                 ExitStatus.USAGE,
             )
-    return list(wishes.values())
+    return list(requirements.values())
 
 
 def _local_dir(given: str | None) -> str | None:
@@ -135,7 +138,7 @@ def _local_dir(given: str | None) -> str | None:
     plain = given.removeprefix("./").rstrip("/")
     if not repo_id.is_local_dir(plain):
         raise LauncherError(
-            f"--local-dir {given} is no folder for a model below the app's own",
+            f"--local-dir {given} is not a folder inside the app's folder",
             "--local-dir checkpoints",
             ExitStatus.USAGE,
         )

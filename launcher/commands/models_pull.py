@@ -2,42 +2,65 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ..cache import entries
 from ..cache import names as naming
 from ..context import Answer, Context, Report
 from ..models import pull, verified
-from ..models.task import Served, Survey
+from ..models.task import Served, Skipped, Survey, spare_all
 from ..operations import pull as pulling
 from ..ui import text
 
 
 def run(context: Context) -> Report:
-    """Make the disk match the lock, or what is newest where there is none."""
+    """Make the disk match the lock, or what is newest where there is none; each model by itself."""
     arguments, console = context.arguments, context.console
     memories = verified.load(context.settings.app_dir)
     if arguments.dry_run:
-        models, _ = pulling.wanted(context, arguments.repos)
-        planned = pulling.survey(models, context, memories)
-        return Answer(
-            text=tuple(_plan_lines(planned)), data={**_survey_document(planned), "dry_run": True, "served": []}
-        )
+        wanted = pulling.wanted(context, arguments.repos, spare=spare_all)
+        survey = pulling.survey(wanted.models, context, memories, spare_all)
+        return _report(context, survey, wanted.skipped, lines=tuple(_plan_lines(survey)))
     with pulling.pull_lock(context):
         context.forget_lockfile()
         pulling.recover(context)
-        models, pin = pulling.wanted(context, arguments.repos)
+        wanted = pulling.wanted(context, arguments.repos, spare=spare_all)
         try:
-            survey = pulling.survey(models, context, memories)
-            served = pulling.fetch(survey, context, memories)
-            pull.settle(survey, context.settings.app_dir, memories, pin=pin)
+            survey = pulling.survey(wanted.models, context, memories, spare_all)
+            survey, served = pulling.fetch(survey, context, memories, spare_all)
+            survey = pull.settle(survey, context.settings.app_dir, memories, pin=wanted.by_lock, spare=spare_all)
         finally:
             verified.save(context.settings.app_dir, memories, console.detail)
-        if pin and not arguments.repos:
+        if wanted.by_lock and not arguments.repos:
             pulling.unpin(context, _unlocked_repos(context))
         pulling.tell(survey, console)
-    return Answer(data={**_survey_document(survey), "dry_run": False, "served": [_served_document(o) for o in served]})
+    return _report(context, survey, wanted.skipped, served)
+
+
+def _report(
+    context: Context,
+    survey: Survey,
+    unresolved: Sequence[Skipped],
+    served: Sequence[Served] | None = None,
+    lines: tuple[str, ...] = (),
+) -> Report:
+    """Return what was done or, without `served`, what would be; where nothing was, the reason is an error.
+
+    Raises LauncherError.
+    """
+    skipped = (*unresolved, *survey.skipped)
+    if skipped and not survey.tasks:
+        pulling.tell_skipped(skipped[:-1], context.console)
+        raise skipped[-1].error
+    pulling.tell_skipped(skipped, context.console)
+    document = {
+        **_survey_document(survey),
+        "skipped": [{"name": one.name, "reason": one.error.message} for one in skipped],
+        "dry_run": served is None,
+        "served": [_served_document(one) for one in served or ()],
+    }
+    return Answer(pulling.status_of(skipped), lines, document)
 
 
 def _unlocked_repos(context: Context) -> list[str]:

@@ -8,14 +8,24 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from ..app import page as readiness
+from ..app import page as pages
 from ..app.page import Page
 from ..cache import roots
 from ..config.settings import Settings
 from ..context import Answer, Context, Report
 from ..errors import LauncherError
+from ..instances import port
 from ..instances import process as processes
-from ..instances.describe import describe, instance_document, process_document, verdicts, where
+from ..instances.describe import (
+    describe,
+    describe_member,
+    instance_document,
+    left_documents,
+    member_document,
+    process_document,
+    verdicts,
+    where,
+)
 from ..instances.resources import gpu_memory, memory
 from ..instances.survey import Instance
 from ..models import loaded, versions
@@ -37,6 +47,7 @@ class Status(NamedTuple):
     state: State
     instance: Instance | None
     page: Page | None
+    addresses: tuple[str, ...]
     interpreter: str | None
     endpoint: str | None
     cache_roots: tuple[Path, ...]
@@ -46,7 +57,7 @@ class Status(NamedTuple):
 
     @property
     def locked(self) -> bool:
-        """Tell whether the instance can load nothing but what is pinned."""
+        """Return whether the instance can load nothing but what is pinned."""
         return bool(self.instance and self.observed.record and self.observed.record.locked)
 
     @property
@@ -72,15 +83,18 @@ class Status(NamedTuple):
         if self.log:
             rows.append(("log", self.log))
         rows.append(("port", str(self.settings.port)))
-        answer = "does not answer" if self.instance else "not asked: no instance of this app and user runs there"
+        answer = "does not answer" if self.instance else "not checked: this user runs no instance of the app there"
         rows.append(("page", f"{self.page.url} answers {self.page.status}" if self.page else answer))
+        mismatch = port.mismatch(self.settings.host, self.addresses)
+        if mismatch:
+            rows.append(("address", mismatch))
         if self.instance and self.instance.listening and self.settings.port not in self.instance.listening:
-            rows.append(("listens on", ", ".join(str(port) for port in sorted(self.instance.listening))))
+            rows.append(("listens on", ", ".join(str(number) for number in sorted(self.instance.listening))))
         rows.append(("endpoint", self.endpoint or "https://huggingface.co (default)"))
-        rows += [("model", one.line()) for one in self.models[:NAMED_AT_MOST]]
+        rows += [("model", one.line(locked=self.locked)) for one in self.models[:NAMED_AT_MOST]]
         if len(self.models) > NAMED_AT_MOST:
             rows.append(("model", f"{len(self.models) - NAMED_AT_MOST} more: start_app.py status --json"))
-        rows += [("cache", f"{root}{'' if os.path.isdir(root) else ' (not there)'}") for root in self.cache_roots]
+        rows += [("cache", f"{root}{'' if os.path.isdir(root) else ' (does not exist)'}") for root in self.cache_roots]
         if self.memory is not None:
             rows.append(("memory", text.size(self.memory)))
         if self.gpu_memory is not None:
@@ -88,11 +102,23 @@ class Status(NamedTuple):
         survey = self.observed.survey
         if self.observed.unseen:
             rows.append(("lock", f"{self.observed.lock} is held by an instance that cannot be seen from here"))
+        if self.observed.keeper:
+            keeper = self.observed.keeper
+            rows.append(("lock", f"{self.observed.lock} is held by {describe(keeper.process)}: {keeper.reason}"))
+        family = (*self.instance.family, *survey.leftovers) if self.instance else survey.leftovers
+        for member in family[:NAMED_AT_MOST]:
+            name = "left over" if member in survey.leftovers else "goes with it"
+            rows.append((name, describe_member(member)))
+        if len(family) > NAMED_AT_MOST:
+            rows.append(("goes with it", f"{len(family) - NAMED_AT_MOST} more: start_app.py status --json"))
+        left = (*(self.instance.left if self.instance else ()), *survey.spared)
+        rows += [("left alone", f"{describe(process)}: {reason}") for process, reason in left]
         rows += [("sibling", f"{describe(i.process)}{where(i, survey.port)}") for i in survey.siblings]
         rows += [("another user's", f"{describe(i.process)}{where(i, survey.port)}") for i in survey.others]
         for holder in survey.holders:
             who = describe(holder.process) if holder.process else f"a hidden process of user {text.user(holder.uid)}"
-            rows.append(("port held by", f"{who}, on {holder.address}"))
+            place = f"connected to {holder.remote}" if holder.remote else f"on {holder.address}"
+            rows.append(("port held by", f"{who}, {place}"))
         return tuple(rows)
 
     def document(self) -> Mapping[str, Any]:
@@ -108,6 +134,7 @@ class Status(NamedTuple):
             "interpreter": self.interpreter,
             "lock": str(self.observed.lock) if self.observed.lock else None,
             "answers": self.page is not None and self.page.ready,
+            "addresses": list(self.addresses),
             "page": {"url": self.page.url, "status": self.page.status} if self.page else None,
             "endpoint": self.endpoint,
             "cache_roots": [str(root) for root in self.cache_roots],
@@ -116,6 +143,9 @@ class Status(NamedTuple):
             "locked": self.locked,
             "log": self.log,
             "models": [one.document() for one in self.models],
+            "family": [member_document(member) for member in self.instance.family] if self.instance else [],
+            "leftovers": [member_document(member) for member in survey.leftovers],
+            "left": left_documents(survey),
             "siblings": [instance_document(instance) for instance in survey.siblings],
             "others": [instance_document(instance) for instance in survey.others],
             "port_held_by": [
@@ -144,10 +174,12 @@ def status(context: Context) -> Status:
     instance = observed.instance
     page: Page | None = None
     tree: tuple[int, ...] = ()
+    addresses: tuple[str, ...] = ()
     if instance:
         tree = instance.tree
-        if settings.port in instance.listening:
-            page = readiness.page(settings.host, settings.port)
+        addresses = port.addresses(tree).get(settings.port, ())
+        if addresses:
+            page = pages.page(pages.host_to_ask(settings.host, addresses), settings.port)
         environment = processes.environment(instance.pid) or {}
     else:
         environment = context.environment
@@ -164,6 +196,7 @@ def status(context: Context) -> Status:
         state=_state(observed, page),
         instance=instance,
         page=page,
+        addresses=addresses,
         interpreter=_interpreter(instance, environment),
         endpoint=environment.get("HF_ENDPOINT") or None,
         cache_roots=roots.folders(environment, settings.app_dir),
@@ -194,7 +227,7 @@ def _state(observed: Observed, page: Page | None) -> State:
         return "running" if page else "loading"
     if observed.launcher:
         return "launching"
-    if any(instance.verdict.standing == "refused" for instance in observed.survey.others):
+    if any(instance.verdict.blocks for instance in observed.survey.others):
         return "another user's"
     return "unseen" if observed.unseen else "not running"
 

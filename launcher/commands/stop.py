@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 from ..context import Answer, Context, Report
-from ..instances.describe import describe, left_alone, process_document
+from ..instances import refusal
+from ..instances.describe import (
+    describe,
+    family_documents,
+    going_along,
+    left_alone,
+    left_documents,
+    process_document,
+)
 from ..instances.stop import stopped_document
-from ..operations.instance import observe, stop_instance
+from ..operations.instance import observe
+from ..operations.replace import stop_instance
 
 
 def run(context: Context) -> Report:
@@ -17,9 +26,16 @@ def run(context: Context) -> Report:
         refused = observed.instance_refusal()
         if refused:
             raise refused
-        stale = [instance.process for instance in observed.survey.stale]
-        lines = tuple(f"would terminate {describe(process)}" for process in stale)
-        return Answer(text=lines or (nothing,), data={"terminate": [process_document(process) for process in stale]})
+        survey = observed.survey
+        victims = refusal.targets(survey)
+        along = going_along(survey)
+        lines = tuple(f"would terminate {line}" for line in (*map(describe, victims), *along))
+        data = {
+            "terminate": [process_document(process) for process in victims],
+            "terminate_along": family_documents(survey),
+            "left": left_documents(survey),
+        }
+        return Answer(text=(*(lines or (nothing,)), *left_alone(survey)), data=data)
     stopped = stop_instance(context)
     if not stopped:
         console.say(nothing)

@@ -31,7 +31,7 @@ def run(context: Context) -> Report:
         packages = " ".join(f"'{requirement}'" for requirement in requirements.REQUIREMENTS.values())
         python = os.path.join(settings.app_dir, ".venv", "bin", "python")
         raise LauncherError(
-            f"{sys.executable} is there for this run of uv only, and a unit needs a Python that stays",
+            f"{sys.executable} exists only for this run of uv, and a unit needs a permanent Python",
             f"uv pip install --python {quoted(python)} {packages}, then "
             f"{quoted(python)} {invocation.again(launcher_file, ('unit',))}",
         )
@@ -55,7 +55,7 @@ def run(context: Context) -> Report:
     )
     made = unit.unit(settings, machine, template=arguments.template, user_manager=arguments.user)
     for name in made.left_out:
-        console.warn(f"{name} is set in this shell only, and the unit will not have it: put it into .env")
+        console.warn(f"{name} is set in this shell only: put it into .env, or the unit does not have it")
     left_out = (*made.left_out, *(("APP_ARGS",) if app_args != arguments.app_args else ()))
     document = {"name": made.name, "unit": made.text, "left_out": list(left_out)}
     return Answer(text=tuple(made.text.rstrip("\n").split("\n")), data=document)

@@ -10,12 +10,14 @@ from ..service.sd_notify import reporter
 
 def run(context: Context) -> Report:
     """Wait for the page of the instance on the port, or of the process that is named."""
-    arguments, settings = context.arguments, context.settings
+    arguments = context.arguments
     seconds = context.timeout(readiness.DEFAULT_SECONDS)
     pid = readiness.main_pid(arguments.pid, context.environ)
-    ready = readiness.wait(settings, seconds) if pid is None else readiness.wait_for(pid, settings, seconds)
+    ready = readiness.wait(context, seconds) if pid is None else readiness.wait_for(pid, context, seconds)
     # Only the end goes to systemd: the launcher itself reports why a launch has failed.
     context.console._replace(report=reporter(context.environ)).say(ready.line())
+    if ready.warning:
+        context.console.warn(f"note: {ready.warning}")
     if arguments.open:
         readiness.open_page(ready.page.url, context)
     document = {

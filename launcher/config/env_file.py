@@ -11,6 +11,7 @@ import os
 import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 from ..errors import ExitStatus, LauncherError, quoted
@@ -18,13 +19,18 @@ from ..errors import ExitStatus, LauncherError, quoted
 MAX_BYTES = 1 << 20
 # What Python itself may touch before the app sees it: a variable name must survive execve.
 _FORBIDDEN_IN_NAMES = "=\0"
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
+_WORDS = re.compile(r"[A-Z][A-Z0-9_]+")
+# `NAME= # comment` is a blank value; python-dotenv before 1.2.4 takes the comment for it.
+_COMMENT_ONLY = re.compile(r"[^=]*=[^\S\r\n]+#")
 
 
 class EnvFile(NamedTuple):
     """Hold what one `.env` says: values with their line, and the lines nobody could parse.
 
-    Of such a line only the words that look like names are kept: the rest may be a secret. `owner` is the user that
-    another user's file belongs to, None for one that decides.
+    Of such a line only the words that look like names are kept: the rest may be a secret. `odd` are lines that dotenv
+    takes, but not as `NAME=VALUE` was meant: with a full-width sign, a colon, or quotes around the name. `owner` is the
+    user that another user's file belongs to, None for one that decides.
     """
 
     path: Path
@@ -32,6 +38,7 @@ class EnvFile(NamedTuple):
     lines: Mapping[str, int]
     unparsable: Mapping[int, tuple[str, ...]]
     owner: int | None = None
+    odd: Mapping[int, tuple[str, ...]] = MappingProxyType({})
 
 
 def read(
@@ -63,17 +70,22 @@ def parse(path: Path, text: str, environ: Mapping[str, str]) -> EnvFile:
     values: dict[str, str | None] = {}
     lines: dict[str, int] = {}
     unparsable: dict[int, tuple[str, ...]] = {}
+    odd: dict[int, tuple[str, ...]] = {}
     for binding in parse_stream(io.StringIO(text)):
         line = binding.original.line + _leading_blank_lines(binding.original.string)
         name = binding.key
         if binding.error or (name is not None and (not name or any(c in name for c in _FORBIDDEN_IN_NAMES))):
-            unparsable[line] = tuple(re.findall(r"[A-Z][A-Z0-9_]+", binding.original.string))
-        elif name is not None and binding.value is None:
+            unparsable[line] = tuple(_WORDS.findall(binding.original.string))
+            continue
+        if name is not None and not _NAME.fullmatch(name):
+            odd[line] = tuple(_WORDS.findall(binding.original.string))
+        if name is not None and binding.value is None:
             values[name] = None  # `NAME` without a `=` takes an earlier value back
         elif name is not None and binding.value is not None:
             known = {**values, **present}
             # The environment holds bytes; under a locale that is not UTF-8, Python's text for them differs from ours.
-            literal = os.fsdecode(binding.value.encode())
+            comment_only = binding.value.startswith("#") and _COMMENT_ONLY.match(binding.original.string)
+            literal = "" if comment_only else os.fsdecode(binding.value.encode())
             value = "".join(atom.resolve(known) for atom in parse_variables(literal))
             if "\0" in value:
                 raise LauncherError(
@@ -82,7 +94,7 @@ def parse(path: Path, text: str, environ: Mapping[str, str]) -> EnvFile:
                 )
             values[name], lines[name] = value, line
     given = {name: value for name, value in values.items() if value is not None}
-    return EnvFile(path, given, lines, unparsable)
+    return EnvFile(path, given, lines, unparsable, odd=odd)
 
 
 def _leading_blank_lines(original: str) -> int:

@@ -1,4 +1,4 @@
-"""How a path in a setting is read: as huggingface_hub reads it, but from a given environment and not from our own."""
+"""Read paths in settings as huggingface_hub does, but from a given environment instead of our own."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ..errors import LauncherError
 
-# What lies in a hub cache: https://huggingface.co/docs/huggingface_hub/guides/manage-cache
+# What is in a hub cache: https://huggingface.co/docs/huggingface_hub/guides/manage-cache
 HUB_ENTRY = re.compile(r"(models|datasets|spaces|kernels)--.")
 _VARIABLE = re.compile(r"\$(\w+|\{[^}]*\})", re.ASCII)
 
@@ -19,8 +19,8 @@ def expand(value: str, variable: Callable[[str], str | None], home: str | None) 
     """Expand `~` and then `$NAME`, as `os.path.expandvars(os.path.expanduser(…))` would; an unknown name stays."""
 
     def replaced(match: re.Match[str]) -> str:
-        found = variable(match[1].strip("{}"))
-        return match[0] if found is None else found
+        value = variable(match[1].strip("{}"))
+        return match[0] if value is None else value
 
     if value == "~" or value.startswith("~/"):
         # HOME=/ is what a container's nameless user has.
@@ -32,8 +32,8 @@ def expand(value: str, variable: Callable[[str], str | None], home: str | None) 
 
 def unexpanded(value: str) -> str | None:
     """Return the first `$NAME` that nothing was known for, or None."""
-    found = _VARIABLE.search(value)
-    return found[0] if found else None
+    match = _VARIABLE.search(value)
+    return match[0] if match else None
 
 
 def absolute(folder: Path, value: str) -> Path:

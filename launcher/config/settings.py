@@ -1,9 +1,10 @@
-"""Everything that a command needs to know of the app, found and checked once, before anything is stopped or deleted."""
+"""Everything that a command needs to know of the app, read and checked once, before anything is stopped or deleted."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -46,6 +47,11 @@ PATH_NAMES = (
     "GRADIO_TEMP_DIR",
     "GRADIO_EXAMPLES_CACHE",
 )
+_CHECKED_NAMES = (*LAUNCHER_NAMES, *PATH_NAMES, *ENDPOINT_NAMES)
+# Lists of folders. A line of `.env` that extends one (`PATH=/opt/tools:$PATH`) counts, although the environment has it
+# too; PATH, which every environment has, counts in any case.
+_LIST_NAMES = ("PATH", "LD_LIBRARY_PATH", "LIBRARY_PATH", "CPATH", "PYTHONPATH", "PKG_CONFIG_PATH")
+_QUOTED_PREFIXES = ("HF_", "HUGGING", "APP_", "GRADIO_", "MODELSCOPE_", "TRANSFORMERS_", "CUDA_", "TORCH_")
 _FOLDER_NAMES = (*HUB_CACHE_NAMES, "XDG_CACHE_HOME")
 
 
@@ -84,15 +90,19 @@ def load(
 ) -> Settings:
     """Resolve and check every setting.
 
-    `launcher_folders` are where `start_app.py` lies, as called and with links resolved; `app_args` are what follows
+    `launcher_folders` are where `start_app.py` is, as called and with links resolved; `app_args` are what follows
     `--`. Without `needs_script` the app's script may be missing. Raises LauncherError for the first value that cannot
     be.
     """
     home = _home(flags, environ, cwd, launcher_folders)
     file = _read_env_file(env_file_flag, home, environ, cwd)
     if file:
-        validation.refuse_broken_lines(file.path, file.unparsable, (*LAUNCHER_NAMES, *PATH_NAMES, *ENDPOINT_NAMES))
+        validation.refuse_broken_lines(file.path, {**file.unparsable, **file.odd}, _CHECKED_NAMES)
     sources = Sources(flags, environ, file)
+    for name in _CHECKED_NAMES:
+        setting = sources.find(name)
+        if setting:
+            validation.check_spelling(name, setting)
     file_folder = file.path.parent if file else home
 
     app_dir_setting = sources.find("APP_DIR") or Setting(str(home), _home_origin(home, launcher_folders), "default")
@@ -159,7 +169,7 @@ def load(
             APP_LOCKED=locked,
             APP_NOTIFY_URL=notify_url,
         ),
-        warnings=_warnings(file) if file else (),
+        warnings=(*(_warnings(file, environ) if file else ()), *_quoted_values(environ)),
         notify_url=notify_url,
         # Anybody can set the variable; root's was set by sudo, or by root.
         sudo_user=(environ.get("SUDO_USER", "").strip() or None) if os.geteuid() == 0 else None,
@@ -202,8 +212,22 @@ def own_environment(settings: Settings, environ: Mapping[str, str]) -> Mapping[s
     return environment
 
 
-def _warnings(file: env_file.EnvFile) -> tuple[str, ...]:
+def _quoted_values(environ: Mapping[str, str]) -> Iterator[str]:
+    """Yield a warning for each variable with quotes around its value, as container engines hand them over."""
+    for name, value in environ.items():
+        if name.startswith(_QUOTED_PREFIXES) and name not in _CHECKED_NAMES and validation.is_quoted(value):
+            yield f"{name} (environment) has quotes around its value, and the app takes them for a part of it"
+
+
+def _warnings(file: env_file.EnvFile, environ: Mapping[str, str]) -> tuple[str, ...]:
     broken = [f"{file.path} line {line} cannot be parsed and is ignored" for line in file.unparsable]
+    broken += [f"{file.path} line {line} is not NAME=VALUE" for line in file.odd]
+    for name in _LIST_NAMES:
+        if name in file.values and name in environ and not _extended(name, file.values[name], environ):
+            line = file.lines[name]
+            broken.append(
+                f"{file.path} line {line}: {name} has no effect, the environment has it; {name}=…:${name} adds"
+            )
     strange = [name for name in file.values if name.startswith("APP_") and name not in LAUNCHER_NAMES]
     if not strange:
         return tuple(broken)
@@ -231,7 +255,7 @@ def _home(flags: Mapping[str, str], environ: Mapping[str, str], cwd: Path, folde
 
 
 def _home_origin(home: Path, folders: tuple[Path, ...]) -> str:
-    return "where start_app.py lies" if home in folders else "current folder"
+    return "where start_app.py is" if home in folders else "current folder"
 
 
 def _read_env_file(flag: str | None, home: Path, environ: Mapping[str, str], cwd: Path) -> env_file.EnvFile | None:
@@ -271,6 +295,10 @@ def _variables(sources: Sources, app_dir: Path, file_folder: Path) -> Mapping[st
     variables: dict[str, Setting] = {}
     for name in names:
         setting = sources.find(name)
+        if sources.file and name in _LIST_NAMES and name in sources.environ:
+            extended = _extended(name, sources.file.values[name], sources.environ)
+            if extended is not None:
+                setting = sources.of_file(name, extended)
         if setting and name in PATH_NAMES:
             setting = Setting(str(_anchored(sources, setting, file_folder, app_dir)), setting.origin, setting.level)
         if setting:
@@ -280,8 +308,17 @@ def _variables(sources: Sources, app_dir: Path, file_folder: Path) -> Mapping[st
     return variables
 
 
+def _extended(name: str, value: str, environ: Mapping[str, str]) -> str | None:
+    """Return what a `.env` makes of a list of folders, None where the environment's own counts."""
+    present = environ[name]
+    text = re.sub(rf"\$({name}\b|{{{name}}})", lambda _: present, value)
+    if not text.strip():
+        return None
+    return text if name == "PATH" or (present and present in text) else None
+
+
 def _conventional_cache(folder: Path) -> Mapping[str, Setting]:
-    """Return the variable that makes a `cache_hub` in the app's folder the cache, in either shape it is found in."""
+    """Return the variable that makes a `cache_hub` in the app's folder the cache, in either of its shapes."""
     try:
         entries = os.listdir(folder)
     except OSError:

@@ -60,8 +60,11 @@ class Sources(NamedTuple):
 
     def _file(self, name: str) -> Setting | None:
         value = self.file.values.get(name, "") if self.file else ""
-        if not self.file or not value.strip():
-            return None
+        return self.of_file(name, value) if value.strip() else None
+
+    def of_file(self, name: str, value: str) -> Setting:
+        """Return a value as the setting of the `.env` that has this name."""
+        assert self.file
         origin = f"{self.file.path.name} line {self.file.lines[name]}"
         return Setting(value, origin, "file" if self.file.owner is None else "foreign")
 
@@ -74,10 +77,10 @@ class Sources(NamedTuple):
         return expand(value, self._value, self.environ.get("HOME", "").strip())
 
     def _value(self, name: str) -> str | None:
-        found = self.find(name)
-        return found.value if found else None
+        setting = self.find(name)
+        return setting.value if setting else None
 
 
 def blank_counts(name: str, value: str | None) -> bool:
-    """Tell whether a blank is a value: `CUDA_VISIBLE_DEVICES= python …` is the usual way to hide every GPU."""
+    """Return whether a blank is a value: `CUDA_VISIBLE_DEVICES= python …` is the usual way to hide every GPU."""
     return value is not None and name.endswith("_VISIBLE_DEVICES")

@@ -1,6 +1,6 @@
-"""A value is checked before anything is stopped or deleted, and what is wrong with it is told with where it came from.
+"""Check settings before anything is stopped or deleted. An error names the value and where it came from.
 
-Every function here raises LauncherError for a value that cannot be: a usage error for a flag, else configuration.
+Every function raises LauncherError for an invalid value: 2 for a flag, else 78.
 """
 
 from __future__ import annotations
@@ -8,12 +8,13 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import socket
 import stat
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from ..errors import ExitStatus, LauncherError, quoted
-from ..ui import redact
+from ..ui import redact, text
 from .paths import absolute, unexpanded
 from .sources import Setting
 
@@ -24,7 +25,74 @@ _ENDPOINT = re.compile(
 _NOTIFY_URL = re.compile(
     r"https?://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?)(:[0-9]{1,5})?([/?][!\"$-~]*)?"
 )
-_HOST = re.compile(r"[A-Za-z0-9._:%\[\]-]+")
+# Opening and closing: plain, typographic (English, German, French), full-width.
+_QUOTES = (('"', '"'), ("'", "'"), ("“”„‟", "“”‟"), ("‘’‚‛", "‘’‛"), ("«»", "«»"), ("＂", "＂"), ("＇", "＇"))
+_TYPOGRAPHIC = frozenset("“”„‟‘’‚‛«»＂＇")
+_DASHES = "–—―－−"
+# Settings whose form is checked on its own.
+_FORMAL = frozenset(
+    "GRADIO_SERVER_PORT GRADIO_SERVER_NAME APP_PORT_FLAG APP_HOST_FLAG APP_LOCKED APP_NOTIFY_URL HF_ENDPOINT "
+    "HF_OFFICIAL_ENDPOINT".split()
+)
+_SHELL = re.compile(r"[;&|]\s*(?:export\s+)?[A-Za-z_]\w*=|\$\(|`")
+_WINDOWS_PATH = re.compile(r"[A-Za-z]:[\\/\x00-\x1f]|\\\\")
+_HOST = re.compile(r"[A-Za-z0-9._:%-]+")
+
+
+def is_quoted(value: str) -> bool:
+    """Return whether a value has quotes around it, plain or typographic."""
+    text = value.strip()
+    return len(text) > 1 and any(text[0] in opening and text[-1] in closing for opening, closing in _QUOTES)
+
+
+def check_spelling(name: str, setting: Setting) -> None:
+    """Check that a value has nothing in it that a container engine, Windows or a word processor has left there."""
+    value = setting.value.strip()
+    what = hint = None
+    if name != "APP_ARGS" and name not in _FORMAL and os.path.exists(setting.value):
+        return  # a folder may have any name
+    if name not in ("APP_ARGS", "APP_NOTIFY_URL") and _WINDOWS_PATH.match(value):
+        what, hint = "is a path of Windows", f"{name}=/PATH"
+        if value[0] != "\\":
+            mounted = f"/mnt/{value[0].lower()}/" + re.sub(r"[\\/]+", "/", value[3:])
+            hint = f"{name}={quoted(mounted)} under WSL"
+    elif "\r" in setting.value or (name != "APP_ARGS" and any(ord(letter) < 32 for letter in value)):
+        what = "has a line end or another control character in it"
+        hint = "sed -i 's/\\r$//' FILE, for a file with the line ends of Windows"
+    elif is_quoted(value) and (name != "APP_ARGS" or _is_one_word(value)):
+        what = "has quotes around it"
+        hint = f"write {name}=VALUE without quotes; in an env file for containers they are a part of the value"
+    elif value[0] in _TYPOGRAPHIC or value[-1] in _TYPOGRAPHIC:
+        what, hint = "begins or ends with a typographic quote", f"write {name}=VALUE without it"
+    elif name in _FORMAL:
+        return  # what else is wrong with it shows in its form
+    elif value[0] == "#" or _has_comment(name, setting):
+        what = "has a comment in it"
+        hint = f"{name}=VALUE with nothing after it; systemd's EnvironmentFile= and containers' env files keep comments"
+    elif name != "APP_ARGS" and _SHELL.search(value):
+        what = "is more than a value: no shell reads it"
+        hint = f"write {name}=VALUE on a line of its own, and the output of a command in full"
+    if what:
+        shown = "" if name == "APP_NOTIFY_URL" else f" {redact.scrub(text.clean(value))}"
+        raise LauncherError(f"{name}{shown} {what} ({setting.origin})", hint, setting.bad)
+
+
+def _has_comment(name: str, setting: Setting) -> bool:
+    """Return whether a value from the environment ends in what was a comment; dotenv takes it off, others do not."""
+    if setting.level != "environment" or not re.search(r"\s#", setting.value):
+        return False
+    if name == "APP_ARGS":
+        return "#" in setting.value.split()
+    return not os.path.exists(setting.value)
+
+
+def _is_one_word(args: str) -> bool:
+    """Return whether what was meant as several arguments is one, for the quotes around them all."""
+    try:
+        words = shlex.split(args)
+    except ValueError:
+        return True
+    return args.strip()[0] in _TYPOGRAPHIC or (len(words) == 1 and " " in words[0])
 
 
 def check_app_dir(app_dir: Path, setting: Setting) -> None:
@@ -81,14 +149,15 @@ def script(app_dir: Path, setting: Setting, launcher_folders: tuple[Path, ...]) 
 
 def port(setting: Setting) -> int:
     """Return the port as a number."""
-    text = setting.value.strip()
-    if re.fullmatch("0{0,9}[0-9]{1,5}", text) and 0 < int(text) < 65536:
-        return int(text)
-    raise LauncherError(
-        f"{redact.scrub(text)!r} is no port (GRADIO_SERVER_PORT, {setting.origin}): a port is a number from 1 to 65535",
-        "start_app.py --port 7860" if setting.level == "flag" else "GRADIO_SERVER_PORT=7860, with nothing behind it",
-        setting.bad,
-    )
+    try:
+        return text.parsed_port(setting.value)
+    except ValueError:
+        raise LauncherError(
+            f"{redact.scrub(setting.value.strip())!r} is not a valid port (GRADIO_SERVER_PORT, {setting.origin}): "
+            "a port is a number from 1 to 65535",
+            "GRADIO_SERVER_PORT=7860, with nothing behind it",
+            setting.bad,
+        ) from None
 
 
 def option_name(setting: Setting, name: str) -> str | None:
@@ -110,13 +179,22 @@ def split(args: Setting | None) -> tuple[str, ...]:
     if args is None:
         return ()
     try:
-        return tuple(shlex.split(args.value))
+        words = tuple(shlex.split(args.value))
     except ValueError as error:
         raise LauncherError(
             f"APP_ARGS cannot be split into arguments: {str(error).lower()} ({args.origin})",
             "quote as a shell would: APP_ARGS=\"--model_dir 'my models'\"",
             args.bad,
         ) from error
+    for word in words:
+        if word[0:1] in (*_DASHES, *_TYPOGRAPHIC) and len(word) > 1:
+            raise LauncherError(
+                f"{redact.scrub(word)} in APP_ARGS begins with a {word[0]}, which is no hyphen and no quote"
+                f" ({args.origin})",
+                "write it with the - and the quotes of a keyboard",
+                args.bad,
+            )
+    return words
 
 
 def option_value(argv: Sequence[str], flag: str) -> str | None:
@@ -142,7 +220,7 @@ def _told_port(argv: Sequence[str], flag: str) -> str | None:
 def refuse_other_port(
     port: int, flag: str | None, args: Setting | None, split: tuple[str, ...], rest: tuple[str, ...]
 ) -> None:
-    """Check that the app is told no other port: it would obey the last one, while the launcher proves its own free."""
+    """Check that APP_ARGS sets no other port: the app would use that one, while the launcher checks its own."""
     for arguments, where, status in (
         (rest, "after --", ExitStatus.USAGE),
         (split, f"APP_ARGS, {args.origin}" if args else "", args.bad if args else ExitStatus.CONFIG),
@@ -159,7 +237,8 @@ def refuse_other_port(
 def check_host(setting: Setting) -> None:
     """Check that this can be a host name or an address."""
     value = setting.value
-    if not _HOST.fullmatch(value) or (value.count(":") == 1 and "[" not in value):
+    bare = value[1:-1] if value[:1] == "[" and value[-1:] == "]" and ":" in value else value
+    if not _HOST.fullmatch(bare) or (":" in bare and not _is_ipv6(bare)):
         raise LauncherError(
             f"{redact.scrub(setting.value)!r} is no host name or address (GRADIO_SERVER_NAME, {setting.origin})",
             "start_app.py --host 0.0.0.0 for every interface, --host 127.0.0.1 for this machine only",
@@ -167,12 +246,20 @@ def check_host(setting: Setting) -> None:
         )
 
 
+def _is_ipv6(text: str) -> bool:
+    try:
+        socket.inet_pton(socket.AF_INET6, text.partition("%")[0])
+    except (OSError, ValueError):
+        return False
+    return True
+
+
 def check_endpoint(name: str, setting: Setting) -> None:
     """Check that this is the http(s) address of a hub, with nothing behind it."""
     match = _ENDPOINT.fullmatch(setting.value)
     if match and (match[4] is None or 0 < int(match[4][1:]) < 65536):
         return
-    # Whatever stands before an @ may be a password, however the rest is mistyped.
+    # The part before an @ may be a password, even in a mistyped URL.
     before, at, after = setting.value.rpartition("@")
     shown = f"{redact.MASK}@{after}" if at else before + after
     hint = f"{name}=https://hf-mirror.com"
@@ -190,7 +277,7 @@ def check_endpoints(name: str, setting: Setting) -> None:
 
 
 def check_notify_url(setting: Setting) -> None:
-    """Check that this is an http(s) address; it is a secret, so it is not told how it reads."""
+    """Check that this is an http(s) address. It is a secret, so the error does not show it."""
     match = _NOTIFY_URL.fullmatch(setting.value)
     if not match or (match[3] and not 0 < int(match[3][1:]) < 65536):
         raise LauncherError(
@@ -201,7 +288,7 @@ def check_notify_url(setting: Setting) -> None:
 
 
 def yes_or_no(name: str, setting: Setting) -> bool:
-    """Return what a switch says, in the words that huggingface_hub knows for one."""
+    """Return the value of a switch, in the words that huggingface_hub accepts."""
     text = setting.value.strip().lower()
     if text in ("1", "true", "yes", "on"):
         return True

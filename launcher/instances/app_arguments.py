@@ -30,6 +30,8 @@ _ADDRESS = re.compile(r"(?:https?://)?(?:[0-9]+(?:\.[0-9]+){3}|\[[0-9A-Fa-f:.]*\
 _COMMAND = re.compile(r"[A-Za-z][\w-]*(?::[\w-]+)*")
 # Where only the number says that it is a port: below this it is a count more often.
 _LOWEST = 1024
+# Where Gradio looks for a free port: behind an option that may take no value, such a number is hardly anything else.
+_GRADIO_PORTS = range(7860, 7960)
 
 
 class Told(NamedTuple):
@@ -95,6 +97,8 @@ def _by_words(words: Sequence[str], options: Collection[str]) -> Told | None:
             told = _number(match[1], word) or told
         elif not before.startswith("-") or "=" in before:
             positional = _by_position(word) or positional
+        elif (number := _number(word, word)) and number.port in _GRADIO_PORTS:
+            positional = positional or Told(doubt=f"{before} {word} may be its port")
         before = word
     return told or positional
 

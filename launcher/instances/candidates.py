@@ -7,14 +7,14 @@ which nothing of this app runs.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from ..ui import text
 from .app_arguments import Told, command_words, told_port
 from .command_line import ScriptArgument, has_python_name, script_argument, wrapped_argument
 from .process import Process, environment, look
-from .proof import command_lines, owner_of, start_of, words
+from .proof import command_lines, namespace_depth, owner_of, start_of, words
 from .script import Entry, files_run, is_python, names_file, why_not
 
 
@@ -23,7 +23,7 @@ class App(NamedTuple):
 
     `entries` are the files that start it. `command` are the words that say which of its commands is served.
     `port_options` and `port_variables` are its own names for the port, `options` the ones that a launcher puts before
-    its command.
+    its command. `folders` are the app's, links resolved: a script in them that it starts is a part of it.
     """
 
     entries: tuple[Entry, ...]
@@ -31,6 +31,7 @@ class App(NamedTuple):
     port_options: tuple[str, ...] = ()
     port_variables: tuple[str, ...] = ()
     options: tuple[str, ...] = ()
+    folders: tuple[str, ...] = ()
 
 
 class Claim(NamedTuple):
@@ -53,12 +54,14 @@ class Candidates(NamedTuple):
     """Hold who runs the app.
 
     `left` are the pids of processes that mention it without running it, each with the reason. `unread` are those that
-    run its script and that psutil cannot read.
+    run its script and that psutil cannot read. `hidden` are another user's that run a script of its name and were told
+    a port.
     """
 
     found: dict[int, Candidate]
     left: tuple[tuple[int, str], ...]
     unread: tuple[int, ...]
+    hidden: tuple[Candidate, ...] = ()
 
 
 def candidates(app: App, claim: Claim | None) -> Candidates:
@@ -68,6 +71,7 @@ def candidates(app: App, claim: Claim | None) -> Candidates:
     found: dict[int, Candidate] = {}
     left: list[tuple[int, str]] = []
     unread: list[int] = []
+    hidden: list[Candidate] = []
     for pid, line in command_lines():
         mentions = any(name in line for name in names)
         if pid == os.getpid() or not (mentions or has_python_name(os.fsdecode(line.split(b"\0", 1)[0]))):
@@ -75,21 +79,46 @@ def candidates(app: App, claim: Claim | None) -> Candidates:
         argv = words(line)
         if not mentions and not _may_run(app, pid, argv):
             continue
+        start = start_of(pid)
         argument = runs(app, pid, argv)
+        process = None if isinstance(argument, str) else look(pid)
+        if process and process.argv != argv:  # it has become another program meanwhile, or has given itself a title
+            argument = runs(app, pid, process.argv)
         if isinstance(argument, str):
             if mentions:
                 left.append((pid, argument))
-            continue
-        start = start_of(pid)
-        process = look(pid)
-        if process and process.argv == argv and not process.gone:
+                hidden += _hidden(app, pid, argv)
+        elif process and not process.gone:
             found[pid] = Candidate(process, told(app, pid, argument))
         elif process is None and start is not None and start_of(pid) == start:
             unread.append(pid)
     claimed = look(claim.pid) if claim and claim.pid != os.getpid() else None
     if claim and claimed and claimed.start == claim.start and not claimed.gone:
         found[claim.pid] = Candidate(claimed, Told(claim.port, "by the record"), recorded=True)
-    return Candidates(found, tuple((pid, reason) for pid, reason in left if pid not in found), tuple(unread))
+    seen = tuple((pid, reason) for pid, reason in left if pid not in found)
+    return Candidates(found, seen, tuple(unread), tuple(hidden))
+
+
+def _hidden(app: App, pid: int, argv: Sequence[str]) -> Iterator[Candidate]:
+    """Yield another user's process that was told a port, if it may be this app: the kernel hides which file it runs.
+
+    One in a pid namespace of its own is in a container, where a port is another one.
+    """
+    if owner_of(pid) in (None, os.geteuid()) or namespace_depth(pid) != namespace_depth(os.getpid()):
+        return
+    argument = script_argument(argv) if is_python(pid, argv) else None
+    if argument is None or not any(argument.can_be(entry.path) for entry in app.entries):
+        return
+    try:
+        why_not(pid, argument, app.entries)
+    except PermissionError:
+        pass
+    else:
+        return  # its file can be seen, and is another one
+    port = told(app, pid, argument)
+    process = look(pid)
+    if port.port is not None and process and process.argv == argv and not process.gone:
+        yield Candidate(process, port)
 
 
 def runs(app: App, pid: int, argv: Sequence[str]) -> ScriptArgument | str:

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..ui import redact, text
 from .process import Process, look
-from .survey import Instance, Survey
+from .survey import Instance, Member, Survey
 
 NAMED_AT_MOST = 10
 
@@ -23,6 +23,22 @@ def process_document(process: Process) -> Mapping[str, Any]:
     }
 
 
+def member_document(member: Member) -> Mapping[str, Any]:
+    """Return a process that belongs to an instance for `--json`."""
+    return {**process_document(member.process), "ports": sorted(member.ports)}
+
+
+def family_documents(survey: Survey) -> list[Mapping[str, Any]]:
+    """Return for `--json` what goes with the instances on the port."""
+    return [member_document(member) for instance in survey.stale for member in instance.family]
+
+
+def left_documents(survey: Survey) -> list[Mapping[str, Any]]:
+    """Return for `--json` what is left alone although it is below an instance or has its marker."""
+    left = (*(pair for instance in survey.stale for pair in instance.left), *survey.spared)
+    return [{**process_document(process), "reason": reason} for process, reason in left]
+
+
 def instance_document(instance: Instance) -> Mapping[str, Any]:
     """Return an instance for `--json`."""
     return {**process_document(instance.process), "port": instance.port}
@@ -35,12 +51,32 @@ def describe(process: Process) -> str:
     return f"pid {process.pid}{owner}, {command}, up {text.duration(process.age)}"
 
 
+def describe_member(member: Member) -> str:
+    """Return a process that belongs to an instance as messages name it, with its ports."""
+    ports = f", port {', '.join(str(port) for port in sorted(member.ports))}" if member.ports else ""
+    return f"{describe(member.process)}{ports}"
+
+
+def going_along(survey: Survey) -> tuple[str, ...]:
+    """Return what goes with the instances that are to be stopped, those that listen on a port first."""
+    lines = []
+    for instance in survey.stale:
+        family = sorted(instance.family, key=lambda member: not member.ports)
+        named = family[:NAMED_AT_MOST]
+        lines += [f"{describe_member(member)}: below pid {instance.pid}, goes with it" for member in named]
+        if len(family) > len(named):
+            lines.append(f"{len(family) - len(named)} more below pid {instance.pid}")
+    return tuple(lines)
+
+
 def left_alone(survey: Survey) -> tuple[str, ...]:
-    """Return which instances of this app are not touched: those on other ports and those of other users."""
+    """Return what is not touched: instances on other ports and of other users, and what is not the app's below it."""
     lines = [f"left: {describe(i.process)}: this app's instance{where(i, survey.port)}" for i in survey.siblings]
     # One on the port is a refusal of its own.
     others = [i for i in survey.others if i.verdict.standing == "other"]
     lines += [f"left: {describe(i.process)}: this app's instance of another user" for i in others]
+    below = [(process, f"below pid {i.pid}: {reason}") for i in survey.stale for process, reason in i.left]
+    lines += [f"left: {describe(process)}: {reason}" for process, reason in (*below, *survey.spared)]
     lines += [
         f"left: pid {pid}: it runs this app's script, but psutil cannot read processes here" for pid in survey.unread
     ]

@@ -6,11 +6,14 @@ Pure: the facts are asked of a table of processes.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from types import MappingProxyType
-from typing import NamedTuple, Protocol
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Protocol
 
+from ..system import marker
+from ..system.marker import Marker
 from .command_line import script_argument
+from .process import Process
 
 SHELLS = frozenset("sh bash dash ash zsh ksh mksh fish busybox".split())
 # Inits that start one child, adopt orphans, and end when that child does.
@@ -23,23 +26,65 @@ _WRAPPERS = INITS | frozenset(
 _SHELL_OPTIONS_WITH_VALUE = ("--rcfile", "--init-file")
 
 
-class Kin(NamedTuple):
-    """Hold what is known of one process in a line.
+class Kin(ABC):
+    """Hold what is known of one process beside its command line."""
 
-    `background` tells that it ignores SIGINT and SIGQUIT, as the jobs of a shell without job control do (POSIX, Shell
-    Command Language, 2.11). `environ` is empty where it cannot be read.
-    """
+    def __init__(self, process: Process, session: int) -> None:
+        self.process = process
+        self.session = session
 
-    pid: int
-    ppid: int
-    session: int
-    start: float
-    name: str
-    argv: tuple[str, ...]
-    environ: Mapping[str, str] = MappingProxyType({})
-    folder: str | None = None
-    cgroup: str = ""
-    background: bool = False
+    @property
+    @abstractmethod
+    def environ(self) -> Mapping[str, str]:
+        """Return its environment, empty where it cannot be read."""
+
+    @property
+    @abstractmethod
+    def folder(self) -> str | None:
+        """Return its current folder."""
+
+    @property
+    @abstractmethod
+    def cgroup(self) -> str:
+        """Return the text of proc_pid_cgroup(5)."""
+
+    @property
+    @abstractmethod
+    def background(self) -> bool:
+        """Return whether it ignores SIGINT and SIGQUIT, as what a script starts with `&` does.
+
+        POSIX, Shell Command Language, 2.11, of a shell without job control.
+        """
+
+    @property
+    def marker(self) -> Marker | None:
+        """Return the marker in its environment."""
+        return marker.parse(self.environ.get(marker.NAME))
+
+    @property
+    def pid(self) -> int:
+        """Return its pid."""
+        return self.process.pid
+
+    @property
+    def ppid(self) -> int:
+        """Return its parent's pid."""
+        return self.process.ppid
+
+    @property
+    def start(self) -> float:
+        """Return when it started, in clock ticks since boot."""
+        return self.process.start
+
+    @property
+    def name(self) -> str:
+        """Return the name of its program, of at most 15 letters: comm(5)."""
+        return self.process.name
+
+    @property
+    def argv(self) -> tuple[str, ...]:
+        """Return its command line."""
+        return self.process.argv
 
 
 class Table(Protocol):
@@ -50,6 +95,35 @@ class Table(Protocol):
 
     def children(self, pid: int) -> Sequence[int]:
         """Return the children of a process."""
+
+    def session(self, pid: int) -> int:
+        """Return the session of a process, 0 where it is not known."""
+
+    def in_session(self, session: int) -> frozenset[int]:
+        """Return the members of a session."""
+
+    def below(self, roots: Collection[int]) -> frozenset[int]:
+        """Return every descendant of these processes, without them."""
+
+    @property
+    def marked(self) -> Mapping[int, Marker]:
+        """Return every process that has a marker in its environment."""
+
+    def ran_since(self, pid: int) -> float | None:
+        """Return the start of the oldest thread that a process has begun itself, in ticks as its start.
+
+        An exec ends all threads but one (execve(2)): since then it has been what it is now.
+        """
+
+    @property
+    def now(self) -> float:
+        """Return the time of the look, in the unit of a process's start."""
+
+    def inner(self, pid: int) -> tuple[str, int]:
+        """Return the number of a process's own pid namespace, and its pid in that."""
+
+    def script(self, pid: int) -> str | None:
+        """Return the file that a Python runs, links resolved, where it can be named from here."""
 
     def cgroups(self) -> Mapping[int, str]:
         """Return the text of proc_pid_cgroup(5) of every process."""

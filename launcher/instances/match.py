@@ -11,8 +11,8 @@ from typing import Literal, NamedTuple
 from .app_arguments import Told
 
 # "instance" and "loading" are ours on our port; "sibling" is ours elsewhere; "refused" and "other" are another user's,
-# on our port and not.
-Standing = Literal["instance", "loading", "sibling", "refused", "other"]
+# on our port and not; "hidden" is another user's that was told our port, of whose script only the name can be seen.
+Standing = Literal["instance", "loading", "sibling", "refused", "other", "hidden"]
 
 
 class Wanted(NamedTuple):
@@ -46,6 +46,11 @@ class Verdict(NamedTuple):
     def stale(self) -> bool:
         """Return whether a launch on our port replaces it."""
         return self.standing in ("instance", "loading")
+
+    @property
+    def blocks(self) -> bool:
+        """Return whether it is another user's that keeps a launch from our port."""
+        return self.standing in ("refused", "hidden")
 
 
 def judge(evidence: Evidence, wanted: Wanted) -> Verdict:

@@ -6,12 +6,15 @@ import errno
 import os
 import socket
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 from ..errors import ExitStatus, LauncherError
 from .process import psutil_module
+
+_EVERY = ("0.0.0.0", "::")
+_ANY = "any"  # a name may be any address
 
 
 class Listener(NamedTuple):
@@ -19,6 +22,14 @@ class Listener(NamedTuple):
 
     address: str
     uid: int | None
+    pid: int | None
+
+
+class Connection(NamedTuple):
+    """Hold a connection that has a port of this machine as its own: its two ends, and its process if it is visible."""
+
+    address: str
+    remote: str
     pid: int | None
 
 
@@ -36,11 +47,14 @@ def probe(host: str | None, port: int, bad_host: ExitStatus = ExitStatus.CONFIG)
     this machine's (with status `bad_host`) or the port needs a right that we lack.
     """
     address = host or "0.0.0.0"
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probing:
+    try:
+        probing = _probing_socket(address)
+    except OSError as error:
+        raise LauncherError(
+            f"host {address}: this machine has no IPv6", "start_app.py --host 0.0.0.0", bad_host
+        ) from error
+    with probing:
         probing.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET6:
-            probing.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
         try:
             probing.bind((address, port))
         except (socket.gaierror, UnicodeError) as error:
@@ -66,6 +80,39 @@ def probe(host: str | None, port: int, bad_host: ExitStatus = ExitStatus.CONFIG)
     return "free"
 
 
+def is_free_for_a_plain_bind(host: str | None, port: int) -> bool:
+    """Return whether an app that does not set SO_REUSEADDR could bind the port now; closed connections prevent it."""
+    address = host or "0.0.0.0"
+    try:
+        with _probing_socket(address) as probing:
+            probing.bind((address, port))
+    except OSError as error:
+        return error.errno != errno.EADDRINUSE
+    return True
+
+
+def _probing_socket(address: str) -> socket.socket:
+    probing = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_STREAM)
+    if probing.family == socket.AF_INET6:
+        probing.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+    return probing
+
+
+def connections(host: str | None, port: int) -> tuple[Connection, ...]:
+    """Return the connections that have (host, port) as their own end: an outgoing one keeps its port from everybody."""
+    psutil = psutil_module()
+    try:
+        sockets = psutil.net_connections("tcp")
+    except (psutil.Error, OSError):
+        return ()
+    passing = (psutil.CONN_LISTEN, psutil.CONN_TIME_WAIT, psutil.CONN_NONE)
+    return tuple(
+        Connection(c.laddr.ip, f"{c.raddr.ip}:{c.raddr.port}", c.pid)
+        for c in sockets
+        if c.status not in passing and c.raddr and c.laddr.port == port and _conflict(host, c.laddr.ip)
+    )
+
+
 def listeners(host: str | None, port: int, known: Sequence[int] = ()) -> tuple[Listener, ...]:
     """Return who listens in our network namespace so that an app on (host, port) cannot; `known` processes left out.
 
@@ -75,10 +122,10 @@ def listeners(host: str | None, port: int, known: Sequence[int] = ()) -> tuple[L
     sockets = _sockets(host, port)
     if sockets is not None:
         explained = frozenset(inode for pid in known for inode in _inodes(pid))
-        if all(one.inode in explained for one in sockets):
+        if all(listening.inode in explained for listening in sockets):
             return ()
     psutil = psutil_module()
-    uids = {one.address: one.uid for one in sockets or ()}
+    uids = {listening.address: listening.uid for listening in sockets or ()}
     try:
         connections = psutil.net_connections("tcp")
     except (psutil.Error, OSError):  # macOS tells root only; a unit with ProcSubset=pid has no /proc/net
@@ -96,15 +143,44 @@ def listeners(host: str | None, port: int, known: Sequence[int] = ()) -> tuple[L
 
 def listening(pids: Sequence[int]) -> frozenset[int]:
     """Return the TCP ports on which any of these processes listens; one that is gone or hidden has none."""
+    return frozenset(addresses(pids))
+
+
+def addresses(pids: Sequence[int]) -> Mapping[int, tuple[str, ...]]:
+    """Return the addresses on which any of these processes listens, by TCP port."""
     psutil = psutil_module()
-    ports: set[int] = set()
+    ports: dict[int, dict[str, None]] = {}
     for pid in pids:
         try:
             connections = psutil.Process(pid).net_connections("tcp")
         except (psutil.Error, OSError):
             continue
-        ports.update(c.laddr.port for c in connections if c.status == psutil.CONN_LISTEN and c.laddr)
-    return frozenset(ports)
+        for c in connections:
+            if c.status == psutil.CONN_LISTEN and c.laddr:
+                ports.setdefault(c.laddr.port, {})[c.laddr.ip] = None
+    return {port: tuple(present) for port, present in ports.items()}
+
+
+def mismatch(asked: str | None, addresses: Collection[str]) -> str | None:
+    """Return in words how the addresses that an app listens on differ from the one that it was asked for."""
+    if asked is None or not addresses:
+        return None
+    present = tuple(address.removeprefix("::ffff:") for address in addresses)
+    every = next((address for address in present if address in _EVERY), None)
+    listed = ", ".join(present)
+    if asked in _EVERY:
+        return None if every else f"it listens on {listed} only, not on every interface ({asked})"
+    if every:
+        return f"it listens on every interface ({every}), not on {asked} only"
+    wanted = ("127.0.0.1", "::1") if asked == "localhost" else (asked,)
+    is_literal = asked == "localhost" or ":" in asked or asked.replace(".", "").isdigit()
+    return f"it listens on {listed}, not on {asked}" if is_literal and not {*wanted} & {*present} else None
+
+
+def is_listened_to(port: int) -> bool:
+    """Return whether anybody listens on a port, on any address; true where that cannot be told."""
+    sockets = _sockets(_ANY, port)
+    return sockets is None or bool(sockets)
 
 
 def _conflict(host: str | None, address: str) -> bool:
@@ -119,7 +195,7 @@ def _conflict(host: str | None, address: str) -> bool:
 
 def _sockets(host: str | None, port: int) -> list[_Socket] | None:
     """Return the listening sockets that stand in the way, by proc_net(5); None where there is no /proc."""
-    found = []
+    sockets = []
     for name, family in (("tcp", socket.AF_INET), ("tcp6", socket.AF_INET6)):
         try:
             lines = Path(f"/proc/net/{name}").read_text().splitlines()[1:]
@@ -135,8 +211,8 @@ def _sockets(host: str | None, port: int) -> list[_Socket] | None:
             words = (int(hexadecimal[i : i + 8], 16).to_bytes(4, sys.byteorder) for i in range(0, len(hexadecimal), 8))
             address = socket.inet_ntop(family, b"".join(words))
             if _conflict(host, address):
-                found.append(_Socket(address, int(fields[7]), fields[9]))
-    return found
+                sockets.append(_Socket(address, int(fields[7]), fields[9]))
+    return sockets
 
 
 def _inodes(pid: int) -> Iterator[str]:

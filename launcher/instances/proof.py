@@ -3,7 +3,7 @@
 - psutil splits a process title into words, so the raw argument list is read here.
 - psutil before 7.1 derives the start from the clock, which may be set; the start in ticks since a boot never changes.
 - psutil drops the ` (deleted)` of a current folder that is gone.
-- psutil does not tell which signals a process ignores.
+- psutil does not tell which signals a process ignores, when its threads began, and its pid in its own namespace.
 - psutil signals by pid; a pidfd cannot pass to another process.
 
 Systems without /proc get what psutil knows.
@@ -109,6 +109,15 @@ def own_namespace() -> tuple[str, str]:
         return "", ""
 
 
+def namespace_depth(pid: int) -> int:
+    """Return how many pid namespaces a process is in as seen from here, NSpid of proc_pid_status(5); 0 if unknown."""
+    try:
+        fields = _read(f"/proc/{pid}/status").split(b"\n")
+    except OSError:
+        return 0
+    return next((len(field.split()) - 1 for field in fields if field.startswith(b"NSpid:")), 0)
+
+
 def network(pid: int | None = None) -> str:
     """Return the network namespace of a process, of this one by default; blank where it cannot be read."""
     try:
@@ -156,6 +165,51 @@ def ignores_interrupts(pid: int) -> bool:
     except (OSError, ValueError, IndexError):
         return False
     return all(ignored >> (number - 1) & 1 for number in (signal.SIGINT, signal.SIGQUIT))
+
+
+def ran_since(pid: int) -> float | None:
+    """Return the start of the oldest thread that a process has begun itself, None where it has none.
+
+    In ticks as its own start. An exec ends all threads but one (execve(2)), and the kernel does not tell when it was.
+    """
+    starts = []
+    try:
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            if int(thread) != pid:
+                starts.append(float(_stat(f"/proc/{pid}/task/{thread}/stat")[19]))
+    except (OSError, ValueError, IndexError):
+        pass  # one of them has ended since, or there is no /proc: those that were read are proof enough
+    return min(starts, default=None)
+
+
+def marked(variable: str) -> Iterator[tuple[int, str]]:
+    """Yield every process that has this variable in its environment, with its value: the cheapest look there is."""
+    name = f"\0{variable}=".encode()
+    for pid in pids() if LINUX else ():
+        try:
+            environment = b"\0" + _read(f"/proc/{pid}/environ")
+        except OSError:
+            continue
+        position = environment.find(name)
+        if position >= 0:
+            yield pid, os.fsdecode(environment[position + len(name) :].partition(b"\0")[0])
+
+
+def innermost_pid(pid: int) -> tuple[str, int]:
+    """Return the number of a process's own pid namespace, and its pid in that (proc_pid_status(5), NSpid)."""
+    try:
+        namespace = os.readlink(f"/proc/{pid}/ns/pid").removeprefix("pid:[").removesuffix("]")
+        status = _read(f"/proc/{pid}/status")
+        return namespace, int(status.partition(b"\nNSpid:")[2].split(b"\n", 1)[0].split()[-1])
+    except (OSError, ValueError, IndexError):
+        return "", pid
+
+
+def ticks_now() -> float:
+    """Return the time in the unit of a process's start."""
+    if not LINUX:
+        return time.time()
+    return time.clock_gettime(time.CLOCK_BOOTTIME) * os.sysconf("SC_CLK_TCK")
 
 
 def all_threads_ended(pid: int) -> bool:

@@ -31,6 +31,7 @@ class Record(NamedTuple):
     `script` is the path of the app's script as it was named, `command` the words that say which of its commands is
     served; both are None in records of earlier versions.
     `network` names the network namespace, empty where that is unknown.
+    `marker` is the token in the environment of all that it starts.
     """
 
     pid: int
@@ -50,6 +51,7 @@ class Record(NamedTuple):
     network: str = ""
     script: str | None = None
     command: tuple[str, ...] | None = None
+    marker: str | None = None
 
     def line(self) -> bytes:
         """Return the record as the one line of its lock file; what is too long for it is cut short."""

@@ -6,6 +6,7 @@ import os
 
 from ..errors import ExitStatus, LauncherError
 from ..ui import text
+from .command_line import script_argument
 from .describe import describe
 from .port import probe
 from .process import Process
@@ -28,10 +29,11 @@ def of_instances(survey: Survey) -> LauncherError | None:
         if instance.supervisor:
             return _supervised(instance, instance.supervisor)
     for instance in survey.others:
-        if instance.verdict.standing == "refused":
+        if instance.verdict.blocks:
             user = text.user(instance.process.uid)
+            whose = "this app's instance" if instance.verdict.standing == "refused" else f"a {_name(instance.process)}"
             return LauncherError(
-                f"port {survey.port} belongs to this app's instance of another user: {describe(instance.process)}",
+                f"port {survey.port} belongs to {whose} of another user: {describe(instance.process)}",
                 f"ask {user}, or {_sudo(user)}kill {instance.pid}; start_app.py --port {_another(survey)} goes beside",
                 ExitStatus.TAKEN,
             )
@@ -48,9 +50,10 @@ def of_holders(survey: Survey, *, take_port: bool) -> LauncherError | None:
 
 
 def targets(survey: Survey, *, take_port: bool = False) -> tuple[Process, ...]:
-    """Return the processes whose trees are to be stopped, once nothing above speaks against it."""
-    taken = [h.process for h in survey.holders if h.process] if take_port else []
-    return tuple({p.pid: p for p in (*(i.process for i in survey.stale), *taken)}.values())
+    """Return the processes to be stopped with what goes with them, once nothing above speaks against it."""
+    taken = [h.process for h in survey.holders if h.process and not h.remote] if take_port else []
+    ours = (*(i.process for i in survey.stale), *(member.process for member in survey.leftovers))
+    return tuple({p.pid: p for p in (*ours, *taken)}.values())
 
 
 def unseen_lock(path: str, known: str) -> LauncherError:
@@ -70,6 +73,12 @@ def of_keeper(survey: Survey, process: Process, reason: str) -> LauncherError:
         + (f"; kill {process.pid} ends it" if process.uid == os.geteuid() else ""),
         ExitStatus.TAKEN,
     )
+
+
+def _name(process: Process) -> str:
+    """Return the name of the script that a process of another user runs, as far as its command line says."""
+    argument = script_argument(process.argv or ())
+    return os.path.basename(argument.text) if argument else process.name
 
 
 def _supervised(instance: Instance, supervisor: Supervisor) -> LauncherError:
@@ -94,22 +103,44 @@ def _another(survey: Survey) -> int:
     return survey.port + 1
 
 
+def _beside(survey: Survey, holder: Holder) -> str:
+    """Return what starts the app on another address than the holder's, and a comma, where that is possible."""
+    if holder.address in ("0.0.0.0", "::", "127.0.0.1") or ":" in holder.address:
+        return ""
+    try:
+        free = probe("127.0.0.1", survey.port) == "free"
+    except LauncherError:
+        return ""
+    return "start_app.py --host 127.0.0.1 listens beside it; " if free else ""
+
+
 def _held(survey: Survey, holder: Holder, take_port: bool) -> LauncherError | None:
     process, port = holder.process, survey.port
+    if holder.remote:
+        who = describe(process) if process else "a process that cannot be seen from here"
+        return LauncherError(
+            f"port {port} is the local port of a connection to {holder.remote}: {who}",
+            f"try again when that connection has ended, or start_app.py --port {_another(survey)}; "
+            f"sysctl net.ipv4.ip_local_reserved_ports={port} keeps it from outgoing connections",
+            ExitStatus.RETRY,
+        )
+    beside = _beside(survey, holder)
     if process is None:
         owner = f", user {text.user(holder.uid)}" if holder.uid is not None else ""
         return LauncherError(
             f"port {port} is held on {holder.address} by a process that cannot be seen from here{owner}",
-            f"{_sudo()}ss -ltnp 'sport = :{port}' names it; start_app.py --port {_another(survey)} uses another port",
+            f"{beside}{_sudo()}ss -ltnp 'sport = :{port}' names it; or start_app.py --port {_another(survey)}",
             ExitStatus.TAKEN,
         )
     what = f"port {port} is held on {holder.address} by {describe(process)}, which is not this app's instance"
+    reason = dict(survey.left).get(process.pid)
+    what += f": {reason}" if reason else ""
     if process.name == "docker-proxy":
         return LauncherError(what, f"docker ps --filter publish={port}", ExitStatus.TAKEN)
     if holder.supervisor:
         return LauncherError(
             f"{what}; it {holder.supervisor.why}",
-            f"{holder.supervisor.stop}, or start_app.py --port {_another(survey)}",
+            f"{beside}{holder.supervisor.stop}, or start_app.py --port {_another(survey)}",
             ExitStatus.TAKEN,
         )
     if process.uid != os.geteuid():
@@ -117,10 +148,10 @@ def _held(survey: Survey, holder: Holder, take_port: bool) -> LauncherError | No
         if take_port:
             return LauncherError(
                 f"{what}; another user's process is never stopped",
-                f"ask {user}, or start_app.py --port {_another(survey)}",
+                f"{beside}ask {user}, or start_app.py --port {_another(survey)}",
                 ExitStatus.DENIED,
             )
-        return LauncherError(what, f"ask {user}, or start_app.py --port {_another(survey)}", ExitStatus.TAKEN)
+        return LauncherError(what, f"{beside}ask {user}, or start_app.py --port {_another(survey)}", ExitStatus.TAKEN)
     if holder.above:
         return LauncherError(
             f"{what}, but the launcher runs below it", f"start_app.py --port {_another(survey)}", ExitStatus.TAKEN
@@ -129,6 +160,6 @@ def _held(survey: Survey, holder: Holder, take_port: bool) -> LauncherError | No
         return None
     return LauncherError(
         what,
-        f"start_app.py --take-port stops it first; start_app.py --port {_another(survey)} leaves it alone",
+        f"{beside}start_app.py --take-port stops it first; start_app.py --port {_another(survey)} leaves it alone",
         ExitStatus.TAKEN,
     )

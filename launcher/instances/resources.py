@@ -26,6 +26,20 @@ def memory(pids: Collection[int]) -> int:
     return total
 
 
+def cpu_seconds(pids: Collection[int]) -> float:
+    """Return the processor time that these processes have used."""
+    import psutil
+
+    total = 0.0
+    for pid in pids:
+        try:
+            times = psutil.Process(pid).cpu_times()
+        except psutil.Error:
+            continue
+        total += times.user + times.system
+    return total
+
+
 def gpu_memory(pids: Collection[int]) -> int | Literal["unknown"] | None:
     """Return the bytes that these processes use on NVIDIA GPUs, None where there is no `nvidia-smi`.
 

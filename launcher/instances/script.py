@@ -15,13 +15,14 @@ from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple
 
 from ..system.programs import is_python_program
-from .command_line import ScriptArgument, has_python_name
-from .process import environment
+from .command_line import ScriptArgument, has_python_name, script_argument
+from .process import Process, environment
 from .proof import DELETED, LINUX, age, current_folder, executable, start_of
 
 _TWO_FOLDERS = "its current folder and the one it was started in name different scripts"
 _PROC_SELF = re.compile("[0-9]+(/task/[0-9]+)?")
 _MAGIC = re.compile("cwd|root|exe|fd/[0-9]+")
+_CLOCK_SECONDS = 0.1  # the start of a process is known to a tick, the time of a file to a jiffy
 _MAX_LINKS = 40  # as in the kernel, path_resolution(7)
 
 
@@ -129,7 +130,7 @@ def _moved_since(path: str, seconds: float) -> bool:
         status = os.lstat(path)
     except OSError:
         return False
-    return stat.S_ISLNK(status.st_mode) and time.time() - status.st_ctime < seconds
+    return stat.S_ISLNK(status.st_mode) and time.time() - status.st_ctime < seconds - _CLOCK_SECONDS
 
 
 def _files_in(pid: int, argument: ScriptArgument, folders: Iterable[str]) -> frozenset[FileIdentity]:
@@ -143,6 +144,16 @@ def _files_in(pid: int, argument: ScriptArgument, folders: Iterable[str]) -> fro
         if found:
             return frozenset(found[path] for path in ((main,) if package in found else (module, main)) if path in found)
     return frozenset()
+
+
+def own_script(process: Process) -> str | None:
+    """Return the file that a Python runs, links resolved, where we see the same file systems as it does."""
+    folder = current_folder(process.pid)
+    if folder is None or not is_python(process.pid, process.argv) or not same_mount_namespace(process.pid):
+        return None
+    argument = script_argument(process.argv)
+    paths = (os.path.realpath(os.path.join(folder, path)) for path in (argument.paths() if argument else ()))
+    return next((path for path in paths if os.path.isfile(path)), None)
 
 
 def same_mount_namespace(pid: int) -> bool:

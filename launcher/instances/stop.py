@@ -14,14 +14,19 @@ from typing import Any, NamedTuple
 from ..errors import ExitStatus, LauncherError
 from ..ui import text
 from .describe import describe, process_document
+from .family import descendants, family
 from .pidfd import Handle, wait_for_any
 from .process import Process, look
+from .survey import Survey
 from .table import ProcessTable
 
 KILL_SECONDS = 5.0
 _FREEZE_ROUNDS = 20
 _INTERRUPTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _MAX_PIDFDS = 256  # leaves descriptors to work with under the usual limit of 1024
+
+
+Relatives = Callable[[Process, frozenset[int], ProcessTable], Iterable[Process]]
 
 
 class Stopped(NamedTuple):
@@ -34,15 +39,20 @@ class Stopped(NamedTuple):
 
 
 def stop(
-    roots: Iterable[Process], timeout: float, spare: frozenset[int], say: Callable[[str], None]
+    roots: Iterable[Process],
+    timeout: float,
+    spare: frozenset[int],
+    say: Callable[[str], None],
+    relatives: Relatives | None = None,
 ) -> tuple[Stopped, ...]:
-    """Terminate these processes and all below them, kill what is left after `timeout` seconds, and tell each.
+    """Terminate these processes with what goes with them, and kill what is left after `timeout` seconds.
 
-    `spare` are pids never to be touched, nor what is below them: the launcher, its ancestors, and other instances.
-    Another user's process below an instance is left and named. Raises LauncherError when a process may not be
-    signalled, or does not even die of SIGKILL.
+    `spare` are pids never to be touched: the launcher, its ancestors, and other instances. `relatives` returns what
+    goes with a root, given those of its pids that are known already, in the table of the moment; without it that is all
+    below. Another user's process is left and named. Raises LauncherError when a process may not be signalled, or does
+    not even die of SIGKILL.
     """
-    tree = _Tree(tuple(roots), spare, say)
+    tree = _Tree(tuple(roots), spare, say, relatives or _all_below)
     try:
         tree.send(signal.SIGTERM)
         killed: frozenset[int] = frozenset()
@@ -69,13 +79,16 @@ def _undying(processes: list[Process]) -> LauncherError:
 class _Tree:
     """Hold the processes of the instances to be stopped, growing while they fork."""
 
-    def __init__(self, roots: tuple[Process, ...], spare: frozenset[int], say: Callable[[str], None]) -> None:
+    def __init__(
+        self, roots: tuple[Process, ...], spare: frozenset[int], say: Callable[[str], None], relatives: Relatives
+    ) -> None:
         self._roots = roots
         self._spare = spare
         self._say = say
+        self._relatives = relatives
+        self._left: set[int] = set()
         self._begun = time.monotonic()
         self._ended: dict[int, float] = {}
-        self._left: set[int] = set()
         self._owner: dict[int, int] = {}
         self._handles: dict[int, Handle] = {}
         self._signal = signal.SIGTERM
@@ -173,13 +186,38 @@ class _Tree:
             pids = frozenset(
                 pid for pid, owner in self._owner.items() if owner == root.pid and not self._handles[pid].reused()
             )
-            for pid, start in table.below(pids, self._spare):
-                process = look(pid)
-                same = process is not None and process.start == start and not process.gone
-                handle = self._add(process, root.pid) if process and same else None
+            for process in self._relatives(root, pids, table):
+                handle = self._add(process, root.pid)
                 if handle:
                     new.append(handle)
         return new
+
+
+def relatives_of(survey: Survey) -> Relatives:
+    """Return what finds the processes that go with each of a survey's instances and leftovers as they come up.
+
+    With a stranger whose port is taken goes all that is below it.
+    """
+    instances = {instance.pid: instance for instance in survey.stale}
+    leftovers = frozenset(member.process.pid for member in survey.leftovers)
+    known = {instance.pid: instance.known for instance in survey.stale}
+
+    def relatives(root: Process, pids: frozenset[int], table: ProcessTable) -> Iterable[Process]:
+        instance = instances.get(root.pid)
+        if root.pid in leftovers:
+            return descendants(pids, table, survey.bounds)
+        if instance is None:
+            return _all_below(root, pids, table)
+        roots = pids.intersection((instance.pid, *instance.members))
+        found = family(roots, table, survey.bounds, known[root.pid]._replace(pids=pids - roots))
+        known[root.pid] = found.known
+        return found.own
+
+    return relatives
+
+
+def _all_below(_: Process, pids: frozenset[int], table: ProcessTable) -> Iterable[Process]:
+    return [kin.process for pid in table.below(pids) if (kin := table.kin(pid))]
 
 
 def stopped_document(stopped: Stopped) -> Mapping[str, Any]:

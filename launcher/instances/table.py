@@ -4,64 +4,99 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Mapping, Sequence
-from typing import TYPE_CHECKING
+from functools import cached_property
 
+from ..system import marker
+from ..system.marker import Marker
 from .kin import Kin
-from .process import ask, cgroup, environment, look, psutil_module
-from .proof import all_threads_ended, current_folder, ignores_interrupts, pids, start_of
-
-if TYPE_CHECKING:
-    import psutil
+from .process import cgroup, environment, look, psutil_module
+from .proof import current_folder, ignores_interrupts, innermost_pid, marked, pids, ran_since, start_of, ticks_now
+from .script import own_script
 
 
 class ProcessTable:
-    """Hold who descends from whom, as it was when this was made. More of a process is read when it is asked for."""
+    """Hold who descends from whom, as it was when that was first asked; the rest is read when it is asked for."""
 
     def __init__(self) -> None:
-        self._kinship = _kinship()
-        self._children: dict[int, list[int]] = {}
-        for pid, (ppid, _) in self._kinship.items():
-            self._children.setdefault(ppid, []).append(pid)
         self._kin: dict[int, Kin | None] = {}
+        self._scripts: dict[tuple[str | None, tuple[str, ...]], str | None] = {}
+        self._now = ticks_now()
+
+    @cached_property
+    def _kinship(self) -> Mapping[int, tuple[int, int]]:
+        return _kinship()
+
+    @cached_property
+    def _children(self) -> Mapping[int, Sequence[int]]:
+        children: dict[int, list[int]] = {}
+        for pid, (ppid, _) in self._kinship.items():
+            children.setdefault(ppid, []).append(pid)
+        return children
 
     def kin(self, pid: int) -> Kin | None:
         """Return a process, or None when it is gone or cannot be seen."""
         if pid not in self._kin:
-            self._kin[pid] = _kin_of(pid)
+            kin = _kin_of(pid)
+            # A stranger to whom the pid has passed since has another parent, or another session.
+            same = kin and self._kinship.get(pid) in (None, (kin.ppid, kin.session))
+            self._kin[pid] = kin if same else None
         return self._kin[pid]
 
     def children(self, pid: int) -> Sequence[int]:
         """Return the children of a process."""
         return self._children.get(pid, ())
 
+    def session(self, pid: int) -> int:
+        """Return the session of a process, 0 where it is not known."""
+        return self._kinship.get(pid, (0, 0))[1]
+
+    def in_session(self, session: int) -> frozenset[int]:
+        """Return the members of a session."""
+        return frozenset(pid for pid, (_, of_it) in self._kinship.items() if of_it == session)
+
+    def below(self, roots: Collection[int]) -> frozenset[int]:
+        """Return every descendant of these processes, without them."""
+        descendants: set[int] = set()
+        pending = list(roots)
+        while pending:
+            new = [pid for pid in self.children(pending.pop()) if pid not in descendants and pid not in roots]
+            descendants.update(new)
+            pending += new
+        return frozenset(descendants)
+
+    @cached_property
+    def marked(self) -> Mapping[int, Marker]:
+        """Return every process that has a marker in its environment."""
+        found = {pid: marker.parse(value) for pid, value in marked(marker.NAME)}
+        # A launcher tries the start beforehand, with a marker that names nobody yet.
+        return {pid: mark for pid, mark in found.items() if mark and mark.pid}
+
+    def ran_since(self, pid: int) -> float | None:
+        """Return the start of the oldest thread that a process has begun itself, None where it has none."""
+        return ran_since(pid)
+
+    @property
+    def now(self) -> float:
+        """Return the time of the look, in the unit of a process's start."""
+        return self._now
+
+    def inner(self, pid: int) -> tuple[str, int]:
+        """Return the number of a process's own pid namespace, and its pid in that."""
+        return innermost_pid(pid)
+
+    def script(self, pid: int) -> str | None:
+        """Return the file that a Python runs, links resolved, where it can be named from here."""
+        kin = self.kin(pid)
+        if kin is None:
+            return None
+        same = (kin.folder, kin.argv)  # the workers of a pool are many, and alike
+        if same not in self._scripts:
+            self._scripts[same] = own_script(kin.process)
+        return self._scripts[same]
+
     def cgroups(self) -> Mapping[int, str]:
         """Return the text of proc_pid_cgroup(5) of every process."""
         return {pid: cgroup(pid) for pid in pids()}
-
-    def below(self, roots: Collection[int], spare: Collection[int] = ()) -> tuple[tuple[int, float], ...]:
-        """Return every living descendant of these pids as (pid, start), not following those in `spare`.
-
-        A session number is inherited and is not given anew while a member lives (setsid(2)): whoever is in a session
-        that a root leads descends from it, even when all in between are dead. A process group proves nothing: it may
-        hold the other side of a pipe.
-        """
-        descendants: dict[int, None] = {}
-        for pid, (_, session) in self._kinship.items():
-            if session in roots and pid not in roots and pid not in spare:
-                descendants[pid] = None
-        pending = [*roots, *descendants]
-        while pending:
-            for child in self.children(pending.pop()):
-                if child not in roots and child not in descendants and child not in spare:
-                    descendants[child] = None
-                    pending.append(child)
-        starts = ((pid, self._start(pid)) for pid in descendants)
-        return tuple((pid, start) for pid, start in starts if start is not None)
-
-    def _start(self, pid: int) -> float | None:
-        # The kinship is compared after the start was read: a stranger to whom the pid has passed has another one.
-        start = start_of(pid)
-        return start if start is not None and ask(pid, _kinship_of) == self._kinship[pid] else None
 
 
 def _kinship() -> Mapping[int, tuple[int, int]]:
@@ -78,9 +113,25 @@ def _kinship() -> Mapping[int, tuple[int, int]]:
     return kinship
 
 
-def _kinship_of(process: psutil.Process) -> tuple[int, int] | None:
-    gone = process.status() == "zombie" and all_threads_ended(process.pid)
-    return None if gone else (process.ppid(), os.getsid(process.pid))
+class _Seen(Kin):
+    """Hold one process; what is seldom asked for is read when it is."""
+
+    @cached_property
+    def environ(self) -> Mapping[str, str]:
+        found = environment(self.pid)
+        return found if found and start_of(self.pid) == self.start else {}
+
+    @cached_property
+    def folder(self) -> str | None:
+        return current_folder(self.pid)
+
+    @cached_property
+    def cgroup(self) -> str:
+        return cgroup(self.pid)
+
+    @cached_property
+    def background(self) -> bool:
+        return ignores_interrupts(self.pid)
 
 
 def _kin_of(pid: int) -> Kin | None:
@@ -88,18 +139,6 @@ def _kin_of(pid: int) -> Kin | None:
     if process is None or process.gone:
         return None
     try:
-        session = os.getsid(pid)
+        return _Seen(process, os.getsid(pid))
     except OSError:
         return None
-    return Kin(
-        pid=pid,
-        ppid=process.ppid,
-        session=session,
-        start=process.start,
-        name=process.name,
-        argv=process.argv,
-        environ=environment(pid) or {},
-        folder=current_folder(pid),
-        cgroup=cgroup(pid),
-        background=ignores_interrupts(pid),
-    )

@@ -23,6 +23,7 @@ _CONTAINER_SCOPE = re.compile(r"(docker|libpod|crio|cri-containerd|nerdctl)-([0-
 _CONTAINER_PATH = re.compile(r"/(docker|libpod|kubepods|actions_job|ecs|lxc)/(?:[^/]+/)*([^/]+)")
 _MACHINE_SCOPE = re.compile(r"machine-([^/]+)\.scope|lxc\.payload\.([^/]+)")
 _MANAGERS = ("systemd", "init")
+_NAMELESS = "a systemd unit"
 
 
 class Supervisor(NamedTuple):
@@ -36,6 +37,11 @@ class Supervisor(NamedTuple):
     stop: str
     why: str
     restart: str | None = None
+
+    @property
+    def is_unit(self) -> bool:
+        """Return whether it is a systemd unit."""
+        return self.name.endswith(".service") or self.name == _NAMELESS
 
     @property
     def hint(self) -> str:
@@ -93,9 +99,7 @@ def _nameless(ancestry: Sequence[Kin]) -> Supervisor | None:
             if not (named and ours and child.session == child.pid):
                 return None
             why = "is the main process of a systemd unit, which may start it again"
-            return Supervisor(
-                "a systemd unit", f"systemctl status {child.pid} names the unit; systemctl stop UNIT", why
-            )
+            return Supervisor(_NAMELESS, f"systemctl status {child.pid} names the unit; systemctl stop UNIT", why)
         if not is_wrapper(parent):
             return None
     return None

@@ -32,13 +32,6 @@ class CacheStep:
         self._looked_at = 0.0
         self.done: list[Mapping[str, Any]] = []
 
-    @classmethod
-    def asked(cls, context: Context) -> CacheStep | None:
-        """Return the step where a flag asks for it, else None."""
-        arguments = context.arguments
-        flags = (arguments.clear_cache, arguments.remove_model, arguments.prune_cache, arguments.verify)
-        return cls(context) if any(flags) else None
-
     def check(self, observe: Callable[[], Observed]) -> None:
         """Refuse whatever can be refused before anything is stopped.
 
@@ -124,7 +117,7 @@ class CacheStep:
         rest = f", and {more} more that are not named" if more > 0 else ""
         raise LauncherError(
             f"{skipped[0].path} stays: {skipped[0].reason}{rest}; nothing was stopped or removed",
-            "try again when it is done; --force removes it all the same" if busy else "--force goes on without it",
+            "try again when it is done; --force removes it anyway" if busy else "--force continues without it",
             ExitStatus.RETRY if busy else ExitStatus.IO,
         )
 
@@ -146,8 +139,8 @@ class CacheStep:
         busy = [one for one in result.skipped if one.kind == "in use"]
         if result.failures or busy:
             raise LauncherError(
-                "not everything could be removed, and the app would load it; it was not started",
-                "start_app.py cache list; start_app.py starts it as it is",
+                "some of it could not be removed, and the app would load it: the app was not started",
+                "start_app.py cache list shows what is left; start_app.py starts the app without removing it",
                 ExitStatus.IO if result.failures else ExitStatus.RETRY,
             )
 

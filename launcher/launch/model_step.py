@@ -16,7 +16,7 @@ from ..cache.roots import folders, hf_home, roots
 from ..config.sources import Setting
 from ..context import Context
 from ..errors import ExitStatus, LauncherError, quoted
-from ..models import endpoints, versions
+from ..models import JOURNAL, endpoints, versions
 from ..models.versions import Current
 from ..operations.instance import Observed, observe
 from ..system import state
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from ..cache.roots import Root
     from ..models.lockfile import Lock, LockedModel
     from ..models.placement import Memories, Placed
+    from ..models.switch import Unfinished
     from ..models.task import Survey
 
 
@@ -39,6 +40,8 @@ class ModelStep:
         self._survey: Survey | None = None
         self._memories: Memories | None = None
         self._pin = False
+        self._settled = False
+        self._unfinished: tuple[Unfinished, ...] = ()
         self._view: Path | None = None
         self._roots: tuple[Root, ...] = ()
         self._placed: tuple[Placed, ...] = ()
@@ -48,7 +51,7 @@ class ModelStep:
 
     @property
     def asked(self) -> bool:
-        """Tell whether anything must be on the disk that may not be there."""
+        """Return whether anything must be on the disk that may not be there."""
         return self.locked or self._context.arguments.force_refresh
 
     def check(self, observe: Callable[[], Observed]) -> None:  # noqa: ARG002
@@ -61,26 +64,26 @@ class ModelStep:
         except LauncherError as error:
             if self.asked:
                 raise
-            self._context.console.warn(f"{error.message}; it is passed over")
+            self._context.console.warn(f"{error.message}; this launch ignores the file")
         if self.locked:
             self._check_locked(self._context.settings.origins["APP_LOCKED"])
 
     def _check_locked(self, origin: Setting) -> None:
         if not self._lock:
             raise LauncherError(
-                f"there is no models.lock in {self._context.settings.app_dir} to keep to (APP_LOCKED, {origin.origin})",
+                f"no models.lock in {self._context.settings.app_dir}, and APP_LOCKED needs one ({origin.origin})",
                 "start_app.py models lock REPO makes one",
                 origin.bad,
             )
         if endpoints.is_true(self._context.environment.get("USE_MODELSCOPE")):
             raise LauncherError(
-                "USE_MODELSCOPE is set, and what an app loads from there no models.lock can rule",
+                "USE_MODELSCOPE is set: models.lock cannot pin what the app loads from ModelScope",
                 "USE_MODELSCOPE=false in .env",
             )
         if self._context.arguments.clear_cache or self._context.arguments.force_refresh:
             flag = "--clear-cache" if self._context.arguments.clear_cache else "--force-refresh"
             raise LauncherError(
-                f"{flag} and APP_LOCKED ({origin.origin}) exclude each other",
+                f"{flag} and APP_LOCKED ({origin.origin}) cannot be used together",
                 f"APP_LOCKED=0 start_app.py {flag}",
                 ExitStatus.USAGE,
             )
@@ -111,7 +114,21 @@ class ModelStep:
             if refused:
                 raise refused
             self._fetch()
+        elif state.listed(self._context.settings.app_dir, JOURNAL):
+            self._look_at_unfinished()
         self._show()
+
+    def _look_at_unfinished(self) -> None:
+        """Read, while the old instance still serves, what a killed pull has left in folders of the app's own."""
+        from ..models import switch
+        from ..operations import pull as pulling
+
+        try:
+            self._held.enter_context(pulling.pull_lock(self._context))
+        except LauncherError as error:
+            self._context.console.warn(f"{error.message}; what an interrupted one had begun is left to it")
+        else:
+            self._unfinished = switch.unfinished(self._context.settings.app_dir)
 
     def _fetch(self) -> None:
         """Have everything on the disk and verified that is to be there; nothing moves until `apply`.
@@ -119,17 +136,22 @@ class ModelStep:
         No other pull for this app comes in between. Raises LauncherError as a pull does.
         """
         from ..models import verified
+        from ..models.task import spare_all, spare_none
         from ..operations import pull as pulling
 
         context = self._context
         self._held.enter_context(pulling.pull_lock(context))
         pulling.recover(context)
-        newest = self._context.arguments.force_refresh
-        models, self._pin = pulling.wanted(context, newest=newest, what="--force-refresh")
-        self._memories = verified.load(self._context.settings.app_dir)
+        refresh = context.arguments.force_refresh
+        spare = pulling.spare_refused if refresh else spare_none
+        wanted = pulling.wanted(context, newest=refresh, spare=spare)
+        pulling.tell_skipped(wanted.skipped, context.console)
+        self._pin = wanted.by_lock
+        self._memories = verified.load(context.settings.app_dir)
         try:
-            self._survey = pulling.survey(models, context, self._memories)
-            pulling.fetch(self._survey, context, self._memories)
+            survey = pulling.survey(wanted.models, context, self._memories, spare_all if refresh else spare_none)
+            self._survey, _ = pulling.fetch(survey, context, self._memories, spare)
+            pulling.tell_skipped(self._survey.skipped, context.console)
             self._placed = ()  # what has come may have made a cache, and a model may lie elsewhere now
         finally:
             verified.save(self._context.settings.app_dir, self._memories, self._context.console.detail)
@@ -158,13 +180,24 @@ class ModelStep:
                 commit = placement.commit_of(other, model.revision) if other.path != place.path else None
                 if commit and commit != model.commit:
                     what = f"{model.repo} @ {commit[:7]} is in {root.path} too"
-                    self._context.console.warn(f"{what}: an app that names that cache itself loads it")
+                    self._context.console.warn(f"{what}: an app that names that cache itself may load it")
 
     def rehearse(self) -> None:
-        """Do nothing yet."""
+        """Write all that the switch writes, and try its renames.
+
+        Raises LauncherError (74).
+        """
+        if self._survey:
+            from ..models import pull
+
+            self._survey = pull.rehearse(self._survey, self._context.settings.app_dir)
 
     def close(self) -> None:
-        """Let other pulls go on."""
+        """Remove what was rehearsed and not used, and let other pulls go on."""
+        if self._survey and not self._settled:
+            from ..models import pull
+
+            pull.abandon(self._survey, self._context.settings.app_dir)
         self._held.close()
 
     def apply(self, changed: bool) -> bool:  # noqa: ARG002
@@ -177,16 +210,17 @@ class ModelStep:
             if self._survey and self._memories:
                 from ..models import pull, verified
 
+                self._settled = True
                 try:
                     pull.settle(self._survey, self._context.settings.app_dir, self._memories, pin=self._pin)
                 finally:
                     verified.save(self._context.settings.app_dir, self._memories, self._context.console.detail)
                 switched = True
-            elif state.listed(self._context.settings.app_dir, "switch-"):
+            elif self._unfinished:
                 from ..operations import pull as pulling
 
-                with pulling.pull_lock(self._context):
-                    pulling.recover(self._context)
+                pulling.recover(self._context, self._unfinished)
+                switched = True
         finally:
             self._held.close()
         return switched
@@ -231,7 +265,7 @@ class ModelStep:
         if url:
             self._context.console.warn(f"token: the app will send your token to {url}, which is not the official Hub")
             self._context.console.warn(
-                "hint: HF_HUB_DISABLE_IMPLICIT_TOKEN in .env keeps it; HF_TOKEN_FOR_MIRROR lets it go"
+                "hint: HF_HUB_DISABLE_IMPLICIT_TOKEN=1 in .env keeps it here; HF_TOKEN_FOR_MIRROR=1 allows it"
             )
 
     def lines(self) -> tuple[str, ...]:
@@ -248,8 +282,8 @@ class ModelStep:
         return [{"repo": one.repo, "revision": one.revision, "commit": one.commit} for one in self.models]
 
     def _in_place(self) -> bool:
-        """Tell whether the disk is known to match the lock, by a look at each file and no more."""
-        if not self.locked or state.listed(self._context.settings.app_dir, "switch-"):
+        """Return whether the disk is known to match the lock, by a look at each file and no more."""
+        if not self.locked or state.listed(self._context.settings.app_dir, JOURNAL):
             return False
         from ..cache.names import PIN
         from ..models import placement, verified
@@ -270,7 +304,7 @@ class ModelStep:
         return True
 
     def _is_noted(self, model: LockedModel, folder: str) -> bool:
-        """Tell whether a folder of the app's was switched to this commit: with the last note, all of it was."""
+        """Return whether a folder of the app's was switched to this commit: with the last note, all of it was."""
         from ..models import placement
 
         noted = (placement.noted_of(folder, path) for path in model.files)

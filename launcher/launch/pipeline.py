@@ -9,30 +9,29 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property, partial
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ..app.command import Command, build
 from ..cache.entries import trashed
 from ..cache.roots import folders
 from ..context import Context
 from ..errors import LauncherError
-from ..instances.process import Process
-from ..instances.stop import Stopped
-from ..operations.instance import (
-    Observed,
-    clear_port,
-    ended,
-    observe,
-    open_instance_lock,
-    refuse_taken_port,
-    take_launch_lock,
-)
+from ..operations.closed_connections import wait_out
+from ..operations.held import open_instance_lock, take_launch_lock
+from ..operations.identity import command_of
+from ..operations.instance import Observed, observe
+from ..operations.replace import clear_port, ended, refuse_taken_port
 from ..system import lock as locks
+from ..system import marker
 from ..system.signals import Guard
-from .cache_step import CacheStep
 from .model_step import ModelStep
 from .plan import LaunchPlan, Prepared, facts
 from .start import StartStep
+
+if TYPE_CHECKING:
+    from ..instances.process import Process
+    from ..instances.stop import Stopped
+    from .cache_step import CacheStep
 
 
 class Step(Protocol):
@@ -70,7 +69,7 @@ class Launch:
         self.context = context
         self.models = ModelStep(context)
         self.start = StartStep(context, lambda: self.models.expected(self.command))
-        self.cache = CacheStep.asked(context)
+        self.cache = _cache_step(context)
         self.steps: tuple[Step, ...] = (self.start, self.models, *((self.cache,) if self.cache else ()))
         self.guard = Guard(context.console.warn)
         self._victims: tuple[Process, ...] = ()
@@ -91,7 +90,10 @@ class Launch:
 
         Raises LauncherError (78) where its interpreter cannot be one.
         """
-        return build(self.context.settings, self.context.environ, self.context.python)
+        settings = self.context.settings
+        command = build(settings, self.context.environ, self.context.python)
+        mark = marker.new(settings.port, str(settings.script), command_of(settings))
+        return command._replace(environment={**command.environment, marker.NAME: mark.text()})
 
     def plan(self) -> LaunchPlan:
         """Check all that can be checked without a change, and return what the launch would do."""
@@ -134,6 +136,7 @@ class Launch:
             self._finish_trash()
         command = self.models.command(command)
         self.models.tell(command.environment)
+        wait_out(self.context, command, self.guard.check)
         return Prepared(command, stopped, lock, launch_lock, self.models, self.cache)
 
     def _check(self) -> None:
@@ -173,3 +176,13 @@ class Launch:
             trash.finish_later(left, quiet=True)
         except OSError as error:
             self.context.console.say(f"cache: trash of an interrupted removal is left: {error.strerror}")
+
+
+def _cache_step(context: Context) -> CacheStep | None:
+    """Return what the flags ask of the cache; most launches ask nothing, and import nothing of it."""
+    arguments = context.arguments
+    if not (arguments.clear_cache or arguments.remove_model or arguments.prune_cache or arguments.verify):
+        return None
+    from .cache_step import CacheStep
+
+    return CacheStep(context)

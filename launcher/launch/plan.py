@@ -8,14 +8,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..app.command import Command
+from ..app.environment import proxy_problem
 from ..app.interpreter import OWN_INTERPRETER
 from ..cache.roots import hub_cache
 from ..config.settings import HUB_CACHE_NAMES, Settings
 from ..context import Context
 from ..errors import ExitStatus, LauncherError
 from ..instances import refusal
-from ..instances.describe import describe, instance_document, left_alone, process_document, verdicts
-from ..instances.stop import stopped_document
+from ..instances.describe import (
+    describe,
+    family_documents,
+    going_along,
+    instance_document,
+    left_alone,
+    left_documents,
+    process_document,
+    verdicts,
+)
 from ..operations.instance import Observed
 from ..system import lock as locks
 from ..ui import redact, text
@@ -65,6 +74,9 @@ class LaunchPlan(NamedTuple):
             yield from self.models.lines()
         for process in self.victims():
             yield f"would terminate {describe(process)}"
+        if self.problem is None:
+            for line in going_along(self.observed.survey):
+                yield f"would terminate {line}"
         yield from left_alone(self.observed.survey)
         if self.cache:
             yield from self.cache.lines()
@@ -94,6 +106,8 @@ class LaunchPlan(NamedTuple):
                 for name, setting in (*settings.origins.items(), *settings.variables.items())
             },
             "terminate": [process_document(process) for process in self.victims()],
+            "terminate_along": [] if self.problem else family_documents(survey),
+            "left": left_documents(survey),
             "launch": not arguments.no_launch,
             "background": arguments.background,
             "log": str(self.log) if self.log else None,
@@ -125,6 +139,8 @@ class Prepared(NamedTuple):
 
     def document(self) -> Mapping[str, Any]:
         """Return for `--json` what was done just before the exec."""
+        from ..instances.stop import stopped_document
+
         return {
             "launched": True,
             "argv": list(redact.arguments(self.command.argv)),
@@ -156,11 +172,13 @@ def facts(settings: Settings, command: Command) -> tuple[str, ...]:
     source = f"{endpoint.value} ({endpoint.origin})" if endpoint else "https://huggingface.co (default)"
     origin = next((settings.variables[n].origin for n in HUB_CACHE_NAMES if n in settings.variables), "default")
     foreign = () if command.origin != OWN_INTERPRETER else (f"interpreter: {command.interpreter} ({command.origin})",)
+    problem = proxy_problem(command.environment, command.interpreter)
     return (
         *_anothers(settings),
         *foreign,
         f"endpoint: {source}",
         f"cache: {hub_cache(command.environment, settings.app_dir)} ({origin})",
+        *((f"note: {problem}",) if problem else ()),
     )
 
 

@@ -15,15 +15,16 @@ from ..app.exec import execute
 from ..config.paths import current_folder
 from ..context import Answer, Context, Report
 from ..errors import ExitStatus, LauncherError
-from ..operations.instance import Started, last_record, write_record
-from ..operations.readiness import DEFAULT_SECONDS, open_page, wait_for_child
+from ..operations.held import Started, last_record, write_record
 from ..service import history
+from ..system import marker
 from ..ui import text
 from .plan import Prepared, shown
 
 if TYPE_CHECKING:
     from ..app import logs
     from ..app.command import Command
+    from ..app.logs import Staged
     from ..app.rehearsal import Placeholder
     from ..operations.instance import Observed
     from ..operations.readiness import Ready
@@ -41,6 +42,7 @@ class StartStep:
         self._command = command
         self._target = _log_target(context)
         self._placeholder: Placeholder | None = None
+        self._staged: Staged | None = None
         self.log = self._target.places[0] if self._target else None
 
     def check(self, observe: Callable[[], Observed]) -> None:  # noqa: ARG002
@@ -58,19 +60,46 @@ class StartStep:
         if background and environ.get("SYSTEMD_EXEC_PID") == str(os.getpid()):
             raise LauncherError(
                 "--background in a systemd unit: systemd would stop the app when the launcher ends",
-                "ExecStart= without --background; systemd has it in the background already",
+                "remove --background from ExecStart=: systemd runs the app in the background already",
                 ExitStatus.USAGE,
             )
+        if background:
+            self._check_starter()
         if self._target:
             self._target.check()
+
+    def _check_starter(self) -> None:
+        """Refuse a background that ends with what has started the launcher; warn where a script may go on."""
+        from ..instances.supervisor import starter
+        from ..instances.table import ProcessTable
+
+        found = starter(os.getpid(), ProcessTable())
+        if found is None:
+            return
+        name = found.supervisor.name
+        if found.supervisor.is_unit:
+            what = f"systemd would stop the app when {name} ends"
+            hint = "start_app.py unit prints a unit that starts it without --background"
+        elif name.startswith("pid 1"):
+            waited = "the script that runs this" if found.by_script else "the launcher"
+            what = f"the app would end with the container when {waited} ends: {name}, waits for it"
+            hint = "start_app.py without --background, as the last command of the container"
+        else:
+            what = f"{name} would start the launcher again when it ends, and that stops the app"
+            hint = "start_app.py without --background"
+        if not found.by_script:
+            raise LauncherError(f"--background: {what}", hint, ExitStatus.USAGE)
+        self._context.console.warn(f"warning: {what}")
+        self._context.console.warn(self._context.console.hinted(f"hint: {hint}"))
 
     def prepare(self) -> None:
         """Do nothing: what the start needs is acquired right before the stop."""
 
     def rehearse(self) -> None:
-        """Try the start: run the app's own Python, and in the background keep a process's place for it.
+        """Try the start: run the app's own Python, make its log, and in the background keep a process's place for it.
 
-        Raises LauncherError: 78 when the app's Python or the script cannot run, 75 where no process can be started.
+        Raises LauncherError: 78 when the app's Python or the script cannot run, 75 where no process can be started, 74
+        where no log can be made.
         """
         from ..app import rehearsal
 
@@ -80,7 +109,9 @@ class StartStep:
         origins = {name: setting.origin for name, setting in context.settings.variables.items()}
         placeholder = rehearsal.rehearse(self._command(), origins)
         if context.arguments.background:
-            from ..app import background  # noqa: F401  # what the start needs is imported while it may still fail
+            # What the start needs is imported while it may still fail.
+            from ..app import background  # noqa: F401
+            from ..operations import readiness  # noqa: F401
 
             if placeholder is None:
                 raise _no_process()
@@ -89,6 +120,8 @@ class StartStep:
             placeholder.close()
         else:
             context.console.detail("not rehearsed: no process can be started; the launcher itself becomes the app")
+        if self._target:
+            self._staged = self._target.stage()
 
     def apply(self, changed: bool) -> bool:  # noqa: ARG002
         """Do nothing to the disk."""
@@ -99,6 +132,9 @@ class StartStep:
         if self._placeholder:
             self._placeholder.close()
             self._placeholder = None
+        if self._staged:
+            self._staged.discard()
+            self._staged = None
 
     def lines(self) -> Iterable[str]:
         """Return nothing: the plan itself shows the command."""
@@ -115,7 +151,8 @@ class StartStep:
         """
         if self._target is None:
             return None
-        self.log, output = self._target.open()
+        staged, self._staged = self._staged, None
+        self.log, output = (staged or self._target.stage()).commit()
         return output
 
     def become(self, prepared: Prepared, output: int | None, release: Callable[[], None]) -> NoReturn:
@@ -127,7 +164,8 @@ class StartStep:
         console = context.console
         self._record(prepared)
         _report_start(context, prepared, os.getpid(), f"exec, log {log}" if log else "exec")
-        context.show(Answer(data={**prepared.document(), "pid": os.getpid(), "log": str(log) if log else None}))
+        if context.arguments.json:
+            context.show(Answer(data={**prepared.document(), "pid": os.getpid(), "log": str(log) if log else None}))
         if log:
             console.say(f"log: {log}")
         console.say(f"exec: {shown(prepared.command)}")
@@ -190,15 +228,21 @@ class StartStep:
             )
         _report_end(context, ("ready", "ready"), pid, f"{ready.page.url} answers after {ready.seconds:.1f} s")
         console.say(ready.line())
+        if ready.warning:
+            console.warn(f"note: {ready.warning}")
         console.say(f"log: {log}")
         if context.arguments.open:
+            from ..operations.readiness import open_page
+
             open_page(ready.page.url, context)
         answer = {"url": ready.page.url, "status": ready.page.status, "seconds": round(ready.seconds, 3)}
         return Answer(data={**prepared.document(), "pid": pid, **answer, "log": str(log)})
 
     def _record(self, prepared: Prepared) -> None:
         """Write this process into the instance lock, and keep the lock across the exec that comes next."""
-        started = Started(prepared.command.argv, prepared.commits, prepared.models.locked, self.log)
+        mark = marker.parse(prepared.command.environment.get(marker.NAME))
+        token = mark.token if mark else None
+        started = Started(prepared.command.argv, prepared.commits, prepared.models.locked, self.log, token)
         write_record(prepared.lock, self._context, started)
         prepared.lock.keep_across_exec()
 
@@ -234,6 +278,7 @@ def _log_target(context: Context) -> logs.Target | None:
 
 def _await(context: Context, pid: int, log: Path) -> Ready | None:
     from ..app import logs
+    from ..operations.readiness import wait_for_child
 
     begun = time.monotonic()
     with context.console.live() as show:
@@ -243,7 +288,7 @@ def _await(context: Context, pid: int, log: Path) -> Ready | None:
                 last = "".join(logs.tail(log, 1))
                 show(f"loading: {text.duration(time.monotonic() - begun)}  {last}")
 
-        return wait_for_child(context.settings, pid, context.timeout(DEFAULT_SECONDS), tick)
+        return wait_for_child(context, pid, tick)
 
 
 def _report_start(context: Context, prepared: Prepared, pid: int, how: str) -> None:
@@ -266,7 +311,7 @@ def _flush(context: Context) -> None:
 
 
 def _hint(end: str) -> str:
-    killed = "; the kernel kills what takes too much memory: dmesg | tail" if end.endswith("SIGKILL") else ""
+    killed = "; if it ran out of memory, the kernel says so: dmesg | tail" if end.endswith("SIGKILL") else ""
     return f"start_app.py logs --lines 200{killed}"
 
 

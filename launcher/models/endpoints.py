@@ -27,7 +27,7 @@ class Endpoints(NamedTuple):
 
     @property
     def mirrored(self) -> bool:
-        """Tell whether the app uses another hub than the official one."""
+        """Return whether the app uses another hub than the official one."""
         return not self.used.official
 
     @property
@@ -76,12 +76,12 @@ def split(text: str) -> tuple[str, ...]:
 
 
 def is_offline(environment: Mapping[str, str]) -> bool:
-    """Tell whether the settings say that no hub may be asked, as huggingface_hub reads them."""
+    """Return whether the settings say that no hub may be asked, as huggingface_hub reads them."""
     return is_true(environment.get("HF_HUB_OFFLINE") or environment.get("TRANSFORMERS_OFFLINE"))
 
 
 def is_true(text: str | None) -> bool:
-    """Tell whether a variable says yes, as huggingface_hub reads one."""
+    """Return whether a variable says yes, as huggingface_hub reads one."""
     return (text or "").strip().lower() in TRUE
 
 

@@ -33,16 +33,21 @@ class InUse(NamedTuple):
 
     @property
     def changed(self) -> bool:
-        """Tell whether the disk has changed since."""
+        """Return whether the disk has changed since."""
         return self.now != self.commit
 
-    def line(self) -> str:
-        """Return what a person is told."""
+    def line(self, *, locked: bool = False) -> str:
+        """Return the model as a line of `status`; a `locked` instance keeps its commit when it is restarted locked."""
         commit = self.commit[:7] if self.commit else "a commit that is not on the disk any more"
         how = f"mapped: {self.file}" if self.evidence == "mapped" else "on the disk when it started"
         if not self.changed:
             return f"{self.repo} @ {commit} ({how})"
-        then = f"{self.now[:7]} is on the disk by now: a restart loads that" if self.now else "the disk has none by now"
+        if self.now is None:
+            then = "the disk has no commit of it any more"
+        elif locked:
+            then = f"the cache has {self.now[:7]}, which a restart without --locked loads"
+        else:
+            then = f"the disk has {self.now[:7]} now, which a restart loads"
         return f"{self.repo} @ {commit} ({how}); {then}"
 
     def document(self) -> Mapping[str, Any]:

@@ -116,7 +116,7 @@ def _make(folder: str) -> None:
 
 
 def _is_whole(path: str, shown: Collection[Placed]) -> bool:
-    """Tell whether a view shows these models and nothing else."""
+    """Return whether a view shows these models and nothing else."""
     try:
         if set(os.listdir(path)) != {repo_id.folder(model.repo) for model, _ in shown}:
             return False
@@ -141,7 +141,7 @@ def _is_whole(path: str, shown: Collection[Placed]) -> bool:
 
 
 def _is_exact(base: str, model: LockedModel) -> bool:
-    """Tell whether a snapshot holds the files that the lock names and no others."""
+    """Return whether a snapshot holds the files that the lock names and no others."""
     found = 0
     pending = [""]
     while pending:

@@ -12,7 +12,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from ..cache.dirs import walk
 from ..cache.memory import Memory, line_of
 from ..cache.names import read_ref
 from ..cache.roots import Root
@@ -24,6 +23,10 @@ ANY_SIZE = -1
 """The size of a file of which only the hash is known."""
 METADATA = ".cache/huggingface/download"
 """Where huggingface_hub notes in a local folder, a file each, of which commit a file is: commit, etag, time."""
+MARKS = (".aria2", ".part", ".crdownload", ".incomplete", ".tmp", ".download")
+"""What other programs put beside a file that they have not finished, or into its name."""
+_LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+_MOST_BYTES_OF_A_POINTER = 1024
 # To look into a folder that may not be listed is enough: open(2), O_PATH, which only Linux has.
 _AS_PLACE = getattr(os, "O_PATH", os.O_RDONLY)
 
@@ -79,10 +82,15 @@ class Noted(NamedTuple):
 
 
 class OnDisk(NamedTuple):
-    """Hold what an app would load of a model: its commit, None where there is none, and what is wrong with it."""
+    """Hold what an app would load of a model: its commit, None where there is none, and the problem with it.
+
+    `present` is whether anything of it is here at all, and `doubt` is why nobody can tell what its files are.
+    """
 
     commit: str | None
-    wrong: str = ""
+    problem: str = ""
+    present: bool = True
+    doubt: str = ""
 
 
 def placed(models: Iterable[LockedModel], roots: Sequence[Root], app_dir: Path) -> tuple[Placed, ...]:
@@ -146,6 +154,20 @@ def held(base: str, files: Mapping[str, LockedFile], memory: Memory) -> Held:
     return Held(tuple(missing), tuple(resized), unread)
 
 
+def leads_astray(path: str) -> bool:
+    """Return whether a repo or a part of it is a link that somebody else may have put there for us to write through.
+
+    A model that was moved to a bigger disk is reached by a link of ours, or of whoever owns what it leads to.
+    """
+    try:
+        link = os.lstat(path)
+        if not stat.S_ISLNK(link.st_mode):
+            return False
+        return link.st_uid not in (os.geteuid(), os.stat(path).st_uid)
+    except OSError:
+        return os.path.islink(path)
+
+
 def own_blob(place: Place, path: str) -> str | None:
     """Return the blob of its own repo that a snapshot's file links to; None for any other link, or a plain file."""
     try:
@@ -157,49 +179,79 @@ def own_blob(place: Place, path: str) -> str | None:
 
 
 def leads_to_own_blob(place: Place, path: str) -> bool:
-    """Tell whether a snapshot's file is a plain one, or links to a blob of its own repo."""
+    """Return whether a snapshot's file is a plain one, or links to a blob of its own repo."""
     return not os.path.islink(path) or own_blob(place, path) is not None
 
 
-def on_disk(model: LockedModel, place: Place) -> OnDisk:
+def on_disk(model: LockedModel, place: Place, memory: Memory) -> OnDisk:
     """Return what the app would load of a locked model; sizes are looked at, contents are not."""
     if place.root is None:
-        return _in_folder(model, place)
+        return _in_folder(model, place, memory)
     commit = commit_of(place, model.revision)
     if commit is None:
-        return OnDisk(None, "not downloaded")
+        return OnDisk(None, "not downloaded", present=False)
     if commit == model.commit:
-        return OnDisk(commit, _lacking(held(place.base(commit), model.files, Memory()).lacking, len(model.files)))
+        return OnDisk(commit, lacking(held(place.base(commit), model.files, Memory()).lacking, len(model.files)))
     return OnDisk(commit, dangling(place, commit))
 
 
 def dangling(place: Place, commit: str) -> str:
     """Return in words what a cached commit lacks, as far as its snapshot tells; blank where it tells of nothing."""
-    from ..cache import layout
+    from ..cache import completeness
 
-    assert place.root
     try:
-        repo = layout.read(place.root.real, os.path.basename(place.path))
+        copy = completeness.copy_of(place.path, commit)
     except OSError:
         return "it cannot be read"
-    revision = next((one for one in repo.revisions if one.commit == commit), None)
-    if revision is None or not revision.files:
+    if not (copy.files or copy.dangling):
         return "no files"
-    return _lacking(revision.dangling, revision.files)
+    return lacking(sorted(copy.dangling), len(copy.files) + len(copy.dangling))
 
 
-def _in_folder(model: LockedModel, place: Place) -> OnDisk:
+def _in_folder(model: LockedModel, place: Place, memory: Memory) -> OnDisk:
     noted = {path: one for path in model.files if (one := noted_of(place.path, path))}
     there = [path for path in model.files if os.path.lexists(f"{place.path}/{path}")]
     if not there:
-        return OnDisk(None, "not downloaded")
+        return OnDisk(None, "not downloaded", present=False)
     commits = Counter(one.commit for path, one in noted.items() if path in there)
     commit = commits.most_common(1)[0][0] if commits else None
-    lacking = held(place.path, model.files, Memory()).lacking
+    state = held(place.path, model.files, memory)
+    unread = [path for path in state.unread if path not in noted or noted[path].commit != model.commit]
     if commit in (None, model.commit) or len(commits) > 1:
-        stand = model.commit if commits.get(model.commit) or not (commits or lacking) else commit
-        return OnDisk(stand, _lacking(lacking, len(model.files)))
+        stand = model.commit if commits.get(model.commit) or not (commits or state.lacking) else commit
+        doubt = "its files have never been verified; start_app.py models pull does that" if unread else ""
+        problem = _unfinished(place.path, state.unread) or _in_words(place.path, state, len(model.files))
+        return OnDisk(stand, problem, doubt="" if problem else doubt)
     return OnDisk(commit)
+
+
+def _in_words(folder: str, state: Held, of: int) -> str:
+    pointers = [path for path in state.resized if is_lfs_pointer(f"{folder}/{path}")]
+    if pointers:
+        return f"{len(pointers)} of {of} files are Git LFS pointers, not the files: {some(pointers, 3)}"
+    if state.resized and not state.missing:
+        return f"{len(state.resized)} of {of} files of another size: {some(state.resized, 3)}"
+    return lacking(state.lacking, of)
+
+
+def _unfinished(folder: str, unread: Sequence[str]) -> str:
+    """Return in words which files another program has not finished; one that was read and is whole is finished."""
+    found = [f"{path}{mark}" for path in unread for mark in MARKS if os.path.lexists(f"{folder}/{path}{mark}")]
+    return f"a download broke off: {some(found, 3)}" if found else ""
+
+
+def is_lfs_pointer(path: str) -> bool:
+    """Return whether a file is what `git clone` leaves in the place of a large one, when git-lfs is not installed.
+
+    https://github.com/git-lfs/git-lfs/blob/main/docs/spec.md
+    """
+    try:
+        if os.stat(path).st_size > _MOST_BYTES_OF_A_POINTER:
+            return False
+        with open(path, "rb") as file:
+            return file.read(len(_LFS_POINTER)) == _LFS_POINTER
+    except OSError:
+        return False
 
 
 def noted_of(folder: str, path: str) -> Noted | None:
@@ -214,13 +266,6 @@ def noted_of(folder: str, path: str) -> Noted | None:
     return noted if is_hash and repo_id.COMMIT.fullmatch(commit) else None
 
 
-def _lacking(paths: Sequence[str], of: int) -> str:
-    if not paths:
-        return ""
-    return f"{len(paths)} of {of} files missing: {some(paths, 3)}"
-
-
-def files_here(place: Place, commit: str) -> frozenset[str]:
-    """Return the paths of a cached commit's files that are here."""
-    base = place.base(commit)
-    return frozenset(os.path.relpath(entry.path, base) for entry in walk(base))
+def lacking(paths: Sequence[str], of: int) -> str:
+    """Return in words which of so many files are missing, blank where none is."""
+    return f"{len(paths)} of {of} files missing: {some(paths, 3)}" if paths else ""

@@ -12,14 +12,15 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from ..cache.dirs import reason
+from ..cache.memory import Memory
 from ..cache.roots import Root
 from ..errors import ExitStatus, LauncherError, quoted
 from ..ui.text import size
 from . import download as fetching
-from . import endpoints, local_dir, placement, refs
+from . import endpoints, local_dir, ownership, placement, refs, switch
 from .lockfile import LockedModel
 from .placement import Memories, Place
-from .task import Progress, Reach, Say, Served, Survey, Task
+from .task import Progress, Reach, Say, Served, Skipped, Spare, Survey, Task, spare_none
 
 # What a folder of staged files and the file system itself want beside the bytes.
 _SPARE_BYTES = 16 << 20
@@ -34,34 +35,49 @@ def survey(
     *,
     lock: Sequence[LockedModel] = (),
     is_of: Callable[[str, str], bool | None] = lambda _repo, _commit: False,
+    spare: Spare = spare_none,
 ) -> Survey:
     """Look at what is there; only files that are not remembered as whole are read.
 
     `lock` are all models of the app, also those that are not surveyed, and `is_of` tells whether a commit is one of a
     repo: without it nothing in a folder of the app's is taken for outdated. Raises LauncherError: 74 for what cannot be
-    read or lies behind a link, 65 where the lock contradicts what is whole.
+    read or lies behind a link, 65 where the lock contradicts what is whole; what `spare` takes is skipped instead.
     """
     tasks = []
+    skipped = []
     read = 0
     for model in models:
-        place = placement.place_of(model, roots, app_dir)
-        _refuse_astray(model, place, roots)
-        base = place.base(model.commit)
-        held = placement.held(base, model.files, memories.of(place))
-        bad, count = fetching.verified(place, model, held.unread, memories.of(place), progress, base)
+        try:
+            task, count = _survey(model, placement.place_of(model, roots, app_dir), roots, memories, progress)
+        except LauncherError as error:
+            if not spare(error):
+                raise
+            skipped.append(Skipped(model.name, error))
+            continue
         read += count
-        wrong = {checked.candidate.name for checked in bad}
-        if place.root:
-            wrong.update(path for path in held.resized if os.path.lexists(f"{base}/{path}"))
-            wrong.update(path for path in held.missing if os.path.lexists(f"{base}/{path}"))
-            for path in sorted(wrong):
-                _refuse_contradiction(model, place, base, path)
-        lacking = tuple(sorted({*held.lacking, *wrong}))
-        damaged = tuple(sorted(wrong)) if place.root else ()
-        before = placement.commit_of(place, model.revision) if place.root else _before(place, model, lacking)
-        outdated = local_dir.Outdated((), (), ()) if place.root else _outdated(model, place, lacking, lock, is_of)
-        tasks.append(Task(model, place, before, lacking, damaged, outdated))
-    return Survey(tuple(tasks), read)
+        if task.place.root is None:
+            task = task._replace(outdated=_outdated(model, task.place, task.lacking, lock, is_of))
+        tasks.append(task)
+    return Survey(tuple(tasks), read, tuple(skipped))
+
+
+def _survey(
+    model: LockedModel, place: Place, roots: Sequence[Root], memories: Memories, progress: Progress | None
+) -> tuple[Task, int]:
+    _refuse_astray(model, place, roots)
+    base = place.base(model.commit)
+    held = placement.held(base, model.files, memories.of(place))
+    bad, count = fetching.verified(place, model, held.unread, memories.of(place), progress, base)
+    wrong = {checked.candidate.name for checked in bad}
+    if place.root:
+        wrong.update(path for path in held.resized if os.path.lexists(f"{base}/{path}"))
+        wrong.update(path for path in held.missing if os.path.lexists(f"{base}/{path}"))
+        for path in sorted(wrong):
+            _refuse_contradiction(model, place, base, path)
+    lacking = tuple(sorted({*held.lacking, *wrong}))
+    damaged = tuple(sorted(wrong)) if place.root else ()
+    before = placement.commit_of(place, model.revision) if place.root else _before(place, model, lacking)
+    return Task(model, place, before, lacking, damaged, local_dir.Outdated((), (), ())), count
 
 
 def _outdated(
@@ -76,39 +92,115 @@ def _outdated(
 
 
 def fetch(
-    found: Survey, reach: Reach, memories: Memories, say: Say, progress: Progress | None = None
-) -> tuple[Served, ...]:
+    found: Survey,
+    reach: Reach,
+    memories: Memories,
+    say: Say,
+    progress: Progress | None = None,
+    *,
+    spare: Spare = spare_none,
+) -> tuple[Survey, tuple[Served, ...]]:
     """Download what is lacking and verify it; afterwards everything is there, and nothing has moved yet.
 
-    Raises LauncherError: 74 when the disk has no room or could not be switched afterwards, 75 when no hub could serve
-    it, 65 when what all of them serve is not what it must be.
+    Returns the survey without the models that `spare` takes the error of, and which hub has served. Raises
+    LauncherError: 74 when the disk has no room or could not be switched afterwards, 75 when no hub could serve it, 65
+    when what all of them serve is not what it must be.
     """
     _refuse_full(found)
-    served = tuple(fetching.fetch(task, reach, memories, say, progress) for task in found.tasks if task.lacking)
+    tasks = []
+    served = []
+    skipped = list(found.skipped)
     for task in found.tasks:
-        if task.place.root and os.path.isdir(task.place.path):
-            try:
-                refs.probe(task.model, task.place)
-            except OSError as error:
-                raise _unswitchable(task, error) from error
-    return served
-
-
-def settle(found: Survey, app_dir: Path, memories: Memories, *, pin: bool) -> None:
-    """Have every model be the commit that was fetched: refs move, and folders change over.
-
-    Raises LauncherError: 74, or 75 when another process has removed that meanwhile.
-    """
-    for task in found.tasks:
-        if task.place.root:
-            move(task, pin=pin)
-            continue
         try:
-            local_dir.switch(app_dir, task.model, task.lacking, task.outdated, memories.local)
+            with ownership.handed_over((task.top, *reach.homes)):
+                if task.lacking:
+                    served.append(fetching.fetch(task, reach, memories, say, progress))
+                _probe(task)
+        except LauncherError as error:
+            if not spare(error):
+                raise
+            skipped.append(Skipped(task.model.name, error))
+        else:
+            tasks.append(task)
+    return found._replace(tasks=tuple(tasks), skipped=tuple(skipped)), tuple(served)
+
+
+def _probe(task: Task) -> None:
+    """Try whether the refs of a cached model could be moved.
+
+    Raises LauncherError (74).
+    """
+    if task.place.root and os.path.isdir(task.place.path):
+        try:
+            refs.probe(task.model, task.place)
         except OSError as error:
             raise _unswitchable(task, error) from error
+
+
+def settle(found: Survey, app_dir: Path, memories: Memories, *, pin: bool, spare: Spare = spare_none) -> Survey:
+    """Have every model be the commit that was fetched: refs move, and folders change over.
+
+    Returns the survey without the models that `spare` takes the error of. Raises LauncherError: 74, or 75 when another
+    process has removed that meanwhile.
+    """
+    tasks = []
+    skipped = list(found.skipped)
+    for number, task in enumerate(found.tasks):
+        try:
+            with ownership.handed_over((task.top,)):
+                _settle(task, app_dir, memories, pin=pin)
+        except LauncherError as error:
+            if not spare(error):
+                abandon(Survey(found.tasks[number + 1 :], 0), app_dir)
+                raise
+            skipped.append(Skipped(task.model.name, error))
+        else:
+            tasks.append(task)
     for folder in {task.place.path for task in found.tasks if task.place.root is None}:
-        local_dir.drop(folder)  # several models may share one
+        switch.drop(folder)  # several models may share one
+    return found._replace(tasks=tuple(tasks), skipped=tuple(skipped))
+
+
+def _settle(task: Task, app_dir: Path, memories: Memories, *, pin: bool) -> None:
+    if task.place.root:
+        move(task, pin=pin)
+        return
+    try:
+        staged = task.switch or switch.stage(app_dir, task.model, task.lacking, task.outdated)
+        if staged:
+            switch.apply(app_dir, staged, memories.local)
+    except OSError as error:
+        raise _unswitchable(task, error) from error
+
+
+def rehearse(found: Survey, app_dir: Path) -> Survey:
+    """Try what `settle` will do, and return the survey with all that it writes beforehand.
+
+    Raises LauncherError (74) where it could not be done; then nothing is left of it.
+    """
+    tasks: list[Task] = []
+    for task in found.tasks:
+        try:
+            if task.place.root:
+                refs.probe(task.model, task.place)
+                tasks.append(task)
+                continue
+            with ownership.handed_over((task.top,)):
+                staged = switch.stage(app_dir, task.model, task.lacking, task.outdated)
+                tasks.append(task._replace(switch=staged))
+                if staged:
+                    switch.rehearse(app_dir, staged)
+        except OSError as error:
+            abandon(Survey(tuple(tasks), 0), app_dir)
+            raise _unswitchable(task, error) from error
+    return found._replace(tasks=tuple(tasks))
+
+
+def abandon(found: Survey, app_dir: Path) -> None:
+    """Remove what was rehearsed and not settled."""
+    for task in found.tasks:
+        if task.switch:
+            switch.abandon(app_dir, task.switch)
 
 
 def move(task: Task, *, pin: bool) -> None:
@@ -161,7 +253,7 @@ def _refuse_full(found: Survey) -> None:
 
 
 def _before(place: Place, model: LockedModel, lacking: Sequence[str]) -> str | None:
-    return model.commit if not lacking else placement.on_disk(model, place).commit
+    return model.commit if not lacking else placement.on_disk(model, place, Memory()).commit
 
 
 def _unswitchable(task: Task, error: OSError) -> LauncherError:
@@ -171,22 +263,24 @@ def _unswitchable(task: Task, error: OSError) -> LauncherError:
             "start_app.py models pull brings it again",
             ExitStatus.RETRY,
         )
+    where = os.fsdecode(error.filename) if error.filename else task.place.path
     return LauncherError(
-        f"cannot switch {task.model.name} to {task.model.commit[:7]}: {reason(error)}",
-        f"ls -ld {quoted(task.place.path)}; start_app.py models pull goes on",
+        f"cannot switch {task.model.name} to {task.model.commit[:7]}: {reason(error)}: {where}",
+        f"ls -ld {quoted(os.path.dirname(where))} {quoted(where)}; lsattr -d {quoted(where)}; "
+        "start_app.py models pull goes on",
         ExitStatus.IO,
     )
 
 
 def _refuse_astray(model: LockedModel, place: Place, roots: Sequence[Root]) -> None:
-    """Refuse a repo that is a link, and a folder of the app's that is a cache, or its own state.
+    """Refuse a repo that is a link of somebody else's, and a folder of the app's that is a cache, or its own state.
 
     Raises LauncherError (74, 78).
     """
     if place.root:
-        if os.path.islink(place.path):
+        if placement.leads_astray(place.path):
             raise LauncherError(
-                f"{place.path} is a link, and nothing is written through one",
+                f"{place.path} is a link of another user's to what is not theirs, and nothing is written through it",
                 f"ls -ld {quoted(place.path)}; let HF_HOME name the folder that it leads to",
                 ExitStatus.IO,
             )

@@ -34,7 +34,7 @@ class Target(NamedTuple):
 
 
 def is_name(text: str) -> bool:
-    """Tell whether this can be the name of a repo, and of a folder."""
+    """Return whether this can be the name of a repo, and of a folder."""
     return (
         len(text) <= _LONGEST_NAME
         and bool(_NAME.fullmatch(text))
@@ -45,24 +45,24 @@ def is_name(text: str) -> bool:
 
 
 def is_revision(text: str) -> bool:
-    """Tell whether this can be a branch, a tag or a commit."""
+    """Return whether this can be a branch, a tag or a commit."""
     return bool(_REVISION.fullmatch(text)) and is_path(text)
 
 
 def is_path(text: str) -> bool:
-    """Tell whether this can be the path of a file in a repo: one that leads nowhere out of a folder."""
+    """Return whether this can be the path of a file in a repo: one that leads nowhere out of a folder."""
     return len(text) < _LONGEST_PATH and _is_path(text)
 
 
 def are_paths(texts: Collection[str]) -> bool:
-    """Tell whether each of these can be the path of a file in a repo, by one look at all of them."""
+    """Return whether each of these can be the path of a file in a repo, by one look at all of them."""
     # What joins them parts them again, and no path may hold an empty part: together they are one path, but for its
     # length.
     return not texts or (max(map(len, texts)) < _LONGEST_PATH and _is_path("/".join(texts)))
 
 
 def is_local_dir(text: str) -> bool:
-    """Tell whether this can be the folder of a model below the app's own: no hidden one, no environment, no cache."""
+    """Return whether this can be the folder of a model below the app's own: no hidden one, no environment, no cache."""
     parts = text.split("/")
     return is_path(text) and not any(part.startswith(".") for part in parts) and parts[0] not in _NO_LOCAL_DIRS
 

@@ -1,26 +1,28 @@
-"""A revision becomes a commit and its files: by the word of the official Hub, else of the first hub that answers."""
+"""A revision becomes a commit and its files: by the word of the official Hub, else of the first hub that answers.
+
+Each model is resolved by itself: one that is gone, gated or renamed keeps no other from being resolved.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
+from ..cache.completeness import Copy, Files, gaps, is_weights, preferred, shards
 from ..errors import ExitStatus, LauncherError, quoted
+from ..ui.text import some
 from . import hub, repo_id
 from .endpoints import Endpoint, Endpoints
 from .hub import Answer, Question
 from .lockfile import LockedFile, LockedModel
 
 
-class Copy(NamedTuple):
-    """Hold what is here of an older commit: where that is only some of its files, just these are wanted anew."""
+class Requirement(NamedTuple):
+    """Hold what is to be resolved: a repo's revision, where it is kept, and which of its files are wanted.
 
-    commit: str
-    files: frozenset[str]
-
-
-class Wish(NamedTuple):
-    """Hold what is to be resolved: a repo's revision, where it is kept, and which of its files are wanted."""
+    `copy` is what is here of an older commit, and `listed` the files that this one has, as far as that is known here:
+    where only a part of them is here, just the same are wanted anew. `held` is the commit that is pinned.
+    """
 
     repo: str
     revision: str
@@ -28,6 +30,7 @@ class Wish(NamedTuple):
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     copy: Copy | None = None
+    listed: Files | None = None
     held: str | None = None
 
     @property
@@ -35,11 +38,16 @@ class Wish(NamedTuple):
         """Return the commit that is here or pinned, which a mirror alone must not take back to an older one."""
         return self.copy.commit if self.copy else self.held
 
+    @property
+    def name(self) -> str:
+        """Return the repo with its revision, as a person writes it."""
+        return f"{self.repo}@{self.revision}"
+
 
 class Resolved(NamedTuple):
     """Hold a model at the commit that its revision is now, whose word that is, and what speaks against it.
 
-    `partial` tells that it has only the files of which an older one is here.
+    `partial` tells that it has only the files that an older copy here has.
     """
 
     model: LockedModel
@@ -48,171 +56,241 @@ class Resolved(NamedTuple):
     partial: bool
 
 
-def wish_of(model: LockedModel) -> Wish:
+class Unresolved(NamedTuple):
+    """Hold a requirement that cannot be resolved, and why."""
+
+    requirement: Requirement
+    error: LauncherError
+
+
+class _Chosen(NamedTuple):
+    """Hold which hub is believed, what it says of the revision, and which hubs were asked, that one first."""
+
+    endpoint: Endpoint
+    head: Answer
+    sources: tuple[Endpoint, ...]
+
+    @property
+    def commit(self) -> str:
+        """Return the commit that the revision is."""
+        assert self.head.commit
+        return self.head.commit
+
+
+def requirement_of(model: LockedModel) -> Requirement:
     """Return what a locked model was asked for."""
-    return Wish(model.repo, model.revision, model.local_dir, model.include, model.exclude, held=model.commit)
+    return Requirement(model.repo, model.revision, model.local_dir, model.include, model.exclude, held=model.commit)
 
 
 def resolve(
-    wishes: Sequence[Wish], endpoints: Endpoints, environment: Mapping[str, str], timeout: float
-) -> tuple[Resolved, ...]:
+    requirements: Sequence[Requirement], endpoints: Endpoints, environment: Mapping[str, str], timeout: float
+) -> tuple[Resolved | Unresolved, ...]:
     """Ask which commit each revision is, and for the files of that commit.
 
-    Raises LauncherError: 75 when no hub answers for one, 2 for a repo or revision that is not there, 77 for one that
-    this user may not have.
+    The error of what cannot be resolved is 75 when no hub answers for it, 2 for a repo or revision that is not there,
+    77 for one that this user may not have.
     """
     asked = tuple(dict.fromkeys((endpoints.official, *endpoints.chain)))
     heads = hub.ask(
-        [Question(endpoint, "head", wish.repo, wish.revision) for wish in wishes for endpoint in asked],
+        [Question(endpoint, "head", one.repo, one.revision) for one in requirements for endpoint in asked],
         environment,
         timeout,
     )
-    chosen = []
-    for wish in wishes:
-        answers = {endpoint: heads[Question(endpoint, "head", wish.repo, wish.revision)] for endpoint in asked}
-        chosen.append((wish, *_head(wish, answers)))
-    chosen = _not_back(chosen, environment, timeout)
-    # A hub that did not answer is not waited for once more.
-    silent = {
-        endpoint
-        for endpoint in asked
-        if all(heads[Question(endpoint, "head", w.repo, w.revision)].trouble == "unreachable" for w in wishes)
-    }
-    trees = dict(
-        hub.ask(
-            [
-                Question(source, "tree", wish.repo, commit)
-                for wish, endpoint, head in chosen
-                for source in _sources(endpoint, asked)
-                if source not in silent
-                for commit in _commits(wish, head)
-            ],
-            environment,
-            max(timeout, hub.TREE_SECONDS if timeout >= hub.DEFAULT_SECONDS else timeout),
-        )
+    answers = [{e: heads[Question(e, "head", one.repo, one.revision)] for e in asked} for one in requirements]
+    chosen = [_choose(one, answer) for one, answer in zip(requirements, answers, strict=True)]
+    chosen = _not_back(requirements, chosen, environment, timeout)
+    # A hub that answered for no model is not waited for once more.
+    silent = frozenset(e for e in asked if all(answer[e].trouble == "unreachable" for answer in answers))
+    trees = _trees(requirements, chosen, silent, environment, timeout)
+    resolved: list[Resolved | Unresolved] = []
+    for requirement, choice, answer in zip(requirements, chosen, answers, strict=True):
+        if isinstance(choice, Unresolved):
+            resolved.append(choice)
+            continue
+        unasked = {e: answer[e] for e in silent}
+        try:
+            resolved.append(
+                _resolved(requirement, choice, {**trees, **_silent(requirement, choice, unasked)}, endpoints)
+            )
+        except LauncherError as error:
+            resolved.append(Unresolved(requirement, error))
+    return tuple(resolved)
+
+
+def _trees(
+    requirements: Sequence[Requirement],
+    chosen: Sequence[_Chosen | Unresolved],
+    silent: Collection[Endpoint],
+    environment: Mapping[str, str],
+    timeout: float,
+) -> Mapping[Question, Answer]:
+    questions = [
+        Question(source, "tree", requirement.repo, commit)
+        for requirement, choice in zip(requirements, chosen, strict=True)
+        if isinstance(choice, _Chosen)
+        for source in choice.sources
+        if source not in silent
+        for commit in _commits(requirement, choice)
+    ]
+    return hub.ask(
+        questions, environment, max(timeout, hub.TREE_SECONDS if timeout >= hub.DEFAULT_SECONDS else timeout)
     )
-    for wish, _, head in chosen:
-        for source in silent:
-            said = heads[Question(source, "head", wish.repo, wish.revision)]
-            for commit in _commits(wish, head):
-                trees[Question(source, "tree", wish.repo, commit)] = said
-    return tuple(_resolved(wish, endpoint, head, trees, asked, endpoints) for wish, endpoint, head in chosen)
 
 
-def _head(wish: Wish, answers: Mapping[Endpoint, Answer]) -> tuple[Endpoint, Answer]:
+def _silent(requirement: Requirement, choice: _Chosen, unasked: Mapping[Endpoint, Answer]) -> Mapping[Question, Answer]:
+    """Return the answers of hubs that were not asked for files, since they had not answered before."""
+    commits = _commits(requirement, choice)
+    return {Question(e, "tree", requirement.repo, commit): said for e, said in unasked.items() for commit in commits}
+
+
+def _choose(requirement: Requirement, answers: Mapping[Endpoint, Answer]) -> _Chosen | Unresolved:
     for endpoint, answer in answers.items():
         if answer.commit:
-            if answer.repo and answer.repo != wish.repo and endpoint.official:
-                raise LauncherError(
-                    f"{wish.repo} is called {answer.repo} by now",
-                    f"start_app.py models lock {quoted(answer.repo)}",
-                    ExitStatus.USAGE,
-                )
-            return endpoint, answer
+            return _Chosen(endpoint, answer, (endpoint, *(other for other in answers if other != endpoint)))
         if endpoint.official and answer.trouble in ("gone", "no revision", "gated", "denied"):
-            denied = answer.trouble in ("gated", "denied")
-            raise LauncherError(
-                f"{wish.repo}@{wish.revision}: {answer.text} ({endpoint.url})",
-                "set HF_TOKEN, and ask for access on its page" if denied else "start_app.py models lock REPO@REVISION",
-                ExitStatus.DENIED if denied else ExitStatus.USAGE,
-            )
+            return Unresolved(requirement, _refused(requirement, endpoint, answer))
     told = "; ".join(f"{endpoint.url}: {answer.text}" for endpoint, answer in answers.items())
-    raise LauncherError(
-        f"{wish.repo}@{wish.revision} could be resolved by nobody: {told}",
-        "try again; HF_ENDPOINT or HF_ENDPOINT_FALLBACK in .env name a mirror",
-        ExitStatus.RETRY,
-    )
+    hint = "try again; HF_ENDPOINT or HF_ENDPOINT_FALLBACK in .env name a mirror"
+    error = LauncherError(f"{requirement.name} cannot be resolved: {told}", hint, ExitStatus.RETRY)
+    return Unresolved(requirement, error)
+
+
+def _refused(requirement: Requirement, endpoint: Endpoint, answer: Answer) -> LauncherError:
+    """Return the error of what the official Hub does not have, or not for this user."""
+    text = f"{requirement.name}: {answer.text} ({endpoint.url})"
+    if answer.trouble in ("gated", "denied"):
+        return LauncherError(text, "set HF_TOKEN, and ask for access on its page", ExitStatus.DENIED)
+    repo = requirement.repo
+    if requirement.held:
+        hint = f"start_app.py models lock --remove {quoted(repo)} takes it out of models.lock"
+    elif requirement.copy:
+        hint = f"the copy here stays in use; start_app.py cache remove {quoted(repo)} removes it"
+    elif answer.trouble == "no revision":
+        hint = f"start_app.py models lock {quoted(repo)}"
+    else:
+        hint = f"is it there? {quoted(endpoint.url)}/{quoted(repo)}; a private one needs HF_TOKEN"
+    return LauncherError(text, hint, ExitStatus.USAGE)
 
 
 def _not_back(
-    chosen: Sequence[tuple[Wish, Endpoint, Answer]], environment: Mapping[str, str], timeout: float
-) -> list[tuple[Wish, Endpoint, Answer]]:
+    requirements: Sequence[Requirement],
+    chosen: Sequence[_Chosen | Unresolved],
+    environment: Mapping[str, str],
+    timeout: float,
+) -> list[_Chosen | Unresolved]:
     """Keep the commit that is here where only a mirror answers, and names an older one.
 
-    Raises LauncherError (75) where that cannot be told.
+    Where that cannot be told, the model is unresolved (75).
     """
     doubtful = {
-        wish: Question(endpoint, "head", wish.repo, wish.before)
-        for wish, endpoint, head in chosen
-        if not endpoint.official and wish.before and head.commit != wish.before
+        number: Question(choice.endpoint, "head", one.repo, one.before)
+        for number, (one, choice) in enumerate(zip(requirements, chosen, strict=True))
+        if isinstance(choice, _Chosen) and not choice.endpoint.official and one.before and choice.commit != one.before
     }
     answers = hub.ask(tuple(doubtful.values()), environment, timeout)
-    found = []
-    for wish, endpoint, head in chosen:
-        before = answers[doubtful[wish]] if wish in doubtful else None
-        if before is None:
-            found.append((wish, endpoint, head))
-        elif before.commit is None or before.date is None or head.date is None:
-            raise LauncherError(
-                f"{wish.repo}@{wish.revision} is {str(head.commit)[:7]} for {endpoint.url}, which does not know "
-                f"{str(wish.before)[:7]}, and the Hub did not answer: who of them is behind?",
-                "start_app.py models check, when the Hub answers",
-                ExitStatus.RETRY,
+    kept = list(chosen)
+    for number, question in doubtful.items():
+        one, choice, before = requirements[number], chosen[number], answers[question]
+        assert isinstance(choice, _Chosen)
+        if before.commit is None or before.date is None or choice.head.date is None:
+            text = (
+                f"{one.name} is {choice.commit[:7]} for {choice.endpoint.url}, which does not know "
+                f"{str(one.before)[:7]}, and the Hub did not answer: cannot tell which one is behind"
             )
-        else:
-            found.append((wish, endpoint, head if head.date >= before.date else before))
-    return found
-
-
-def _sources(endpoint: Endpoint, asked: Sequence[Endpoint]) -> Iterator[Endpoint]:
-    yield endpoint
-    yield from (one for one in asked if one != endpoint)
+            hint = "start_app.py models check, when the Hub answers"
+            kept[number] = Unresolved(one, LauncherError(text, hint, ExitStatus.RETRY))
+        elif choice.head.date < before.date:
+            kept[number] = choice._replace(head=before)
+    return kept
 
 
 def _resolved(
-    wish: Wish,
-    endpoint: Endpoint,
-    head: Answer,
-    trees: Mapping[Question, Answer],
-    asked: Sequence[Endpoint],
-    endpoints: Endpoints,
+    requirement: Requirement, choice: _Chosen, trees: Mapping[Question, Answer], endpoints: Endpoints
 ) -> Resolved:
-    assert head.commit
-    sources = tuple(_sources(endpoint, asked))
-    answers = {source: trees[Question(source, "tree", wish.repo, head.commit)] for source in sources}
+    answers = {source: trees[Question(source, "tree", requirement.repo, choice.commit)] for source in choice.sources}
     tree = _told(answers.values())
+    at = f"{requirement.repo}@{choice.commit[:7]}"
     if tree is None:
         told = "; ".join(f"{source.url}: {answer.text}" for source, answer in answers.items())
-        raise LauncherError(
-            f"the files of {wish.repo}@{head.commit[:7]} were told by nobody: {told}", "try again", ExitStatus.RETRY
-        )
-    paths = tuple(repo_id.wanted(tree, wish.include, wish.exclude))
+        raise LauncherError(f"no hub tells the files of {at}: {told}", "try again", ExitStatus.RETRY)
+    paths = frozenset(repo_id.wanted(tree, requirement.include, requirement.exclude))
+    warnings: list[str] = []
     partial = False
-    if wish.copy:
-        before = _told(trees[Question(source, "tree", wish.repo, wish.copy.commit)] for source in sources)
-        # Where nobody knows the old commit any more, what is here is all that is known to be used.
-        partial = before is None or not wish.copy.files.issuperset(before)
-        paths = tuple(path for path in paths if path in wish.copy.files) if partial else paths
+    if requirement.copy:
+        older = (trees[Question(e, "tree", requirement.repo, requirement.copy.commit)] for e in choice.sources)
+        before = requirement.listed or _listed(_told(older))
+        meant, notes = meant_files(requirement.copy, before, _listed(tree) or {}, at)
+        warnings += notes
+        partial = not paths <= meant
+        paths &= meant
     if not paths:
+        raise LauncherError(f"no file of {at} is wanted by these globs", "--include '*'", ExitStatus.USAGE)
+    name = f"{requirement.repo} @ {choice.commit[:7]}"
+    used = answers[endpoints.used]
+    if used.files is None and endpoints.used != choice.endpoint:
+        warnings.append(
+            f"{endpoints.used.url} {_lacks(used)} {name}: {used.text}; a pull needs HF_ENDPOINT_FALLBACK until it does"
+        )
+    if not choice.endpoint.official:
+        warnings.append(f"{name} is confirmed by {choice.endpoint.url} only; the Hub did not answer")
+    if choice.head.repo and choice.head.repo != requirement.repo:
+        there = choice.head.repo
+        warnings.append(f"{requirement.repo} is called {there} upstream; it keeps the name that the app's code uses")
+    files: dict[str, LockedFile] = {path: tree[path] for path in sorted(paths)}
+    model = LockedModel(
+        requirement.repo,
+        requirement.revision,
+        choice.commit,
+        requirement.local_dir,
+        requirement.include,
+        requirement.exclude,
+        files,
+    )
+    return Resolved(model, choice.endpoint, tuple(warnings), partial)
+
+
+def meant_files(copy: Copy, before: Files | None, now: Files, at: str) -> tuple[frozenset[str], tuple[str, ...]]:
+    """Return which files of the newest commit are meant by what is here of an older one, and what is to be told.
+
+    `before` are the files of the older commit; where nobody knows them, what is here is all that is known to be used.
+    Raises LauncherError (2) where the newest commit has no weights in the place of those that are here.
+    """
+    used = frozenset(copy.files)
+    if before:
+        used = used.intersection(before).union(gaps(copy, before))
+    if not used or (before and used.issuperset(before)):
+        return frozenset(now), ()
+    gone = sorted(used.difference(now))
+    meant = used.intersection(now)
+    hashes = {before[path][0] for path in gone if before and path in before}
+    meant |= {path for path, (digest, _) in now.items() if digest in hashes}
+    meant |= {piece for index in meant if index.endswith(".index.json") for piece in shards(index, now)}
+    if any(map(is_weights, gone)) and not any(map(is_weights, meant)):
+        weights = frozenset(filter(is_weights, now))
+        meant |= preferred(weights.difference(before or ()) or weights, gone)
+        if not any(map(is_weights, meant)):
+            raise LauncherError(
+                f"{at} has no weights, and {copy.commit[:7]}, which is here, has {some(gone, 3)}: it stays",
+                f"start_app.py models lock {quoted(at.partition('@')[0])}@{quoted(copy.commit)} keeps it",
+                ExitStatus.USAGE,
+            )
+    if not meant:
         raise LauncherError(
-            f"no file of {wish.repo}@{head.commit[:7]} is wanted by these globs"
-            if not wish.copy
-            else f"{wish.repo}@{head.commit[:7]} has none of the files that are here of {wish.copy.commit[:7]}",
-            "--include '*'" if not wish.copy else f"start_app.py models lock {quoted(wish.repo)} pins all of its files",
+            f"{at} has none of the files that are here of {copy.commit[:7]}",
+            f"start_app.py models lock {quoted(at.partition('@')[0])} pins all of its files",
             ExitStatus.USAGE,
         )
-    warnings = []
-    lacking = answers[endpoints.used]
-    if lacking.files is None and endpoints.used != endpoint:
-        warnings.append(
-            f"{endpoints.used.url} {_lacks(lacking)} {wish.repo} @ {head.commit[:7]}: {lacking.text}; "
-            "a pull needs HF_ENDPOINT_FALLBACK until it does"
-        )
-    if not endpoint.official:
-        told = "the Hub did not answer"
-        warnings.append(f"{wish.repo} @ {head.commit[:7]} is the word of {endpoint.url} alone: {told}")
-    files: dict[str, LockedFile] = {path: tree[path] for path in sorted(paths)}
-    return Resolved(
-        LockedModel(wish.repo, wish.revision, head.commit, wish.local_dir, wish.include, wish.exclude, files),
-        endpoint,
-        tuple(warnings),
-        partial,
-    )
+    come = sorted(meant - used)
+    if not gone:
+        return meant, ()
+    instead = f"; in its place comes {some(come, 3)}" if come else ""
+    return meant, (f"{at} does not have {some(gone, 3)} any more{instead}",)
 
 
-def _commits(wish: Wish, head: Answer) -> tuple[str, ...]:
+def _commits(requirement: Requirement, choice: _Chosen) -> tuple[str, ...]:
     """Return the commits whose files are to be known: the wanted one's, and those of what is here."""
-    return (str(head.commit), *((wish.copy.commit,) if wish.copy else ()))
+    copy = requirement.copy
+    return (choice.commit, copy.commit) if copy and not requirement.listed else (choice.commit,)
 
 
 def _lacks(answer: Answer) -> str:
@@ -221,3 +299,15 @@ def _lacks(answer: Answer) -> str:
 
 def _told(answers: Iterable[Answer]) -> Mapping[str, LockedFile] | None:
     return next((answer.files for answer in answers if answer.files is not None), None)
+
+
+def _listed(files: Mapping[str, LockedFile] | None) -> Files | None:
+    return None if files is None else {path: (file.hash, file.size) for path, file in files.items()}
+
+
+def only_resolved(outcomes: Iterable[Resolved | Unresolved]) -> Iterator[Resolved]:
+    """Yield what was resolved, and raise the error of the first that was not."""
+    for outcome in outcomes:
+        if isinstance(outcome, Unresolved):
+            raise outcome.error
+        yield outcome

@@ -5,16 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
+from ..errors import LauncherError
 from . import local_dir
 from .endpoints import Endpoint, Endpoints
 from .lockfile import LockedModel
 from .placement import Place
+from .switch import Switch
 
 
 class Task(NamedTuple):
     """Hold one model that is to be on the disk: what it lacks, and what must go for it to be that commit.
 
-    `damaged` are those of the lacking files that are there and wrong.
+    `damaged` are those of the lacking files that are there and wrong, `switch` is the change of a folder of the app's
+    own, once it is staged.
     """
 
     model: LockedModel
@@ -23,6 +26,7 @@ class Task(NamedTuple):
     lacking: tuple[str, ...]
     damaged: tuple[str, ...]
     outdated: local_dir.Outdated
+    switch: Switch | None = None
 
     @property
     def size(self) -> int:
@@ -36,12 +40,25 @@ class Task(NamedTuple):
             return local_dir.staging(self.place.path, self.model.commit)
         return self.place.base(self.model.commit)
 
+    @property
+    def top(self) -> str:
+        """Return the folder below which everything is written for it: its hub cache, or its own folder."""
+        return self.place.root.real if self.place.root else self.place.path
+
+
+class Skipped(NamedTuple):
+    """Hold a model that is left as it is, and why; the others go on."""
+
+    name: str
+    error: LauncherError
+
 
 class Survey(NamedTuple):
-    """Hold what is to be done for all models, and how many bytes of what is there had to be read for that."""
+    """Hold what is to be done for all models, how many bytes had to be read for that, and which models are skipped."""
 
     tasks: tuple[Task, ...]
     read_bytes: int
+    skipped: tuple[Skipped, ...] = ()
 
     @property
     def size(self) -> int:
@@ -53,9 +70,19 @@ STALL_SECONDS = 60.0
 
 
 Say = Callable[[str], None]
-
-
 Progress = Callable[[int], None]
+Spare = Callable[[LauncherError], bool]
+"""Return whether an error skips its model only; otherwise it ends everything."""
+
+
+def spare_all(_: LauncherError) -> bool:
+    """Go on with the others, whatever fails."""
+    return True
+
+
+def spare_none(_: LauncherError) -> bool:
+    """End with the first model that fails."""
+    return False
 
 
 class Served(NamedTuple):
@@ -67,8 +94,12 @@ class Served(NamedTuple):
 
 
 class Reach(NamedTuple):
-    """Hold how to get what is lacking: the hubs in order, the app's environment, and for how long nothing may come."""
+    """Hold how to get what is lacking: the hubs in order, the app's environment, and for how long nothing may come.
+
+    `homes` are the folders besides the caches in which huggingface_hub keeps what it needs itself.
+    """
 
     endpoints: Endpoints
     environment: Mapping[str, str]
     stall: float = STALL_SECONDS
+    homes: tuple[str, ...] = ()

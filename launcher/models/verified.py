@@ -26,4 +26,4 @@ def save(app_dir: Path, memories: Memories, detail: Callable[[str], None]) -> No
         try:
             state.write(app_dir, name, memory.data(everything=False))
         except OSError as error:
-            detail(f"cannot remember what is whole: {error.strerror}")
+            detail(f"cannot save which files are whole: {error.strerror}")

@@ -28,6 +28,7 @@ def app_of(settings: Settings) -> App:
         command=command_of(settings),
         port_options=(settings.port_flag,) if settings.port_flag else (),
         options=_options(settings),
+        folders=tuple(os.path.realpath(folder) for folder in (settings.app_dir, os.path.dirname(settings.script))),
     )
 
 

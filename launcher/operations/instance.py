@@ -1,44 +1,28 @@
-"""The running instance: found once, then told of, waited for or stopped.
+"""The running instance: found once, then told of, waited for or stopped (see `replace`).
 
 The finding is shared by every command, so that `status` cannot see another instance than the launch would stop.
 """
 
 from __future__ import annotations
 
-import os
-import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from types import MappingProxyType
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
-from .. import __version__
 from ..config.settings import Settings
-from ..context import Context
 from ..errors import ExitStatus, LauncherError
 from ..instances import port, refusal
 from ..instances import survey as discovery
 from ..instances.candidates import Claim
-from ..instances.describe import describe, left_alone, verdicts
-from ..instances.process import Process, lineage, look
-from ..instances.proof import network, own_namespace, start_of
-from ..instances.record import Record, instance_name, is_elsewhere, launch_name, read
+from ..instances.process import Process, look
+from ..instances.record import Record, instance_name, launch_name
 from ..instances.survey import Address, Instance, Survey
 from ..instances.table import ProcessTable
-from ..service import history
 from ..system import lock as locks
-from ..system import state
-from ..ui import redact, text
+from .held import held_lock, state_of
 from .identity import app_of, is_of, wanted_port
 
-if TYPE_CHECKING:
-    from ..instances.stop import Stopped
-
-LAUNCH_LOCK_SECONDS = 20.0
-PORT_SECONDS = 2.0
-# A probe of the lock by another command holds it for microseconds; only what holds it longer is worth a word.
-_PROBE_SECONDS = 0.1
-_ROUNDS = 5
+_PAGE_SECONDS = 1.0
 
 Say = Callable[[str], None]
 
@@ -101,22 +85,23 @@ class Observed(NamedTuple):
 def observe(settings: Settings) -> Observed:
     """Look once for this app's instances, at the port and at its locks."""
     app = app_of(settings)
-    lock, record = _held(settings, instance_name(settings.port))
-    launcher, _ = _held(settings, launch_name(settings.port))
-    holder = _holder(record) if record else "unknown"
+    lock, record = held_lock(settings, instance_name(settings.port))
+    launcher, _ = held_lock(settings, launch_name(settings.port))
+    holder = state_of(record) if record else "unknown"
     claim = None
     foreign = False
     if lock and record and holder == "alive" and locks.holds(record.pid, lock):
         claim = Claim(record.pid, record.start, settings.port)
         foreign = not is_of(record, app, settings)
-    taken, unbindable = _probe(settings)
+    taken, unbindable = probe_port(settings)
     address = Address(settings.host, wanted_port(settings), taken)
     survey = discovery.survey(app, address, None if foreign else claim)
-    if any(holder.process is None for holder in survey.holders) and not _probe(settings)[0]:
+    if any(holder.process is None for holder in survey.holders) and not probe_port(settings)[0]:
         survey = survey._replace(holders=())  # it has ended while the processes were looked at
+    survey = survey._replace(siblings=tuple(_with_page(instance) for instance in survey.siblings))
     orphaned = lock is not None and holder == "dead"
     keeper = _keeper(survey, record) if claim else None
-    refused = any(instance.verdict.standing == "refused" for instance in survey.others)
+    refused = any(instance.verdict.blocks for instance in survey.others)
     unseen = lock is not None and not (orphaned or survey.stale or survey.inside or keeper or refused)
     return Observed(survey, lock, record, launcher, unseen, orphaned, unbindable, keeper)
 
@@ -131,177 +116,17 @@ def _keeper(survey: Survey, record: Record | None) -> Keeper | None:
     return Keeper(process, record, sibling.verdict.reason if sibling else "another app of this folder")
 
 
-def take_launch_lock(context: Context) -> locks.Lock:
-    """Wait until no other launcher works on this port, and keep others out until exec or exit.
+def _with_page(instance: Instance) -> Instance:
+    """Return an instance with the port of its page, where it was told none and listens on several."""
+    if instance.told.port is not None or len(instance.listening) < 2:
+        return instance
+    from ..app import page as pages
 
-    Launchers that have their locks in different folders, because one of them may not write in the app's, meet here
-    too: the one in the less preferred folder lets the other go first. Raises LauncherError (75) when another one is
-    still at it after its own time-out's worth of seconds.
-    """
-    settings, say = context.settings, context.console.say
-    name = launch_name(settings.port)
-    lock = _open_lock(settings, name)
-    bound = context.arguments.stop_timeout + LAUNCH_LOCK_SECONDS
-    deadline = time.monotonic() + bound
-    waiting = False
-    while True:
-        held = lock.path
-        if lock.acquire(_PROBE_SECONDS):
-            other, _ = _held(settings, name, besides=lock.path)
-            if other is None:
-                write_record(lock, context)
-                return lock
-            if locks.preferred(settings.app_dir, other, lock.path):
-                lock.release()
-            held = other
-        record = read(held)
-        if held == lock.path and ((record and is_elsewhere(record)) or locks.held_by_reader(held)):
-            lock.close()
-            lock = _open_lock(settings, name)
-            continue
-        who = f", pid {record.pid} of user {record.user}," if record else ""
-        if time.monotonic() >= deadline:
-            raise LauncherError(
-                f"another launcher{who} has been at work on port {settings.port} for over {bound:.0f} s",
-                f"try again, or see what it does: start_app.py status --port {settings.port}",
-                ExitStatus.RETRY,
-            )
-        if not waiting:
-            say(f"waiting: another launcher{who} is at work on port {settings.port}; giving up after {bound:.0f} s")
-            waiting = True
-        time.sleep(locks.POLL_SECONDS)
-
-
-def open_instance_lock(settings: Settings) -> locks.Lock:
-    """Open the lock that the new instance is to hold.
-
-    Raises LauncherError (74) where there is no place for one.
-    """
-    return _open_lock(settings, instance_name(settings.port))
-
-
-def _open_lock(settings: Settings, name: str) -> locks.Lock:
-    """Open a lock in the first place where no instance or launcher of another network holds it."""
-    passed = [path for path in locks.held(settings.app_dir, name) if (record := read(path)) and is_elsewhere(record)]
-    return locks.open_lock(settings.app_dir, name, passed)
-
-
-def _held(settings: Settings, name: str, besides: Path | None = None) -> tuple[Path | None, Record | None]:
-    """Return the lock of this name that somebody holds in our network, and its record."""
-    for path in locks.held(settings.app_dir, name):
-        record = read(path)
-        if path != besides and not (record and is_elsewhere(record)):
-            return path, record
-    return None, None
-
-
-class Started(NamedTuple):
-    """Hold what an instance is started with, for its record: `models` are commits by repo."""
-
-    argv: tuple[str, ...] = ()
-    models: Mapping[str, str] = MappingProxyType({})
-    locked: bool = False
-    log: Path | None = None
-
-
-def write_record(lock: locks.Lock, context: Context, started: Started | None = None) -> None:
-    """Write who holds the lock into it; a disk too full for that is reported and does not stop a launch."""
-    settings, started = context.settings, started or Started()
-    boot_id, namespace = own_namespace()
-    record = Record(
-        pid=os.getpid(),
-        start=start_of(os.getpid()) or 0.0,
-        boot_id=boot_id,
-        pid_namespace=namespace,
-        user=text.user(os.geteuid()),
-        port=settings.port,
-        argv=redact.arguments(started.argv),
-        app_dir=str(settings.app_dir),
-        started_at=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        machine=os.uname().nodename,
-        launcher_version=__version__,
-        models=started.models,
-        locked=started.locked,
-        log=str(started.log) if started.log else None,
-        network=network(),
-    )
-    try:
-        lock.write(record.line())
-    except OSError as error:
-        context.console.say(f"lock: cannot write the record in {lock.path}: {error.strerror}; the lock itself holds")
-
-
-def clear_port(
-    context: Context, lock: locks.Lock | None, about_to_stop: Callable[[tuple[Process, ...]], None]
-) -> tuple[Stopped, ...]:
-    """Stop what is stale until a fresh look finds nothing more, and take `lock` while the port is proved free.
-
-    To be called under the launch lock. `about_to_stop` is called with what will be stopped, right before each stop.
-    Raises LauncherError: a refusal before anything was stopped, 75 after.
-    """
-    settings, console, take_port = context.settings, context.console, context.arguments.take_port
-    stopped: list[Stopped] = []
-    for attempt in range(_ROUNDS):
-        seen = observe(settings)
-        if attempt == 0:
-            for line in left_alone(seen.survey):
-                console.say(line)
-            for line in verdicts(seen.survey):
-                console.detail(line)
-        refused = seen.launch_refusal(take_port)
-        if refused and stopped:
-            raise LauncherError(refused.message, refused.hint, ExitStatus.RETRY)
-        if refused:
-            raise refused
-        victims = refusal.targets(seen.survey, take_port=take_port)
-        if victims:
-            about_to_stop(victims)
-            stopped += _stop(context, seen, victims)
-            _await_free_port(settings)
-        elif lock is None or lock.acquire(_PROBE_SECONDS):
-            return tuple(stopped)
-        elif seen.orphaned:
-            _leave_orphans(lock, console.say)
-            return tuple(stopped)
-    raise _reborn(settings)
-
-
-def ended(processes: Iterable[Process]) -> tuple[Process, ...]:
-    """Return which of these processes have ended."""
-    now = ((process, look(process.pid)) for process in processes)
-    return tuple(process for process, seen in now if seen is None or seen.start != process.start or seen.gone)
-
-
-def refuse_taken_port(settings: Settings) -> None:
-    """Refuse to go on when somebody has taken the port since it was cleared.
-
-    Raises LauncherError with status RETRY.
-    """
-    if _probe(settings)[0]:
-        raise LauncherError(
-            f"port {settings.port} was taken while the cache was being cleared",
-            f"start_app.py status --port {settings.port}, then try again",
-            ExitStatus.RETRY,
-        )
-
-
-def stop_instance(context: Context) -> tuple[Stopped, ...]:
-    """Stop this app's instance on the port; nothing to stop is no error, nor is a stranger on the port."""
-    settings = context.settings
-    launch_lock = take_launch_lock(context)
-    try:
-        stopped: list[Stopped] = []
-        for _ in range(_ROUNDS):
-            seen = observe(settings)
-            refused = seen.instance_refusal()
-            if refused:
-                raise refused
-            if not seen.survey.stale:
-                return tuple(stopped)
-            stopped += _stop(context, seen, refusal.targets(seen.survey))
-        raise _reborn(settings)
-    finally:
-        launch_lock.close()
+    for number, addresses in sorted(port.addresses(instance.tree).items()):
+        page = pages.page(pages.host_to_ask(None, addresses), number, _PAGE_SECONDS)
+        if page and page.for_people:
+            return instance._replace(page_port=number)
+    return instance
 
 
 def tree(instance: Instance) -> tuple[int, ...]:
@@ -310,96 +135,20 @@ def tree(instance: Instance) -> tuple[int, ...]:
 
 
 def below(*pids: int) -> tuple[int, ...]:
-    """Return these pids and every one below them as they are now."""
-    descendants = (pid for pid, _ in ProcessTable().below(pids))
-    return tuple(dict.fromkeys((*pids, *descendants)))
+    """Return these pids, every one below them, and whatever else the same start of the app has begun, as they are now.
+
+    A server that left the app's session is known by the marker.
+    """
+    table = ProcessTable()
+    tokens = {table.marked[pid].token for pid in pids if pid in table.marked}
+    begun = (pid for pid, mark in table.marked.items() if mark.token in tokens)
+    return tuple(dict.fromkeys((*pids, *table.below(pids), *begun)))
 
 
-def is_up(settings: Settings) -> bool:
-    """Tell by the locks whether an instance lives, or a launcher is about to start one; orphans of one do not count."""
-    if _held(settings, launch_name(settings.port))[0]:
-        return True
-    lock, record = _held(settings, instance_name(settings.port))
-    return lock is not None and (record is None or _holder(record) != "dead")
-
-
-def last_record(settings: Settings) -> Record | None:
-    """Return the record of the instance on the port, or of the last one that was."""
-    name = instance_name(settings.port)
-    held, record = _held(settings, name)
-    if held:
-        return record
-    trusted = [folder for folder in state.folders(settings.app_dir) if state.is_trusted(folder, settings.app_dir)]
-    records = [record for folder in trusted if (record := read(folder / name))]
-    return max(records, key=lambda record: record.started_at, default=None)
-
-
-def _holder(record: Record) -> str:
-    """Tell whether the process of a record is "alive", "dead", or of another boot or namespace and so "unknown"."""
-    boot_id, namespace = own_namespace()
-    if not namespace or (record.boot_id, record.pid_namespace) != (boot_id, namespace):
-        return "unknown"
-    process = look(record.pid)
-    if process is not None:
-        return "alive" if process.start == record.start and not process.gone else "dead"
-    from ..instances.pidfd import exists
-
-    return "unknown" if exists(record.pid) else "dead"
-
-
-def _probe(settings: Settings) -> tuple[bool, LauncherError | None]:
+def probe_port(settings: Settings) -> tuple[bool, LauncherError | None]:
+    """Return whether the port is taken, and why nothing could listen on the address at all."""
     host = settings.origins.get("GRADIO_SERVER_NAME")
     try:
         return port.probe(settings.host, settings.port, host.bad if host else ExitStatus.CONFIG) == "taken", None
     except LauncherError as error:
         return True, error  # a running instance can be told of and stopped even so
-
-
-def _stop(context: Context, seen: Observed, victims: tuple[Process, ...]) -> tuple[Stopped, ...]:
-    from ..instances.stop import stop  # most launches have nothing to stop
-
-    timeout, say = context.arguments.stop_timeout, context.console.say
-    spare = seen.survey.spare.union(lineage(os.getpid()), (1,))
-    strangers = {holder.process.pid for holder in seen.survey.holders if holder.process}
-    for process in victims:
-        what = "taking the port from" if process.pid in strangers else "stale"
-        say(f"{what}: {describe(process)}")
-    try:
-        done = stop(victims, timeout, spare, say)
-    except BaseException:
-        for process in ended(victims):
-            history.record(context.settings, "stop", describe(process), "ended before the stop of all was done")
-        raise
-    for one in done:
-        end = f"killed after {timeout:g} s" if one.killed else f"terminated after {one.seconds:.1f} s"
-        history.record(context.settings, "kill" if one.killed else "stop", describe(one.process), end)
-        below = f" and {one.others} below it" if one.others else ""
-        how = f"killed pid {one.process.pid}{below} (still there after {timeout:g} s)"
-        say(how if one.killed else f"terminated pid {one.process.pid}{below} ({one.seconds:.1f} s)")
-    return done
-
-
-def _leave_orphans(lock: locks.Lock, say: Say) -> None:
-    # What the app started through a shell inherits its lock and may outlive it; that makes it no instance.
-    for pid in locks.holders(lock.path):
-        process = look(pid)
-        if process:
-            say(f"left: {describe(process)}: started by an instance that has ended, and still has its lock")
-    lock.replace()
-
-
-def _await_free_port(settings: Settings) -> None:
-    # The kernel closes a dead process's sockets before its parent hears of it; a short grace is for what it forked.
-    deadline = time.monotonic() + PORT_SECONDS
-    while _probe(settings)[0] and time.monotonic() < deadline:
-        if port.listeners(settings.host, settings.port):
-            return
-        time.sleep(locks.POLL_SECONDS)
-
-
-def _reborn(settings: Settings) -> LauncherError:
-    return LauncherError(
-        f"new instances come up on port {settings.port} as fast as they are stopped",
-        f"start_app.py status --port {settings.port}; stop what restarts them",
-        ExitStatus.RETRY,
-    )

@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ..cache import completeness
+from ..cache.roots import hf_home
 from ..cache.targets import unknown
 from ..context import Context
-from ..errors import ExitStatus, LauncherError
-from ..models import check, hub, local_dir, placement, pull, refs, repo_id, resolve
+from ..errors import ExitStatus, LauncherError, quoted
+from ..models import hub, local_dir, placement, pull, refs, repo_id, resolve, subjects, switch
 from ..models.lockfile import LockedModel
-from ..models.task import STALL_SECONDS, Reach, Served, Survey
+from ..models.subjects import Subject
+from ..models.task import STALL_SECONDS, Reach, Served, Skipped, Spare, Survey, spare_none
 from ..service import history
 from ..system import lock as locks
 from ..ui import text
@@ -24,6 +27,7 @@ if TYPE_CHECKING:
 
 PULL_LOCK = "pull.lock"
 _LOCK_SECONDS = 1.0
+_SEVEREST = (ExitStatus.DAMAGED, ExitStatus.IO, ExitStatus.RETRY, ExitStatus.DENIED, ExitStatus.CONFIG)
 
 
 def has_commit(context: Context, repo: str, commit: str) -> bool | None:
@@ -49,7 +53,7 @@ def pull_lock(context: Context) -> Iterator[None]:
         if not lock.acquire(_LOCK_SECONDS):
             raise LauncherError(
                 f"another pull for {context.settings.app_dir} is at work",
-                "try again when it is done; start_app.py cache list shows what has come",
+                "try again when it is done; start_app.py cache list shows what has arrived",
                 ExitStatus.RETRY,
             )
         yield
@@ -57,51 +61,109 @@ def pull_lock(context: Context) -> Iterator[None]:
         lock.close()
 
 
-def recover(context: Context) -> None:
-    """Finish what a killed pull has begun in a folder of the app's own."""
-    for folder in local_dir.recover(context.settings.app_dir):
-        context.console.warn(f"finished in {folder} what an interrupted pull had begun")
+def recover(context: Context, begun: Sequence[switch.Unfinished] | None = None) -> None:
+    """Finish or undo what killed pulls have begun in folders of the app's own, and tell it; `begun` was looked at."""
+    console, app_dir = context.console, context.settings.app_dir
+    for one in switch.recover(app_dir, switch.unfinished(app_dir) if begun is None else begun):
+        commit = one.commit[:7]
+        if one.journal:
+            console.warn(f"{one.folder} is partly {commit}, and can be neither finished nor undone: {one.problem}")
+            journal = quoted(one.journal)
+            console.warn(console.hinted(f"hint: start_app.py models pull makes it whole; rm {journal} leaves it so"))
+        elif one.problem:
+            console.warn(f"undid in {one.folder} what an interrupted pull had begun: {one.problem}")
+            console.warn(console.hinted(f"hint: start_app.py models pull brings {commit}"))
+        else:
+            console.warn(f"finished in {one.folder} what an interrupted pull had begun")
 
 
-def wanted(
-    context: Context, repos: Sequence[str] = (), *, newest: bool = False, what: str = "models pull"
-) -> tuple[tuple[LockedModel, ...], bool]:
-    """Return the models that are to be on the disk, and whether that is by the lock.
+class Wanted(NamedTuple):
+    """Hold the models that are to be on the disk, whether that is by the lock, and which are left as they are."""
+
+    models: tuple[LockedModel, ...]
+    by_lock: bool
+    skipped: tuple[Skipped, ...] = ()
+
+
+def wanted(context: Context, repos: Sequence[str] = (), *, newest: bool = False, spare: Spare = spare_none) -> Wanted:
+    """Return the models that are to be on the disk.
 
     Without a lock, or for the `newest`, hubs are asked: of a cached repo of which only some files are here, just those
-    are wanted.
+    are wanted. Raises LauncherError for a model that cannot be resolved, unless `spare` takes it and others can be.
     """
     console = context.console
     if context.lockfile is not None:
-        chosen = context.lockfile
-        if repos:
-            targets = [repo_id.target(repo) for repo in repos]
-            for repo, target in zip(repos, targets, strict=True):
-                if not any(target and one.repo == target.repo for one in chosen):
-                    raise unknown(repo, [repo_id.folder(o.repo) for o in chosen], "start_app.py models lock REPO")
-            chosen = tuple(one for one in chosen if any(target and one.repo == target.repo for target in targets))
+        chosen = _chosen(context.lockfile, repos)
         if not newest:
-            return chosen, True
-        wishes = [resolve.wish_of(one) for one in chosen]
+            return Wanted(chosen, by_lock=True)
+        requirements = [resolve.requirement_of(model) for model in chosen]
     else:
-        subjects = chosen_subjects(repos, check.cached_subjects(context.roots), context)
-        wishes = [_cached_wish(one, context) for one in subjects]
-    if not wishes:
+        requirements = [
+            _requirement(subject, context)
+            for subject in chosen_subjects(repos, subjects.of_cache(context.roots), context)
+        ]
+    if not requirements:
         console.warn(f"no models: neither a models.lock nor anything in {context.roots[0].path}")
-    refuse_offline(context, what)
-    resolved = resolve.resolve(wishes, context.endpoints, context.own_environment, context.timeout(hub.DEFAULT_SECONDS))
-    for one, wish in zip(resolved, wishes, strict=True):
-        for warning in one.warnings:
+    refuse_offline(context, "--force-refresh" if newest else "models pull")
+    timeout = context.timeout(hub.DEFAULT_SECONDS)
+    models, skipped = [], []
+    for outcome in resolve.resolve(requirements, context.endpoints, context.own_environment, timeout):
+        if isinstance(outcome, resolve.Unresolved):
+            if not spare(outcome.error):
+                raise outcome.error
+            skipped.append(Skipped(outcome.requirement.name, outcome.error))
+            continue
+        for warning in outcome.warnings:
             console.warn(warning)
-        if one.partial:
-            console.say(f"pull: {wish.repo}: only the {len(one.model.files)} files of which an older one is here")
-    return tuple(one.model for one in resolved), False
+        model = outcome.model
+        if outcome.partial:
+            console.say(f"pull: {model.repo}: only the {len(model.files)} files that an older copy here has")
+        models.append(model)
+    if skipped and not models:
+        raise skipped[0].error
+    return Wanted(tuple(models), by_lock=False, skipped=tuple(skipped))
 
 
-def _cached_wish(subject: check.Subject, context: Context) -> resolve.Wish:
+def _chosen(lock: Sequence[LockedModel], repos: Sequence[str]) -> tuple[LockedModel, ...]:
+    targets = [repo_id.target(repo) for repo in repos]
+    for repo, target in zip(repos, targets, strict=True):
+        if not any(target and model.repo == target.repo for model in lock):
+            raise unknown(repo, [repo_id.folder(model.repo) for model in lock], "start_app.py models lock REPO")
+    names = {target.repo for target in targets if target}
+    return tuple(model for model in lock if not repos or model.repo in names)
+
+
+def _requirement(subject: Subject, context: Context) -> resolve.Requirement:
+    """Return what is to be brought in the place of what is cached."""
+    if subject.local is None:
+        return resolve.Requirement(subject.repo, subject.revision)
     place = placement.cached_place(subject.repo, context.roots)
-    copy = resolve.Copy(subject.local, placement.files_here(place, subject.local)) if subject.local else None
-    return resolve.Wish(subject.repo, subject.revision, copy=copy)
+    try:
+        copy = completeness.copy_of(place.path, subject.local)
+    except OSError:
+        return resolve.Requirement(subject.repo, subject.revision)
+    listed = completeness.tree(f"{place.path}/trees/{subject.local}.json") or None
+    return resolve.Requirement(subject.repo, subject.revision, copy=copy, listed=listed)
+
+
+def tell_skipped(skipped: Sequence[Skipped], console: Console) -> None:
+    """Tell which models are left as they are, and what would help."""
+    for one in skipped:
+        console.warn(f"skipped: {one.error.message}")
+        if one.error.hint:
+            console.warn(console.hinted(f"hint: {one.error.hint}"))
+
+
+def spare_refused(error: LauncherError) -> bool:
+    """Skip what no later try brings: a model that is gone or kept from this user does not stop the others' refresh."""
+    return error.status in (ExitStatus.USAGE, ExitStatus.DENIED)
+
+
+def status_of(skipped: Sequence[Skipped]) -> ExitStatus:
+    """Return the exit status of what was skipped: what another try may bring first, what is gone last."""
+    statuses = {one.error.status for one in skipped}
+    severest = next((status for status in _SEVEREST if status in statuses), None)
+    return severest or (ExitStatus.STALE if statuses else ExitStatus.DONE)
 
 
 def refuse_offline(context: Context, what: str) -> None:
@@ -109,15 +171,23 @@ def refuse_offline(context: Context, what: str) -> None:
 
     Raises LauncherError (78).
     """
+    if context.offline and context.arguments.demo:
+        raise LauncherError(
+            f"{what} needs a hub, and no hub has the demo's models: they are fake",
+            f"rm -r {quoted(context.settings.app_dir)}, then start_app.py --demo restores what was removed",
+            ExitStatus.CONFIG,
+        )
     if context.offline:
         raise LauncherError(
-            f"{what} asks a hub, and HF_HUB_OFFLINE says that none may be asked",
+            f"{what} needs a hub, and HF_HUB_OFFLINE is set",
             f"HF_HUB_OFFLINE=0 start_app.py {what}",
             ExitStatus.CONFIG,
         )
 
 
-def survey(models: Sequence[LockedModel], context: Context, memories: placement.Memories) -> Survey:
+def survey(
+    models: Sequence[LockedModel], context: Context, memories: placement.Memories, spare: Spare = spare_none
+) -> Survey:
     """Look at what is on the disk, with a bar while files must be read."""
     console = context.console
     total = sum(model.size for model in models) if console.interactive else None
@@ -130,6 +200,7 @@ def survey(models: Sequence[LockedModel], context: Context, memories: placement.
             progress,
             lock=context.lockfile or (),
             is_of=partial(has_commit, context),
+            spare=spare,
         )
     for task in found.tasks:
         for path in task.outdated.unknown:
@@ -139,22 +210,25 @@ def survey(models: Sequence[LockedModel], context: Context, memories: placement.
     return found
 
 
-def fetch(found: Survey, context: Context, memories: placement.Memories) -> tuple[Served, ...]:
-    """Download what is lacking, with one bar for all bytes."""
+def fetch(
+    found: Survey, context: Context, memories: placement.Memories, spare: Spare = spare_none
+) -> tuple[Survey, tuple[Served, ...]]:
+    """Download what is lacking, with one bar for all bytes; return what has come, and from where."""
     console = context.console
-    reach = Reach(context.endpoints, context.own_environment, context.timeout(STALL_SECONDS))
+    home = str(hf_home(context.environment, context.settings.app_dir))
+    reach = Reach(context.endpoints, context.own_environment, context.timeout(STALL_SECONDS), (home,))
     pull.refuse_offline(reach, found)
     for task in found.tasks:
         if task.lacking:
             count = text.count(len(task.lacking), "file")
             console.say(f"pull: {task.model.name} @ {task.model.commit[:7]}: {count}, {text.size(task.size)}")
     with console.bar("pulling", found.size) as progress:
-        served = pull.fetch(found, reach, memories, console.say, progress)
+        come, served = pull.fetch(found, reach, memories, console.say, progress, spare=spare)
     for one in served:
         name = f"{one.task.model.name} @ {one.task.model.commit[:7]}"
         history.record(context.settings, "pull", name, f"{text.size(one.size)} from {one.endpoint.url}, verified")
         console.say(f"pull: {one.task.model.name}: {text.size(one.size)} from {one.endpoint.url}, verified")
-    return served
+    return come, served
 
 
 def tell(found: Survey, console: Console) -> None:
@@ -175,26 +249,25 @@ def tell(found: Survey, console: Console) -> None:
                 console.say(f"left: {task.place.path}: what never came from the Hub: {text.some(foreign, 5)}")
 
 
-def chosen_subjects(
-    repos: Sequence[str], subjects: Sequence[check.Subject], context: Context
-) -> tuple[check.Subject, ...]:
+def chosen_subjects(repos: Sequence[str], found: Sequence[Subject], context: Context) -> tuple[Subject, ...]:
     """Return the subjects that are asked for, all where none is; a cached repo may be asked for beside the lock."""
     if not repos:
-        return tuple(subjects)
-    everything = (*subjects, *(check.cached_subjects(context.roots) if context.lockfile is not None else ()))
-    found_ones: dict[str, check.Subject] = {}
+        return tuple(found)
+    cached = subjects.of_cache(context.roots) if context.lockfile is not None else ()
+    chosen: dict[tuple[str, str], Subject] = {}
     for repo in repos:
         target = repo_id.target(repo)
-        found = [one for one in everything if target and one.repo == target.repo]
-        if not (found and target):
-            raise unknown(repo, [repo_id.folder(one.repo) for one in everything], "start_app.py cache list")
-        same = [one for one in found if target.revision in (None, one.revision)]
-        if not same and target.revision:
+        named = [one for one in found if target and one.repo == target.repo]
+        named = named or [one for one in cached if target and one.repo == target.repo]
+        if not (named and target):
+            raise unknown(repo, [repo_id.folder(one.repo) for one in (*found, *cached)], "start_app.py cache list")
+        same = [one for one in named if target.revision in (None, one.revision)]
+        if not same:
             place = placement.cached_place(target.repo, context.roots)
-            same = [check.cached_subject(target.repo, place, target.revision)]
+            same = list(subjects.of_repo(target.repo, place, target.revision))
         for one in same:
-            found_ones.setdefault(f"{one.name}@{one.revision}" if target.revision else one.name, one)
-    return tuple(found_ones.values())
+            chosen.setdefault((one.name, one.revision), one)
+    return tuple(chosen.values())
 
 
 def unpin(context: Context, repos: Sequence[str]) -> None:

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    pass
-
+import os
 import time
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-from ..app import page as readiness
+from ..app import page as pages
 from ..app.page import Page
 from ..config.settings import Settings
 from ..context import Context
@@ -24,7 +20,9 @@ from ..instances.pidfd import Handle, wait_for_any
 from ..instances.process import Process, look
 from ..instances.proof import start_of
 from ..instances.survey import Instance
+from . import held
 from . import instance as running
+from .astray import Astray, other_port_hint
 
 DEFAULT_SECONDS = 600.0
 APPEAR_SECONDS = 5.0
@@ -37,11 +35,12 @@ _POLL_SECONDS = 0.1
 
 
 class Ready(NamedTuple):
-    """Hold the process whose page answers."""
+    """Hold the process whose page answers; `warning` is where it listens, if that is not what was asked for."""
 
     process: Process
     page: Page
     seconds: float
+    warning: str | None = None
 
     def line(self) -> str:
         """Return that it is ready, as one line."""
@@ -49,10 +48,23 @@ class Ready(NamedTuple):
 
 
 class _Watched(NamedTuple):
-    """Hold the process that is waited for, and what tells every pid that may serve its page."""
+    """Hold the process that is waited for, what tells every pid that may serve its page, and the end of the wait."""
 
     process: Process
     tree: Callable[[], tuple[int, ...]]
+    begun: float
+    timeout: float
+    tick: Callable[[], None]
+    note: Callable[[str], None]
+
+    @property
+    def deadline(self) -> float:
+        """Return when to give up."""
+        return self.begun + self.timeout
+
+    def left(self) -> float:
+        """Return the seconds until then."""
+        return self.deadline - time.monotonic()
 
 
 def main_pid(flag: int | None, environ: Mapping[str, str]) -> int | None:
@@ -64,22 +76,24 @@ def main_pid(flag: int | None, environ: Mapping[str, str]) -> int | None:
     return flag if flag is not None else int(told) if told.isdecimal() and int(told) > 0 else None
 
 
-def wait_for(pid: int, settings: Settings, timeout: float) -> Ready:
+def wait_for(pid: int, context: Context, timeout: float) -> Ready:
     """Wait until this process, or one below it, answers on the port and goes on answering.
 
     Nobody else's page counts, so an instance that it is still about to replace is not taken for it. Raises
-    LauncherError (75): when the process ends, or after `timeout` seconds.
+    LauncherError: 75 when the process ends, or after `timeout` seconds; 69 when the port goes to somebody else.
     """
     begun = time.monotonic()
     process = look(pid)
     if process is None or process.gone:
         _outlive(pid, process.start if process else None)
         raise _ended(f"pid {pid}")
-    page = _await_page(_Watched(process, lambda: running.below(pid)), settings, begun + timeout, timeout)
-    if page is None:
+    ready = _await_page(
+        _Watched(process, lambda: running.below(pid), begun, timeout, _nothing, context.console.say), context.settings
+    )
+    if ready is None:
         _outlive(pid, process.start)
         raise _ended(describe(process))
-    return Ready(process, page, time.monotonic() - begun)
+    return ready
 
 
 def _outlive(pid: int, start: float | None) -> None:
@@ -93,79 +107,114 @@ def _outlive(pid: int, start: float | None) -> None:
         time.sleep(_POLL_SECONDS)
 
 
-def wait(settings: Settings, timeout: float) -> Ready:
+def wait(context: Context, timeout: float) -> Ready:
     """Wait until our instance's own page answers and goes on answering.
 
     A launcher at work is waited for, and an instance that it replaces is let go, so that the old page does not count.
-    Raises LauncherError (75): at once when the instance dies, soon when there is none, else after `timeout` seconds.
+    Raises LauncherError: 75 at once when the instance dies, soon when there is none, else after `timeout` seconds; 69
+    when the port goes to somebody else.
     """
-    begun = time.monotonic()
-    deadline = begun + timeout
+    settings, begun = context.settings, time.monotonic()
     while True:
-        instance = _await_instance(settings, begun, deadline)
-        page = _await_page(_watched(instance), settings, deadline, timeout)
-        if page:
-            return Ready(instance.process, page, time.monotonic() - begun)
-        seen = running.observe(settings)
-        if seen.launcher is None and (seen.instance is None or seen.instance.process == instance.process):
+        instance = _await_instance(settings, begun, begun + timeout)
+        ready = _await_page(_watched(instance, begun, timeout, _nothing, context.console.say), settings)
+        if ready:
+            return ready
+        observed = running.observe(settings)
+        if observed.launcher is None and (observed.instance is None or observed.instance.process == instance.process):
             raise _ended(describe(instance.process))
 
 
-def wait_for_child(settings: Settings, pid: int, timeout: float, tick: Callable[[], None]) -> Ready | None:
+def wait_for_child(context: Context, pid: int, tick: Callable[[], None]) -> Ready | None:
     """Wait for the page of the very process that was just started, or return None when it ends first.
 
-    `tick` is called every now and then. Raises LauncherError (75) after `timeout` seconds.
+    Where it ends well and leaves the app in the background, that is waited for. `tick` is called every now and then.
+    Raises LauncherError: 75 after `--timeout` seconds, 69 when the port goes to somebody else.
     """
-    begun = time.monotonic()
+    begun, timeout = time.monotonic(), context.timeout(DEFAULT_SECONDS)
     process = look(pid)
     if process is None:
         return None
-    told = Told(settings.port, "by us")
+    told = Told(context.settings.port, "by us")
     instance = Instance(process, (), (pid,), told, frozenset(), Verdict("loading", "it was started just now"))
-    page = _await_page(_watched(instance), settings, begun + timeout, timeout, tick)
-    return Ready(process, page, time.monotonic() - begun) if page else None
+    while True:
+        ready = _await_page(_watched(instance, begun, timeout, tick, context.console.say), context.settings)
+        if ready:
+            if ready.process.pid != pid:
+                held.adopt(context, ready.process)
+            return ready
+        successor = _successor(context.settings, pid, instance.process) if instance.pid == pid else None
+        if successor is None:
+            return None
+        instance = successor
 
 
-def _watched(instance: Instance) -> _Watched:
-    return _Watched(instance.process, lambda: running.tree(instance))
+def _successor(settings: Settings, pid: int, process: Process) -> Instance | None:
+    """Return the instance that our child left behind when it ended well, as an app does that daemonizes."""
+    try:
+        end = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)  # its status is for the caller
+    except ChildProcessError:
+        return None
+    if end is None or (end.si_code, end.si_status) != (os.CLD_EXITED, 0):
+        return None
+    instance = running.observe(settings).instance
+    return instance if instance and instance.process.start >= process.start and instance.pid != pid else None
+
+
+def _watched(
+    instance: Instance, begun: float, timeout: float, tick: Callable[[], None], note: Callable[[str], None]
+) -> _Watched:
+    return _Watched(instance.process, lambda: running.tree(instance), begun, timeout, tick, note)
+
+
+def _nothing() -> None:
+    return None
 
 
 def _ended(what: str) -> LauncherError:
     return LauncherError(
         f"the instance has ended before its page answered: {what}",
-        "read what it printed last; start_app.py starts it again",
+        "start_app.py logs shows what it printed last; start_app.py starts it again",
         ExitStatus.RETRY,
     )
 
 
-def _await_page(
-    watched: _Watched,
-    settings: Settings,
-    deadline: float,
-    timeout: float,
-    tick: Callable[[], None] = lambda: None,
-) -> Page | None:
-    """Return the page once it has kept answering, or None when the instance ends first."""
+def _await_page(watched: _Watched, settings: Settings) -> Ready | None:
+    """Return the page once it has kept answering, or None when the instance ends first.
+
+    At the deadline an answer counts however young the instance is.
+    """
     handle = Handle(watched.process)
+    astray = Astray(settings, watched.process, watched.tree, watched.note)
+    patience = pages.REQUEST_SECONDS
+    answered: float | None = None
+    young = watched.process.age < YOUNG_SECONDS
     try:
-        answered: float | None = None
-        young = watched.process.age < YOUNG_SECONDS
         while not handle.ended():
-            tick()
-            now = time.monotonic()
-            patience = max(0.1, min(readiness.REQUEST_SECONDS, deadline - now))
-            page = readiness.page(settings.host, settings.port, patience)
-            if page and page.ready and settings.port in port.listening(watched.tree()):
+            watched.tick()
+            addresses: tuple[str, ...] = ()
+            page = None
+            if port.is_listened_to(settings.port):
+                addresses = port.addresses(watched.tree()).get(settings.port, ())
+            if addresses:
+                host = pages.host_to_ask(settings.host, addresses)
+                page = pages.page(host, settings.port, max(0.1, min(patience, watched.left())), watched.tick)
+                patience *= 2  # a page that takes longer than that may still come
+            if page and page.ready:
+                now = time.monotonic()
                 answered = now if answered is None else answered
-                if not young or now - answered >= SETTLE_SECONDS:
-                    return page
+                if not young or now - answered >= SETTLE_SECONDS or watched.left() <= 0:
+                    seconds = now - watched.begun
+                    return Ready(watched.process, page, seconds, port.mismatch(settings.host, addresses))
             else:
                 answered, young = None, True
-            if time.monotonic() >= deadline:
-                raise _not_ready(watched, settings, timeout)
+                if watched.left() <= 0:
+                    raise _not_ready(watched, settings)
+                if not addresses:
+                    astray.look()
             # Each look at a page that answers is a line in the app's log.
             pause = _POLL_SECONDS if answered is None else SETTLE_SECONDS / 3
-            wait_for_any([handle], min(pause, max(0.0, deadline - time.monotonic())))
+            wait_for_any([handle], min(pause, max(0.0, watched.left())))
         return None
     finally:
         handle.close()
@@ -173,12 +222,12 @@ def _await_page(
 
 def _await_instance(settings: Settings, begun: float, deadline: float) -> Instance:
     while True:
-        seen = running.observe(settings)
-        instance = seen.instance
-        if instance and seen.launcher is None:
+        observed = running.observe(settings)
+        instance = observed.instance
+        if instance and observed.launcher is None:
             return instance
         now = time.monotonic()
-        if seen.launcher is None and now >= min(deadline, begun + APPEAR_SECONDS):
+        if observed.launcher is None and now >= min(deadline, begun + APPEAR_SECONDS):
             raise LauncherError(
                 f"no instance of {settings.script} runs on port {settings.port}",
                 "start it first: start_app.py",
@@ -193,20 +242,20 @@ def _await_instance(settings: Settings, begun: float, deadline: float) -> Instan
         time.sleep(_POLL_SECONDS)
 
 
-def _not_ready(watched: _Watched, settings: Settings, timeout: float) -> LauncherError:
-    listening = port.listening(watched.tree())
+def _not_ready(watched: _Watched, settings: Settings) -> LauncherError:
+    listening = port.addresses(watched.tree())
     hint = "it may still be loading its models: start_app.py wait --timeout 600"
     if settings.port in listening:
-        state = "its page does not answer"
+        where = port.mismatch(settings.host, listening[settings.port])
+        state = f"its page does not answer{f', and {where}' if where else ''}"
     elif listening:
         ports = ", ".join(str(other) for other in sorted(listening))
         state = f"it listens on {ports} instead"
-        hint = f"where its code names that port: start_app.py --port {min(listening)}"
-        if settings.port_flag:
-            hint = f"where {settings.port_flag} is none of its options: APP_PORT_FLAG=none in .env; {hint}"
+        hint = other_port_hint(settings, min(listening))
     else:
         state = "it has not opened the port yet"
-    return LauncherError(f"not ready after {timeout:g} s, {state}: {describe(watched.process)}", hint, ExitStatus.RETRY)
+    message = f"not ready after {watched.timeout:g} s, {state}: {describe(watched.process)}"
+    return LauncherError(message, hint, ExitStatus.RETRY)
 
 
 def open_page(url: str, context: Context) -> None:

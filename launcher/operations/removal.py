@@ -160,7 +160,9 @@ def confirm(planned: Sequence[Plan], kind: str, context: Context, *, ask: bool =
         what = f"{where} {whose}: {_summary(names, one)}{amount}"
         if not console.interactive or console.as_json:
             raise LauncherError(
-                f"{what}; nothing was changed", "--yes insists; --dry-run shows what would go", ExitStatus.USAGE
+                f"{what}; nothing was changed",
+                "--yes removes it; --dry-run shows what would be removed",
+                ExitStatus.USAGE,
             )
         if not ask:
             continue
@@ -240,7 +242,7 @@ def _status(planned: Sequence[Plan], result: Result | None) -> ExitStatus:
 
 def _summary(names: Sequence[str], one: Plan) -> str:
     if not names:
-        return f"{len(one.items)} leftovers would go"
+        return f"{len(one.items)} leftovers would be removed"
     if len(names) <= 3:
         return f"{', '.join(names)} would go"
-    return f"{len(names)} of its repos and revisions would go, among them {', '.join(names[:3])}"
+    return f"{len(names)} of its repos and revisions would be removed, among them {', '.join(names[:3])}"

@@ -51,7 +51,7 @@ def check(
         try:
             state.write(settings.app_dir, verified.CACHED, memory.data(everything=finished and not (repos or besides)))
         except OSError as error:
-            console.detail(f"cannot remember what is whole: {error.strerror}")
+            console.detail(f"cannot save which files are whole: {error.strerror}")
     return done
 
 
@@ -66,7 +66,7 @@ def refuse_damaged(done: Verification, console: Console) -> None:
         console.warn(line(checked, names))
     if damaged:
         raise LauncherError(
-            f"{text.count(len(damaged), 'file')} of the cache damaged; nothing was stopped",
+            f"{text.count(len(damaged), 'file')} in the cache damaged; nothing was stopped",
             "start_app.py cache verify --repair",
             ExitStatus.DAMAGED,
         )

@@ -1,4 +1,4 @@
-"""What was done to an app, by whom and from where: one JSON line each, on a box with many hands the only witness.
+"""The history of an app: who did what, and from where, as one JSON line each.
 
 A line is appended whole, by one write under a lock. A history that grows too long is renamed to `.1`, in place of the
 one before. Recording never fails or delays a command: where the history cannot be written, there is no line.
@@ -35,7 +35,7 @@ Action = Literal[
 
 
 class Entry(NamedTuple):
-    """Hold one line of the history, as far as it is one; `time` is UTC in ISO 8601."""
+    """Hold one line of the history; `time` is UTC in ISO 8601."""
 
     time: str
     action: str
@@ -51,7 +51,7 @@ class Entry(NamedTuple):
 
     @property
     def who(self) -> str:
-        """Return the user who did it, behind sudo too."""
+        """Return the user who did it, and who called sudo."""
         return f"{self.user} ({self.sudo_user})" if self.sudo_user and self.sudo_user != self.user else self.user
 
     @property
@@ -96,7 +96,7 @@ def refusals(settings: Settings, what: str) -> Iterator[None]:
 
 
 def read(app_dir: Path) -> tuple[Entry, ...]:
-    """Return the history, newest last, of every place where it can be trusted; a line that is none is left out."""
+    """Return the history, newest last, from every place that can be trusted; broken lines are skipped."""
     entries: list[Entry] = []
     for folder in state.folders(app_dir):
         if state.is_trusted(folder, app_dir):
@@ -118,7 +118,7 @@ def _append(folder: Path, app_dir: Path, line: bytes) -> None:
     while True:
         descriptor = state.open_file(folder, NAME, app_dir)
         try:
-            # It is held for milliseconds; somebody who was halted meanwhile is not waited for.
+            # The lock is held for milliseconds. A holder that was stopped (SIGSTOP) must not block us.
             with suppress(OSError):  # a file system without flock
                 if files.lock_within(descriptor, _LOCK_SECONDS):
                     size = os.fstat(descriptor).st_size
@@ -131,7 +131,7 @@ def _append(folder: Path, app_dir: Path, line: bytes) -> None:
             if size and os.pread(descriptor, 1, size - 1) != b"\n":
                 line = b"\n" + line  # after a line that a full disk cut short
             fcntl.fcntl(descriptor, fcntl.F_SETFL, os.O_APPEND)
-            os.write(descriptor, line)  # without the lock perhaps into `.1`, which is read as well
+            os.write(descriptor, line)  # without the lock this may write into `.1`, which is read as well
             return
         finally:
             os.close(descriptor)
@@ -192,7 +192,7 @@ def _terminal() -> str | None:
 
 
 def _unit() -> str | None:
-    """Return the service that this runs in; whoever has logged in is in a scope instead."""
+    """Return the service that this process runs in; a login session is a scope instead."""
     try:
         with open("/proc/self/cgroup", encoding="utf-8", errors="replace") as file:
             found = _UNIT.findall(file.read())

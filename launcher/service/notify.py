@@ -1,6 +1,6 @@
-"""A webhook is told of starts and failures, and nothing waits for it: a process of its own posts the message.
+"""Send starts and failures to a webhook. A separate process posts the message, and nothing waits for it.
 
-The URL is a secret, since whoever has it can post. The message carries none.
+The URL is a secret: whoever has it can post. The message contains no secret.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Event = Literal["started", "ready", "failed", "refused"]
 
 
 def notify(settings: Settings, environ: Mapping[str, str], event: Event, what: str) -> None:
-    """Have the webhook told, where the settings name one; a process that cannot be started is not missed."""
+    """Post an event to the webhook that the settings name; without a free process slot, skip it."""
     if settings.notify_url is None:
         return
     url = settings.notify_url.value
@@ -41,7 +41,7 @@ def notify(settings: Settings, environ: Mapping[str, str], event: Event, what: s
 
 
 def payload(url: str, line: str) -> Mapping[str, Any]:
-    """Return the message in the words that the webhook of this host understands, Slack's where it is none of these.
+    """Return the message in the format of this host's webhook; the default is Slack's format.
 
     https://api.slack.com/messaging/webhooks, https://open.feishu.cn/document/client-docs/bot-v3/add-custom-bot,
     https://open.dingtalk.com/document/orgapp/custom-robots-send-group-messages
@@ -57,7 +57,7 @@ def payload(url: str, line: str) -> Mapping[str, Any]:
 def post(url: str, document: Mapping[str, Any], environment: Mapping[str, str]) -> None:
     """Post a document as JSON, through the proxy that the app's environment names.
 
-    Raises whatever urllib does; a redirect is not followed, since it would lead the message elsewhere.
+    Raises what urllib raises. A redirect is not followed: it would send the message elsewhere.
     """
     import urllib.request
 

@@ -1,7 +1,7 @@
-"""A word or a path survives systemd's own reading of a unit file unchanged: systemd.syntax(7), systemd.service(5).
+"""Quote words and paths so that systemd reads them unchanged: systemd.syntax(7), systemd.service(5).
 
-Three readers come one after another: the words are split and C escapes undone, `%` begins a specifier, and in a command
-line `$` begins a variable.
+systemd reads a command line in three passes: it splits words and C escapes, expands `%` specifiers, and expands `$`
+variables.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from ..errors import LauncherError
 
 _PLAIN = re.compile(r"[A-Za-z0-9_./:@+,=-]+")
 _ESCAPES = {"\\": "\\\\", '"': '\\"', "\n": "\\n", "\t": "\\t", "\r": "\\r"}
-# What systemd refuses in the path of a program itself, or reads as something else there.
+# What systemd rejects or reads differently in the path of a program.
 _NO_PROGRAM = re.compile(r"""[\x00-\x1f\x7f"'\\$]""")
-# An absolute path for systemd that runs whatever its arguments name.
+# An absolute path that runs the program named by its arguments.
 _SHELL = ("/bin/sh", "-c", 'exec "$0" "$@"')
 
 
 class Raw(str):
-    """Be a word that systemd itself is to read: a specifier or a variable."""
+    """A word that systemd expands: a specifier or a variable."""
 
     __slots__ = ()
 
@@ -28,7 +28,7 @@ class Raw(str):
 def command(words: Sequence[str]) -> str:
     """Return a command line for Exec…=.
 
-    The first word is the program's absolute path. One that systemd would not take is run by a shell, which becomes it.
+    The first word is the program's absolute path. A path that systemd rejects is run through `sh -c 'exec …'`.
     """
     odd = _NO_PROGRAM.search(words[0]) or any("\udc80" <= letter <= "\udcff" for letter in words[0])
     program, *arguments = (*_SHELL, *words) if odd else words
@@ -36,7 +36,7 @@ def command(words: Sequence[str]) -> str:
 
 
 def path(value: str) -> str | None:
-    """Return a path for a setting that takes a list of paths, or None for one that no such setting can hold."""
+    """Return a path for a setting that takes a list of paths, or None if no such setting can hold it."""
     return _quoted(value) if value.isprintable() and not set(value) & set("\"'\\") else None
 
 
@@ -62,5 +62,5 @@ def _escaped(letter: str) -> str:
         return _ESCAPES[letter]
     if letter.isprintable():
         return letter
-    # A name that is no text (surrogateescape) goes byte for byte, as do control characters.
+    # A name that is not valid text (surrogateescape) is written byte for byte, and so are control characters.
     return "".join(f"\\x{byte:02x}" for byte in letter.encode(errors="surrogateescape"))

@@ -1,7 +1,7 @@
-"""What the launcher is doing, for `systemctl status`; never whether the service is ready or stops.
+"""Report what the launcher does to `systemctl status`; never readiness, never a stop.
 
-Readiness is for `wait` to prove, and a launcher that announced the end of the *old* instance would have systemd stop
-the new one. The protocol is sd_notify(3): a datagram to the socket that NOTIFY_SOCKET names.
+`wait` proves readiness. Announcing the stop of the *old* instance would make systemd stop the new one. The protocol
+is sd_notify(3): a datagram to the socket that NOTIFY_SOCKET names.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ _MAX_STATUS = 500
 
 
 def reporter(environ: Mapping[str, str]) -> Callable[[str], None] | None:
-    """Return what tells the service manager a line of status, or None where there is no manager that listens."""
+    """Return a function that sends a status line to the service manager, or None without one."""
     name = environ.get("NOTIFY_SOCKET", "")
     if not name.startswith(("/", "@")):
         return None
@@ -27,6 +27,6 @@ def reporter(environ: Mapping[str, str]) -> Callable[[str], None] | None:
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK) as end:
                 end.sendto(message, address)
         except OSError:
-            pass  # it is told for convenience: nobody who listens, or a full queue, must not stop a launch
+            pass  # only for convenience: a missing listener or a full queue must not stop a launch
 
     return report

@@ -1,7 +1,7 @@
-"""The text of a systemd unit for one app: everything it needs is in it, nothing of the shell that printed it.
+"""The text of a systemd unit for one app. It contains everything it needs, and nothing from the shell that printed it.
 
-Its main process is the launcher, which becomes the app. It is started when `wait` has seen *that* process's page, and
-restarted when it fails, but not when it would only be refused again.
+Its main process is the launcher, which execs the app. The unit counts as started when `wait` has seen the page of that
+process. It is restarted after a failure, but not when the next start would be refused for the same reason.
 """
 
 from __future__ import annotations
@@ -21,20 +21,19 @@ from .quoting import Raw
 READY_SECONDS = 6 * 3600
 STOP_SECONDS = 30
 RESTART_SECONDS = 10
-# What the next start would be refused for as well. 69 is among them because a unit that tries until the port is free
-# takes it from whom it belongs to at that one's own restart, who then does the same: so two units change places for
-# ever. 74 and 75 pass by themselves, and 80 is never the end of a launch.
+# The next start would be refused too. 69 is in the list because a unit that retries until the port is free takes it
+# when the other unit restarts, which then does the same: the two would alternate for ever. 74 and 75 can pass by
+# themselves, and 80 never ends a launch.
 NEVER_AGAIN = (ExitStatus.USAGE, ExitStatus.DAMAGED, ExitStatus.TAKEN, ExitStatus.DENIED, ExitStatus.CONFIG)
 _TEMPORARY = ("/tmp", "/var/tmp")
 _SYSTEM = ("/usr", "/etc", "/boot", "/efi")
 
 
 class Machine(NamedTuple):
-    """Hold what a unit takes from where it was printed.
+    """Hold what a unit takes from the machine that it was printed on.
 
-    `launcher` are the words that call the launcher, `user` is whom the app is to run as, `helper` the command that
-    makes the GPUs' device files, where this machine has one, `caches` where the unit's app will have its models, and
-    `app_args` what follows `--`.
+    `launcher`: the words that call the launcher; `user`: the user of the app; `helper`: the command that makes the
+    GPUs' device files, if this machine has one; `caches`: the hub caches of the app; `app_args`: what follows `--`.
     """
 
     launcher: tuple[str, ...]
@@ -45,7 +44,7 @@ class Machine(NamedTuple):
 
 
 class Unit(NamedTuple):
-    """Hold a unit: its text, its file name, and what of this shell's environment is not in it."""
+    """Hold a unit: its file name, its text, and the variables of this shell that it does not contain."""
 
     name: str
     text: str
@@ -175,7 +174,7 @@ def _left_out(settings: Settings) -> tuple[str, ...]:
 
 
 def _hardening(settings: Settings, machine: Machine, *, user_manager: bool) -> tuple[str, ...]:
-    """Return what the app is kept from.
+    """Return the sandboxing settings.
 
     Not used, each for a reason: PrivateDevices=, DevicePolicy= and ProtectClock= (which implies it) hide the GPUs,
     MemoryDenyWriteExecute= stops what compiles at run time (torch, triton, numba), ProtectProc= and ProcSubset= hide

@@ -169,13 +169,13 @@ def _user(pid: int) -> tuple[int | None, frozenset[int]]:
 
 
 def preferred(app_dir: Path, one: Path, other: Path) -> bool:
-    """Tell whether the folder of the lock file `one` comes before that of `other`."""
+    """Return whether the folder of the lock file `one` comes before that of `other`."""
     folders = state.folders(app_dir)
     return folders.index(one.parent) < folders.index(other.parent)
 
 
 def holds(pid: int, path: Path) -> bool:
-    """Tell whether the process holds the lock on this very file through a descriptor of its own.
+    """Return whether the process holds the lock on this very file through a descriptor of its own.
 
     proc_pid_fdinfo(5) names the locks of a descriptor. Whatever the app starts through a shell inherits it too: this
     alone makes no instance.
@@ -208,7 +208,9 @@ def _locks(pid: int, number: str, identity: os.stat_result) -> bool:
 def _is_held(path: Path) -> bool:
     try:
         descriptor = files.open_regular(path)
-    except OSError:
+    except OSError as error:
+        if error.errno in (errno.EMFILE, errno.ENFILE):
+            raise  # it may well be held
         return False
     try:
         return not files.try_lock(descriptor, shared=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Sequence
 from typing import NamedTuple
 
 NAME = "START_APP_INSTANCE"
@@ -19,6 +20,7 @@ class Marker(NamedTuple):
 
     `pid` is the app's in the pid namespace `namespace` (the number in `/proc/self/ns/pid`), `session` its session.
     `ticks` is the time of the exec in clock ticks since boot, the unit of a process's start (proc_pid_stat(5)).
+    `command` has the words that say which command of the script is served, `quoted`.
     """
 
     token: str
@@ -27,6 +29,7 @@ class Marker(NamedTuple):
     session: int
     namespace: str
     ticks: int
+    command: str
     script: str
 
     def text(self) -> str:
@@ -44,19 +47,24 @@ class Marker(NamedTuple):
         )
 
 
-def new(port: int, script: str) -> Marker:
+def new(port: int, script: str, command: Sequence[str] = ()) -> Marker:
     """Return the marker of a start that is yet to come."""
-    return Marker(os.urandom(8).hex(), port, 0, 0, "", 0, script)
+    return Marker(os.urandom(8).hex(), port, 0, 0, "", 0, quoted(command), script)
+
+
+def quoted(command: Sequence[str]) -> str:
+    """Return words as one field of a marker."""
+    return " ".join(word.replace("%", "%25").replace(_SEPARATOR, "%3A").replace(" ", "%20") for word in command)
 
 
 def parse(text: str | None) -> Marker | None:
     """Return the marker that a variable holds, or None where that is something else."""
     fields = (text or "").split(_SEPARATOR, len(Marker._fields) - 1)
     try:
-        token, port, pid, session, namespace, ticks, script = fields
+        token, port, pid, session, namespace, ticks, command, script = fields
         if max(map(len, (port, pid, session, ticks))) > 20 or not (token and script):
             return None
-        return Marker(token, int(port), int(pid), int(session), namespace, int(ticks), script)
+        return Marker(token, int(port), int(pid), int(session), namespace, int(ticks), command, script)
     except ValueError:
         return None
 

@@ -1,4 +1,4 @@
-"""What the launcher keeps of an app is in a folder of the app's own, which nobody else can have put there.
+"""The launcher's state of an app is in a folder that no other user can have made.
 
 Shell, cron and a unit with `PrivateTmp=` find the same folder. Whatever is written or removed in it goes by descriptor:
 where others may write, a name can become a link at any time.

@@ -20,7 +20,7 @@ from .text import clean, fitting, table
 
 JSON_VERSION = 1
 _RED, _YELLOW, _CYAN, _BOLD, _RESET = "\x1b[31m", "\x1b[33m", "\x1b[36m", "\x1b[1m", "\x1b[0m"
-# Words that a reader looks for, where they begin a line or fill a cell of a table. Each says it without colour too.
+# Words that matter to a reader, at the start of a line or as a cell of a table. The word itself says it without colour.
 _PAINTED = {
     "damaged": _RED,
     "incomplete": _RED,
@@ -36,7 +36,7 @@ _CLEAR = "\x1b[K"
 class Console(NamedTuple):
     """Print for a person, or for a program with `as_json`; a closed stream prints nothing.
 
-    `report` is told the same facts, one after the other, for who watches from outside.
+    `report` receives the same facts, for a service manager.
     """
 
     stdout: TextIO | None
@@ -51,23 +51,23 @@ class Console(NamedTuple):
     report: Callable[[str], None] | None = None
 
     def say(self, line: str) -> None:
-        """Tell a fact that a quiet run leaves out."""
+        """Print a fact, unless the run is quiet."""
         if self.report:
             self.report(clean(line))
         if not self.quiet:
             self._tell(clean(line))
 
     def detail(self, line: str) -> None:
-        """Tell a fact that only a verbose run shows."""
+        """Print a fact in a verbose run."""
         if self.verbose:
             self._tell(clean(line))
 
     def warn(self, line: str) -> None:
-        """Tell a fact that even a quiet run must show."""
+        """Print a fact even in a quiet run."""
         self._tell(clean(line))
 
     def error(self, error: LauncherError) -> None:
-        """Tell what happened, then the command that helps; with `--json`, as an object on stdout too."""
+        """Print what happened, then the command that helps; with `--json`, an object on stdout too."""
         self.tell_error(error)
         if self.as_json:
             self.json(self.problem(error))
@@ -78,7 +78,7 @@ class Console(NamedTuple):
         return {"error": error.message, "hint": hint, "exit_status": int(error.status)}
 
     def tell_error(self, error: LauncherError) -> None:
-        """Tell what happened, then the command that helps, on stderr only."""
+        """Print what happened, then the command that helps, on stderr only."""
         if self.report:
             self.report(clean(error.message))
         self._tell(self._painted(_RED, clean(error.message)))
@@ -127,7 +127,7 @@ class Console(NamedTuple):
 
     @property
     def interactive(self) -> bool:
-        """Tell whether there is a person who can be asked."""
+        """Return whether there is a person who can be asked."""
         return bool(self.stdin and self.stderr and self.stdin.isatty() and self.stderr.isatty())
 
     def confirm(self, question: str) -> bool:
@@ -140,7 +140,7 @@ class Console(NamedTuple):
 
     @contextmanager
     def bar(self, what: str, total: int | None) -> Iterator[Callable[[int], None] | None]:
-        """Show how many bytes of `total` are done, on a terminal only; yield what is to be told of each step."""
+        """Show a bar of `total` bytes, on a terminal only; yield a function that takes the bytes of each step."""
         if self.quiet or self.as_json or self.stderr is None or not self.stderr.isatty():
             yield None
             return
@@ -158,7 +158,7 @@ class Console(NamedTuple):
 
     @contextmanager
     def live(self) -> Iterator[Callable[[str], None] | None]:
-        """Show one line that changes, on a terminal only, and take it away at the end."""
+        """Show one changing line, on a terminal only, and remove it at the end."""
         if self.quiet or self.as_json or self.stderr is None or not self.stderr.isatty():
             yield None
             return
@@ -198,7 +198,7 @@ class Console(NamedTuple):
         if self.stderr is None:
             return
         try:
-            # Where both go to one place, a log or a pipe, their lines must not change places.
+            # When both streams go to one log, their lines must keep their order.
             if self.stdout is not None:
                 self.stdout.flush()
         except OSError:

@@ -1,4 +1,4 @@
-"""How the launcher was called is how it is called again: a hint's command does as it stands what it says."""
+"""How the launcher was called: hints repeat it, so that their commands can be pasted."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def again(launcher_file: str | None, words: Sequence[str]) -> str:
 
 
 def typed(words: Sequence[str]) -> tuple[tuple[str, str], ...]:
-    """Return the typed options that say which app and port are meant, as far as that can be told of any words."""
+    """Return the typed options that name the app and the port, also from words that cannot be parsed."""
     found: dict[str, str] = {}
     own = list(words[: words.index("--")] if "--" in words else words)
     for position, word in enumerate(own):
@@ -69,12 +69,12 @@ def typed(words: Sequence[str]) -> tuple[tuple[str, str], ...]:
 
 
 def passing_python() -> bool:
-    """Tell whether the Python that runs this is gone when it ends."""
+    """Return whether this Python disappears when the launcher ends (`uv run --with`)."""
     return bool(_uv_run())
 
 
 def _uv_run() -> tuple[str, ...]:
-    """Return the words of the `uv run` that has made this Python for one run only; none where it stays."""
+    """Return the words of the `uv run` that made this Python for one run only; empty for a permanent Python."""
     if not _PASSING.search(sys.executable):
         return ()
     try:

@@ -12,21 +12,21 @@ from collections.abc import Callable, Iterable, Iterator
 
 MASK = "***"
 
-# A name is read as words: `hf-tokens`, `AccountKey` and `X_API_KEY` all end with one that tells.
+# Names are split into words: `hf-tokens`, `AccountKey` and `X_API_KEY` all end with a secret word.
 _WORDS = r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+"
 _SECRET_WORDS = frozenset(
     "auth authorization bearer cookie cookies credential credentials jwt key keys oauth pass passcode passphrase "
     "password passwords passwd pat pw pwd sas secret secrets session sid sig signature token tokens webhook".split()
 )
-# Without a word boundary: HFTOKEN, apikey, dbpassword. A tokenizer is no token.
+# Secret words without a boundary: HFTOKEN, apikey, dbpassword. A tokenizer is not a token.
 _WITHIN = r"token(?!s$|i[sz]|$)|\w+tokens?$|secret|passw|passphrase|api_?key|access_?key|credential|webhook"
-# The other words of these decide: `key_frames` are no keys, a `session_name` no session, a `token_path` is a path.
+# These count only as the last word: `key_frames` is not a key. A last word that names a place or a size is harmless.
 _LAST_ONLY = frozenset(("key", "keys", "pass", "pat", "sas", "sid", "sig", "session", "tokens"))
 _PLACES = frozenset(("path", "file", "dir", "name", "url", "endpoint", "type", "length", "count", "limit", "size"))
 _COUNTED = frozenset(("max", "min", "new", "num", "n", "total"))
 _NUMBER = r"(?i)[\d.,]+|true|false|yes|no|on|off|none"
 
-# What is a secret by its form, whatever it is called.
+# Secrets that are known by their form, whatever their name.
 _FORM_STARTS = ("hf_", "api_org_", "gh", "github", "glpat", "xox", "sk-", "KIA", "SIA", "eyJ", "earer ")
 _FORMS = (
     r"(?<![A-Za-z0-9])(?:"
@@ -143,7 +143,7 @@ def _option(at: re.Match[str]) -> str:
     return at[1] + at[2] + _of_option(at[1], at[3])
 
 
-# The one table of forms: the signs without which a text has none of it, the pattern, and what stands there instead.
+# One table of forms: characters that the form needs, the pattern, and the replacement.
 _TABLE: tuple[tuple[tuple[str, ...], str, str | Callable[[re.Match[str]], str]], ...] = (
     (("@",), _USERINFO, MASK + "@"),
     (("://",), _WEBHOOK, rf"\1{MASK}"),

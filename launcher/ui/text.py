@@ -1,4 +1,4 @@
-"""How facts are worded: one form for a command line, a time span, a size, a user, wherever they appear."""
+"""Wording of facts: one format each for command lines, time spans, sizes, users and tables."""
 
 from __future__ import annotations
 
@@ -138,17 +138,30 @@ def _padded(cell: str, wide: int, *, right: bool) -> str:
 
 
 def parsed_duration(text: str) -> float:
-    """Return the seconds that `30d`, `12h`, `2w` or a bare number of days stands for; raise ValueError otherwise."""
-    match = re.fullmatch(r"(\d{1,12}(?:\.\d{1,6})?)\s*(m|min|h|d|w)?", text.strip().lower())
-    if not match:
+    """Return the seconds of a time span such as `30d`, `12h` or `2w`; only zero needs no unit.
+
+    Raises ValueError.
+    """
+    match = re.fullmatch(r"(\d{1,12}(?:\.\d{1,6})?)\s*(m|min|h|d|w)?", text.strip().lower(), re.ASCII)
+    if not match or not (match[2] or float(match[1]) == 0):
         raise ValueError(text)
     return float(match[1]) * {"m": 60, "min": 60, "h": 3600, "d": 86400, "w": 604800}[match[2] or "d"]
 
 
 def parsed_size(text: str) -> int:
-    """Return the bytes that `50G`, `500 MB` or `1.5TiB` stands for, decimal as `size` tells; raise ValueError."""
-    match = re.fullmatch(r"(\d{1,18}(?:\.\d{1,6})?)\s*(?:([kmgt])(i)?)?b?", text.strip().lower())
-    if not match:
+    """Return the bytes of a size such as `50G`, `500 MB` or `1.5TiB`, decimal like `size`; only zero needs no unit.
+
+    Raises ValueError.
+    """
+    match = re.fullmatch(r"(\d{1,18}(?:\.\d{1,6})?)\s*(?:([kmgt])(i)?)?(b)?", text.strip().lower(), re.ASCII)
+    if not match or not (match[2] or match[4] or float(match[1]) == 0):
         raise ValueError(text)
     power = "kmgt".index(match[2]) + 1 if match[2] else 0
     return int(float(match[1]) * (1024 if match[3] else 1000) ** power)
+
+
+def parsed_port(text: str) -> int:
+    """Return the number of a port. Raises ValueError."""
+    if re.fullmatch("0{0,9}[0-9]{1,5}", text.strip()) and 0 < int(text) < 65536:
+        return int(text)
+    raise ValueError(text)

@@ -48,6 +48,7 @@ def file_of(cached: Cached, repo: str, name: str = "gpt.safetensors") -> Path:
 COMMANDS = (("clear",), ("remove", V22), ("remove", f"{V22}@main"), ("prune", "--older-than", "0d"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["opens", "maps"])
 @pytest.mark.parametrize("arguments", COMMANDS)
 def test_a_repo_that_is_read_stays_and_the_rest_goes(
@@ -74,7 +75,7 @@ def test_a_repo_that_is_read_stays_and_the_rest_goes(
 
 def test_a_cache_that_stays_too_big_because_of_what_is_in_use_is_told(cached: Cached, processes: Processes) -> None:
     reader = reading(processes, "opens", file_of(cached, V22))
-    done = cached.run("prune", "--max-size", "1")
+    done = cached.run("prune", "--max-size", "1B")
     assert cached.loading() == cached.all_but(V23, CODEC, VOICES)
     assert done.status == 75, done.err
     assert f"skipped: {cached.repo(V22)}" in done.err
@@ -117,6 +118,7 @@ def test_a_repo_whose_name_only_begins_alike_is_not_in_use(cached: Cached, proce
     assert f"{V22}@main" not in cached.loading()
 
 
+@pytest.mark.slow
 @needs_store
 @pytest.mark.parametrize("how", ["opens", "maps"])
 def test_who_reads_a_payload_of_the_store_uses_every_repo_that_links_to_it(
@@ -143,6 +145,7 @@ def _namespaces(*flags: str) -> tuple[str, ...]:
     return (*command, "sh", "-ec", *flags)
 
 
+@pytest.mark.slow
 @as_root
 @pytest.mark.parametrize("how", ["opens", "maps"])
 def test_a_container_that_reads_the_cache_under_another_path_is_seen(
@@ -199,6 +202,7 @@ def size(path: Path) -> int:
         return 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arguments", [("clear",), ("remove", NEW), ("prune",), ("prune", "--older-than", "0d")])
 def test_what_is_being_downloaded_stays_and_arrives(
     arguments: tuple[str, ...], cached: Cached, processes: Processes
@@ -219,6 +223,7 @@ def test_what_is_being_downloaded_stays_and_arrives(
         assert f"{V23}@{cached.old(V23)}" not in cached.loading()
 
 
+@pytest.mark.slow
 def test_an_insisted_removal_under_a_download_leaves_nothing_broken(cached: Cached, processes: Processes) -> None:
     with Hub() as hub:
         with half_way(cached, processes, hub) as running:
@@ -232,6 +237,7 @@ def test_an_insisted_removal_under_a_download_leaves_nothing_broken(cached: Cach
         assert library.load(cached.hub, NEW) == FILES
 
 
+@pytest.mark.slow
 @needs_store
 def test_a_download_by_xet_stays_and_arrives(cached: Cached, processes: Processes) -> None:
     with Hub(xet=True) as hub:
@@ -261,6 +267,7 @@ def test_a_download_that_was_killed_is_abandoned(cached: Cached, processes: Proc
         assert not list((repo / "blobs").glob("*.incomplete"))
 
 
+@pytest.mark.slow
 def test_a_lock_that_is_held_makes_a_partial_download_one_in_progress(cached: Cached) -> None:
     partial = partial_of(cached, V22)
     lock = cached.hub / ".locks" / cached.repo(V22).name / f"{partial.name.partition('.')[0]}.lock"
@@ -316,6 +323,7 @@ def serving(app: AppFolder, processes: Processes) -> Running:
     return running
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("flags", FLAGS)
 @pytest.mark.parametrize("how", ["maps", "opens"])
 def test_a_launch_refuses_while_a_stranger_reads_and_the_old_instance_serves_on(
@@ -336,6 +344,7 @@ def test_a_launch_refuses_while_a_stranger_reads_and_the_old_instance_serves_on(
     assert dry.status == dry.json["exit_status"] == 75
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("flags", FLAGS)
 def test_what_the_old_instance_itself_has_mapped_is_in_nobodys_way(
     flags: tuple[str, ...], cached: Cached, processes: Processes
@@ -350,6 +359,7 @@ def test_what_the_old_instance_itself_has_mapped_is_in_nobodys_way(
     eventually(lambda: not trash(cached.hub))
 
 
+@pytest.mark.slow
 def test_a_launch_refuses_while_a_download_goes_on(cached: Cached, processes: Processes) -> None:
     old = serving(cached.app, processes)
     with Hub() as hub:

@@ -12,7 +12,19 @@ import pytest
 
 from launcher.cache.completeness import Copy, Files, copy_of, gaps, tree
 from tests.support.apps import AppFolder
-from tests.support.caches import A, B, add_blob, add_file, add_link, add_ref, flip, make_repo, verdicts, verify
+from tests.support.caches import (
+    A,
+    B,
+    add_blob,
+    add_file,
+    add_link,
+    add_plain,
+    add_ref,
+    flip,
+    make_repo,
+    verdicts,
+    verify,
+)
 from tests.support.hub_files import make_file
 
 BIG = 5_000
@@ -47,6 +59,10 @@ SHARDS = listed("config.json", "model.safetensors.index.json", *PIECES)
         (copy("config.json", "tokenizer.json"), TRANSFORMERS),
         (copy(".gitattributes", "README.md", "config.json", "tokenizer.json", "model.safetensors"), TRANSFORMERS),
         (copy("model_index.json", "unet/config.json", "unet/model.fp16.safetensors", listed=True), DIFFUSERS),
+        (
+            copy("README.md", "model_index.json", "unet/config.json", "unet/model.safetensors", "sd.safetensors"),
+            DIFFUSERS,
+        ),
         (copy("x-Q4_K_M.gguf", listed=True), GGUF),
         (copy("README.md", "x-Q4_K_M.gguf"), GGUF),
         (copy("gpt.pth"), TTS),
@@ -71,6 +87,8 @@ def test_what_a_library_never_asked_for_is_no_gap(here: Copy, files: Files) -> N
         (copy("config.yaml", partial=frozenset({TTS["gpt.pth"][0]})), TTS, ["bpe.model", "gpt.pth", "s2mel.pth"]),
         (copy(*(TRANSFORMERS.keys() - {"model.safetensors", "pytorch_model.bin"})), TRANSFORMERS, None),
         (copy("config.json", siblings=frozenset({"config.json", "old.bin"})), TRANSFORMERS, None),
+        (copy("bpe.model", siblings=frozenset({"x"}), replaces_whole=True), TTS, None),
+        (copy(siblings=frozenset({"gpt.pth"}), replaces_whole=True), TTS, sorted(TTS)),
     ],
 )  # fmt: skip
 def test_what_something_speaks_of_is_a_gap(here: Copy, files: Files, missing: list[str] | None) -> None:
@@ -104,8 +122,11 @@ def test_what_is_here_of_a_commit_is_read_from_the_disk(tmp_path: Path) -> None:
         frozenset({"sub/lost.bin"}),
         frozenset({"w.bin"}),
         frozenset({"1" * 64, "2" * 64, "3" * 64}),
-        False,
+        listed=False,
+        replaces_whole=False,
     )
+    add_plain(repo, B, "README.md", b"# it was whole")
+    assert copy_of(str(repo), A).replaces_whole
     add_ref(repo, "fp16", B)
     assert not copy_of(str(repo), A).siblings, "a branch that is used beside it is not what it replaced"
     add_ref(repo, "fp16", A)

@@ -29,6 +29,7 @@ from tests.support.removal import (
 )
 
 
+@pytest.mark.slow
 def test_a_read_only_file_system_is_left_as_it_is(cached: Cached) -> None:
     needs_mounts()
     before = everything(cached.home)
@@ -154,6 +155,7 @@ def _many(hub: Path, repos: int, files: int) -> None:
             (repo / "snapshots" / A / str(file)).symlink_to(f"../../blobs/{file:064x}")
 
 
+@pytest.mark.slow
 def test_two_clears_at_once_take_everything_and_count_it_once(app: AppFolder, hub: Path, processes: Processes) -> None:
     _many(hub, 20, 50)
     size = held(hub / "models--koge--m0" / "blobs") * 20 + 40 * 20

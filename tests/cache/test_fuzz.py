@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from unittest import mock
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -226,6 +227,7 @@ def traces(item: Mapping[str, Any]) -> tuple[str, ...]:
     return (f"{path}.refs",) if kind in ("payload", "damaged") else ()
 
 
+@pytest.mark.slow
 @given(tree=trees, command=st.sampled_from(COMMANDS))
 @examples(60, shrink=False)
 def test_only_what_the_plan_names_goes_and_nothing_of_a_strangers(

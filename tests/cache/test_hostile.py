@@ -115,7 +115,7 @@ def _nest(folder: Path, depth: int, length: int) -> None:
     subprocess.run((sys.executable, "-c", code, str(depth), "d" * length), cwd=folder, check=True)
 
 
-@pytest.mark.parametrize("arguments", [("clear",), ("remove", "koge/a"), ("prune", "--max-size", "1")])
+@pytest.mark.parametrize("arguments", [("clear",), ("remove", "koge/a"), ("prune", "--max-size", "1B")])
 @pytest.mark.parametrize("with_store", [False, True])
 @pytest.mark.parametrize(
     ("part", "depth", "length"), [(f"snapshots/{A}", 1100, 1), ("refs", 1100, 1), (".no_exist/a", 25, 200)]

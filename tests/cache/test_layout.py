@@ -81,6 +81,7 @@ def unknown_kinds(library: hub_cache.Library) -> frozenset[str]:
     return frozenset(("kernel",)) if tuple(map(int, library.version().split(".")[:2])) < (1, 10) else frozenset()
 
 
+@pytest.mark.slow
 @given(cache=caches.generated)
 @examples(60)
 def test_every_cache_is_read_as_huggingface_hub_reads_it(
@@ -107,6 +108,7 @@ def test_every_cache_is_read_as_huggingface_hub_reads_it(
         assert not both or shown(root, *(one.name for one in both)).size == theirs["size_on_disk"] + loose
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("symlinks", [True, False])
 def test_what_huggingface_hub_has_downloaded_itself_is_read_as_it_reads_it(tmp_path: Path, symlinks: bool) -> None:
     pytest.importorskip("huggingface_hub")
@@ -403,6 +405,7 @@ def test_a_deep_nest_of_folders_is_read_or_named_and_breaks_nothing(part: str, d
     assert str(repo) in named
 
 
+@pytest.mark.slow
 def test_a_repo_that_vanishes_meanwhile_is_whole_or_not_there(tmp_path: Path) -> None:
     root, away = tmp_path / "hub", tmp_path / "away"
     away.mkdir()

@@ -262,6 +262,7 @@ def test_an_interrupted_run_ends_at_once_and_keeps_what_it_found_whole(
     assert again(verify(app, "a/b", "c/d", "--json")) == set()
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_keeps_what_it_knew_of_files_that_it_did_not_come_to(
     app: AppFolder, cache: Path, known: Path, processes: Processes
 ) -> None:
@@ -272,6 +273,7 @@ def test_an_interrupted_run_keeps_what_it_knew_of_files_that_it_did_not_come_to(
     assert again(verify(app, "a/b", "c/d", "--json")) == set()
 
 
+@pytest.mark.slow
 def test_a_file_that_changes_while_it_is_read_is_unverifiable(
     app: AppFolder, cache: Path, processes: Processes
 ) -> None:

@@ -30,6 +30,7 @@ from tests.support.removal import (
 )
 
 
+@pytest.mark.slow
 def test_prune_takes_what_nothing_can_load_and_nothing_else(cached: Cached) -> None:
     v22, v23 = cached.repo(V22), cached.repo(V23)
     old = cached.old(V23)
@@ -140,6 +141,7 @@ def test_the_librarys_own_prune_finds_nothing_left_over(arguments: tuple[str, ..
     assert "Nothing to prune" in out + err
 
 
+@pytest.mark.slow
 @needs_store
 @pytest.mark.parametrize("arguments", [("clear",), ("remove", V22), ("remove", f"{V22}@v1"), ("remove", CODEC, V22)])
 def test_no_payload_is_left_that_nobody_links_to(arguments: tuple[str, ...], cached: Cached) -> None:
@@ -171,6 +173,7 @@ def _age(cached: Cached, name: str, days: float) -> None:
             os.utime(path.resolve() if path.exists() else path, (then, then), follow_symlinks=False)
 
 
+@pytest.mark.slow
 def test_what_was_not_used_for_long_is_pruned_on_request_only(cached: Cached) -> None:
     def aged(*arguments: str) -> list[str]:
         _age(cached, V23, 40)
@@ -197,6 +200,7 @@ def test_what_was_just_loaded_is_in_use_and_not_old(cached: Cached) -> None:
     assert f"{V23}@main" in cached.loading()
 
 
+@pytest.mark.slow
 def test_the_least_recently_used_go_until_the_rest_fits(cached: Cached) -> None:
     def aged(size: int) -> set[str]:
         for days, name in ((1, CODEC), (2, V22), (3, VOICES), (4, V23)):

@@ -50,6 +50,7 @@ def test_a_cleared_cache_is_cleared_again_without_a_word_of_freed_space(cached: 
     assert everything(cached.home) == before
 
 
+@pytest.mark.slow
 def test_remove_takes_one_repo_and_every_other_loads(cached: Cached) -> None:
     before = everything(cached.home)
     done = cached.run("remove", V22)
@@ -81,6 +82,7 @@ def test_a_repo_is_named_in_any_of_these_ways(target: str, cached: Cached) -> No
     assert cached.repo(V22).exists() and cached.repo(VOICES).exists()
 
 
+@pytest.mark.slow
 def test_a_glob_takes_what_it_matches_of_its_own_type(cached: Cached) -> None:
     assert cached.run("remove", "koge/*").status == 0
     assert cached.loading() == cached.all_but(V22, V23)
@@ -105,6 +107,7 @@ def test_an_unknown_name_is_answered_with_the_nearest(cached: Cached) -> None:
     assert "cache list" in done.err.splitlines()[-1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["ref", "commit", "prefix", "bare commit", "bare prefix"])
 def test_a_revision_goes_without_what_others_link_to(form: str, cached: Cached) -> None:
     old = cached.old(V22)
@@ -241,7 +244,7 @@ def test_a_shared_cache_is_not_touched_without_a_yes(
     assert done.status == 2
     assert f"{cache.hub} (environment) is shared with other programs: " in done.err
     assert "nothing was changed" in done.err
-    assert done.err.splitlines()[-1] == "hint: --yes insists; --dry-run shows what would go"
+    assert done.err.splitlines()[-1] == "hint: --yes removes it; --dry-run shows what would be removed"
     told = cache.run(*arguments, "--json", env=env)
     assert told.status == told.json["exit_status"] == 2
     assert everything(cache.home) == before
@@ -266,6 +269,7 @@ def test_on_a_terminal_a_shared_cache_is_asked_for(
         assert everything(cache.home) == before
 
 
+@pytest.mark.slow
 def test_the_apps_own_cache_is_never_asked_for(cached: Cached) -> None:
     status, shown = on_terminal("cache", "clear", "--app-dir", cached.app.path, answer="n")
     assert status == 0, shown
@@ -297,6 +301,7 @@ def test_the_user_wide_default_is_shared_even_if_the_env_names_it(
     assert not (user / ".cache" / "huggingface" / "hub" / "models--koge--index-tts-v23").exists()
 
 
+@pytest.mark.slow
 def test_caches_of_the_app_beside_the_hub_cache_are_cleared_too(cached: Cached) -> None:
     beside = cached.app.path / "checkpoints" / "hf_cache" / "models--facebook--w2v"
     shutil.copytree(cached.repo(CODEC), beside, symlinks=False)

@@ -104,6 +104,7 @@ def cut(path: Path) -> None:
     os.truncate(path, 3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("harm", "data", "file"),
     [
@@ -308,6 +309,7 @@ def test_what_cannot_be_read_is_told_by_the_status_although_all_damage_is_repair
     assert done.status == 74
 
 
+@pytest.mark.slow
 @has_trees
 def test_a_damaged_file_of_a_cache_without_links_takes_its_snapshot_with_it(
     app: AppFolder, hub: Hub, loads: Loads
@@ -364,6 +366,7 @@ def unlink_refs(payload: Path) -> None:
     payload.with_name(f"{payload.name}.refs").unlink()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("harm", "hint", "named"),
     [

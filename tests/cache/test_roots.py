@@ -119,6 +119,7 @@ OUTSIDE: tuple[dict[str, str], ...] = (
 )
 
 
+@pytest.mark.slow
 def test_what_a_launch_tells_of_cache_and_endpoint_is_what_the_apps_library_then_uses(tmp_path: Path) -> None:
     told, questions = [], []
     for file in FILES:
@@ -215,6 +216,7 @@ ORIGINS: tuple[tuple[str, dict[str, str], str, bool], ...] = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("file", "outside", "folder", "owned"), ORIGINS, ids=[origin[2] for origin in ORIGINS])
 def test_what_the_launcher_clears_is_what_the_app_then_uses(
     tmp_path: Path, file: str, outside: dict[str, str], folder: str, owned: bool

@@ -280,7 +280,7 @@ def test_one_unknown_or_doubtful_target_among_several_removes_nothing_at_all(
 
 def test_remove_without_a_target_asks_what(filled: AppFolder) -> None:
     done = launcher("cache", "remove", "--app-dir", filled.path)
-    assert (done.status, done.err.splitlines()[0]) == (2, "cache remove wants to know what")
+    assert (done.status, done.err.splitlines()[0]) == (2, "cache remove needs at least one REPO")
 
 
 def test_a_commit_that_may_be_in_a_repo_which_cannot_be_read_is_not_guessed(filled: AppFolder) -> None:

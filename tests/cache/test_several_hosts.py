@@ -49,6 +49,7 @@ def fill(host: Image, hub: Hub, *repos: str) -> None:
         assert done.status == 0, done.err
 
 
+@pytest.mark.slow
 def test_a_clear_by_one_host_leaves_what_another_downloads(hosts: tuple[Image, Image]) -> None:
     here, there = hosts
     with Hub() as hub:
@@ -68,6 +69,7 @@ def test_a_clear_by_one_host_leaves_what_another_downloads(hosts: tuple[Image, I
     assert trash(here.models / "hub") == []
 
 
+@pytest.mark.slow
 def test_two_hosts_that_clear_at_once_both_end_well(hosts: tuple[Image, Image]) -> None:
     here, there = hosts
     repos = [f"koge/model-{number}" for number in range(6)]
@@ -80,6 +82,7 @@ def test_two_hosts_that_clear_at_once_both_end_well(hosts: tuple[Image, Image]) 
     assert not list(hub_cache.glob("models--*"))
 
 
+@pytest.mark.slow
 def test_a_rollout_of_a_new_commit_leaves_the_old_replica_its_model(hosts: tuple[Image, Image]) -> None:
     old, new = hosts
     with Hub() as hub:

@@ -99,6 +99,7 @@ def assert_nothing_left_over(cache: Path) -> None:
         assert (status, "Nothing to prune" in out + err) == (0, True), out + err
 
 
+@pytest.mark.slow
 def test_a_removal_frees_what_only_that_repo_held_and_the_next_one_the_rest(
     app: AppFolder, cache: Path, loads: Loads
 ) -> None:
@@ -355,6 +356,7 @@ def test_a_repo_that_comes_while_a_clear_runs_keeps_its_payload(made: Path, load
     assert disk(made / "blobs") < len(WEIGHTS) + 500
 
 
+@pytest.mark.slow
 @needs_store
 def test_what_is_downloaded_after_a_removal_is_shared_again(app: AppFolder, loads: Loads) -> None:
     cache = app.path / "cache_hub"

@@ -66,6 +66,7 @@ def blob(cache: Path, data: bytes, folder: str = "models--koge--index-tts-v22") 
     return cache / folder / "blobs" / NAMES[data]
 
 
+@pytest.mark.slow
 def test_what_huggingface_hub_wrote_is_whole(app: AppFolder, cache: Path) -> None:
     before = tree(cache)
     done = verify(app)

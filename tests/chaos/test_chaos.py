@@ -18,12 +18,14 @@ SECONDS = float(os.environ.get("CHAOS_SECONDS", "120"))
 SEED = int(os.environ.get("CHAOS_SEED", secrets.randbelow(1 << 32)))
 
 
+@pytest.mark.slow
 def test_a_seed_and_a_number_are_always_the_same_step() -> None:
     steps = [plan(7, number) for number in range(1, 30)]
     assert steps == [plan(7, number) for number in range(1, 30)]
     assert steps != [plan(8, number) for number in range(1, 30)]
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(SECONDS + 600)
 def test_whatever_happens_at_once_what_must_hold_holds(tmp_path: Path) -> None:
     print(f"CHAOS_SEED={SEED}")

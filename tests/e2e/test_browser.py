@@ -129,6 +129,7 @@ def await_page(running: Running, demo: tuple[str, ...], folder: Path) -> None:
     assert done.status == 0, done.err + running.err
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(240)
 def test_a_browser_draws_which_model_runs_and_a_removed_one_is_gone_after_the_restart(
     processes: Processes, page: Page, clone: Path, tmp_path: Path

@@ -78,6 +78,7 @@ def assert_whole_or_absent_then_made(folder: Path, whole: dict[str, bytes | str]
     assert list(folder.parent.iterdir()) == [folder]
 
 
+@pytest.mark.slow
 def test_kill_9_at_a_random_instant_leaves_no_half_playground(tmp_path: Path, playground: Path) -> None:
     whole = tree(playground)
     half_way = 0
@@ -95,6 +96,7 @@ def test_kill_9_at_a_random_instant_leaves_no_half_playground(tmp_path: Path, pl
     assert half_way, "no kill came between the start and the end: this has shown nothing"
 
 
+@pytest.mark.slow
 def test_kill_9_at_every_step_leaves_no_half_playground(tmp_path: Path, playground: Path) -> None:
     """Each step is a system call that changes or reads the disk; imports count too, and do no harm."""
     whole = tree(playground)

@@ -18,6 +18,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from launcher.demo import make_playground
 from tests.support.apps import START_APP, free_port
 from tests.support.playground import (
@@ -70,6 +72,7 @@ def bars(plot: dict[str, Any]) -> dict[str, str]:
     return {row[repo]: row[state] for row in plot["data"]}
 
 
+@pytest.mark.slow
 @needs_gradio
 def test_the_page_says_which_model_runs_and_what_lies_in_the_cache(playground: Path) -> None:
     commit = (repo_folder(playground, NEWEST) / "refs/main").read_text()

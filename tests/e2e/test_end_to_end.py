@@ -20,6 +20,7 @@ def page(port: int) -> Any:
         return json.load(answer)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(180)
 def test_a_real_gradio_page_is_launched_restarted_and_stopped_behind_a_proxy_that_does_not_answer(
     processes: Processes, tmp_path: Path

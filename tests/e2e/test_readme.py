@@ -41,6 +41,7 @@ def test_the_first_transcript_is_what_a_restart_prints(installed: World, world: 
 PIN = readme.fence_of(".venv/bin/python start_app.py models lock IndexTeam/IndexTTS-2 --local-dir checkpoints")
 
 
+@pytest.mark.slow
 @runs(*PIN)
 @pytest.mark.parametrize("has", [(), ("gpt.pth",), tuple(TTS_FILES)])
 def test_a_model_that_the_app_keeps_itself_is_pinned_and_brought(
@@ -58,6 +59,7 @@ def test_a_model_that_the_app_keeps_itself_is_pinned_and_brought(
     assert running.hello()["env"]["HF_HUB_OFFLINE"] == "1"
 
 
+@pytest.mark.slow
 @runs(BACKGROUND, HISTORY)
 def test_the_transcript_in_the_background_is_what_it_and_the_history_print(installed: World, world: World) -> None:
     world.background()
@@ -103,6 +105,7 @@ CHECK, LOCK, LOCKED = (
 )
 
 
+@pytest.mark.slow
 @runs(CHECK, LOCK, LOCKED, tells=("local behind", "mirror inconsistent"))
 def test_the_models_transcript_is_what_checking_pinning_and_a_locked_launch_print(
     installed: World, world: World

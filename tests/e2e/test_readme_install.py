@@ -169,10 +169,10 @@ def test_under_uv_run_a_second_one_takes_the_place_of_the_first_and_of_its_uv(in
     assert get(world.app.port) == f"pid {world.app.lock_holder()}" != app
     # What uv made for one run is gone after it: a hint calls uv again, and a unit is not made of it.
     refused = world.run(f"{UV} stop --fp16", env=env)
-    assert f"hint: if it is the app's own, put it after --: {UV} " in refused.out
+    assert f"hint: {UV} stop --help; to start the app with it: {UV} -- --fp16\n" in refused.out
     no_unit = world.run(f"{UV} unit", env=env)
     assert no_unit.status == 78
-    assert "a unit needs a Python that stays" in no_unit.out and "[Service]" not in no_unit.out
+    assert "a unit needs a permanent Python" in no_unit.out and "[Service]" not in no_unit.out
     stopped = world.fine(f"{UV} stop", env=env)
     assert "terminated pid" in stopped
     second.wait()
@@ -247,13 +247,13 @@ def test_the_command_that_runs_the_tests_runs_them(world: World, checkout: Path)
     assert " passed" in done.stdout
 
 
-COMPLETION = ("pip install '.[completion]'", 'eval "$(start-app --print-completion bash)"')
+COMPLETION = 'eval "$(start-app --print-completion bash)"'
 
 
 @pytest.mark.slow
-@runs(*COMPLETION)
+@runs(COMPLETION)
 def test_the_shell_completes_the_installed_command(world: World, checkout: Path) -> None:
-    done = world.run(*COMPLETION, "complete -p start-app", cwd=checkout)
+    done = world.run("pip install .", COMPLETION, "complete -p start-app", cwd=checkout)
     if done.status:
         skip_where_unreachable(done.out)
     assert done.status == 0, done.out

@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 
 from benchmarks.measure import HEADINGS
-from launcher import contradictions
 from launcher.arguments import COMMANDS, parse
 from launcher.config import settings
 from launcher.errors import ExitStatus, LauncherError
@@ -50,10 +49,10 @@ def both(page: str) -> pytest.MarkDecorator:
 
 def taken(span: str) -> bool:
     """Return whether some command takes these words, or this option with a value."""
-    values = ("", " 7860", " 30d") if re.fullmatch(r"--[a-z-]+", span) else ("",)
+    values = ("", " 7860", " 30d", " 50G") if re.fullmatch(r"--[a-z-]+", span) else ("",)
     for command, value in itertools.product(("", *COMMANDS, "models lock REPO"), values):
         try:
-            contradictions.refuse(parse(shlex.split(f"{command} {span}{value}")))
+            parse(shlex.split(f"{command} {span}{value}"))
         except LauncherError:
             continue
         return True

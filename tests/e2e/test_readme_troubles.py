@@ -14,6 +14,7 @@ from tests.support.readme_world import INDEXTTS, World, needs_root_and, runs
 pytestmark = pytest.mark.usefixtures("installed")
 
 
+@pytest.mark.slow
 @runs(
     ".venv/bin/python start_app.py -n -v",
     "start_app.py status",
@@ -51,6 +52,7 @@ def test_what_is_the_apps_own_reaches_it(world: World) -> None:
     assert "Required file gpt.pth" in world.fine("start_app.py logs --lines 200")
 
 
+@pytest.mark.slow
 @runs(
     ".venv/bin/python start_app.py --port 7861",
     tells=("port 7860 is held … which is not this app's instance",),
@@ -112,7 +114,7 @@ def test_a_holder_that_cannot_be_seen_is_shown_by_who_may_see_it(world: World) -
     "start_app.py --locked",
     "start_app.py --force-refresh",
     "start_app.py cache list",
-    tells=("mirror behind the Hub", "unreachable", "could be resolved by nobody"),
+    tells=("mirror behind the Hub", "unreachable", "cannot be resolved"),
 )
 def test_the_old_model_is_replaced_in_each_way_that_is_told(world: World) -> None:
     old, new = world.publish(V23)
@@ -137,7 +139,7 @@ def test_the_old_model_is_replaced_in_each_way_that_is_told(world: World) -> Non
     done = world.run("start_app.py models check")
     world.tells("unreachable", done.out)
     world.hub.close()
-    world.tells("could be resolved by nobody", world.run("start_app.py models lock koge/index-tts-v23").out)
+    world.tells("cannot be resolved", world.run("start_app.py models lock koge/index-tts-v23").out)
 
 
 @pytest.mark.slow
@@ -172,3 +174,18 @@ def test_a_damaged_or_full_cache_is_mended(world: World) -> None:
     refused = world.run("start_app.py cache clear")
     assert refused.status == 2
     world.tells("… is shared with other programs", refused.out)
+
+
+@pytest.mark.slow
+@runs(tells=("the app's page is on port …",))
+def test_an_app_that_is_on_another_port_than_asked_is_started_on_its_own(world: World) -> None:
+    option = 'parser.add_argument("--port", type=int, default=7860)'
+    assert option in INDEXTTS
+    world.app.script.write_text(INDEXTTS.replace(option, f"parser.set_defaults(port={world.other_port})"))
+    world.app.write_env("HF_HOME=./cache_hub\nAPP_PORT_FLAG=none\n")
+    failed = world.run("start_app.py --background")
+    assert failed.status == 75
+    world.tells("the app's page is on port …", failed.out)
+    world.fine("start_app.py stop")
+    world.fine("start_app.py --background --port 7861")
+    world.fine("start_app.py stop --port 7861")

@@ -11,6 +11,7 @@ import zipfile
 from pathlib import Path
 from typing import NamedTuple
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -191,6 +192,7 @@ def check(started: list[Line], folder: Path, decoy: bool) -> None:
         processes.close()
 
 
+@pytest.mark.slow
 @given(started=st.lists(lines, min_size=8, max_size=8), decoy=st.sampled_from((False, False, True)))
 @examples(12, shrink=False)
 def test_a_process_is_claimed_when_and_only_when_its_own_python_says_that_it_runs_the_script(

@@ -48,6 +48,7 @@ def as_nobody(app: AppFolder, processes: Processes, *arguments: str) -> Running:
     return processes.start((*pythons_for_nobody(), "webui.py", *arguments), cwd=app.path, **NOBODY)
 
 
+@pytest.mark.slow
 @as_root
 @pytest.mark.parametrize("loading", [False, True])
 def test_another_users_instance_is_named_and_never_stopped(loading: bool, app: AppFolder, processes: Processes) -> None:
@@ -67,6 +68,7 @@ def test_another_users_instance_is_named_and_never_stopped(loading: bool, app: A
     assert alive(running.pid)
 
 
+@pytest.mark.slow
 @as_root
 def test_another_users_process_on_the_port_is_never_taken(app: AppFolder, processes: Processes, tmp_path: Path) -> None:
     other = AppFolder(make_app(tmp_path / "other").path, app.port)
@@ -79,6 +81,7 @@ def test_another_users_process_on_the_port_is_never_taken(app: AppFolder, proces
     assert alive(running.pid)
 
 
+@pytest.mark.slow
 @as_root
 def test_an_ordinary_user_is_told_whose_hidden_process_holds_the_port(
     app: AppFolder, processes: Processes, tmp_path: Path
@@ -98,6 +101,34 @@ def test_an_ordinary_user_is_told_whose_hidden_process_holds_the_port(
     assert done.status == 69
     assert "by a process that cannot be seen from here, user root" in done.err
     assert alive(root_owned.pid)
+
+
+@as_root
+@pytest.mark.parametrize("inside", [False, True], ids=["here", "in a container"])
+def test_a_loading_app_of_another_user_that_hides_its_file_keeps_its_port(
+    inside: bool, app: AppFolder, processes: Processes, tmp_path: Path
+) -> None:
+    copy = tmp_path / "copy"
+    open_to_all(tmp_path)
+    shutil.copytree(START_APP.parent / "launcher", copy / "launcher", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(START_APP, copy)
+    shutil.copy(app.script, copy)
+    container = ("unshare", "--pid", "--fork", "--kill-child") if inside else ()
+    words = (*container, sys.executable, "webui.py", "--port", str(app.port), "--load", "600")
+    other = processes.start(words, cwd=copy)
+    other.hello()
+    env = clean_environment(PYTHONPATH=str(Path(psutil.__file__).parent.parent))
+    python_command = pythons_for_nobody("psutil", "dotenv")
+    call = {"python": python_command, "start_app": copy / "start_app.py", "cwd": copy, "env": env, **NOBODY}
+    done = launcher("--port", str(app.port), "-n", **call)
+    if inside:
+        assert done.status == 0, done.err  # its port is another one, as far as can be seen
+        return
+    assert done.status == 69
+    assert f"port {app.port} belongs to a webui.py of another user: pid {other.pid}, user root, " in done.err
+    assert launcher("--port", str(app.port + 1), "-n", **call).status == 0
+    assert launcher("status", "--port", str(app.port), "--json", **call).json["state"] == "another user's"
+    assert alive(other.pid)
 
 
 def namespaced(app: AppFolder, processes: Processes, setup: str, script_argument: object = "webui.py") -> Running:
@@ -140,6 +171,7 @@ def test_a_container_with_the_same_paths_and_another_file_is_not_ours(
     assert alive(pid)
 
 
+@pytest.mark.slow
 @as_root
 def test_a_process_with_namespaces_of_its_own_that_runs_our_file_is_ours(app: AppFolder, processes: Processes) -> None:
     running = namespaced(app, processes, ":")

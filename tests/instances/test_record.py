@@ -49,6 +49,9 @@ EDITED = {
     "boot a list": {"boot_id": []},
     "argv a text": {"argv": "webui.py"},
     "date a number": {"started_at": 1},
+    "script a list": {"script": ["webui.py"]},
+    "command a text": {"command": "run"},
+    "command of numbers": {"command": [1]},
 }
 
 

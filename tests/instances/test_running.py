@@ -45,6 +45,7 @@ def test_status_of_nothing_tells_what_a_launch_would_use(app: AppFolder) -> None
     assert not (app.path / ".start_app").exists()
 
 
+@pytest.mark.slow
 def test_status_tells_all_of_a_running_instance(app: AppFolder, processes: Processes) -> None:
     app.write_env("HF_HOME=./cache_hub\nHF_ENDPOINT=https://hf-mirror.com\n")
     sibling = AppFolder(app.path, free_port())
@@ -230,6 +231,7 @@ def test_wait_does_not_take_a_strangers_page_for_ours(app: AppFolder, processes:
     assert alive(server.pid)
 
 
+@pytest.mark.slow
 def test_wait_waits_for_the_new_instance_while_a_launcher_replaces_the_old(
     app: AppFolder, processes: Processes
 ) -> None:
@@ -255,6 +257,7 @@ def test_wait_beside_a_launcher_that_has_not_begun_follows_the_new_instance(
     assert f'"pid": {new.pid}' in waiting.out
 
 
+@pytest.mark.slow
 def test_a_running_instance_is_told_of_and_stopped_on_an_address_that_has_gone(
     app: AppFolder, processes: Processes
 ) -> None:
@@ -306,6 +309,7 @@ def test_wait_asks_the_page_directly_whatever_proxy_is_set(app: AppFolder, proce
     assert done.status == 0
 
 
+@pytest.mark.slow
 def test_an_error_page_is_not_ready_and_a_login_page_is(app: AppFolder, processes: Processes) -> None:
     for status, expected in ((500, 75), (401, 0)):
         text = app.script.read_text().replace("self.send_response(200)", f"self.send_response({status})")
@@ -315,6 +319,7 @@ def test_an_error_page_is_not_ready_and_a_login_page_is(app: AppFolder, processe
         assert launcher("wait", "--timeout", "4", *folder.arguments).status == expected
 
 
+@pytest.mark.slow
 def test_a_page_behind_tls_is_found(app: AppFolder, processes: Processes, tmp_path: Path) -> None:
     import subprocess
 
@@ -380,6 +385,7 @@ def test_dry_run_tells_the_plan_and_changes_nothing(app: AppFolder, processes: P
     assert sorted(path.name for path in app.path.iterdir()) == ["webui.py"]
 
 
+@pytest.mark.slow
 def test_dry_run_is_refused_as_the_real_run_would_be(app: AppFolder, processes: Processes) -> None:
     server = processes.start((sys.executable, "-m", "http.server", str(app.port), "--bind", "127.0.0.1"))
     eventually(lambda: get(app.port), what="page")
@@ -406,6 +412,7 @@ def test_a_real_launch_tells_in_json_what_it_did_before_the_app_speaks(app: AppF
     assert [stopped["pid"] for stopped in first["stopped"]] == [old.pid]
 
 
+@pytest.mark.slow
 def test_wait_for_a_process_does_not_take_another_instances_page_for_its_own(
     app: AppFolder, processes: Processes
 ) -> None:

@@ -54,7 +54,9 @@ def test_an_instance_that_dies_at_once_costs_no_wait(app: AppFolder, processes: 
 
 
 def test_the_whole_tree_goes(app: AppFolder, processes: Processes) -> None:
-    running = start(app, processes, prefix=TREE)
+    app.script.write_text(TREE + app.script.read_text())
+    running = processes.launch(*app.arguments)
+    eventually(lambda: get(app.port), what=running.err)
     below = psutil.Process(running.pid).children(recursive=True)
     assert len(below) == 2
     done = launcher("stop", *app.arguments)
@@ -73,6 +75,7 @@ def test_an_instance_that_ignores_sigterm_is_killed_after_the_time_out(app: AppF
     assert f"killed pid {running.pid} (still there after 0.5 s)" in done.err
 
 
+@pytest.mark.slow
 def test_children_that_fork_while_they_are_killed_are_swept(app: AppFolder, processes: Processes) -> None:
     forking = """
 import os, signal, threading, time
@@ -289,6 +292,7 @@ def test_another_users_process_below_an_instance_is_left_and_named(app: AppFolde
     assert alive(child.pid)
 
 
+@pytest.mark.slow
 def test_an_instance_below_another_one_on_another_port_is_another_instance(
     app: AppFolder, processes: Processes
 ) -> None:
@@ -314,6 +318,7 @@ if '{second}' not in sys.argv:
         launcher("stop", "--app-dir", app.path, "--port", str(second))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, -signal.SIGTERM)])
 def test_an_interrupt_while_killing_leaves_nothing_half_killed(
     number: signal.Signals, status: int, app: AppFolder, processes: Processes

@@ -5,17 +5,15 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
 
-from launcher.instances.kin import Kin
-from launcher.instances.supervisor import supervisor
+from launcher.instances.supervisor import starter, supervisor
 from launcher.instances.unit import Supervisor, of_cgroup
 from tests.support.apps import START_APP, AppFolder, Processes, alive, eventually, get, launcher
+from tests.support.table import Box, MadeUp, one
 
 CONTAINER = "4f5e6d7c8b9a" * 5 + "abcd"
 
@@ -86,27 +84,6 @@ def test_a_login_a_job_and_a_scope_supervise_nothing(cgroup: str) -> None:
     assert of_cgroup(cgroup) is None
 
 
-class Box:
-    """A made-up table of processes: each stands below the one before it, unless told otherwise."""
-
-    def __init__(self, *processes: Kin) -> None:
-        self.processes = {process.pid: process for process in processes}
-
-    def kin(self, pid: int) -> Kin | None:
-        return self.processes.get(pid)
-
-    def children(self, pid: int) -> Sequence[int]:
-        return [process.pid for process in self.processes.values() if process.ppid == pid]
-
-    def cgroups(self) -> Mapping[int, str]:
-        return {process.pid: process.cgroup for process in self.processes.values()}
-
-
-def one(pid: int, ppid: int, command: str, session: int = 1, **more: Any) -> Kin:
-    argv = tuple(command.split())
-    return Kin(pid, ppid, session, float(pid), argv[0].rpartition("/")[2][:15], argv)._replace(**more)
-
-
 SYSTEMD = one(1, 0, "/sbin/init", name="systemd")
 LOGIN = one(5, 1, "-bash", 5)
 SUPERVISORD = one(30, 1, "/usr/bin/python3 /usr/bin/supervisord -n -c /etc/s.conf")
@@ -117,7 +94,7 @@ PM_ID = {"pm_id": "0"}
 PM2 = one(30, 1, "node", name="PM2 v5.3.0: God", argv=("PM2 v5.3.0: God Daemon (/root/.pm2)",), environ=ANY)
 
 
-def of(pid: int, *processes: Kin, own: int | None = None) -> Supervisor | None:
+def of(pid: int, *processes: MadeUp, own: int | None = None) -> Supervisor | None:
     return supervisor(pid, Box(*processes), own)
 
 
@@ -152,7 +129,7 @@ def of(pid: int, *processes: Kin, own: int | None = None) -> Supervisor | None:
             "supervisorctl -c /etc/s.conf stop NAME",
         ),
         ((SYSTEMD, PM2, one(99, 30, APP, 99, environ={"pm_id": "3"})), "pm2", "pm2 stop 3"),
-        ((SYSTEMD, PM2._replace(name="node", argv=("node",)), one(99, 30, APP, environ=PM_ID)), "pm2", "pm2 stop 0"),
+        ((SYSTEMD, PM2.but(name="node", argv=("node",)), one(99, 30, APP, environ=PM_ID)), "pm2", "pm2 stop 0"),
         ((SYSTEMD, one(30, 1, "python circusd c.ini"), one(99, 30, APP, 99)), "circusd", "circusctl stop NAME"),
         ((SYSTEMD, one(30, 1, "python honcho start"), one(40, 30, "sh -c x"), one(99, 40, APP)), "honcho", "kill 30"),
         ((SYSTEMD, one(30, 1, "runsv web", folder="/sv/web"), one(99, 30, APP)), "runsv", "sv down /sv/web"),
@@ -161,7 +138,7 @@ def of(pid: int, *processes: Kin, own: int | None = None) -> Supervisor | None:
     ],
 )  # fmt: skip
 def test_who_has_started_it_with_nothing_but_wrappers_between_is_its_supervisor(
-    processes: tuple[Kin, ...], name: str, stop: str
+    processes: tuple[MadeUp, ...], name: str, stop: str
 ) -> None:
     found = of(99, *processes)
     assert found is not None
@@ -193,7 +170,9 @@ TERMINAL = one(50, 40, "/bin/bash -l", 50, environ=PROGRAM)
         (SYSTEMD, one(5, 1, "-bash", 5, environ=ANY), one(99, 5, APP, 5, environ=PROGRAM)),
     ],
 )
-def test_what_merely_runs_below_a_supervisor_or_was_adopted_by_it_is_not_supervised(processes: tuple[Kin, ...]) -> None:
+def test_what_merely_runs_below_a_supervisor_or_was_adopted_by_it_is_not_supervised(
+    processes: tuple[MadeUp, ...],
+) -> None:
     assert of(99, *processes) is None
 
 
@@ -245,7 +224,7 @@ def test_what_pid_1_waits_for_ends_the_container(first: str, between: bool) -> N
         (one(1, 0, "dumb-init bash start.sh"), one(50, 1, "bash start.sh", 50), one(99, 1, APP, 99)),
     ],
 )
-def test_what_pid_1_does_not_wait_for_may_be_stopped(processes: tuple[Kin, ...]) -> None:
+def test_what_pid_1_does_not_wait_for_may_be_stopped(processes: tuple[MadeUp, ...]) -> None:
     assert of(99, *processes) is None
 
 
@@ -260,11 +239,50 @@ def test_the_script_that_runs_the_launcher_may_restart_its_own_app() -> None:
     assert of(99, *script, jupyter, one(60, 41, "python start_app.py"), own=60) is not None
 
 
+LAUNCHER = "python start_app.py --background"
+BOOT = "0::/system.slice/boot.service"
+
+
+@pytest.mark.parametrize(
+    ("processes", "name", "by_script"),
+    [
+        ((one(1, 0, "tini -- python start_app.py"), one(99, 1, LAUNCHER, 99)), "pid 1, tini", False),
+        ((one(1, 0, "tini -- sh run.sh"), one(7, 1, "sh run.sh"), one(99, 7, LAUNCHER)), "pid 1, tini", True),
+        ((one(1, 0, "bash start.sh"), one(99, 1, LAUNCHER)), "pid 1, bash", True),
+        ((one(1, 0, "python entrypoint.py"), one(99, 1, LAUNCHER)), "pid 1, python", True),
+        ((SYSTEMD, SUPERVISORD, one(99, 30, LAUNCHER, environ=PROGRAM)), "supervisord", False),
+        ((SYSTEMD, SUPERVISORD, one(40, 30, "sh run.sh"), one(99, 40, LAUNCHER)), "supervisord", True),
+        ((SYSTEMD, one(50, 1, "bash boot.sh", cgroup=BOOT), one(99, 50, LAUNCHER, cgroup=BOOT)), "boot.service", True),
+        ((SYSTEMD, one(99, 1, LAUNCHER, 99, cgroup=BOOT)), "boot.service", False),
+    ],
+)  # fmt: skip
+def test_what_ends_with_the_launcher_is_named(processes: tuple[MadeUp, ...], name: str, by_script: bool) -> None:
+    found = starter(99, Box(*processes))
+    assert found is not None
+    assert (found.supervisor.name, found.by_script) == (name, by_script)
+
+
+@pytest.mark.parametrize(
+    "processes",
+    [
+        (SYSTEMD, LOGIN, one(99, 5, LAUNCHER, 5)),
+        (SYSTEMD, one(50, 1, "cron", cgroup="0::/system.slice/cron.service"), one(99, 50, LAUNCHER, 99)),
+        # A container that merely holds it goes on.
+        (one(5, 0, "bash", 5), one(99, 5, LAUNCHER, 5, cgroup=f"0::/system.slice/docker-{'a' * 64}.scope")),
+        (one(1, 0, "bash"), one(99, 1, LAUNCHER)),
+        (one(1, 0, "sleep infinity"), one(99, 1, LAUNCHER, 99)),
+        (SYSTEMD, SUPERVISORD, NOTEBOOK, TERMINAL, one(99, 50, LAUNCHER, 50, environ=PROGRAM)),
+    ],
+)
+def test_what_goes_on_without_the_launcher_is_not(processes: tuple[MadeUp, ...]) -> None:
+    assert starter(99, Box(*processes)) is None
+
+
 UNIT = "0::/system.slice/web.service"
 NOTEBOOKS = "9:name=systemd:/\n0::/system.slice/notebook.service"
 
 
-def unit_member(pid: int, ppid: int, command: str, exec_pid: int | None = None, cgroup: str = UNIT) -> Kin:
+def unit_member(pid: int, ppid: int, command: str, exec_pid: int | None = None, cgroup: str = UNIT) -> MadeUp:
     environ = {"INVOCATION_ID": "x"} if exec_pid is None else {"INVOCATION_ID": "x", "SYSTEMD_EXEC_PID": str(exec_pid)}
     return one(pid, ppid, command, 50, environ=environ, cgroup=cgroup)
 
@@ -288,27 +306,27 @@ JUPYTER = unit_member(50, 1, "python -m jupyter", 50)
         ((unit_member(99, 1, APP, 50), unit_member(100, 1, "python -m jupyter", 100)), False),
     ],
 )  # fmt: skip
-def test_only_the_main_process_of_a_unit_is_supervised(processes: tuple[Kin, ...], main: bool) -> None:
+def test_only_the_main_process_of_a_unit_is_supervised(processes: tuple[MadeUp, ...], main: bool) -> None:
     for cgroup in (UNIT, NOTEBOOKS):
-        moved = [process._replace(cgroup=cgroup) for process in processes]
-        found = of(99, SYSTEMD, *moved)
+        members = [process.but(cgroup=cgroup) for process in processes]
+        found = of(99, SYSTEMD, *members)
         assert (found is not None) is main
         # Our own unit is in nobody's way.
-        assert of(99, SYSTEMD, *moved, unit_member(70, 1, "python start_app.py", cgroup=cgroup), own=70) is None
+        assert of(99, SYSTEMD, *members, unit_member(70, 1, "python start_app.py", cgroup=cgroup), own=70) is None
 
 
 def test_a_main_process_whose_cgroup_has_no_name_is_known_by_its_environment() -> None:
-    def found(process: Kin, *between: Kin) -> Supervisor | None:
-        return of(99, SYSTEMD, *between, process._replace(cgroup="0::/"))
+    def found(process: MadeUp, *between: MadeUp) -> Supervisor | None:
+        return of(99, SYSTEMD, *between, process.but(cgroup="0::/"))
 
-    main = unit_member(99, 1, APP, 99)._replace(session=99)
+    main = unit_member(99, 1, APP, 99).but(session=99)
     assert found(main) is not None
-    assert found(main._replace(environ={"INVOCATION_ID": "x"})) is not None
+    assert found(main.but(environ={"INVOCATION_ID": "x"})) is not None
     shell = unit_member(50, 1, "sh -c x", 50, "0::/")
-    assert found(main._replace(ppid=50, environ=shell.environ), shell) is not None
-    assert found(main._replace(session=50)) is None
+    assert found(main.but(ppid=50, environ=shell.environ), shell) is not None
+    assert found(main.but(session=50)) is None
     assert found(unit_member(99, 1, APP, 50)) is None
-    assert found(main._replace(ppid=50), LOGIN._replace(pid=50)) is None
+    assert found(main.but(ppid=50), LOGIN.but(pid=50)) is None
 
 
 def hierarchy() -> Path:
@@ -319,6 +337,7 @@ def hierarchy() -> Path:
     pytest.skip("no cgroup hierarchy is mounted here")
 
 
+@pytest.mark.slow
 def test_an_instance_in_a_real_cgroup_of_a_unit_is_refused_with_that_units_commands(
     app: AppFolder, processes: Processes
 ) -> None:

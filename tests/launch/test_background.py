@@ -295,7 +295,7 @@ def test_a_link_in_the_place_of_the_usual_log_is_never_followed(
     log_of(app).symlink_to(precious)
     done = launcher("--background", *app.arguments)
     assert done.status == 74
-    assert f"{log_of(app)} is a link, and a log is never written through one\n" in done.err
+    assert f"{log_of(app)} is a link, and the log is never written through a link\n" in done.err
     log_of(app).unlink()
     log_of(app).parent.rmdir()
     (tmp_path / "elsewhere").mkdir()
@@ -305,6 +305,7 @@ def test_a_link_in_the_place_of_the_usual_log_is_never_followed(
     assert done.json["log"].startswith(str(state.folders(app.path)[1]))
 
 
+@pytest.mark.slow
 def test_the_logs_of_the_last_five_starts_are_kept(app: AppFolder, tmp_path: Path) -> None:
     log = tmp_path / "x.log"
     for number in range(7):
@@ -350,10 +351,10 @@ def test_a_dry_run_tells_where_the_log_would_be_and_makes_nothing(app: AppFolder
     [
         (("--open",), "--open is about waiting for the page"),
         (("--timeout", "5"), "--timeout is about waiting for the page"),
-        (("--background", "--no-launch"), "--no-launch starts nothing"),
-        (("--log-file", "x", "--no-launch"), "--no-launch starts nothing"),
-        (("--log-file", ""), "--log-file wants the name of a file"),
-        (("logs", "-f", "--json"), "-f shows the log as it comes"),
+        (("--background", "--no-launch"), "--background and --log-file have no effect with --no-launch"),
+        (("--log-file", "x", "--no-launch"), "--background and --log-file have no effect with --no-launch"),
+        (("--log-file", ""), "--log-file needs the name of a file"),
+        (("logs", "-f", "--json"), "-f prints the log as it grows"),
         (("logs", "--lines", "-1"), "--lines"),
         (("status", "--background"), "--background does not go with status"),
     ],
@@ -382,3 +383,22 @@ def test_a_background_as_pid_1_is_refused(app: AppFolder) -> None:
     done = subprocess.run((*command, "--background"), env=clean_environment(), capture_output=True, text=True)
     assert done.returncode == 2
     assert "--background as pid 1: the container would end with the launcher" in done.stderr
+
+
+@as_root
+@pytest.mark.parametrize("script", [False, True], ids=["the only command", "a script"])
+def test_a_background_that_ends_with_its_container_is_refused_or_told(
+    script: bool, app: AppFolder, tmp_path: Path
+) -> None:
+    if subprocess.run(("unshare", "--pid", "--fork", "--mount-proc", "true")).returncode:
+        pytest.skip("pid namespaces cannot be made here")
+    (tmp_path / "tini").symlink_to(sys.executable)
+    tini = (tmp_path / "tini", "-c", "import subprocess, sys; sys.exit(subprocess.call(sys.argv[1:]))")
+    command = shlex.join((sys.executable, str(START_APP), *app.arguments, "--background"))
+    words = ("bash", "-c", f"{command}; exit $?") if script else shlex.split(command)
+    call = ("unshare", "--pid", "--fork", "--mount-proc", "--kill-child", *tini, *words)
+    done = subprocess.run(call, env=clean_environment(), capture_output=True, text=True)
+    what = "the script that runs this" if script else "the launcher"
+    assert f"the app would end with the container when {what} ends: pid 1, tini, waits for it\n" in done.stderr
+    assert "hint: " in done.stderr
+    assert done.returncode == (0 if script else 2)

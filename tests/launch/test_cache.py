@@ -33,6 +33,7 @@ def left_of(cached: Cached, flag: str) -> set[str]:
     return cached.all_but(*GONE[flag])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("flags", FLAGS)
 def test_a_launch_does_to_the_cache_what_the_command_does(
     flags: tuple[str, ...], cached: Cached, processes: Processes, tmp_path: Path
@@ -77,6 +78,7 @@ class Page""",
 )
 
 
+@pytest.mark.slow
 def test_the_cache_is_whole_as_long_as_the_old_instance_lives(cached: Cached, processes: Processes) -> None:
     cached.app.script.write_text(WITNESS)
     serving(cached.app, processes)
@@ -153,6 +155,7 @@ def test_a_mistake_stops_and_removes_nothing(
     assert everything(cached.home) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("flags", FLAGS)
 def test_a_shared_cache_without_a_yes_stops_nothing(
     flags: tuple[str, ...], cached: Cached, processes: Processes, tmp_path: Path
@@ -177,6 +180,7 @@ def test_a_shared_cache_without_a_yes_stops_nothing(
     assert shared.loading() == left_of(shared, flags[0]), new.err
 
 
+@pytest.mark.slow
 def test_damage_is_found_while_the_old_instance_serves_on(cached: Cached, processes: Processes) -> None:
     old = serving(cached.app, processes)
     blob = max((cached.repo(V23) / "blobs").iterdir(), key=lambda path: path.stat().st_size)
@@ -194,6 +198,7 @@ def test_damage_is_found_while_the_old_instance_serves_on(cached: Cached, proces
     assert cached.loading() == cached.all_but(V23)
 
 
+@pytest.mark.slow
 def test_what_is_whole_is_verified_and_the_app_launched(cached: Cached, processes: Processes) -> None:
     old = serving(cached.app, processes)
     serving(cached.app, processes, "--verify")
@@ -329,6 +334,7 @@ def _deleting(app: AppFolder, pid: int, *, stopped: bool = False) -> psutil.Proc
     return None
 
 
+@pytest.mark.slow
 def test_a_plain_launch_finishes_what_an_interrupted_removal_has_left(cached: Cached, processes: Processes) -> None:
     folder = make_trash(cached.hub)
     cached.repo(V22).rename(folder / cached.repo(V22).name)

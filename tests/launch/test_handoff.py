@@ -114,11 +114,13 @@ def test_a_child_of_the_app_does_not_keep_the_lock(app: AppFolder, processes: Pr
     assert locks.find_held(app.path, instance_name(app.port)) is None
 
 
+@pytest.mark.slow
 def test_what_the_app_started_through_a_shell_keeps_the_lock_and_is_no_instance(
     app: AppFolder, processes: Processes
 ) -> None:
-    # C's system() closes nothing: a daemon that the app started has its lock and outlives it.
-    app.script.write_text("import os\nos.system('setsid sleep 600 & echo $!')\n" + app.script.read_text())
+    # C's system() closes nothing: a daemon that the app started has its lock. Without its environment, and with no
+    # parent, nothing else proves whose it is.
+    app.script.write_text("import os\nos.system('env -i setsid sleep 600 & echo $!')\n" + app.script.read_text())
     running = processes.launch(*app.arguments)
     eventually(lambda: get(app.port), what=running.err)
     daemon = processes.end_also(int(running.out.split()[0]))
@@ -214,6 +216,7 @@ def test_two_launchers_at_once_leave_one_app(app: AppFolder, processes: Processe
     assert f"terminated pid {replaced.pid}" in survivor.err
 
 
+@pytest.mark.slow
 def test_many_launchers_at_once_leave_one_app_and_never_two(app: AppFolder, processes: Processes) -> None:
     log = app.path / "log"
     app.script.write_text(
@@ -230,6 +233,7 @@ def test_many_launchers_at_once_leave_one_app_and_never_two(app: AppFolder, proc
     assert {r.wait() for r in started if r is not survivor} == {-signal.SIGTERM}
 
 
+@pytest.mark.slow
 def test_a_launcher_that_finds_another_at_work_gives_up_after_a_bound(app: AppFolder) -> None:
     lock = locks.open_lock(app.path, launch_name(app.port))
     assert lock.try_acquire()
@@ -242,6 +246,7 @@ def test_a_launcher_that_finds_another_at_work_gives_up_after_a_bound(app: AppFo
     assert "hint: " in done.err
 
 
+@pytest.mark.slow
 @as_root
 def test_launchers_with_locks_in_different_folders_meet(app: AppFolder, processes: Processes) -> None:
     # One of them sees the app's folder read-only, as in a unit with ProtectSystem=strict.

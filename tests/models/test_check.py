@@ -17,6 +17,7 @@ from tests.support.models import (
     DONE,
     NEW,
     NEW_DAY,
+    OLD,
     OLD_DAY,
     STALE,
     USAGE,
@@ -137,6 +138,7 @@ def test_a_mirror_whose_api_and_files_are_of_different_commits_is_inconsistent(w
     assert (said["commit"], said["files_commit"]) == (api, files)
 
 
+@pytest.mark.slow
 def test_what_is_newest_here_and_another_commit_in_the_lock_is_pinned_elsewhere(world: World) -> None:
     old, new = world.publish()
     world.hub.freeze(V23, sha=old)
@@ -149,6 +151,7 @@ def test_what_is_newest_here_and_another_commit_in_the_lock_is_pinned_elsewhere(
     assert (done.json["models"][0]["local"], done.json["models"][0]["pinned"]) == (new, old)
 
 
+@pytest.mark.slow
 def test_a_disk_that_is_behind_the_hub_and_not_what_is_pinned_is_behind_and_says_both(world: World) -> None:
     old, new = world.publish()
     world.pin(V23)
@@ -191,6 +194,7 @@ def test_what_is_not_whole_here_is_incomplete_whatever_the_hubs_say(world: World
     assert ("gpt.safetensors" in detail(done)) == (lacking not in ("the snapshot", "the ref"))
 
 
+@pytest.mark.slow
 def test_a_locked_model_that_is_not_here_beside_one_that_is_is_incomplete(world: World) -> None:
     _, new = world.publish()
     world.publish(V22)
@@ -201,13 +205,14 @@ def test_a_locked_model_that_is_not_here_beside_one_that_is_is_incomplete(world:
     assert "not downloaded" in done.out
 
 
+@pytest.mark.slow
 def test_with_nothing_of_the_lock_here_the_lock_is_what_is_compared(world: World) -> None:
     _, new = world.publish()
     world.pin(V23)
     done = world.check()
     assert done.status == DONE
     assert cells(done)[V23] == ["main", "-", new[:7], new[:7], "up to date"]
-    assert "none of the locked models is on this machine: what is compared is models.lock" in done.err
+    assert "none of the locked models is on this machine: comparing models.lock itself" in done.err
     newest = world.hub.commit(V23, {"config.json": b"3"})
     behind = world.check("--json")
     assert (behind.status, verdict(behind)) == (STALE, "local behind")
@@ -227,7 +232,8 @@ def test_what_upstream_has_deleted_is_gone_and_so_is_a_branch(world: World) -> N
     assert "there is no such revision" in done.out and "there is no such repo, or it is private" in done.out
 
 
-def test_a_repo_that_has_another_name_by_now_is_told_by_it(world: World) -> None:
+@pytest.mark.slow
+def test_a_repo_that_has_another_name_upstream_is_followed_and_told_by_it(world: World) -> None:
     _, new = world.publish()
     voice = world.publish(VOICES)[1]
     world.put(new)
@@ -238,11 +244,16 @@ def test_a_repo_that_has_another_name_by_now_is_told_by_it(world: World) -> None
         assert library.api("model_info", V23)["id"] == "koge/index-tts-2.3"
         assert library.download(world.cache, V23).endswith(new)
     done = world.check()
-    assert done.status == STALE
-    assert cells(done)[V23][-1] == "gone or renamed upstream: it is called koge/index-tts-2.3 there"
-    assert cells(done)[VOICES][-1] == "gone or renamed upstream: it is called datasets/koge/all-voices there"
+    assert done.status == DONE
+    assert cells(done)[V23][-1] == "up to date: it is called koge/index-tts-2.3 there"
+    assert cells(done)[VOICES][-1] == "up to date: it is called datasets/koge/all-voices there"
+    newest = world.hub.commit("koge/index-tts-2.3", {"config.json": b"3"})
+    behind = world.check("--json", V23)
+    assert (behind.status, verdict(behind)) == (STALE, "local behind")
+    assert newest[:7] in detail(behind) and "koge/index-tts-2.3" in detail(behind)
 
 
+@pytest.mark.slow
 def test_what_is_gated_and_not_for_this_user_is_told_as_such(world: World) -> None:
     _, new = world.publish()
     world.put(new)
@@ -275,27 +286,32 @@ def test_a_commit_that_was_forced_away_upstream_is_behind_with_the_date_that_is_
     assert detail(done) == f"{new[:7]}, {forced[:7]} of {NEW_DATE} upstream"
 
 
-def test_without_a_lock_each_cached_repo_is_checked_by_main_or_the_ref_that_it_has(world: World) -> None:
+def test_without_a_lock_each_cached_repo_is_checked_by_each_of_its_refs_else_by_its_commit(world: World) -> None:
     old, new = world.publish()
+    world.hub.tag(V23, "v1.0", old)
     world.put(new)
     world.put(old, ref="v1.0")
-    tagged = world.publish(V22)[0]
-    world.hub.tag(V22, "v1.0", tagged)
-    world.put(tagged, V22, ref="v1.0")
+    branch = world.publish(V22)[0]
+    world.hub.commit(V22, {**OLD, "config.json": b"half"}, branch="fp16")
+    world.put(branch, V22, ref="fp16")
+    world.put(branch, V22, ref="start_app")
     world.put(world.publish(VOICES)[1], VOICES)
     lone = world.publish("gpt2")[0]
     world.put(lone, "gpt2", ref=None)
-    done = world.check()
-    assert done.status == DONE
-    found = {name: (row[0], row[-1]) for name, row in cells(done).items() if name != "MODEL"}
-    assert found == {
-        "gpt2": (lone[:7], "up to date"),
-        V22: ("v1.0", "up to date"),
-        V23: ("main", "up to date"),
-        VOICES: ("main", "up to date"),
-    }
+    done = world.check("--json")
+    assert done.status == STALE
+    assert [(one["repo"], one["revision"], one["verdict"]) for one in done.json["models"]] == [
+        (VOICES, "main", "up to date"),
+        ("gpt2", lone, "up to date"),
+        (V22, "fp16", "local behind"),
+        (V23, "main", "up to date"),
+        (V23, "v1.0", "up to date"),
+    ]
+    named = world.check("--json", f"{V23}@v1.0")
+    assert [one["revision"] for one in named.json["models"]] == ["v1.0"]
 
 
+@pytest.mark.slow
 def test_what_huggingface_hub_itself_has_cached_is_judged_the_same(world: World) -> None:
     old, new = world.publish()
     voice = world.publish(VOICES)[1]
@@ -323,6 +339,7 @@ def test_a_ref_that_a_download_to_a_folder_left_is_no_model_of_the_cache(world: 
     assert (done.status, verdicts(done)) == (DONE, {})
 
 
+@pytest.mark.slow
 def test_a_model_in_a_folder_of_the_apps_is_checked_where_it_lies(world: World) -> None:
     _, new = world.publish()
     world.pin(V23, "--local-dir", "checkpoints")
@@ -336,6 +353,7 @@ def test_a_model_in_a_folder_of_the_apps_is_checked_where_it_lies(world: World) 
     assert "gpt.safetensors" in detail(torn)
 
 
+@pytest.mark.slow
 def test_repos_that_are_named_are_checked_and_no_others_beside_a_lock_too(world: World) -> None:
     for repo in (V22, V23, VOICES):
         world.put(world.publish(repo)[1], repo)
@@ -374,7 +392,7 @@ def test_offline_no_hub_is_asked_and_only_what_is_not_whole_counts(world: World)
     done = world.check("--json")
     assert (done.status, verdict(done)) == (DONE, "not compared")
     assert (done.json["offline"], done.json["models"][0]["hub"], done.json["models"][0]["mirror"]) == (True, None, None)
-    assert "HF_HUB_OFFLINE is set: no hub is asked" in done.err
+    assert "HF_HUB_OFFLINE is set: no hub was asked" in done.err
     (repo / "snapshots" / old / "config.json").resolve().unlink()
     torn = world.check()
     assert torn.status == STALE

@@ -128,6 +128,7 @@ def hubs() -> Iterator[tuple[Hub, Hub, str]]:
         yield hub, other, hub.commit(MODEL, {"config.json": b"{}", "sub/gpt.safetensors": b"gpt" * 500})
 
 
+@pytest.mark.slow
 @given(how=st.lists(spoilings, min_size=1, max_size=2), what=st.sampled_from(("head", "file", "tree")))
 @examples(80)
 def test_any_answer_to_a_question_is_data_of_one_shape_or_a_trouble_in_words(
@@ -173,6 +174,7 @@ def elsewhere(folder: Path) -> dict[str, tuple[str, bytes]]:
     return {path: one for path, one in found.items() if not path.startswith("hf/hub") and path != "models.lock"}
 
 
+@pytest.mark.slow
 @given(
     how=st.lists(spoilings, min_size=1, max_size=2),
     also=st.lists(spoilings, max_size=1),

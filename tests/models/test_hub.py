@@ -84,6 +84,7 @@ def resolve(hub: Hub, repo: str, path: str, revision: str = "main") -> str:
     return f"{hub.endpoint}/{repo}/resolve/{revision}/{path}"
 
 
+@pytest.mark.slow
 def test_a_snapshot_by_branch_tag_and_commit_is_whole_and_its_blobs_bear_their_hashes(hub: Hub, tmp_path: Path) -> None:
     old = hub.commit("a/b", {"config.json": b"{}"})
     new = hub.commit("a/b", FILES)
@@ -162,6 +163,7 @@ def test_what_is_not_there_is_told_apart_by_its_code(hub: Hub, tmp_path: Path) -
             assert response.getheader("X-Repo-Commit") == (sha if code == "EntryNotFound" else None)
 
 
+@pytest.mark.slow
 def test_a_gated_repository_gives_its_files_to_the_token_only_and_no_token_leaves_for_another_origin(
     hub: Hub, tmp_path: Path
 ) -> None:
@@ -383,6 +385,7 @@ def test_the_real_xet_client_downloads_a_file_of_many_xorbs(tmp_path: Path) -> N
         assert not hub.count("/cdn/")
 
 
+@pytest.mark.slow
 @shared
 def test_two_repositories_with_the_same_file_share_one_blob(tmp_path: Path) -> None:
     cache = tmp_path / "hub"

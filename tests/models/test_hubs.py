@@ -74,6 +74,7 @@ def tokens(hub: Hub) -> set[str | None]:
     return {asked.authorization for asked in hub.requests}
 
 
+@pytest.mark.slow
 def test_what_can_be_compared_with_nobody_is_unreachable_and_to_be_tried_again(world: World, new: str) -> None:
     world.put(world.publish(V22)[0], V22)
     for hub in (world.hub, world.mirror):
@@ -85,6 +86,7 @@ def test_what_can_be_compared_with_nobody_is_unreachable_and_to_be_tried_again(w
     assert detail(alone) == "the Hub: it answers 500; the mirror: it answers 500"
 
 
+@pytest.mark.slow
 def test_where_the_hub_does_not_answer_the_mirrors_word_counts_as_far_as_dates_tell(world: World, new: str) -> None:
     old = world.hub.repo(V23).commits[new].parent
     assert old
@@ -240,7 +242,8 @@ def test_a_proxy_is_used_as_the_app_would_and_no_proxy_obeyed(place: str, world:
     assert (done.status, verdict(done)) == (DONE, "up to date")
 
 
-def test_without_a_mirror_there_is_no_column_for_one_and_each_is_asked_once(world: World, new: str) -> None:
+@pytest.mark.slow
+def test_without_a_mirror_there_is_no_column_for_one_and_the_hub_is_asked_once_for_each(world: World, new: str) -> None:
     for settings in ({"HF_ENDPOINT": None}, {"HF_ENDPOINT": f"{world.hub.endpoint}/"}):
         world.configure(**settings)
         world.hub.forget()
@@ -248,7 +251,8 @@ def test_without_a_mirror_there_is_no_column_for_one_and_each_is_asked_once(worl
         assert done.status == DONE
         assert done.out.splitlines()[0].split() == ["MODEL", "REVISION", "LOCAL", "HUB", "VERDICT"]
         assert done.err == f"hub: {world.hub.endpoint}\n"
-        assert len(world.hub.requests) == 2
+        assert [world.hub.count(what, None) for what in ("/revision/", "/resolve/", "/tree/")] == [1, 1, 1]
+        assert len(world.hub.requests) == 3
     assert world.check("--json").json["mirror"] is None
     assert world.mirror.requests == ()
 
@@ -298,6 +302,7 @@ def test_a_token_does_not_follow_a_redirect_of_the_hub_to_the_mirror(world: Worl
     assert tokens(world.mirror) == {None}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("failing", ["nothing", "status", "hang", "refused", "html", "name", "redirects"])
 def test_the_password_of_an_address_is_used_and_never_shown(failing: str, world: World, new: str) -> None:
     secret = f"{USER}:{PASSWORD}@"

@@ -42,6 +42,7 @@ def _workers(pulled: Pulled) -> list[int]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize("kind", ["cached", "local_dir"])
 def test_killed_at_any_instant_a_pull_leaves_one_version_whole_and_the_next_one_completes(
@@ -109,6 +110,7 @@ def test_killed_at_any_instant_a_pull_leaves_one_version_whole_and_the_next_one_
         assert killed >= half
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", ["/revision/", "/resolve/", "/cdn/"])
 def test_the_child_that_speaks_to_hubs_ends_with_its_parent(stage: str, pulled: Pulled, processes: Processes) -> None:
     pulled.hub.fault(stage, "hang")
@@ -128,6 +130,7 @@ def test_the_child_that_speaks_to_hubs_ends_with_its_parent(stage: str, pulled: 
     assert pulled.loads(name=MODEL) == OLD
 
 
+@pytest.mark.slow
 def test_interrupted_by_the_keyboard_it_ends_and_leaves_the_old_version(pulled: Pulled, processes: Processes) -> None:
     pulled.lock_new()
     with pulled.mirror.held("/cdn/", 1000) as hold:

@@ -28,6 +28,7 @@ def pulled(app: AppFolder, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         yield made
 
 
+@pytest.mark.slow
 def test_a_folder_is_filled_with_exactly_the_locked_files(pulled: Pulled) -> None:
     pulled.lock_new(local_dir=FOLDER)
     done = pulled.pull()
@@ -38,6 +39,7 @@ def test_a_folder_is_filled_with_exactly_the_locked_files(pulled: Pulled) -> Non
     assert not pulled.states().count("incoming")
 
 
+@pytest.mark.slow
 def test_new_changed_and_deleted_files_change_over_and_what_is_right_stays(pulled: Pulled) -> None:
     pulled.bring_to_folder()
     same = (pulled.folder / "same.bin").stat()
@@ -52,6 +54,7 @@ def test_new_changed_and_deleted_files_change_over_and_what_is_right_stays(pulle
     assert pulled.mirror.count("same.bin", None) == 0
 
 
+@pytest.mark.slow
 def test_what_changed_over_is_known_again_and_not_read(pulled: Pulled) -> None:
     pulled.lock_new(local_dir=FOLDER)
     pulled.pulled()
@@ -60,6 +63,7 @@ def test_what_changed_over_is_known_again_and_not_read(pulled: Pulled) -> None:
     assert not pulled.mirror.requests and not pulled.hub.requests
 
 
+@pytest.mark.slow
 def test_huggingface_hub_finds_in_it_what_it_would_have_brought_itself(pulled: Pulled) -> None:
     pulled.bring_to_folder()
     pulled.lock_new(local_dir=FOLDER)
@@ -71,6 +75,7 @@ def test_huggingface_hub_finds_in_it_what_it_would_have_brought_itself(pulled: P
     assert pulled.in_folder() == NEW
 
 
+@pytest.mark.slow
 def test_what_never_came_from_the_hub_is_left_and_named(pulled: Pulled) -> None:
     pulled.bring_to_folder()
     mine = {"mine.txt": b"mine", "qwen/notes.txt": b"notes", "gone/mine.bin": b"mine too"}
@@ -83,6 +88,7 @@ def test_what_never_came_from_the_hub_is_left_and_named(pulled: Pulled) -> None:
     assert f"skipped: {pulled.folder}: what never came from the Hub: gone, mine.txt\n" in done.err
 
 
+@pytest.mark.slow
 def test_a_deleted_file_that_was_changed_here_is_left_and_named(pulled: Pulled) -> None:
     pulled.bring_to_folder()
     (pulled.folder / "gone/gone.txt").write_bytes(b"changed by hand")
@@ -96,6 +102,7 @@ def test_a_deleted_file_that_was_changed_here_is_left_and_named(pulled: Pulled) 
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", [("models", "pull"), ("--locked", "--", "--exit", "0")])
 def test_a_deleted_file_of_which_no_hub_says_whose_it_was_is_left_and_named(
     words: tuple[str, ...], pulled: Pulled
@@ -110,6 +117,7 @@ def test_a_deleted_file_of_which_no_hub_says_whose_it_was_is_left_and_named(
     assert f"skipped: {pulled.folder}/gone/gone.txt: no hub says whether an older {MODEL} has brought it" in done.err
 
 
+@pytest.mark.slow
 def test_a_deleted_file_is_removed_also_where_nothing_else_changed(pulled: Pulled) -> None:
     less = pulled.hub.commit(MODEL, {path: data for path, data in NEW.items() if path != "same.bin"})
     pulled.bring_to_folder(pulled.new)
@@ -122,6 +130,7 @@ def _second(pulled: Pulled, files: dict[str, bytes]) -> LockedModel:
     return pulled.locked(pulled.hub.commit(OTHER, files), OTHER, local_dir=FOLDER)
 
 
+@pytest.mark.slow
 def test_two_repos_in_one_folder_are_both_brought(pulled: Pulled) -> None:
     clear_cache(pulled)
     pulled.lock(pulled.locked(pulled.new, local_dir=FOLDER), _second(pulled, {"codec.bin": b"codec" * 999}))
@@ -129,6 +138,7 @@ def test_two_repos_in_one_folder_are_both_brought(pulled: Pulled) -> None:
     assert pulled.in_folder() == {**NEW, "codec.bin": b"codec" * 999}
 
 
+@pytest.mark.slow
 def test_of_two_repos_in_one_folder_each_keeps_its_files_when_the_other_moves(pulled: Pulled) -> None:
     second = _second(pulled, {"codec.bin": b"codec" * 999})
     pulled.lock(pulled.locked(pulled.old, local_dir=FOLDER))
@@ -140,6 +150,7 @@ def test_of_two_repos_in_one_folder_each_keeps_its_files_when_the_other_moves(pu
     assert pulled.in_folder() == {**NEW, "codec.bin": b"codec" * 999}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("equal", [True, False])
 def test_a_file_that_two_repos_in_one_folder_both_have_costs_neither_of_them_another(
     equal: bool, pulled: Pulled
@@ -158,6 +169,7 @@ def test_a_file_that_two_repos_in_one_folder_both_have_costs_neither_of_them_ano
     assert set(pulled.in_folder()) == {*NEW, *files}
 
 
+@pytest.mark.slow
 def test_a_folder_that_a_link_leads_out_of_is_refused(pulled: Pulled) -> None:
     pulled.bring_to_folder()
     outside = pulled.app.path.parent / "outside"
@@ -172,6 +184,7 @@ def test_a_folder_that_a_link_leads_out_of_is_refused(pulled: Pulled) -> None:
     assert (outside / "tokenizer.json").read_bytes() == OLD["qwen/tokenizer.json"]
 
 
+@pytest.mark.slow
 def test_a_folder_that_is_a_link_itself_is_its_owner_s_choice(pulled: Pulled) -> None:
     elsewhere = pulled.app.path.parent / "big-disk"
     elsewhere.mkdir()
@@ -181,6 +194,7 @@ def test_a_folder_that_is_a_link_itself_is_its_owner_s_choice(pulled: Pulled) ->
     assert pulled.in_folder(elsewhere) == NEW
 
 
+@pytest.mark.slow
 def test_until_all_is_verified_the_folder_is_the_old_commit(pulled: Pulled, processes: Processes) -> None:
     pulled.bring_to_folder()
     pulled.lock_new(local_dir=FOLDER)
@@ -201,9 +215,13 @@ from launcher import cli
 left, where = int(sys.argv[1]), sys.argv[2]
 
 
+def whole(path, folder):
+    return os.path.join(os.readlink(f"/proc/self/fd/{folder}"), path) if folder >= 0 else path
+
+
 def hook(event, arguments):
     global left
-    if event == "os.rename" and any(where in str(path) for path in arguments[:2]):
+    if event == "os.rename" and any(where in str(whole(*one)) for one in zip(arguments[:2], arguments[2:])):
         if left == 0:
             os.kill(os.getpid(), signal.SIGKILL)
         left -= 1
@@ -214,7 +232,7 @@ sys.exit(cli.main(sys.argv[3:]))
 """
 
 
-def _dies(renames: int, where: str, *words: str | Path) -> None:
+def dies(renames: int, where: str, *words: str | Path) -> None:
     """Run a command that is killed before this rename."""
     command = [sys.executable, "-c", DYING, str(renames), where, *map(str, words)]
     done = subprocess.run(command, cwd=ROOT, env=clean_environment(), capture_output=True, timeout=60)
@@ -225,9 +243,10 @@ def _killed_half_way(pulled: Pulled, renames: int, app_dir: Path | None = None) 
     """Leave what a pull of the new commit leaves that is killed after some of its renames."""
     pulled.bring_to_folder()
     pulled.lock_new(local_dir=FOLDER)
-    _dies(renames, f"/{FOLDER}/", "models", "pull", "--app-dir", app_dir or pulled.app.path)
+    dies(renames, f"/{FOLDER}/", "models", "pull", "--app-dir", app_dir or pulled.app.path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("renames", [0, 1, 2, 5, 8])
 @pytest.mark.parametrize("how", ["pull", "launch", "locked launch"])
 def test_killed_in_the_middle_of_the_switch_the_next_run_completes_it(how: str, renames: int, pulled: Pulled) -> None:
@@ -247,6 +266,7 @@ def test_killed_in_the_middle_of_the_switch_the_next_run_completes_it(how: str, 
     assert not pulled.hub.requests and not pulled.mirror.requests
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["pull", "locked launch"])
 def test_killed_in_the_middle_and_locked_to_another_commit_since_it_becomes_that_one(how: str, pulled: Pulled) -> None:
     third = pulled.hub.commit(MODEL, THIRD)
@@ -257,6 +277,7 @@ def test_killed_in_the_middle_and_locked_to_another_commit_since_it_becomes_that
     assert pulled.in_folder() == THIRD
 
 
+@pytest.mark.slow
 def test_killed_in_the_middle_it_is_completed_by_whatever_name_the_app_s_folder_is_called(pulled: Pulled) -> None:
     other_name = pulled.app.path.parent / "other-name"
     other_name.symlink_to(pulled.app.path)
@@ -266,12 +287,13 @@ def test_killed_in_the_middle_it_is_completed_by_whatever_name_the_app_s_folder_
     assert pulled.in_folder() == NEW
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "where, words",
     [
-        ("/verified-local", ("models", "pull")),
-        ("/verified", ("cache", "verify")),
-        ("/switch-", ("models", "pull")),
+        ("verified-local", ("models", "pull")),
+        ("verified", ("cache", "verify")),
+        ("switch-", ("models", "pull")),
         (".metadata", ("models", "pull")),
         ("/models.lock", ("models", "lock")),
     ],
@@ -282,7 +304,7 @@ def test_killed_before_a_new_file_has_taken_its_place_it_is_gone_after_the_next_
     pulled.bring_to_folder()
     pulled.lock(pulled.locked(pulled.old if words[1] == "lock" else pulled.new, local_dir=FOLDER))
     before = _files(pulled)
-    _dies(0, where, *words, *pulled.app.arguments)
+    dies(0, where, *words, *pulled.app.arguments)
     left = _files(pulled)
     assert {path for path in left - before if where.strip("/.") in path}
     assert pulled.run(*words).status == 0
@@ -297,6 +319,7 @@ def _files(pulled: Pulled) -> set[str]:
     return {f"/{path}" for path in found if path.parts[0] != "hf"}
 
 
+@pytest.mark.slow
 def test_a_dry_run_completes_nothing(pulled: Pulled) -> None:
     _killed_half_way(pulled, 4)
     before = pulled.in_folder()
@@ -307,6 +330,7 @@ def test_a_dry_run_completes_nothing(pulled: Pulled) -> None:
     assert pulled.in_folder() == NEW
 
 
+@pytest.mark.slow
 def test_a_copy_of_an_app_that_was_killed_in_the_middle_does_not_touch_the_one_it_was_copied_from(
     pulled: Pulled,
 ) -> None:
@@ -322,6 +346,7 @@ def test_a_copy_of_an_app_that_was_killed_in_the_middle_does_not_touch_the_one_i
     assert pulled.in_folder() == NEW
 
 
+@pytest.mark.slow
 def test_a_locked_launch_removes_what_the_pinned_commit_does_not_have(pulled: Pulled) -> None:
     """An app that loads every file in a folder must not find last month's among them."""
     less = pulled.hub.commit(MODEL, {path: data for path, data in NEW.items() if path != "same.bin"})
@@ -333,6 +358,7 @@ def test_a_locked_launch_removes_what_the_pinned_commit_does_not_have(pulled: Pu
     assert set(pulled.in_folder()) == set(NEW) - {"same.bin"}
 
 
+@pytest.mark.slow
 def test_a_wrong_file_from_the_mirror_never_comes_into_the_folder(pulled: Pulled) -> None:
     pulled.bring_to_folder()
     pulled.lock_new(local_dir=FOLDER)
@@ -344,6 +370,7 @@ def test_a_wrong_file_from_the_mirror_never_comes_into_the_folder(pulled: Pulled
     assert pulled.in_folder() == NEW
 
 
+@pytest.mark.slow
 def test_the_next_hub_serves_a_folder_too(pulled: Pulled) -> None:
     pulled.lock_new(local_dir=FOLDER)
     pulled.set(HF_ENDPOINT_FALLBACK=pulled.hub.endpoint)

@@ -121,6 +121,7 @@ def test_the_bytes_follow_from_the_models_alone_a_line_a_file_in_the_order_of_na
     assert lockfile.dump([]) == b'{\n  "version": 1,\n  "models": []\n}\n'
 
 
+@pytest.mark.slow
 @given(locks)
 @often
 def test_what_is_written_is_read_again_whatever_the_models(found: list[LockedModel]) -> None:

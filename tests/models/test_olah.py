@@ -58,6 +58,7 @@ def models(app: AppFolder, *arguments: str) -> Done:
     return launcher("models", *arguments, "--app-dir", app.path)
 
 
+@pytest.mark.slow
 def test_a_real_mirror_that_lags_is_seen_through_and_a_pull_by_commit_gets_the_new_one(
     app: AppFolder, official: Hub, mirror: str
 ) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,6 +36,7 @@ def pulled(app: AppFolder, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         yield made
 
 
+@pytest.mark.slow
 def test_by_commit_it_brings_what_the_mirror_does_not_call_the_newest_yet(pulled: Pulled) -> None:
     pulled.mirror.freeze(MODEL, sha=pulled.old)
     pulled.lock_new()
@@ -46,6 +49,7 @@ def test_by_commit_it_brings_what_the_mirror_does_not_call_the_newest_yet(pulled
     assert not pulled.hub.requests
 
 
+@pytest.mark.slow
 def test_only_what_changed_is_asked_for(pulled: Pulled) -> None:
     pulled.lock_new()
     document = pulled.pulled()
@@ -53,6 +57,7 @@ def test_only_what_changed_is_asked_for(pulled: Pulled) -> None:
     assert pulled.mirror.count("/cdn/") == len([path for path in CHANGED if not path.endswith("json")])
 
 
+@pytest.mark.slow
 def test_the_old_commit_loads_and_its_refs_stay_until_all_is_there(pulled: Pulled, processes: Processes) -> None:
     pulled.lock_new()
     with pulled.mirror.held("gpt.safetensors", 1000) as hold:
@@ -66,6 +71,7 @@ def test_the_old_commit_loads_and_its_refs_stay_until_all_is_there(pulled: Pulle
     assert (pulled.ref(), pulled.ref("start_app")) == (pulled.new, pulled.new)
 
 
+@pytest.mark.slow
 def test_a_pull_that_broke_off_goes_on_with_the_files_that_it_has_not(pulled: Pulled) -> None:
     pulled.lock_new()
     fault = pulled.mirror.fault("gpt.safetensors", "hang")  # the others come meanwhile
@@ -92,6 +98,7 @@ def test_half_a_file_is_gone_on_with_and_garbage_in_it_is_found_and_fetched_anew
     assert len(ranges) == 1 + garbage
 
 
+@pytest.mark.slow
 def test_a_partial_download_that_is_too_big_is_cleared_away(pulled: Pulled) -> None:
     pulled.lock_new()
     file = pulled.hub.repo(MODEL).commits[pulled.new].files["gpt.safetensors"]
@@ -100,6 +107,21 @@ def test_a_partial_download_that_is_too_big_is_cleared_away(pulled: Pulled) -> N
     assert pulled.loads() == NEW
 
 
+@pytest.mark.parametrize("more", [0, 1])
+def test_a_partial_download_for_a_folder_that_is_too_long_is_cleared_away(more: int, pulled: Pulled) -> None:
+    pulled.lock_new(local_dir=FOLDER)
+    file = pulled.hub.repo(MODEL).commits[pulled.new].files["gpt.safetensors"]
+    notes = pulled.folder / ".cache" / "start_app" / pulled.new / ".cache" / "huggingface" / "download"
+    notes.mkdir(parents=True)
+    short = base64.urlsafe_b64encode(hashlib.sha1(b"gpt.safetensors.metadata").digest()).decode()
+    for name in (f"{short}.{file.etag}.incomplete", f"{short}.{file.etag}.0123abcd.incomplete"):
+        (notes / name).write_bytes(b"x" * (file.size + more))
+    done = pulled.pull()
+    assert done.status == 0, done.err
+    assert pulled.in_folder() == NEW
+
+
+@pytest.mark.slow
 def test_what_has_arrived_of_a_slow_file_is_on_the_disk(pulled: Pulled, processes: Processes) -> None:
     """What grows on the disk is all by which a slow download is told from one that hangs."""
     pulled.lock_new()
@@ -116,6 +138,7 @@ def test_what_has_arrived_of_a_slow_file_is_on_the_disk(pulled: Pulled, processe
     assert running.wait() == 0, running.err
 
 
+@pytest.mark.slow
 def test_with_everything_in_place_no_hub_is_asked_and_no_file_is_read(pulled: Pulled) -> None:
     pulled.lock_new()
     first = pulled.pulled()
@@ -135,6 +158,7 @@ def test_what_is_there_already_is_read_once_and_known_again(pulled: Pulled) -> N
     assert not pulled.mirror.requests and not pulled.hub.requests
 
 
+@pytest.mark.slow
 def test_a_file_that_was_damaged_is_fetched_and_no_other(pulled: Pulled) -> None:
     pulled.lock(pulled.locked(pulled.old))
     flip((pulled.repo() / "snapshots" / pulled.old / "gpt.safetensors").resolve())
@@ -144,6 +168,7 @@ def test_a_file_that_was_damaged_is_fetched_and_no_other(pulled: Pulled) -> None
     assert pulled.mirror.count("/cdn/") == 1
 
 
+@pytest.mark.slow
 def test_without_a_lock_every_cached_repo_is_brought_to_its_newest_commit(pulled: Pulled) -> None:
     done = pulled.pull()
     assert done.status == 0, done.err
@@ -153,6 +178,7 @@ def test_without_a_lock_every_cached_repo_is_brought_to_its_newest_commit(pulled
     assert f"model: {OTHER} @ {pulled.other[:7]}\n" in done.err
 
 
+@pytest.mark.slow
 def test_of_a_partial_copy_just_the_same_files_are_brought(pulled: Pulled) -> None:
     for path in ("gpt.safetensors", "qwen/tokenizer.json"):
         blob = (pulled.repo() / "snapshots" / pulled.old / path).resolve()
@@ -194,6 +220,7 @@ def test_one_of_the_locked_models_can_be_pulled_alone(pulled: Pulled) -> None:
     assert pulled.ref("start_app", OTHER) == pulled.other
 
 
+@pytest.mark.slow
 def test_only_the_files_that_the_lock_names_are_brought(pulled: Pulled) -> None:
     clear_cache(pulled)
     pulled.lock_new(only=("config.json", "qwen/tokenizer.json"))
@@ -201,6 +228,7 @@ def test_only_the_files_that_the_lock_names_are_brought(pulled: Pulled) -> None:
     assert pulled.loads() == {path: NEW[path] for path in ("config.json", "qwen/tokenizer.json")}
 
 
+@pytest.mark.slow
 def test_a_dataset_and_a_tag_are_pulled_as_what_they_are(pulled: Pulled) -> None:
     voice = pulled.hub.commit("koge/voices", {"anna.wav": b"RIFF" * 500}, repo_type="dataset")
     pulled.hub.tag(MODEL, "v1", pulled.old)
@@ -222,6 +250,7 @@ def test_a_model_that_is_locked_no_more_is_pinned_no_more(pulled: Pulled) -> Non
     assert (pulled.ref("start_app"), pulled.ref("start_app", OTHER)) == (pulled.old, None)
 
 
+@pytest.mark.slow
 def test_the_next_hub_serves_what_the_first_does_not_have_and_that_is_told(pulled: Pulled) -> None:
     pulled.lock_new()
     pulled.set(HF_ENDPOINT_FALLBACK=pulled.hub.endpoint)
@@ -234,6 +263,7 @@ def test_the_next_hub_serves_what_the_first_does_not_have_and_that_is_told(pulle
     assert pulled.loads() == NEW
 
 
+@pytest.mark.slow
 def test_a_second_pull_of_the_same_app_is_turned_away_and_the_first_goes_on(
     pulled: Pulled, processes: Processes
 ) -> None:
@@ -248,6 +278,7 @@ def test_a_second_pull_of_the_same_app_is_turned_away_and_the_first_goes_on(
     assert pulled.loads() == NEW
 
 
+@pytest.mark.slow
 def test_two_apps_that_share_a_cache_pull_at_once_and_both_get_it(pulled: Pulled, processes: Processes) -> None:
     pulled.lock_new()
     second = pulled.app.path.parent / "second"
@@ -293,6 +324,7 @@ def test_offline_it_says_what_is_lacking_and_asks_nobody(pulled: Pulled) -> None
     assert not pulled.mirror.requests and not pulled.hub.requests
 
 
+@pytest.mark.slow
 def test_what_one_repo_shares_with_another_through_the_store_stays_theirs(pulled: Pulled) -> None:
     """The official hub serves by Xet where the library can; the mirror never does."""
     with Hub(xet=True) as hub:

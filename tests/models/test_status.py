@@ -30,6 +30,7 @@ def _models(pulled: Pulled) -> dict[str, dict[str, object]]:
 MAPPING = ("--load", MODEL, "--map", "gpt.safetensors")
 
 
+@pytest.mark.slow
 def test_a_mapped_model_is_told_by_its_file_and_one_that_is_not_by_the_record(
     pulled: Pulled, processes: Processes
 ) -> None:
@@ -50,6 +51,7 @@ def test_a_mapped_model_is_told_by_its_file_and_one_that_is_not_by_the_record(
     assert f"model: {OTHER} @ {pulled.other[:7]} (on the disk when it started)" in text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mapped", [True, False])
 def test_that_the_disk_has_changed_since_the_start_is_told(mapped: bool, pulled: Pulled, processes: Processes) -> None:
     pulled.mirror.freeze(MODEL, sha=pulled.old)
@@ -59,9 +61,10 @@ def test_that_the_disk_has_changed_since_the_start_is_told(mapped: bool, pulled:
     found = _models(pulled)[MODEL]
     assert (found["commit"], found["on_disk"], found["changed"]) == (pulled.old, pulled.new, True)
     assert found["evidence"] == ("mapped" if mapped else "lock record")
-    assert f"{pulled.new[:7]} is on the disk by now: a restart loads that" in pulled.run("status").out
+    assert f"the disk has {pulled.new[:7]} now, which a restart loads" in pulled.run("status").out
 
 
+@pytest.mark.slow
 def test_the_files_that_are_mapped_say_more_than_the_record(pulled: Pulled, processes: Processes) -> None:
     """An app that is not locked may have loaded another commit than the cache had when it was started."""
     pulled.app.script.write_text(LOADING)
@@ -72,6 +75,7 @@ def test_the_files_that_are_mapped_say_more_than_the_record(pulled: Pulled, proc
     assert (found["commit"], found["evidence"], found["changed"]) == (pulled.new, "mapped", False)
 
 
+@pytest.mark.slow
 def test_a_model_that_was_removed_under_the_app_is_told_as_such(pulled: Pulled, processes: Processes) -> None:
     pulled.mirror.freeze(MODEL, sha=pulled.old)
     pulled.app.script.write_text(LOADING)
@@ -80,9 +84,21 @@ def test_a_model_that_was_removed_under_the_app_is_told_as_such(pulled: Pulled, 
     assert not pulled.repo().exists()
     found = _models(pulled)[MODEL]
     assert (found["on_disk"], found["changed"]) == (None, True)
-    assert "the disk has none by now" in pulled.run("status").out
+    assert "the disk has no commit of it any more" in pulled.run("status").out
 
 
+@pytest.mark.slow
+def test_a_locked_instance_is_not_said_to_change_at_its_next_start(pulled: Pulled, processes: Processes) -> None:
+    pulled.app.script.write_text(LOADING)
+    pulled.lock(pulled.locked(pulled.old))
+    pulled.start(processes, "--locked")
+    (pulled.repo() / "refs" / "main").write_text(pulled.new)
+    (pulled.repo() / "snapshots" / pulled.new).mkdir()
+    told = pulled.run("status").out
+    assert f"the cache has {pulled.new[:7]}, which a restart without --locked loads" in told
+
+
+@pytest.mark.slow
 def test_a_locked_instance_is_told_as_such_and_its_view_leads_to_the_real_cache(
     pulled: Pulled, processes: Processes
 ) -> None:
@@ -95,6 +111,7 @@ def test_a_locked_instance_is_told_as_such_and_its_view_leads_to_the_real_cache(
     assert (found[MODEL]["commit"], found[MODEL]["evidence"], found[MODEL]["changed"]) == (pulled.old, "mapped", False)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not HAS_STORE, reason="this huggingface_hub has no shared blob store")
 def test_what_is_mapped_from_the_shared_store_is_told_by_its_repo(pulled: Pulled, processes: Processes) -> None:
     pulled.app.script.write_text(LOADING)
@@ -108,12 +125,14 @@ def test_what_is_mapped_from_the_shared_store_is_told_by_its_repo(pulled: Pulled
         assert (found["commit"], found["evidence"], found["changed"]) == (old, "mapped", False)
 
 
+@pytest.mark.slow
 def test_the_record_holds_the_commits_and_no_more(pulled: Pulled, processes: Processes) -> None:
     pulled.start(processes)
     record = json.loads((pulled.app.path / ".start_app" / f"instance-{pulled.app.port}.lock").read_text())
     assert record["models"] == {MODEL: pulled.old, OTHER: pulled.other}
 
 
+@pytest.mark.slow
 def test_prune_takes_what_the_lock_does_not_name(pulled: Pulled) -> None:
     pulled.pulled()
     pulled.lock(pulled.locked(pulled.old))
@@ -133,6 +152,7 @@ def test_prune_leaves_what_the_lock_names_though_nothing_was_pinned_yet(pulled: 
     assert not pulled.repo(OTHER).exists()
 
 
+@pytest.mark.slow
 def test_a_launch_prunes_what_the_lock_does_not_name(pulled: Pulled) -> None:
     pulled.lock_new()
     done = pulled.run("--locked", "--prune-cache", "--unlocked", "--", "--exit", "0")
@@ -165,6 +185,7 @@ def test_a_lock_of_folders_alone_names_nothing_in_the_cache(pulled: Pulled) -> N
     assert not pulled.repo().exists() and not pulled.repo(OTHER).exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pinned", [True, False])
 def test_a_repair_fetches_exactly_what_is_damaged_and_gives_the_refs_back(pinned: bool, pulled: Pulled) -> None:
     pulled.hub.tag(MODEL, "v1", pulled.old)
@@ -188,6 +209,7 @@ def test_a_repair_fetches_exactly_what_is_damaged_and_gives_the_refs_back(pinned
     assert pulled.run("cache", "verify").status == 0
 
 
+@pytest.mark.slow
 def test_a_repair_of_a_file_that_two_commits_have_brings_both_back(pulled: Pulled) -> None:
     pulled.pulled()
     flip((pulled.repo() / "snapshots" / pulled.old / "same.bin").resolve())
@@ -209,6 +231,7 @@ def test_a_repair_offline_removes_what_is_damaged_and_says_so(pulled: Pulled) ->
     assert not pulled.hub.requests and not pulled.mirror.requests
 
 
+@pytest.mark.slow
 def test_a_repair_that_gets_no_answer_says_what_is_gone_and_a_pull_brings_it(pulled: Pulled) -> None:
     pulled.lock(pulled.locked(pulled.old))
     flip((pulled.repo() / "snapshots" / pulled.old / "gpt.safetensors").resolve())
@@ -221,6 +244,7 @@ def test_a_repair_that_gets_no_answer_says_what_is_gone_and_a_pull_brings_it(pul
     assert pulled.loads() == OLD
 
 
+@pytest.mark.slow
 def test_a_repair_that_no_hub_could_complete_takes_nothing_away(pulled: Pulled) -> None:
     damaged = (pulled.repo() / "snapshots" / pulled.old / "config.json").resolve()
     flip(damaged)
@@ -236,6 +260,7 @@ def test_a_repair_that_no_hub_could_complete_takes_nothing_away(pulled: Pulled) 
     assert not damaged.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not HAS_STORE, reason="this huggingface_hub has no shared blob store")
 def test_a_repair_of_a_shared_payload_brings_it_back_to_the_store(pulled: Pulled) -> None:
     shutil.rmtree(pulled.cache)

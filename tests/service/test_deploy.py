@@ -113,6 +113,7 @@ def test_no_replica_can_remove_what_another_one_reads() -> None:
     assert f"{pod['securityContext']['runAsUser']}:{pod['securityContext']['runAsGroup']}" == instruction("USER")
 
 
+@pytest.mark.slow
 def test_the_image_is_healthy_when_the_page_answers_and_closes_it_when_it_is_stopped(image: Image) -> None:
     if shutil.which("tini") is None:
         pytest.skip("tini is not installed: apt-get install tini")
@@ -126,6 +127,7 @@ def test_the_image_is_healthy_when_the_page_answers_and_closes_it_when_it_is_sto
     assert (image.app.path / "closed").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 128 + signal.SIGTERM), (signal.SIGINT, 0)])
 def test_as_bare_pid_1_the_launcher_says_so_and_a_signal_still_stops_the_app(
     number: signal.Signals, status: int, image: Image
@@ -133,7 +135,7 @@ def test_as_bare_pid_1_the_launcher_says_so_and_a_signal_still_stops_the_app(
     container = image.start(("python", "start_app.py"))
     eventually(lambda: get(image.app.port), what=container.running.err)
     assert "the launcher is pid 1, where signals get lost" in container.running.err
-    assert "hint: an init of its own is the better one: docker run --init" in container.running.err
+    assert "hint: better, give the container an init: docker run --init" in container.running.err
     document = container.running.hello()
     assert document["pid"] != 1
     assert image.app.lock_holder() == document["pid"]
@@ -143,11 +145,13 @@ def test_as_bare_pid_1_the_launcher_says_so_and_a_signal_still_stops_the_app(
     assert (image.app.path / "closed").exists() == (number == signal.SIGINT)
 
 
+@pytest.mark.slow
 def test_as_bare_pid_1_the_launcher_ends_as_the_app_does(image: Image) -> None:
     assert image.run(("python", "start_app.py", "--", "--exit", "3")).status == 3
     assert image.run(("python", "start_app.py", "--port", "http")).status == 2
 
 
+@pytest.mark.slow
 def test_as_bare_pid_1_the_launcher_collects_what_the_app_leaves_behind(image: Image) -> None:
     text = CLOSING.replace("time.sleep(args.load)\n", "os.system('(sleep 0.2 & echo $! > orphan)')\n")
     image.app.script.write_text(text)
@@ -159,6 +163,7 @@ def test_as_bare_pid_1_the_launcher_collects_what_the_app_leaves_behind(image: I
     container.running.wait()
 
 
+@pytest.mark.slow
 def test_as_bare_pid_1_a_question_is_answered_without_ado(image: Image) -> None:
     for words in (("status",), ("-n",), ("--version",)):
         done = image.run(("python", "start_app.py", *words))

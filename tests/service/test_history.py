@@ -37,6 +37,7 @@ def loaded(app: AppFolder) -> settings.Settings:
     return settings.load({"APP_DIR": str(app.path), "GRADIO_SERVER_PORT": str(app.port)}, {}, cwd=app.path)
 
 
+@pytest.mark.slow
 def test_a_start_and_a_stop_are_told_with_who_and_from_where(app: AppFolder, processes: Processes) -> None:
     env = clean_environment(SUDO_USER="alice")
     running = processes.launch(*app.arguments, "--", "--load", "0", env=env)
@@ -58,6 +59,7 @@ def test_a_start_and_a_stop_are_told_with_who_and_from_where(app: AppFolder, pro
     assert end["what"].startswith(f"pid {replaced.pid}, ")
 
 
+@pytest.mark.slow
 def test_a_kill_a_refusal_and_what_only_looks(app: AppFolder, processes: Processes) -> None:
     processes.launch(*app.arguments, "--", "--ignore-term")
     eventually(lambda: get(app.port), what="page")
@@ -77,6 +79,7 @@ def test_a_kill_a_refusal_and_what_only_looks(app: AppFolder, processes: Process
     assert len(entries(app)) == 3
 
 
+@pytest.mark.slow
 def test_the_table_and_the_json_of_history(app: AppFolder, processes: Processes) -> None:
     done = launcher("history", *app.arguments)
     assert (done.status, done.out) == (0, "")
@@ -132,6 +135,7 @@ def test_what_was_removed_from_the_cache(cached: Cached) -> None:
     assert refused["result"].startswith("exit status 2: ")
 
 
+@pytest.mark.slow
 def test_what_was_pulled_and_locked(app: AppFolder, hub: Path) -> None:
     pytest.importorskip("huggingface_hub")
     with Hub() as served:
@@ -199,6 +203,7 @@ def test_one_that_grows_too_long_becomes_the_older_one(app: AppFolder) -> None:
     ]
 
 
+@pytest.mark.slow
 def test_where_it_cannot_be_renamed_it_grows(app: AppFolder) -> None:
     history.record(loaded(app), "start", "the oldest")
     path_of(app).with_name(history.OLDER).mkdir()
@@ -213,6 +218,7 @@ def _write(found: settings.Settings, name: str, count: int) -> None:
         history.record(found, "start", f"{name} {number} " + "x" * 500)
 
 
+@pytest.mark.slow
 def test_two_writers_lose_nothing_of_one_another_while_it_is_rotated(app: AppFolder) -> None:
     found = loaded(app)
     context = multiprocessing.get_context("spawn")
@@ -235,6 +241,7 @@ def test_two_writers_lose_nothing_of_one_another_while_it_is_rotated(app: AppFol
     assert len(lines) > 500
 
 
+@pytest.mark.slow
 def test_a_line_written_without_the_lock_outlives_the_rotation(app: AppFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     found = loaded(app)
     history.record(found, "start", "first")

@@ -87,7 +87,10 @@ def test_without_a_log_it_says_so(app: AppFolder, processes: Processes) -> None:
     eventually(lambda: get(app.port), what="page")
     done = launcher("logs", *app.arguments)
     assert done.status == 74
-    assert f"the instance on port {app.port} has no log: pid {running.pid} prints to where it was started" in done.err
+    assert (
+        f"the instance on port {app.port} has no log: "
+        f"pid {running.pid} prints to the terminal or service that started it" in done.err
+    )
     assert not (app.path / ".start_app" / "logs").exists()
 
 

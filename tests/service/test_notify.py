@@ -71,6 +71,7 @@ def webhook() -> Iterator[Webhook]:
     made.close()
 
 
+@pytest.mark.slow
 def test_started_ready_and_failed_are_told(app: AppFolder, processes: Processes, webhook: Webhook) -> None:
     app.write_env(f"APP_NOTIFY_URL={webhook.url}/{SECRET}\n")
     done = launcher("--background", *app.arguments)

@@ -29,6 +29,7 @@ def heard(end: socket.socket) -> list[str]:
             return messages
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("abstract", [False, True])
 def test_each_step_is_one_line_of_status_and_nothing_else_is_said(
     abstract: bool, app: AppFolder, processes: Processes, tmp_path: Path

@@ -62,6 +62,7 @@ def by_hand(machine: Machine, processes: Processes, app: AppFolder, *arguments: 
     return page_pid(app.port)
 
 
+@pytest.mark.slow
 def test_a_unit_is_active_when_its_page_answers_and_not_before(machine: Machine) -> None:
     app = machine.app("app", PATIENT)
     (app.path / "wait").touch()
@@ -79,6 +80,7 @@ def test_a_unit_is_active_when_its_page_answers_and_not_before(machine: Machine)
     assert machine.show(name, "StatusText").startswith(f"ready: pid {main} answers at http://127.0.0.1:{app.port}")
 
 
+@pytest.mark.slow
 def test_a_restart_replaces_the_instance_and_a_stop_closes_it_as_ctrl_c_does(machine: Machine) -> None:
     app = machine.app("app", PATIENT)
     name = machine.install(app)
@@ -95,6 +97,7 @@ def test_a_restart_replaces_the_instance_and_a_stop_closes_it_as_ctrl_c_does(mac
     assert get(app.port) is None
 
 
+@pytest.mark.slow
 def test_a_stop_while_it_still_starts_is_no_failure(machine: Machine) -> None:
     app = machine.app("app", PATIENT)
     (app.path / "wait").touch()
@@ -107,6 +110,7 @@ def test_a_stop_while_it_still_starts_is_no_failure(machine: Machine) -> None:
     assert (machine.show(name, "ActiveState"), machine.show(name, "Result")) == ("inactive", "success")
 
 
+@pytest.mark.slow
 def test_a_crash_starts_it_again(machine: Machine) -> None:
     app = machine.app("app", PATIENT)
     name = machine.install(app)
@@ -119,6 +123,7 @@ def test_a_crash_starts_it_again(machine: Machine) -> None:
     assert page_pid(app.port) == machine.show(name, "MainPID") != first
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("env", "status"),
     [("GRADIO_SERVER_PORT=http\n", "78"), ("APP_ARGS=--exit 2\n", "2"), ("APP_ARGS=--unknown\n", "2")],
@@ -134,6 +139,7 @@ def test_a_configuration_error_is_told_once_and_not_tried_again(env: str, status
     assert (machine.show(name, "ExecMainStatus"), machine.show(name, "NRestarts")) == (status, "0")
 
 
+@pytest.mark.slow
 def test_what_may_pass_by_itself_is_tried_again(machine: Machine) -> None:
     app = machine.app("app", WEBUI, "APP_ARGS=--exit 75\n")
     name = machine.install(app)
@@ -143,6 +149,7 @@ def test_what_may_pass_by_itself_is_tried_again(machine: Machine) -> None:
     eventually(lambda: machine.show(name, "ActiveState") == "active", what=machine.told(name))
 
 
+@pytest.mark.slow
 def test_a_stranger_on_the_port_is_left_and_not_tried_for_again(machine: Machine, processes: Processes) -> None:
     app = machine.app("app", WEBUI)
     processes.start((*machine.inside, systemd.PYTHON, "-m", "http.server", str(app.port), "--bind", "127.0.0.1"))
@@ -154,6 +161,7 @@ def test_a_stranger_on_the_port_is_left_and_not_tried_for_again(machine: Machine
     assert get(app.port)
 
 
+@pytest.mark.slow
 def test_the_unit_replaces_an_instance_that_was_started_by_hand(machine: Machine, processes: Processes) -> None:
     app = machine.app("app", WEBUI)
     old = by_hand(machine, processes, app)
@@ -163,6 +171,7 @@ def test_the_unit_replaces_an_instance_that_was_started_by_hand(machine: Machine
     assert f"terminated pid {old}" in machine.journal(name)
 
 
+@pytest.mark.slow
 def test_the_page_of_an_instance_still_to_be_replaced_does_not_count(machine: Machine, processes: Processes) -> None:
     app = machine.app("app", PATIENT)
     old = by_hand(machine, processes, app, "--ignore-term")
@@ -183,6 +192,7 @@ def test_the_page_of_an_instance_still_to_be_replaced_does_not_count(machine: Ma
     assert get(app.port) == f"pid {machine.show(name, 'MainPID')}"
 
 
+@pytest.mark.slow
 def test_a_launch_by_hand_leaves_the_units_instance_and_names_its_restart(machine: Machine) -> None:
     app = machine.app("app", WEBUI)
     name = machine.install(app)
@@ -198,6 +208,7 @@ def test_a_launch_by_hand_leaves_the_units_instance_and_names_its_restart(machin
     assert f"supervisor: {name}\n" in done.out
 
 
+@pytest.mark.slow
 def test_two_instances_of_a_template_never_touch_one_another(machine: Machine) -> None:
     app = machine.app("my app", PATIENT)
     other = AppFolder(app.path, free_port())
@@ -221,6 +232,7 @@ def test_two_instances_of_a_template_never_touch_one_another(machine: Machine) -
 ODD = 'o\'dd "%n" $ 5$ \\x41 \\ é; #'
 
 
+@pytest.mark.slow
 def test_a_path_with_anything_in_it_reaches_the_launcher_unchanged(machine: Machine) -> None:
     app = machine.app(ODD, WEBUI)
     # The environment's folder is a link of an odd name: systemd would not take such a path as a program.
@@ -240,6 +252,7 @@ def test_a_path_with_anything_in_it_reaches_the_launcher_unchanged(machine: Mach
     assert machine.launcher("--app-dir", f"/srv/{ODD}").status == 69
 
 
+@pytest.mark.slow
 def test_what_the_unit_keeps_the_app_from_leaves_devices_and_processes_in_sight(machine: Machine) -> None:
     app = machine.app("app", WEBUI)
     name = machine.install(app)
@@ -270,6 +283,7 @@ def test_what_the_unit_keeps_the_app_from_leaves_devices_and_processes_in_sight(
     assert read_only.status != 0
 
 
+@pytest.mark.slow
 def test_an_app_in_a_folder_that_units_may_not_write_gets_its_own_folder_back(machine: Machine) -> None:
     app = machine.app("app", WEBUI)
     home = "/usr/local/app"
@@ -282,6 +296,7 @@ def test_an_app_in_a_folder_that_units_may_not_write_gets_its_own_folder_back(ma
     assert app.lock_holder() == int(machine.show("app.service", "MainPID"))
 
 
+@pytest.mark.slow
 def test_a_unit_of_a_users_own_manager_runs_in_it(machine: Machine) -> None:
     app = machine.app("app", WEBUI)
     machine.write_unit(
@@ -384,6 +399,7 @@ def test_options_of_the_unit_go_with_it_alone(arguments: tuple[str, ...], app: A
     assert launcher(*arguments, *app.arguments).status == 2
 
 
+@pytest.mark.slow
 def test_where_the_driver_has_a_helper_it_makes_the_device_files_before_the_app_may_gain_no_privileges(
     machine: Machine,
 ) -> None:

@@ -121,6 +121,42 @@ def test_a_broken_environment_of_the_app_is_named_and_not_passed_over(app: AppFo
     assert f"{app.path}/.venv/bin/python is no Python interpreter: a dangling link" in done.err
 
 
+@pytest.mark.parametrize(
+    ("folder", "entries", "said"),
+    [
+        (".venv", ("Scripts/python.exe", "Lib/x", "pyvenv.cfg"), "it was made on Windows"),
+        (".venv", ("lib/x", "pyvenv.cfg"), "parts of it are missing"),
+        (".venv", ("lib/x",), "parts of it are missing"),
+        ("venv", ("bin/activate",), "parts of it are missing"),
+    ],
+)
+def test_an_environment_of_the_app_without_a_python_is_named(
+    folder: str, entries: tuple[str, ...], said: str, app: AppFolder, tmp_path: Path
+) -> None:
+    for entry in entries:
+        (app.path / folder / entry).parent.mkdir(parents=True, exist_ok=True)
+        (app.path / folder / entry).touch()
+    env = clean_environment(VIRTUAL_ENV=str(make_environment(tmp_path / "other")))
+    done = launcher(*app.arguments, "-n", env=env)
+    assert done.status == 78
+    assert f"{app.path / folder} has no bin/python: {said}\n" in done.err
+    assert launcher(*app.arguments, "-n", "--python", sys.executable, env=env).status == 0
+
+
+def test_a_dangling_link_in_place_of_the_environment_is_named(app: AppFolder) -> None:
+    (app.path / ".venv").symlink_to("/mnt/gone/.venv")
+    done = launcher(*app.arguments, "-n")
+    assert done.status == 78
+    assert f"{app.path / '.venv'} is a dangling link to /mnt/gone/.venv\n" in done.err
+
+
+def test_a_folder_that_is_no_environment_does_not_count_as_one(app: AppFolder) -> None:
+    (app.path / ".venv").mkdir()
+    (app.path / "venv").mkdir()
+    (app.path / "venv" / "__init__.py").touch()
+    assert build(app, {}, {}).interpreter == sys.executable
+
+
 def _text(path: Path, text: str, mode: int = 0o755) -> Path:
     path.write_text(text)
     path.chmod(mode)
@@ -277,23 +313,64 @@ def test_a_proxy_is_told_to_spare_this_machine(app: AppFolder, name: str, where:
         app.write_env(f"{name}=http://proxy:3128\n")
     environ = {name: "http://proxy:3128"} if where == "environment" else {}
     environment = build(app, {}, environ).environment
-    assert environment["no_proxy"] == environment["NO_PROXY"] == "localhost,127.0.0.1,::1"
+    assert environment["no_proxy"] == environment["NO_PROXY"] == "localhost,127.0.0.1"
 
 
 @pytest.mark.parametrize(
     ("given", "lower", "upper"),
     [
-        ({"no_proxy": "a.example"}, "a.example,localhost,127.0.0.1,::1", "a.example,localhost,127.0.0.1,::1"),
-        ({"NO_PROXY": "a.example , b"}, "a.example,b,localhost,127.0.0.1,::1", "a.example,b,localhost,127.0.0.1,::1"),
-        ({"no_proxy": "localhost,x"}, "localhost,x,127.0.0.1,::1", "localhost,x,127.0.0.1,::1"),
-        ({"no_proxy": "a", "NO_PROXY": "b"}, "a,localhost,127.0.0.1,::1", "b,localhost,127.0.0.1,::1"),
+        ({"no_proxy": "a.example"}, "a.example,localhost,127.0.0.1", "a.example,localhost,127.0.0.1"),
+        ({"NO_PROXY": "a.example , b"}, "a.example,b,localhost,127.0.0.1", "a.example,b,localhost,127.0.0.1"),
+        ({"no_proxy": "localhost,x"}, "localhost,x,127.0.0.1", "localhost,x,127.0.0.1"),
+        ({"no_proxy": "a", "NO_PROXY": "b"}, "a,localhost,127.0.0.1", "b,localhost,127.0.0.1"),
         ({"no_proxy": "*"}, "*", "*"),
-        ({"no_proxy": ""}, "localhost,127.0.0.1,::1", "localhost,127.0.0.1,::1"),
+        ({"no_proxy": ""}, "localhost,127.0.0.1", "localhost,127.0.0.1"),
     ],
 )
 def test_what_the_proxy_spared_before_is_kept(app: AppFolder, given: dict[str, str], lower: str, upper: str) -> None:
     environment = build(app, {}, {"http_proxy": "http://proxy:3128", **given}).environment
     assert (environment["no_proxy"], environment["NO_PROXY"]) == (lower, upper)
+
+
+@pytest.mark.parametrize(
+    ("host", "spared"),
+    [
+        ("0.0.0.0", "localhost,127.0.0.1"),
+        ("192.168.1.7", "localhost,127.0.0.1,192.168.1.7"),
+        ("::1", "localhost,127.0.0.1,::1"),
+        ("[::]", "localhost,127.0.0.1,::1"),
+    ],
+)
+def test_the_address_that_the_app_listens_on_is_spared_too(app: AppFolder, host: str, spared: str) -> None:
+    # An IPv6 address in any other no_proxy ends an app with an old httpx.
+    environment = build(app, {"GRADIO_SERVER_NAME": host}, {"http_proxy": "http://10.9.9.9:3128"}).environment
+    assert environment["no_proxy"] == spared
+
+
+@pytest.mark.parametrize("typed", ["::", "[::]"])
+def test_gradio_is_given_an_ipv6_address_in_brackets_and_by_its_option_only(app: AppFolder, typed: str) -> None:
+    made = build(app, {"GRADIO_SERVER_NAME": typed}, {"GRADIO_SERVER_NAME": typed})
+    assert (made.argv[-1], made.environment["GRADIO_SERVER_NAME"]) == ("::", "::")
+    app.script.write_text("import os\nimport gradio as gr\n")
+    made = build(app, {"GRADIO_SERVER_NAME": typed}, {"GRADIO_SERVER_NAME": typed})
+    assert made.argv[-1] == "[::]"
+    assert "GRADIO_SERVER_NAME" not in made.environment
+
+
+@pytest.mark.parametrize("name", ["ALL_PROXY", "https_proxy"])
+def test_a_socks_proxy_that_httpx_cannot_use_is_named(app: AppFolder, tmp_path: Path, name: str) -> None:
+    prefix = make_environment(tmp_path / "env")
+    packages = prefix / "lib" / "python3.11" / "site-packages"
+    (packages / "httpx-0.28.1.dist-info").mkdir(parents=True)
+    env = clean_environment(**{name: "socks5h://127.0.0.1:1080"})
+    python = ("--python", str(prefix))
+    done = launcher(*app.arguments, *python, "-n", env=env)
+    assert (
+        f"note: {name} is a SOCKS proxy, and httpx 0.28.1 of the app's environment needs socksio for it: "
+        f"{prefix}/bin/python -m pip install 'httpx[socks]'\n"
+    ) in done.out
+    (packages / "socksio-1.0.0.dist-info").mkdir()
+    assert "SOCKS" not in launcher(*app.arguments, *python, "-n", env=env).out
 
 
 def test_without_a_proxy_nothing_is_spared(app: AppFolder) -> None:
@@ -345,6 +422,7 @@ def test_nothing_of_the_launcher_is_left_behind_in_the_app(app: AppFolder) -> No
         fd for fd, link in seen["fds"].items() if link in lock or "/fd" in link
     }
     added = {"GRADIO_SERVER_PORT", "PYTHONUNBUFFERED", "PWD", "VIRTUAL_ENV", "PATH", "LC_CTYPE", "START_APP_MODELS"}
+    added.add("START_APP_INSTANCE")
     assert {n: v for n, v in seen["env"].items() if n not in added} == {
         n: v for n, v in before.items() if n not in added and v.strip()
     }

@@ -218,3 +218,18 @@ def test_a_value_reaches_the_app_as_the_files_own_bytes_under_any_locale(app: Ap
         env = received(app, env=clean_environment(**locale))["env"]
         assert os.fsencode(env["MODEL"]) in ("模型".encode(), os.fsencode("模型"))
         assert os.fsencode(env["HF_HOME"]) == os.fsencode(app.path / "缓存")
+
+
+@pytest.mark.parametrize("line", ["A= # comment", "A =  # comment", "export A= # comment", "A=\t# comment"])
+def test_a_comment_in_place_of_a_value_is_a_blank_with_every_dotenv(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    import dotenv.parser
+
+    real = dotenv.parser.parse_stream
+
+    def before_1_2_4(stream: io.StringIO) -> list[dotenv.parser.Binding]:
+        return [binding._replace(value="# comment") for binding in real(stream)]
+
+    assert values(line) == {"A": ""}
+    monkeypatch.setattr(dotenv.parser, "parse_stream", before_1_2_4)
+    assert values(line) == {"A": ""}
+    assert values("A=#comment") == {"A": "# comment"}  # which is what the stand-in for the old parser says

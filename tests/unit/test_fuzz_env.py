@@ -89,7 +89,17 @@ def wanted(data: bytes, environ: Mapping[str, str], app: AppFolder) -> dict[str,
 
 # The launcher's own business, told elsewhere: the app's environment, folder and proxy.
 OWN = frozenset(
-    ("PATH", "PWD", "VIRTUAL_ENV", "CONDA_PREFIX", "PYTHONUNBUFFERED", "no_proxy", "NO_PROXY", "PYTHONHOME")
+    (
+        "PATH",
+        "PWD",
+        "VIRTUAL_ENV",
+        "CONDA_PREFIX",
+        "PYTHONUNBUFFERED",
+        "no_proxy",
+        "NO_PROXY",
+        "PYTHONHOME",
+        "START_APP_INSTANCE",
+    )
 )
 
 

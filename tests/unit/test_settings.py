@@ -159,7 +159,6 @@ def test_an_address_that_a_request_can_go_to_is_an_endpoint(folder: Path, endpoi
         "https://hf-mirror.com:0",
         "https://hf-mirror.com:65536",
         "https://hf-mirror.com:port",
-        "'https://hf-mirror.com'",
         " https://hf-mirror.com",
     ],
 )
@@ -179,7 +178,7 @@ def test_a_bad_port_is_usage_from_a_flag_and_configuration_from_elsewhere(
     folder: Path, text: str, level: str, status: int, origin: str
 ) -> None:
     found = {PORT: text}
-    with pytest.raises(LauncherError, match="is no port") as caught:
+    with pytest.raises(LauncherError, match="is not a valid port") as caught:
         load(
             folder,
             flags=found if level == "flag" else None,
@@ -336,7 +335,7 @@ def test_the_port_of_the_environment_is_the_port_of_the_app(app: AppFolder) -> N
 
 
 def test_help_and_version_answer_even_where_nothing_is_in_order(tmp_path: Path) -> None:
-    for arguments in (("--help",), ("-h",), ("status", "--help")):
+    for arguments in (("--help",), ("-h",), ("help",)):
         done = launcher(*arguments, cwd=tmp_path)
         assert (done.status, done.err) == (0, "")
         assert done.out.startswith("usage: start_app.py")
@@ -359,3 +358,141 @@ def test_dots_behind_a_linked_folder_lead_where_the_kernel_goes(tmp_path: Path) 
     (tmp_path / "current" / ".env").write_text("HF_HOME=../cache\n")
     found = settings.load({"APP_DIR": str(tmp_path / "current")}, {}, cwd=tmp_path)
     assert found.variables["HF_HOME"].value == str(tmp_path / "data" / "cache")
+
+
+QUOTED = [
+    ("HF_HOME", '"/models"'),
+    ("HF_HOME", "'/models'"),
+    ("HF_HOME", "“/models”"),
+    ("HF_HOME", "„/models“"),
+    ("HF_HOME", "＂/models＂"),
+    ("GRADIO_TEMP_DIR", '"/tmp/gradio"'),
+    ("APP_PYTHON", '"/opt/python"'),
+    ("HF_ENDPOINT", "'https://hf-mirror.com'"),
+    ("APP_ARGS", '"--fp16 --model_dir checkpoints"'),
+    ("APP_ARGS", "“--fp16”"),
+    ("APP_SCRIPT", '"webui.py"'),
+]
+
+
+@pytest.mark.parametrize(("name", "value"), QUOTED)
+def test_quotes_that_a_container_engine_hands_over_are_refused(folder: Path, name: str, value: str) -> None:
+    with pytest.raises(LauncherError, match=f"{name} .*has quotes around it .environment") as caught:
+        load(folder, environ={name: value})
+    assert caught.value.status == ExitStatus.CONFIG
+    assert f"{name}=VALUE without quotes" in str(caught.value.hint)
+
+
+def test_quotes_that_a_shell_takes_off_are_kept_for_it(folder: Path) -> None:
+    assert load(folder, environ={"APP_ARGS": '"--fp16"'}).app_args == ("--fp16",)
+    assert load(folder, environ={"APP_ARGS": "--prompt 'a b'"}).app_args == ("--prompt", "a b")
+    (folder / ".env").write_text('HF_HOME="/models"\n')
+    assert load(folder).variables["HF_HOME"].value == "/models"
+
+
+def test_a_secret_with_quotes_is_warned_of_and_not_shown(folder: Path) -> None:
+    (warning,) = load(folder, environ={"HF_TOKEN": '"hf_' + "s" * 34 + '"'}).warnings
+    assert warning == "HF_TOKEN (environment) has quotes around its value, and the app takes them for a part of it"
+    with pytest.raises(LauncherError) as caught:
+        load(folder, environ={"APP_NOTIFY_URL": "'https://hooks.example/secret'"})
+    assert "secret" not in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said", "hint"),
+    [
+        ("HF_HOME", r"D:\models\hf", "is a path of Windows", "HF_HOME=/mnt/d/models/hf under WSL"),
+        ("HF_HOME", "d:/models", "is a path of Windows", "HF_HOME=/mnt/d/models under WSL"),
+        ("HF_HOME", r"\\nas\models", "is a path of Windows", "HF_HOME=/PATH"),
+        ("APP_DIR", r"C:\app", "is a path of Windows", "APP_DIR=/mnt/c/app under WSL"),
+        ("HF_HOME", "/models\r", "has a line end", "sed -i"),
+        ("APP_ARGS", "--fp16\r", "has a line end", "sed -i"),
+        ("HF_HOME", "/models”", "begins or ends with a typographic quote", "HF_HOME=VALUE"),
+        ("APP_ARGS", "--prompt “two words” --fp16", "is no hyphen and no quote", "keyboard"),
+        ("APP_ARGS", "–fp16", "is no hyphen and no quote", "keyboard"),
+        ("APP_ARGS", "——model_dir x", "is no hyphen and no quote", "keyboard"),
+        ("HF_HOME", "# where the models go", "has a comment in it", "EnvironmentFile="),
+        ("HF_HOME", "/models # the big disk", "has a comment in it", "EnvironmentFile="),
+        ("APP_ARGS", "--fp16 # small cards", "has a comment in it", "EnvironmentFile="),
+        ("HF_HOME", "$(pwd)/models", "is more than a value", "HF_HOME=VALUE"),
+        ("HF_HOME", "/models; export HF_HUB_OFFLINE=1", "is more than a value", "HF_HOME=VALUE"),
+    ],
+)
+def test_what_windows_and_word_processors_leave_is_refused(
+    folder: Path, name: str, value: str, said: str, hint: str
+) -> None:
+    with pytest.raises(LauncherError) as caught:
+        load(folder, environ={name: value})
+    assert said in caught.value.message
+    assert hint in str(caught.value.hint)
+    assert caught.value.status == ExitStatus.CONFIG
+
+
+@pytest.mark.parametrize(
+    "host", ["[::]:7860", "[::", "127.0.0.1:7860", "::1/128", "http://0.0.0.0", "[box]", "1::2::3"]
+)
+def test_an_address_with_more_than_an_address_is_refused(folder: Path, host: str) -> None:
+    with pytest.raises(LauncherError, match="is no host name or address|is not a host name or address"):
+        load(folder, environ={"GRADIO_SERVER_NAME": host})
+
+
+@pytest.mark.parametrize(
+    ("host", "read"), [("[::]", "::"), ("::", "::"), ("fe80::1%eth0", "fe80::1%eth0"), ("my-box", "my-box")]
+)
+def test_an_address_is_understood_as_people_write_it(folder: Path, host: str, read: str) -> None:
+    assert load(folder, environ={"GRADIO_SERVER_NAME": host}).host == read
+
+
+def test_a_folder_with_a_hash_in_its_name_is_one(folder: Path) -> None:
+    (folder / "models #1").mkdir()
+    assert load(folder, environ={"HF_HOME": str(folder / "models #1")}).variables["HF_HOME"].value.endswith("#1")
+
+
+def test_a_windows_path_with_an_escape_in_double_quotes_is_still_one(folder: Path) -> None:
+    (folder / ".env").write_text('HF_HOME="D:\\new"\n')  # dotenv makes a line end of it
+    with pytest.raises(LauncherError, match="is a path of Windows"):
+        load(folder)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "HF_HOME＝/mnt/models",
+        "HF_HOME:/mnt/models",
+        "HF_HOME：/mnt/models",
+        '"HF_HOME"=/mnt/models',
+        "HF_HOME /mnt/models",
+        "set HF_HOME=/mnt/models",
+        "$env:HF_HOME = '/mnt/models'",
+        "\u200bHF_HOME=/mnt/models",
+    ],
+)
+def test_a_line_that_was_meant_to_set_something_is_refused(folder: Path, line: str) -> None:
+    (folder / ".env").write_text(f"\n{line}\n")
+    with pytest.raises(LauncherError, match=r"\.env line 2 is about HF_HOME, but it is not HF_HOME=VALUE"):
+        load(folder)
+    (folder / ".env").write_text(line.replace("HF_HOME", "MY_OWN"))
+    assert any(".env line 1 " in warning for warning in load(folder).warnings)
+
+
+def test_windows_line_ends_are_line_ends(folder: Path) -> None:
+    (folder / ".env").write_bytes(b"HF_HOME=/models\r\nAPP_ARGS=--fp16\r\n")
+    assert load(folder).variables["HF_HOME"].value == "/models"
+    assert load(folder).app_args == ("--fp16",)
+
+
+@pytest.mark.parametrize("line", ["PATH=/opt/tools:$PATH", "PATH=/opt/tools:${PATH}", "PATH=/opt/tools:/usr/bin"])
+def test_a_path_of_the_file_reaches_the_app(folder: Path, line: str) -> None:
+    (folder / ".env").write_text(f"{line}\n")
+    variables = load(folder, environ={"PATH": "/usr/bin"}).variables
+    assert variables["PATH"] == ("/opt/tools:/usr/bin", ".env line 1", "file")
+
+
+def test_another_list_counts_where_it_extends_the_environments(folder: Path) -> None:
+    (folder / ".env").write_text("LD_LIBRARY_PATH=$LD_LIBRARY_PATH:/opt/lib\nPYTHONPATH=/opt/py\n")
+    loaded = load(folder, environ={"LD_LIBRARY_PATH": "/cuda", "PYTHONPATH": "/site"})
+    assert loaded.variables["LD_LIBRARY_PATH"].value == "/cuda:/opt/lib"
+    assert loaded.variables["PYTHONPATH"].value == "/site"
+    (warning,) = loaded.warnings
+    assert ".env line 2: PYTHONPATH has no effect" in warning
+    assert load(folder).variables["PYTHONPATH"].value == "/opt/py"

@@ -1,0 +1,141 @@
+"""What a command line says, typed: the value that `parse` returns, and how the text of an option becomes one."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import re
+from collections.abc import Callable
+from typing import NoReturn, TypeVar
+
+from ..ui.text import parsed_duration, parsed_port, parsed_size
+
+LAUNCH = "launch"
+_LONGEST_WAIT = 86400  # seconds: a day
+_PIDS = 1 << 31
+_Number = TypeVar("_Number", int, float)
+
+
+class Arguments(argparse.Namespace):
+    """Hold a parsed command line; an option that was not given has the value that stands here."""
+
+    command: str = LAUNCH
+    topic: str = ""  # with `help`: the command or group that is asked about
+    app_args: tuple[str, ...] = ()
+    repos: tuple[str, ...] = ()
+    app_dir: str | None = None
+    env_file: str | None = None
+    python: str | None = None
+    host: str | None = None
+    port: str | None = None
+    take_port: bool = False
+    stop_timeout: float = 10.0
+    timeout: float | None = None
+    background: bool = False
+    log_file: str | None = None
+    open: bool = False
+    follow: bool = False
+    lines: int | None = None
+    no_launch: bool = False
+    clear_cache: bool = False
+    prune_cache: bool = False
+    remove_model: list[str] | None = None
+    verify: bool = False
+    force_refresh: bool = False
+    locked: bool = False
+    unlocked: bool = False
+    local_dir: str | None = None
+    include: list[str] | None = None
+    exclude: list[str] | None = None
+    remove: bool = False
+    older_than: float | None = None
+    max_size: int | None = None
+    keep: list[str] | None = None
+    force: bool = False
+    yes: bool = False
+    revisions: bool = False
+    full: bool = False
+    repair: bool = False
+    dry_run: bool = False
+    json: bool = False
+    quiet: bool = False
+    verbose: bool = False
+    demo: bool = False
+    help: bool = False
+    version: bool = False
+    pid: int | None = None
+    template: bool = False
+    user: bool = False
+    print_completion: str | None = None
+
+
+class BadValueError(Exception):
+    """Say that an option cannot have this value; `instead` is one that it can have and that was probably meant."""
+
+    def __init__(self, text: str, what: str, instead: str | None = None) -> None:
+        super().__init__(what)
+        self.text = text
+        self.what = what
+        self.instead = instead
+
+
+def port(text: str) -> str:
+    """Return the text of a port as it is; a blank one is unset. Raises BadValueError."""
+    try:
+        if text.strip():
+            parsed_port(text)
+    except ValueError:
+        _refuse(text, "is not a valid port: a port is a number from 1 to 65535", "7860")
+    return text
+
+
+def seconds(text: str) -> float:
+    """Return a number of seconds. Raises BadValueError."""
+    try:
+        number = float(text) if text.isascii() and "_" not in text else math.nan
+    except ValueError:
+        number = math.nan
+    if 0 <= number <= _LONGEST_WAIT:
+        return number
+    _refuse(text, f"is not a number of seconds from 0 to {_LONGEST_WAIT}")
+
+
+def count(text: str) -> int:
+    """Return how many lines to show. Raises BadValueError."""
+    if re.fullmatch("[0-9]{1,9}", text):
+        return int(text)
+    _refuse(text, "is not a number of lines")
+
+
+def pid(text: str) -> int:
+    """Return a process id. Raises BadValueError."""
+    if re.fullmatch("[0-9]{1,10}", text) and 0 < int(text) < _PIDS:
+        return int(text)
+    _refuse(text, "is not a process id")
+
+
+def span(text: str) -> float:
+    """Return the seconds of a time span such as `30d`. Raises BadValueError."""
+    return _measured(text, parsed_duration, "time span", "30d")
+
+
+def size(text: str) -> int:
+    """Return the bytes of a size such as `50G`. Raises BadValueError."""
+    return _measured(text, parsed_size, "size", "50G")
+
+
+def _measured(text: str, parsed: Callable[[str], _Number], what: str, example: str) -> _Number:
+    unit = example[-1]
+    try:
+        return parsed(text)
+    except ValueError:
+        pass
+    try:
+        parsed(text + unit)
+    except ValueError:
+        _refuse(text, f"is not a {what} such as {example}")
+    _refuse(text, f"has no unit: write a {what} such as {example}", text.strip() + unit)
+
+
+def _refuse(text: str, what: str, instead: str | None = None) -> NoReturn:
+    raise BadValueError(text, what, instead)

@@ -1,0 +1,246 @@
+"""What goes with an instance: what the app itself has started, on proof, and nothing else that is below it.
+
+| a process | proof |
+|---|---|
+| has the marker that the launcher gave the instance at its exec | it inherited it |
+| is a child of the app, younger than that exec, or than a thread of the app | the app was there before it |
+| has the app's own command line, or is one of multiprocessing's helpers | a worker of the same program |
+| is below one of these | it comes from there |
+
+What was there before the app is left: a shell that runs the app in its own place leaves it the jobs that it started.
+So is another app that merely inherited the marker: one of another folder, or one that has a marker of its own.
+
+Pure: everything is asked of a table of processes.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Collection, Mapping
+from types import MappingProxyType
+from typing import NamedTuple
+
+from ..system import marker
+from ..system.marker import Marker
+from ..ui import text
+from .kin import Kin, Table, programs
+from .process import Process
+
+LAUNCHERS = frozenset(("start_app.py", "start-app"))
+# What Python's own process pools run: `-c 'from multiprocessing.spawn import spawn_main; …'`.
+_HELPERS = ("from multiprocessing.", "from joblib.externals.loky.", "joblib.externals.loky.backend.")
+_INSTALLED = re.compile(r"/(site-packages|dist-packages|lib\d*/python[\d.]+)/|/bin/[^/]+$")
+
+
+class Bounds(NamedTuple):
+    """Hold what never goes, wherever it stands, and what is the app's own.
+
+    `folders` are the app's. `own` is the launcher and `uid` its user. `spare` are the launcher and its ancestors,
+    `apart` the processes of other instances: they, and all below them, are not looked at.
+    """
+
+    folders: tuple[str, ...]
+    own: int
+    uid: int
+    spare: frozenset[int] = frozenset()
+    apart: frozenset[int] = frozenset()
+
+
+class Known(NamedTuple):
+    """Hold what one look at a family has proven, for the next one.
+
+    `markers` are the instance's. `since` tells from when on each of its own processes was surely the app, in ticks.
+    `sealed` are the sessions in which every member goes: whoever comes up in them later goes too. `pids` are those that
+    go, and that still are the same processes.
+    """
+
+    markers: frozenset[Marker] = frozenset()
+    since: Mapping[int, float] = MappingProxyType({})
+    sealed: frozenset[int] = frozenset()
+    pids: frozenset[int] = frozenset()
+
+
+class Family(NamedTuple):
+    """Hold what goes with an instance, oldest first, and what is left, each with the reason."""
+
+    own: tuple[Process, ...]
+    left: tuple[tuple[Process, str], ...]
+    known: Known = Known()
+
+
+def family(roots: Collection[int], table: Table, bounds: Bounds, known: Known | None = None) -> Family:
+    """Return what goes with an instance whose own processes are `roots`; `known` is what an earlier look has proven."""
+    return _Search(frozenset(roots), table, bounds, known or Known()).result()
+
+
+def own_marker(pid: int, table: Table) -> Marker | None:
+    """Return the marker that a process was given when it became the app, not one that it has inherited."""
+    found = table.marked.get(pid)
+    if found is None or (found.namespace, found.pid) != table.inner(pid):
+        return None
+    kin = table.kin(pid)
+    return found if kin and kin.start <= found.ticks + 1 else None
+
+
+def stranger(kin: Kin, table: Table, folders: Collection[str]) -> str | None:
+    """Return why a process is another app's although it may have our marker, or None."""
+    if not LAUNCHERS.isdisjoint(programs(kin)):
+        return "it is a launcher"
+    if own_marker(kin.pid, table):
+        return "a launcher has started it, as an instance of its own"
+    script = table.script(kin.pid)
+    if script is None or _INSTALLED.search(script) or any(_is_in(script, folder) for folder in folders):
+        return None
+    return f"it runs {script}, which is not in the app's folder"
+
+
+class Start(NamedTuple):
+    """Hold which starts of the app count: those of `command` for `port`.
+
+    `marked` are the processes that have a marker of this app's, of any port and command. `holding` are those that
+    listen on the port. `attended` tells that somebody asks for this launch: no unit or supervisor does, which would
+    start the app again after each crash.
+    """
+
+    port: int
+    command: tuple[str, ...]
+    marked: Mapping[int, Marker]
+    holding: frozenset[int]
+    attended: bool = True
+
+
+def leftovers(table: Table, start: Start, bounds: Bounds, known: Collection[int]) -> Family:
+    """Return what dead instances of the app have left, and which marked processes are left, each with the reason.
+
+    `known` are the processes of living instances, which are told of already.
+    """
+    apart = _apart(table, bounds)
+    ours = {pid: found for pid, found in start.marked.items() if pid not in apart.union(known) and pid != bounds.own}
+    kin = {pid: one for pid, found in ours.items() if (one := table.kin(pid)) and one.marker == found}
+    reasons = {pid: reason for pid, one in kin.items() if (reason := _why_spared(one, table, start, bounds))}
+    below = table.below([pid for pid in reasons if pid not in bounds.spare])
+    own = {pid: one for pid, one in kin.items() if pid not in reasons and pid not in below}
+    return Family(
+        tuple(one.process for one in sorted(own.values(), key=lambda one: (one.start, one.pid))),
+        tuple((kin[pid].process, reason) for pid, reason in sorted(reasons.items())),
+    )
+
+
+def descendants(pids: Collection[int], table: Table, bounds: Bounds) -> tuple[Process, ...]:
+    """Return what goes with processes that are known to be the app's: all below them, except what is another app's."""
+    candidates = table.below(pids) - bounds.spare - _apart(table, bounds)
+    kin = {pid: one for pid in candidates if (one := table.kin(pid))}
+    strangers = [pid for pid, one in kin.items() if stranger(one, table, bounds.folders)]
+    apart = table.below(strangers).union(strangers)
+    return tuple(one.process for pid, one in kin.items() if pid not in apart and one.process.uid == bounds.uid)
+
+
+def _why_spared(one: Kin, table: Table, start: Start, bounds: Bounds) -> str | None:
+    """Return why a marked process is not a leftover to be ended, or None when it is."""
+    found = one.marker
+    assert found
+    if one.pid in bounds.spare:
+        return "the launcher runs below it"
+    if one.process.uid != bounds.uid:
+        return f"user {text.user(one.process.uid)}'s"
+    reason = stranger(one, table, bounds.folders) or _still_there(one.pid, table, bounds.own)
+    if found.command != marker.quoted(start.command):
+        reason = reason or "left over by another command of the app's script"
+    if reason or one.pid in start.holding:
+        return reason
+    if found.port != start.port:
+        return f"left over by this app's instance on port {found.port}; start_app.py stop --port {found.port} ends it"
+    if not start.attended and one.session != found.session:
+        return "left over by an instance that has ended, in a session of its own: a start by hand ends it"
+    return None
+
+
+def _still_there(pid: int, table: Table, own: int) -> str | None:
+    """Return why the instance of a marked process may still live, or None when it is dead."""
+    found = table.marked[pid]
+    here, there = table.inner(own)[0], table.inner(pid)[0]
+    if found.namespace == here:
+        main = table.kin(found.pid)
+        alive = main is not None and main.start <= found.ticks + 1
+    elif found.namespace == there:
+        alive = any(found == other and own_marker(one, table) for one, other in table.marked.items())
+    else:
+        return "the container of its instance cannot be seen from here"
+    return f"its instance, pid {found.pid}, is another one than this app's here" if alive else None
+
+
+def _apart(table: Table, bounds: Bounds) -> frozenset[int]:
+    return bounds.apart | table.below(bounds.apart) | table.below((bounds.own,))
+
+
+def _is_in(path: str, folder: str) -> bool:
+    return os.path.commonpath((path, folder)) == folder
+
+
+class _Search:
+    def __init__(self, roots: frozenset[int], table: Table, bounds: Bounds, known: Known) -> None:
+        own = {pid: found for pid in roots if (found := own_marker(pid, table))}
+        # None of ours may be younger than what proves that it was there.
+        told = {pid: float(own[pid].ticks) if pid in own else table.ran_since(pid) for pid in roots}
+        self._since = {pid: min(_moments(told[pid], known.since.get(pid)), default=None) for pid in roots}
+        self._markers = known.markers.union(own.values())
+        self._led = frozenset(pid for pid in roots if table.session(pid) == pid)
+        self._roots, self._table, self._bounds, self._known = roots, table, bounds, known
+
+    def result(self) -> Family:
+        table, roots = self._table, self._roots
+        marked = frozenset(pid for pid, found in table.marked.items() if found in self._markers)
+        led = frozenset[int]().union(*(table.in_session(session) for session in self._led | self._known.sealed))
+        apart = _apart(table, self._bounds)
+        found = marked | table.below(roots | self._known.pids) | led
+        candidates = found - roots - self._known.pids - apart - self._bounds.spare
+        kin = {pid: one for pid in candidates if (one := table.kin(pid))}
+        left = {pid: why for pid, one in kin.items() if (why := stranger(one, table, self._bounds.folders))}
+        apart |= table.below(left).union(left)
+        own = self._proven({pid: one for pid, one in kin.items() if pid not in apart})
+        for pid, one in kin.items():
+            if pid not in own and pid not in apart and (one.ppid in roots or one.ppid not in kin):
+                left[pid] = "nothing proves that the app has started it"
+        goes = roots | own | self._known.pids
+        whole = frozenset(session for session in self._led if table.in_session(session) <= goes)
+        for pid in [pid for pid in own if kin[pid].process.uid != self._bounds.uid]:
+            own.discard(pid)
+            left[pid] = f"user {text.user(kin[pid].process.uid)}'s"
+        return Family(
+            own=tuple(kin[pid].process for pid in sorted(own, key=lambda pid: (kin[pid].start, pid))),
+            left=tuple((kin[pid].process, why) for pid, why in sorted(left.items())),
+            known=Known(
+                markers=self._markers,
+                since={pid: min(_moments(moment, table.now)) for pid, moment in self._since.items()},
+                sealed=self._known.sealed | whole,
+            ),
+        )
+
+    def _proven(self, kin: Mapping[int, Kin]) -> set[int]:
+        own = {pid for pid, one in kin.items() if self._is_proven(one)}
+        pending = [*own, *self._known.pids]
+        while pending:
+            new = [pid for pid in self._table.children(pending.pop()) if pid in kin and pid not in own]
+            own.update(new)
+            pending += new
+        return own
+
+    def _is_proven(self, one: Kin) -> bool:
+        if one.marker in self._markers or one.session in self._known.sealed:
+            return True
+        if one.ppid not in self._roots:
+            return False
+        moment = self._since[one.ppid]
+        return (moment is not None and one.start > moment) or _is_worker(one, self._table.kin(one.ppid))
+
+
+def _moments(*moments: float | None) -> list[float]:
+    return [moment for moment in moments if moment is not None]
+
+
+def _is_worker(one: Kin, parent: Kin | None) -> bool:
+    """Return whether a child runs the same program as its parent: a fork of it, or one of its process pool."""
+    if parent is None or one.process.exe is None or one.process.exe != parent.process.exe:
+        return False
+    return one.argv == parent.argv or any(word.startswith(_HELPERS) for word in one.argv[1:4])

@@ -1,0 +1,123 @@
+"""What is here of the models to be checked: of each locked one, else of each ref of each cached repo, its commit."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from ..cache import completeness, entries, layout
+from ..cache import names as naming
+from ..cache.completeness import Copy
+from ..cache.names import PIN
+from ..cache.roots import Root
+from . import placement, repo_id
+from .lockfile import LockedModel
+from .placement import Memories, OnDisk, Place
+
+
+class Subject(NamedTuple):
+    """Hold a model to be checked: what its revision is here, what the lock pins, and a file of it to ask for.
+
+    `problem` is what is known to be wrong with what is here. `copy` is what is here of a commit whose list of files is
+    not known: then only a hub can tell whether it is complete. `doubt` is why nobody can tell what a file is.
+    """
+
+    name: str
+    repo: str
+    revision: str
+    local: str | None
+    problem: str = ""
+    pinned: str | None = None
+    file: str = ""
+    copy: Copy | None = None
+    doubt: str = ""
+    part: str = ""
+
+    @property
+    def held(self) -> str | None:
+        """Return the commit that is compared: the one on the disk, else the one that is pinned."""
+        return self.local or self.pinned
+
+
+def of_lock(
+    models: Sequence[LockedModel], roots: Sequence[Root], app_dir: Path, memories: Memories
+) -> tuple[tuple[Subject, ...], bool]:
+    """Return the locked models to be checked, and whether anything of them is on this machine at all."""
+    places = [placement.place_of(model, roots, app_dir) for model in models]
+    states = [placement.on_disk(m, p, memories.of(p)) for m, p in zip(models, places, strict=True)]
+    present = any(state.present for state in states)
+    return tuple(_of_lock(m, state, present=present) for m, state in zip(models, states, strict=True)), present
+
+
+def _of_lock(model: LockedModel, state: OnDisk, *, present: bool) -> Subject:
+    file = next(iter(model.files), "")
+    problem = state.problem if present else ""
+    return Subject(model.name, model.repo, model.revision, state.commit, problem, model.commit, file, doubt=state.doubt)
+
+
+def of_cache(roots: Sequence[Root]) -> tuple[Subject, ...]:
+    """Return every cached repo to be checked, by each of its refs, else by its commit; `main` is the first."""
+    found: dict[str, tuple[Subject, ...]] = {}
+    for root in roots:
+        for folder in entries.contents(root.real).entries:
+            repo = naming.name(folder)
+            # A download to a folder of its own leaves a ref in the cache, and nothing that it leads to.
+            parts = (f"{root.real}/{folder}/{part}" for part in ("snapshots", "blobs"))
+            if repo not in found and repo_id.is_name(repo) and any(map(os.path.isdir, parts)):
+                found[repo] = of_repo(repo, Place(root, f"{root.real}/{folder}"))
+    return tuple(subject for repo in sorted(found) for subject in found[repo])
+
+
+def of_repo(repo: str, place: Place, wanted: str | None = None) -> tuple[Subject, ...]:
+    """Return a cached repo to be checked, by the revision that is `wanted`, or by those that its refs name."""
+    assert place.root
+    try:
+        read = layout.read(place.root.real, os.path.basename(place.path))
+    except OSError:
+        return (Subject(repo, repo, wanted or repo_id.DEFAULT_REVISION, None, "it cannot be read"),)
+    revisions = (wanted,) if wanted else tuple(_revisions(read))
+    return tuple(_of_revision(repo, place, read, revision) for revision in revisions)
+
+
+def _revisions(read: layout.Repo) -> Iterator[str]:
+    """Yield what a repo is loaded by: its refs, and `main` where that leads to nothing; else a commit."""
+    refs = {ref for revision in read.revisions for ref in revision.refs if not ref.startswith(PIN)}
+    if repo_id.DEFAULT_REVISION in read.broken_refs or not (refs or read.revisions):
+        refs.add(repo_id.DEFAULT_REVISION)
+    refs = refs or {ref for ref in read.broken_refs if not ref.startswith(PIN)}
+    yield from sorted(refs, key=lambda ref: (ref != repo_id.DEFAULT_REVISION, ref))
+    if not refs:
+        yield read.revisions[0].commit
+
+
+def _of_revision(repo: str, place: Place, read: layout.Repo, revision: str) -> Subject:
+    pinned = next((one.commit for one in read.revisions if one.pinned), None)
+    own = next((one for one in read.revisions if revision in (*one.refs, one.commit)), None)
+    if own is None:
+        return Subject(repo, repo, revision, None, "no snapshot of it", pinned)
+    try:
+        copy = completeness.copy_of(place.path, own.commit)
+    except OSError:
+        return Subject(repo, repo, revision, own.commit, "it cannot be read", pinned)
+    listed = completeness.tree(f"{place.path}/trees/{own.commit}.json")
+    problem = missing(copy, listed) if listed else ""
+    if not (copy.files or problem):
+        problem = "no files"
+    elif copy.dangling and not problem:
+        problem = placement.lacking(sorted(copy.dangling), len(copy.files) + len(copy.dangling))
+    unknown = None if listed else copy
+    part = part_of(copy, listed) if listed else ""
+    return Subject(repo, repo, revision, own.commit, problem, pinned, min(copy.files, default=""), unknown, part=part)
+
+
+def missing(copy: Copy, listed: completeness.Files) -> str:
+    """Return in words what is missing of a commit whose files are known, blank where nothing is."""
+    return placement.lacking(completeness.gaps(copy, listed), len(listed))
+
+
+def part_of(copy: Copy, listed: completeness.Files) -> str:
+    """Return in words how much is here where the app has asked for a part only, blank where everything is."""
+    here = len(copy.files.keys() & listed.keys())
+    return "" if here == len(listed) else f"{here} of {len(listed)} files are here"

@@ -1,0 +1,374 @@
+"""A model in a folder of the app's own changes from one whole commit to another, or not at all.
+
+The new files and the notes about them are brought beside the old ones, in `.cache/start_app` in that folder. Then they
+change places by renames, and a journal has the list of them: if one fails, the others are undone. What a killed run has
+left is finished by the next launch or pull, if by their hashes all files are the new commit's, else undone.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ..cache.entries import mount_points
+from ..cache.memory import Memory, line_of
+from ..cache.names import HASH
+from ..system import files, renames, state
+from . import JOURNAL, placement, repo_id
+from .local_dir import STAGING, Outdated, own_name, refuse_outside
+from .lockfile import LockedModel
+
+
+class Change(NamedTuple):
+    """Hold one file that changes, by paths in the folder: its own, where the old one is kept, where the new one is.
+
+    `kept` is blank where there is no old file, `staged` where there is no new one.
+    """
+
+    path: str
+    kept: str
+    staged: str
+
+
+class Switch(NamedTuple):
+    """Hold one change of a folder: the files that change, in order, and every file of the commit with its hash.
+
+    `repo` is blank in a journal of version 0.1.
+    """
+
+    local_dir: str
+    commit: str
+    changes: tuple[Change, ...]
+    hashes: Mapping[str, str]
+    repo: str = ""
+
+    @property
+    def journal(self) -> str:
+        """Return the name of its journal in the state folder."""
+        return JOURNAL + hashlib.sha256(self.local_dir.encode() + self.commit.encode()).hexdigest()[:16]
+
+
+class Unfinished(NamedTuple):
+    """Hold a switch that a killed run has begun, and why it cannot be finished; blank where it can."""
+
+    switch: Switch
+    folder: str
+    problem: str
+
+
+class Recovered(NamedTuple):
+    """Hold what became of a switch that a killed run had begun, and why it was not finished, blank where it was.
+
+    `journal` is where its journal still is: it could be neither finished nor undone.
+    """
+
+    folder: str
+    commit: str
+    problem: str
+    journal: str = ""
+
+
+def stage(app_dir: Path, model: LockedModel, incoming: Sequence[str], outdated: Outdated) -> Switch | None:
+    """Write all that a switch writes, its journal last; nothing has changed places yet. None: nothing is to change.
+
+    Whoever calls has verified the staged files. Raises OSError; then there is no journal.
+    """
+    assert model.local_dir
+    folder = str(app_dir / model.local_dir)
+    changes = tuple(_changes(folder, model, incoming, outdated))
+    if not changes:
+        _forget_others(app_dir, Switch(model.local_dir, model.commit, (), {}, model.repo))
+        return None
+    refuse_outside(folder, [change.path for change in changes])
+    hashes = {path: file.hash for path, file in model.files.items()}
+    switch = Switch(model.local_dir, model.commit, changes, hashes, model.repo)
+    try:
+        _write(folder, switch)
+        document = {**switch._asdict(), "hashes": hashes}
+        state.write(app_dir, switch.journal, json.dumps(document).encode(), durable=True)
+    except BaseException:
+        _clean(folder, switch)
+        raise
+    return switch
+
+
+def rehearse(app_dir: Path, switch: Switch) -> None:
+    """Try the renames of a staged switch.
+
+    Raises the OSError that one of them would raise.
+    """
+    folder = os.path.realpath(app_dir / switch.local_dir)
+    with renames.probe(f"{folder}/{STAGING}", mount_points(folder)) as probe:
+        for change in switch.changes:
+            if change.kept:
+                probe.leave(f"{folder}/{change.path}")
+        for parent in {os.path.dirname(f"{folder}/{change.path}") for change in switch.changes if change.staged}:
+            probe.enter(parent)
+
+
+def abandon(app_dir: Path, switch: Switch) -> None:
+    """Forget a switch that was staged and not begun, or undone; what was downloaded for it stays."""
+    _clean(str(app_dir / switch.local_dir), switch)
+    with suppress(OSError):  # the next run looks at it, and finds nothing to do
+        state.forget(app_dir, switch.journal)
+
+
+def apply(app_dir: Path, switch: Switch, memory: Memory) -> None:
+    """Bring the staged files in and move the old ones away.
+
+    Raises OSError when that cannot be; the folder is as it was then, or the journal is left for `recover`.
+    """
+    folder = str(app_dir / switch.local_dir)
+    try:
+        _change(folder, switch, memory)
+    except OSError as error:
+        try:
+            _undo(folder, switch)
+        except OSError as second:
+            raise OSError(error.errno, f"{_reason(error)}; nor can it be undone: {_reason(second)}") from error
+        abandon(app_dir, switch)
+        raise
+    state.forget(app_dir, switch.journal)
+    _forget_others(app_dir, switch)
+
+
+def unfinished(app_dir: Path) -> tuple[Unfinished, ...]:
+    """Return what killed runs have begun, each with a look at every file's content; nothing is changed.
+
+    To be called under the lock of a pull, as everything here.
+    """
+    found = []
+    for name in state.listed(app_dir, JOURNAL):
+        # A write that was cut short has a dot in its name: nothing had been moved then.
+        switch = None if "." in name else _read(state.read(app_dir, name))
+        if switch is None:
+            state.forget(app_dir, name)
+            continue
+        folder = str(app_dir / switch.local_dir)
+        found.append(Unfinished(switch, folder, _problem(folder, switch)))
+    return tuple(found)
+
+
+def recover(app_dir: Path, begun: Sequence[Unfinished]) -> tuple[Recovered, ...]:
+    """Finish what killed runs have begun, or undo it; what can be neither keeps its journal."""
+    return tuple(_recover(app_dir, one) for one in begun)
+
+
+def _recover(app_dir: Path, one: Unfinished) -> Recovered:
+    problem = one.problem
+    try:
+        if not problem:
+            try:
+                _change(one.folder, one.switch, Memory())
+            except OSError as error:
+                problem = _reason(error)
+        if problem:
+            _undo(one.folder, one.switch)
+    except OSError as error:
+        journal = next(filter(os.path.lexists, (f / one.switch.journal for f in state.folders(app_dir))), "")
+        return Recovered(one.folder, one.switch.commit, problem or _reason(error), os.fspath(journal))
+    if not problem:
+        drop(one.folder)
+    abandon(app_dir, one.switch)
+    return Recovered(one.folder, one.switch.commit, problem)
+
+
+def drop(folder: str) -> None:
+    """Remove what is staged and kept, once nothing uses it any more; the folder for it is ours alone."""
+    with suppress(OSError):
+        shutil.rmtree(f"{folder}/{STAGING}")
+
+
+def _forget_others(app_dir: Path, switch: Switch) -> None:
+    """Forget what could be neither finished nor undone, of a model that is whole in this folder now."""
+    for name in state.listed(app_dir, JOURNAL):
+        other = None if "." in name else _read(state.read(app_dir, name))
+        if other and other.local_dir == switch.local_dir and other.repo in (switch.repo, ""):
+            state.forget(app_dir, name)
+
+
+def _notes(commit: str) -> str:
+    return f"{STAGING}/notes-{commit}"
+
+
+def _write(folder: str, switch: Switch) -> None:
+    notes = _notes(switch.commit)
+    shutil.rmtree(f"{folder}/{notes}", ignore_errors=True)
+    for change in switch.changes:
+        for path in filter(None, change):
+            os.makedirs(os.path.dirname(f"{folder}/{path}"), exist_ok=True)
+        if change.staged.startswith(f"{notes}/"):
+            path = change.staged.removeprefix(f"{notes}/").removesuffix(".metadata")
+            _note(f"{folder}/{change.staged}", switch.commit, switch.hashes[path])
+
+
+def _clean(folder: str, switch: Switch) -> None:
+    """Remove what was written for a switch; the folders that hold something stay."""
+    shutil.rmtree(f"{folder}/{_notes(switch.commit)}", ignore_errors=True)
+    for change in switch.changes:
+        _remove_empty(folder, os.path.dirname(change.kept or change.path))
+
+
+def _changes(folder: str, model: LockedModel, incoming: Sequence[str], outdated: Outdated) -> Iterator[Change]:
+    kept = _free_name(folder, f"{STAGING}/kept-{model.commit}")
+    for path in incoming:
+        old = f"{kept}/{path}"
+        if path in outdated.own:
+            old = _free_name(folder, own_name(path, model.commit))
+            for mark in placement.MARKS:  # what another program needs to go on with it
+                if os.path.lexists(f"{folder}/{path}{mark}"):
+                    yield Change(f"{path}{mark}", f"{old}{mark}", "")
+        yield Change(path, old if os.path.lexists(f"{folder}/{path}") else "", f"{STAGING}/{model.commit}/{path}")
+    for path in outdated.going:
+        for one in (path, f"{placement.METADATA}/{path}.metadata"):
+            if os.path.lexists(f"{folder}/{one}"):
+                yield Change(one, f"{kept}/{one}", "")
+    # Every file is of this commit then, those too that it does not change.
+    for path in model.files:
+        noted = placement.noted_of(folder, path)
+        if path in incoming or noted is None or noted.commit != model.commit:
+            note = f"{placement.METADATA}/{path}.metadata"
+            old = f"{kept}/{note}" if os.path.lexists(f"{folder}/{note}") else ""
+            yield Change(note, old, f"{_notes(model.commit)}/{path}.metadata")
+
+
+def _note(target: str, commit: str, digest: str) -> None:
+    """Note a file as huggingface_hub does, so that its own downloads know it too: `_local_folder.py` in it."""
+    with open(target, "x", encoding="utf-8") as file:
+        file.write(f"{commit}\n{digest}\n{time.time()}\n")
+
+
+def _change(folder: str, switch: Switch, memory: Memory) -> None:
+    refuse_outside(folder, [change.path for change in switch.changes])
+    for change in switch.changes:
+        _bring(folder, switch, change, memory)
+    for change in switch.changes:
+        if not change.staged:
+            _remove_empty(folder, os.path.dirname(change.path))
+
+
+def _bring(folder: str, switch: Switch, change: Change, memory: Memory) -> None:
+    path, kept, staged = (f"{folder}/{one}" for one in change)
+    if change.staged and not os.path.lexists(staged):
+        if os.path.lexists(path):
+            return  # it has come in already
+        raise FileNotFoundError(errno.ENOENT, "it was staged, and is not any more", staged)
+    if os.path.lexists(path):
+        if change.kept and not os.path.lexists(kept):
+            os.rename(path, kept)
+        elif change.staged:  # somebody has made it since
+            os.rename(path, f"{folder}/{_free_name(folder, own_name(change.path, switch.commit))}")
+    if change.staged:
+        digest = switch.hashes.get(change.path, "")
+        known = memory.knows(line_of(os.lstat(staged), digest))
+        os.rename(staged, path)
+        if known:
+            memory.remember(line_of(os.lstat(path), digest))  # a rename gives it another ctime, and no other content
+
+
+def _undo(folder: str, switch: Switch) -> None:
+    """Have every file be again what it was.
+
+    Raises OSError where that cannot be.
+    """
+    refuse_outside(folder, [change.path for change in switch.changes])
+    for change in reversed(switch.changes):
+        path, kept, staged = (f"{folder}/{one}" for one in change)
+        is_kept = bool(change.kept) and os.path.lexists(kept)
+        came = bool(change.staged) and not os.path.lexists(staged) and os.path.lexists(path)
+        if change.kept and not is_kept:
+            if came or not os.path.lexists(path):
+                raise FileNotFoundError(errno.ENOENT, "it was kept, and is not any more", kept)
+            continue  # it was not its turn yet
+        if came:
+            os.makedirs(os.path.dirname(staged), exist_ok=True)
+            os.rename(path, staged)
+        if is_kept:
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            if os.path.lexists(path):  # somebody has made it since
+                os.rename(path, f"{folder}/{_free_name(folder, own_name(change.path, switch.commit))}")
+            os.rename(kept, path)
+
+
+def _problem(folder: str, switch: Switch) -> str:
+    """Return why a switch cannot be finished: the first file whose content is not the commit's, blank where all are."""
+    staged = {change.path: change.staged for change in switch.changes if change.staged}
+    for path, digest in switch.hashes.items():
+        place = f"{folder}/{staged.get(path, path)}"
+        try:
+            descriptor = files.open_regular(place if os.path.lexists(place) else f"{folder}/{path}", follow=True)
+        except OSError as error:
+            return f"{path}: {_reason(error)}"
+        try:
+            if files.content_hash(descriptor, digest) != digest:
+                return f"{path} is not what {switch.commit[:7]} has"
+        except OSError as error:
+            return f"{path}: {_reason(error)}"
+        finally:
+            os.close(descriptor)
+    return ""
+
+
+def _read(data: bytes) -> Switch | None:
+    """Return what a journal says, None where nobody can have meant it."""
+    try:
+        document = json.loads(data)
+        switch = Switch(**{**document, "changes": _read_changes(document)}) if "changes" in document else _old(document)
+        texts = (switch.local_dir, switch.commit, *switch.hashes, *switch.hashes.values())
+        sound = all(isinstance(text, str) for text in texts) and repo_id.is_local_dir(switch.local_dir)
+        paths = (path for change in switch.changes for path in change if path)
+        sound = sound and bool(repo_id.COMMIT.fullmatch(switch.commit))
+        sound = sound and all(change.path for change in switch.changes)
+        sound = sound and all(map(repo_id.is_path, (*paths, *switch.hashes)))
+        return switch if sound and all(map(HASH.fullmatch, switch.hashes.values())) else None
+    except (ValueError, TypeError, AttributeError, KeyError):
+        return None
+
+
+def _read_changes(document: Any) -> tuple[Change, ...]:
+    changes = tuple(Change(*change) for change in document["changes"])
+    if not all(isinstance(path, str) for change in changes for path in change):
+        raise TypeError("a change is of paths")
+    return changes
+
+
+def _old(document: Any) -> Switch:
+    """Return a journal of version 0.1, whose notes are not among the changes: the next pull writes them."""
+    commit = document["commit"]
+    kept, staged = f"{STAGING}/kept-{commit}", f"{STAGING}/{commit}"
+    incoming = (
+        Change(path, own_name(path, commit) if path in document["own"] else f"{kept}/{path}", f"{staged}/{path}")
+        for path in document["incoming"]
+    )
+    going = (Change(path, f"{kept}/{path}", "") for path in document["going"])
+    return Switch(document["local_dir"], commit, (*incoming, *going), document["hashes"])
+
+
+def _reason(error: OSError) -> str:
+    where = f": {os.fsdecode(error.filename)}" if error.filename else ""
+    return f"{(error.strerror or str(error)).lower()}{where}"
+
+
+def _free_name(folder: str, path: str) -> str:
+    """Return the path, or with a number behind it where something has that name already."""
+    name, number = path, 1
+    while os.path.lexists(f"{folder}/{name}"):
+        name, number = f"{path}-{number}", number + 1
+    return name
+
+
+def _remove_empty(folder: str, path: str) -> None:
+    while path:
+        try:
+            os.rmdir(f"{folder}/{path}")
+        except OSError:
+            return
+        path = os.path.dirname(path)

@@ -1,0 +1,167 @@
+"""An instance is stopped so that another one can take its place, or so that none runs any more."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
+
+from ..config.settings import Settings
+from ..context import Context
+from ..errors import ExitStatus, LauncherError
+from ..instances import port, refusal
+from ..instances.describe import describe, left_alone, verdicts
+from ..instances.process import Process, look
+from ..instances.record import Record
+from ..service import history
+from ..system import lock as locks
+from .again import refuse_again, shells_of
+from .held import PROBE_SECONDS, take_launch_lock
+from .instance import Observed, Say, observe, probe_port
+
+if TYPE_CHECKING:
+    from ..instances.stop import Stopped
+
+PORT_SECONDS = 2.0
+_ROUNDS = 5
+
+
+def clear_port(
+    context: Context, lock: locks.Lock | None, about_to_stop: Callable[[tuple[Process, ...]], None]
+) -> tuple[Stopped, ...]:
+    """Stop what is stale until a fresh look finds nothing more, and take `lock` while the port is proved free.
+
+    To be called under the launch lock. `about_to_stop` is called with what will be stopped, right before each stop.
+    Raises LauncherError: a refusal before anything was stopped, 75 after; 69 when a shell loop starts it again.
+    """
+    settings, console, take_port = context.settings, context.console, context.arguments.take_port
+    stopped: list[Stopped] = []
+    for attempt in range(_ROUNDS):
+        seen = observe(settings)
+        if attempt == 0:
+            for line in left_alone(seen.survey):
+                console.say(line)
+            for line in verdicts(seen.survey):
+                console.detail(line)
+        refused = seen.launch_refusal(take_port)
+        if refused and stopped:
+            raise LauncherError(refused.message, refused.hint, ExitStatus.RETRY)
+        if refused:
+            raise refused
+        victims = refusal.targets(seen.survey, take_port=take_port)
+        if victims:
+            about_to_stop(victims)
+            shells = shells_of(seen.survey)
+            stopped += _stop(context, seen, victims)
+            _await_free_port(settings)
+            refuse_again(context, shells)
+        elif lock is None or lock.acquire(PROBE_SECONDS):
+            return tuple(stopped)
+        elif seen.orphaned:
+            _leave_orphans(lock, console.say)
+            return tuple(stopped)
+    raise _reborn(settings)
+
+
+def ended(processes: Iterable[Process]) -> tuple[Process, ...]:
+    """Return which of these processes have ended."""
+    now = ((process, look(process.pid)) for process in processes)
+    return tuple(process for process, seen in now if seen is None or seen.start != process.start or seen.gone)
+
+
+def refuse_taken_port(settings: Settings) -> None:
+    """Refuse to go on when somebody has taken the port since it was cleared.
+
+    Raises LauncherError with status RETRY.
+    """
+    if probe_port(settings)[0]:
+        raise LauncherError(
+            f"port {settings.port} was taken while the cache was being cleared",
+            f"start_app.py status --port {settings.port}, then try again",
+            ExitStatus.RETRY,
+        )
+
+
+def stop_instance(context: Context) -> tuple[Stopped, ...]:
+    """Stop this app's instance on the port; nothing to stop is no error, nor is a stranger on the port."""
+    settings = context.settings
+    launch_lock = take_launch_lock(context)
+    try:
+        stopped: list[Stopped] = []
+        for _ in range(_ROUNDS):
+            seen = observe(settings)
+            refused = seen.instance_refusal()
+            if refused:
+                raise refused
+            victims = refusal.targets(seen.survey)
+            if not victims:
+                return tuple(stopped)
+            if not stopped:
+                for line in left_alone(seen.survey):
+                    context.console.say(line)
+            shells = shells_of(seen.survey)
+            stopped += _stop(context, seen, victims)
+            refuse_again(context, shells)
+        raise _reborn(settings)
+    finally:
+        launch_lock.close()
+
+
+def _stop(context: Context, seen: Observed, victims: tuple[Process, ...]) -> tuple[Stopped, ...]:
+    from ..instances.stop import relatives_of, stop  # most launches have nothing to stop
+
+    timeout, say, survey = context.arguments.stop_timeout, context.console.say, seen.survey
+    kinds = {instance.pid: "stale" for instance in survey.stale}
+    kinds |= {member.process.pid: "left over" for member in survey.leftovers}
+    for process in victims:
+        say(f"{kinds.get(process.pid, 'taking the port from')}: {describe(process)}")
+    unchanged = tuple(process for process in victims if not changed(process, seen.record))
+    try:
+        done = stop(unchanged, timeout, survey.bounds.spare | survey.bounds.apart, say, relatives_of(survey))
+    except BaseException:
+        for process in ended(victims):
+            history.record(context.settings, "stop", describe(process), "ended before the stop of all was done")
+        raise
+    for one in done:
+        end = f"killed after {timeout:g} s" if one.killed else f"terminated after {one.seconds:.1f} s"
+        history.record(context.settings, "kill" if one.killed else "stop", describe(one.process), end)
+        below = f" and {one.others} below it" if one.others else ""
+        how = f"killed pid {one.process.pid}{below} (still there after {timeout:g} s)"
+        say(how if one.killed else f"terminated pid {one.process.pid}{below} ({one.seconds:.1f} s)")
+    return done
+
+
+def changed(process: Process, record: Record | None) -> bool:
+    """Return whether a process runs another command line than it did when it was looked at.
+
+    The one that holds the instance lock may give itself a title.
+    """
+    now = look(process.pid)
+    titled = record is not None and record.pid == process.pid
+    return now is not None and now.start == process.start and now.argv != process.argv and not titled
+
+
+def _leave_orphans(lock: locks.Lock, say: Say) -> None:
+    # What the app started through a shell inherits its lock and may outlive it; that makes it no instance.
+    for pid in locks.holders(lock.path):
+        process = look(pid)
+        if process:
+            say(f"left: {describe(process)}: started by an instance that has ended, and still has its lock")
+    lock.replace()
+
+
+def _await_free_port(settings: Settings) -> None:
+    # The kernel closes a dead process's sockets before its parent hears of it; a short grace is for what it forked.
+    deadline = time.monotonic() + PORT_SECONDS
+    while probe_port(settings)[0] and time.monotonic() < deadline:
+        if port.listeners(settings.host, settings.port):
+            return
+        time.sleep(locks.POLL_SECONDS)
+
+
+def _reborn(settings: Settings) -> LauncherError:
+    return LauncherError(
+        f"new instances come up on port {settings.port} as fast as they are stopped",
+        f"start_app.py status --port {settings.port}; stop what restarts them",
+        ExitStatus.RETRY,
+    )

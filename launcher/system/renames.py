@@ -1,0 +1,72 @@
+"""Whether a rename would work is found out without one, so that nothing is missing for a moment.
+
+The kernel checks what it checks of any rename (rights, sticky bit, immutable files, mounts) before it notices that a
+folder with something in it cannot be replaced: rename(2), `vfs_rename` in fs/namei.c.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, suppress
+
+# What is left to say when nothing else speaks against it: the target is a folder, and not an empty one.
+_ONLY_IN_THE_WAY = (errno.EISDIR, errno.ENOTEMPTY, errno.EEXIST)
+PREFIX = ".start_app-probe-"
+
+
+class Probe:
+    """Hold a folder that nothing can take the place of."""
+
+    def __init__(self, folder: str, name: str, mounts: Collection[str], dir_fd: int | None) -> None:
+        self._full = os.path.join(folder, name)
+        self._name = name
+        self._mounts = mounts
+        self._dir_fd = dir_fd
+
+    def leave(self, path: str) -> None:
+        """Raise the OSError that a rename of this path into the probe's folder would raise, and move nothing."""
+        if path in self._mounts:  # of a file the kernel would say it too late
+            raise OSError(errno.EBUSY, os.strerror(errno.EBUSY), path)
+        try:
+            self._rename(path, self._full)
+        except OSError as error:
+            if error.errno not in _ONLY_IN_THE_WAY:
+                raise
+        else:  # this file system replaces what it should not
+            self._rename(self._full, path)
+
+    def enter(self, folder: str) -> None:
+        """Raise the OSError that a rename from the probe's folder into this one would raise."""
+        new = os.path.join(folder, self._name)
+        os.mkdir(f"{self._full}/new", 0o700, dir_fd=self._dir_fd)
+        try:
+            self._rename(f"{self._full}/new", new)
+            os.rmdir(new, dir_fd=self._dir_fd)
+        except OSError as error:
+            with suppress(OSError):
+                os.rmdir(f"{self._full}/new", dir_fd=self._dir_fd)
+            error.filename = folder
+            raise
+
+    def _rename(self, path: str, to: str) -> None:
+        os.rename(path, to, src_dir_fd=self._dir_fd, dst_dir_fd=self._dir_fd)
+
+
+@contextmanager
+def probe(folder: str, mounts: Collection[str] = (), *, dir_fd: int | None = None) -> Iterator[Probe]:
+    """Yield what tries renames out of `folder` and into it; `mounts` are the paths that something is mounted on.
+
+    Raises OSError where nothing can be made in `folder`.
+    """
+    name = f"{PREFIX}{os.urandom(4).hex()}"
+    full = os.path.join(folder, name)
+    os.mkdir(full, 0o700, dir_fd=dir_fd)
+    try:
+        os.mkdir(f"{full}/full", 0o700, dir_fd=dir_fd)
+        yield Probe(folder, name, mounts, dir_fd)
+    finally:
+        for path in (f"{full}/full", full):
+            with suppress(OSError):
+                os.rmdir(path, dir_fd=dir_fd)
