@@ -328,7 +328,7 @@ def _plain(repo: Repo, revision: Revision, listed: Files) -> Iterator[Candidate]
 def _open(path: str) -> int:
     try:
         # To verify is not to use: a read that is noted would make everything look used just now.
-        return open_regular(path, getattr(os, "O_NOATIME", 0), follow=True)
+        return open_regular(path, getattr(os, "O_NOATIME", os.O_RDONLY), follow=True)
     except PermissionError:
         return open_regular(path, follow=True)
 
