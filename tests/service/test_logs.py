@@ -81,7 +81,7 @@ def test_without_a_log_it_says_so(app: AppFolder, processes: Processes) -> None:
     assert done.status == 74
     assert done.err.splitlines() == [
         f"there is no log of webui.py on port {app.port}",
-        f"hint: {program()} --app-dir {app.path} --port {app.port} --background starts it with one",
+        f"hint: {program()} --app-dir {app.path} --port {app.port} --background starts the app with a log",
     ]
     running = processes.launch(*app.arguments)
     eventually(lambda: get(app.port), what="page")
