@@ -5,7 +5,9 @@ A ref of our own pins a commit, and huggingface_hub's prune respects that.
 
 from __future__ import annotations
 
-import os
+import errno
+
+from ..system.files import read_regular
 
 PIN = "start_app"
 _REF_BYTES = 4096
@@ -35,10 +37,8 @@ def read_ref(path: str) -> str:
 def ref_text(path: str) -> str:
     """Return what a ref holds as it is, blanks and all."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return ""
-    try:
-        return os.read(descriptor, _REF_BYTES).decode("ascii", "replace")
-    finally:
-        os.close(descriptor)
+        return read_regular(path, _REF_BYTES, follow=True).decode("ascii", "replace")
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.EINVAL):  # a pipe, for one, names no commit
+            return ""
+        raise

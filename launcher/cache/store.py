@@ -15,7 +15,7 @@ from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 
 from ..config.paths import HUB_ENTRY
-from ..system.files import lock_within
+from ..system import files
 
 FOLDER = "blobs"
 _MARKER = ".huggingface-shared-blobs"
@@ -37,15 +37,9 @@ def is_marked(folder: str) -> bool:
     try:
         if not stat.S_ISDIR(os.lstat(folder).st_mode):
             return False
-        descriptor = os.open(f"{folder}/{_MARKER}", os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        return files.read_regular(f"{folder}/{_MARKER}", 16) == _MARKED
     except OSError:
         return False
-    try:
-        return stat.S_ISREG(os.fstat(descriptor).st_mode) and os.read(descriptor, 16) == _MARKED
-    except OSError:
-        return False
-    finally:
-        os.close(descriptor)
 
 
 def path_of(root: str, payload: str) -> str:
@@ -153,10 +147,7 @@ def references(root: str, payload: str) -> frozenset[str] | None:
     """Return the repo blobs (`models--a--b/blobs/<name>`) that link to a payload, or None where that is unknowable."""
     path = f"{path_of(root, payload)}.refs"
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-        with open(descriptor, "rb") as file:
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                return None
+        with open(files.open_regular(path), "rb") as file:
             lines = file.read().decode("utf-8").splitlines()
     except (OSError, UnicodeDecodeError):
         return None
@@ -186,12 +177,9 @@ def locked(parent: int, payload: str, patience: float = LOCK_SECONDS) -> Iterato
 
     Raises OSError where it cannot be had; whoever holds it does so for the time of a rename.
     """
-    flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-    descriptor = os.open(f"{payload}.lock", flags, 0o666, dir_fd=parent)
+    descriptor = files.open_regular(f"{payload}.lock", os.O_WRONLY | os.O_CREAT, 0o666, dir_fd=parent)
     try:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise OSError(errno.EINVAL, "its lock is not a plain file")
-        if not lock_within(descriptor, patience):
+        if not files.lock_within(descriptor, patience):
             raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
         yield
     finally:

@@ -8,7 +8,6 @@ links, files lie in the snapshot itself, and only a list has their hashes.
 
 from __future__ import annotations
 
-import hashlib
 import mmap
 import os
 import queue
@@ -19,6 +18,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from typing import Literal, NamedTuple
 
+from ..system.files import content_hash, open_regular
 from .completeness import Files, tree
 from .dirs import walk
 from .layout import HASH, Repo, Revision
@@ -188,10 +188,10 @@ class Verification:
             before = os.fstat(descriptor)
             if not stat.S_ISREG(before.st_mode):
                 return Checked(candidate, "unverifiable", "it is not a plain file", 0)
-            digest = self._digest(descriptor, candidate.expected, before.st_size, block, told)
+            digest = self._digest(descriptor, candidate.expected, block, told)
             if digest != candidate.expected and candidate.blob != candidate.expected and HASH.fullmatch(candidate.blob):
                 os.lseek(descriptor, 0, os.SEEK_SET)
-                contradicted = candidate.blob == self._digest(descriptor, candidate.blob, before.st_size, block, told)
+                contradicted = candidate.blob == self._digest(descriptor, candidate.blob, block, told)
             after = os.fstat(descriptor)
         finally:
             os.close(descriptor)
@@ -226,18 +226,12 @@ class Verification:
                 return size
         return None
 
-    def _digest(
-        self, descriptor: int, expected: str, size: int, block: memoryview, told: Callable[[int], None]
-    ) -> str | None:
-        head = b"" if len(expected) == 64 else b"blob %d\0" % size
-        hasher = hashlib.sha1(head, usedforsecurity=False) if head else hashlib.sha256()
-        with open(descriptor, "rb", buffering=0, closefd=False) as file:
-            while count := file.readinto(block):
-                hasher.update(block[:count])
-                told(count)
-                if self._stop.is_set():
-                    return None
-        return hasher.hexdigest()
+    def _digest(self, descriptor: int, expected: str, block: memoryview, told: Callable[[int], None]) -> str | None:
+        def proceed(count: int) -> bool:
+            told(count)
+            return not self._stop.is_set()
+
+        return content_hash(descriptor, expected, buffer=block, proceed=proceed)
 
     def _note(self, checked: Checked) -> None:
         with self._guard:
@@ -335,12 +329,11 @@ def _plain(repo: Repo, revision: Revision, listed: Files) -> Iterator[Candidate]
 
 
 def _open(path: str) -> int:
-    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
     try:
         # To verify is not to use: a read that is noted would make everything look used just now.
-        return os.open(path, flags | getattr(os, "O_NOATIME", 0))
+        return open_regular(path, getattr(os, "O_NOATIME", os.O_RDONLY), follow=True)
     except PermissionError:
-        return os.open(path, flags)
+        return open_regular(path, follow=True)
 
 
 def _unreadable(candidate: Candidate, error: OSError) -> Checked:

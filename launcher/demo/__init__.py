@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import math
 import os
-import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
 from ..errors import ExitStatus, LauncherError
+from ..system import files
 from ..ui import text
 
 MARKER = ".start_app_demo"
@@ -25,7 +25,6 @@ _MARKER_TEXT = _MARKER_LINE + b"# This file says so: without it the launcher tak
 _BUILDING = ".start_app_demo-building-"
 # Another launcher fills its playground in milliseconds; whoever keeps the lock longer is not one.
 _LOCK_PATIENCE_S = 5.0
-_LOCK_POLL_S = 0.01
 
 # Each line stays within what systemd's EnvironmentFile= and python-dotenv both read in the same way.
 _ENV = b"""\
@@ -149,31 +148,17 @@ def _lock(parent: Path) -> Iterator[bool]:
     """Hold the flock of `parent` while a playground is built in it; yield whether it could be had.
 
     It is proof that no other launcher builds there, and it goes with its holder, kill -9 included. The folder itself
-    is locked: no file stays behind. Without it (Windows, NFS, a stranger who holds it) the rename alone decides.
+    is locked: no file stays behind. Without it (NFS, a stranger who holds it) the rename alone decides.
     """
     try:
-        import fcntl
-    except ImportError:
-        yield False
-        return
-    try:
-        descriptor = os.open(parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        descriptor = files.open_folder(parent, follow=True)
     except PermissionError:
         yield False
         return
     try:
-        deadline = time.monotonic() + _LOCK_PATIENCE_S
         locked = False
-        while not locked:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                locked = True
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    break
-                time.sleep(_LOCK_POLL_S)
-            except OSError:
-                break
+        with suppress(OSError):  # a file system without flock
+            locked = files.lock_within(descriptor, _LOCK_PATIENCE_S)
         yield locked
     finally:
         os.close(descriptor)

@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 from . import unit
 from .kin import INITS, Kin, Table, is_interactive, is_shell, is_wrapper, line, programs, waits_for
+from .process import Process
 from .unit import Supervisor
 
 # What runs as pid 1 and does not end with a child.
@@ -81,13 +82,25 @@ def starter(pid: int, table: Table) -> Starter | None:
     return Starter(found, by_script=script or of_pid_1)
 
 
+def shell_above(pid: int, table: Table, own: int) -> Process | None:
+    """Return the shell that goes on when a process ends, and may start it again; None where it is one that runs us."""
+    for child, parent in pairwise(line(pid, table)):
+        if parent.pid == 1 or parent.pid in {kin.pid for kin in line(own, table)}:
+            return None
+        if is_shell(parent):
+            return parent.process if waits_for(parent, child, table) else None
+        if not is_wrapper(parent):
+            return None
+    return None
+
+
 def _above(ancestry: Sequence[Kin], table: Table, ours: frozenset[int]) -> Supervisor | None:
     for child, parent in pairwise(ancestry):
         if parent.pid in ours:
             return None
         kind = _kind(parent, child)
         if kind:
-            return _supervised(kind, parent, child) if _started(kind, parent, child) else None
+            return _supervised(kind, _top(parent, kind, table), child) if _started(kind, parent, child) else None
         if parent.pid == 1:
             return _ends_with(parent, child, table)
         if not is_wrapper(parent) or not waits_for(parent, child, table):
@@ -115,6 +128,12 @@ def _kind(parent: Kin, child: Kin) -> str | None:
         if gave and not is_shell(parent) and not is_wrapper(parent):
             return name
     return None
+
+
+def _top(supervisor: Kin, name: str, table: Table) -> Kin:
+    """Return the supervisor that the user has started: honcho has a fork of itself above each of its processes."""
+    forks = [*takewhile(lambda kin: name in programs(kin), line(supervisor.pid, table))]
+    return forks[-1] if forks else supervisor
 
 
 def _started(name: str, parent: Kin, child: Kin) -> bool:

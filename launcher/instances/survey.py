@@ -37,7 +37,8 @@ class Instance(NamedTuple):
 
     `members` are the processes below it that run the app too, `family` is what else the app has started, `tree` the
     pids of all three. `left` is what is below it without being the app's, each with the reason. `told` is the port it
-    was told to use, `page_port` the one where its page was seen, of several.
+    was told to use, `page_port` the one where its page was seen, of several. `shell` is the one that goes on when the
+    instance ends, and may start it again.
     """
 
     process: Process
@@ -51,6 +52,7 @@ class Instance(NamedTuple):
     family: tuple[Member, ...] = ()
     left: tuple[tuple[Process, str], ...] = ()
     known: Known = Known()
+    shell: Process | None = None
 
     @property
     def pid(self) -> int:
@@ -185,7 +187,7 @@ def _member(process: Process) -> Member:
 
 
 def _instances(found: Mapping[int, Candidate], wanted: Wanted, table: ProcessTable, bounds: Bounds) -> list[Instance]:
-    from .supervisor import supervisor  # needed only where something runs already
+    from .supervisor import shell_above, supervisor  # needed only where something runs already
 
     groups = _groups(found)
     instances = []
@@ -218,6 +220,7 @@ def _instances(found: Mapping[int, Candidate], wanted: Wanted, table: ProcessTab
                 family=own,
                 left=belongs.left,
                 known=belongs.known,
+                shell=shell_above(root, table, bounds.own),
             )
         )
     return instances

@@ -15,7 +15,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
 from ..cache import entries, store, trash, usage
-from ..cache.dirs import below, opened, reason
+from ..cache.dirs import below, opened, reason, walk
 from ..cache.layout import HASH
 from ..cache.memory import Memory
 from ..cache.verify import Candidate, Checked, Verification
@@ -74,7 +74,7 @@ def fetch(task: Task, reach: Reach, memories: Memories, say: Say, progress: Prog
                 _remove(task, path)
             lacking = [path for path in lacking if path not in arrived.good]
             if ended.trouble in ("full", "disk"):
-                raise _refused_by_disk(task, ended.text)
+                raise _refused_by_disk(task, ended)
             lying = bool(arrived.bad) or ended.trouble == "wrong"
             refused = ended.trouble == "gated"
             why = _said(task, ended, arrived)
@@ -146,8 +146,8 @@ def _prepare(task: Task) -> None:
             *(f"{task.place.path}/{part}" for part in ("blobs", "snapshots", "refs")),
             task.base,
         ):
-            if os.path.islink(path):
-                raise OSError(f"{path} is a link")
+            if placement.leads_astray(path):
+                raise OSError(f"{path} is a link of another user's")
     except OSError as error:
         raise LauncherError(
             f"cannot pull {task.model.name}: {reason(error)}", f"ls -ld {quoted(task.place.path)}", ExitStatus.IO
@@ -267,11 +267,14 @@ def _unlink(parent: int, name: str) -> None:
 
 
 def _clear_partial(task: Task, lacking: Sequence[str]) -> bool:
-    """Remove abandoned partial downloads that no version can go on with; tell whether there is one that it will."""
+    """Remove abandoned partial downloads that no version can go on with; return whether there is one that it will.
+
+    Up to 1.17 one is continued, and one that is too long fails for ever (416); later versions begin another one.
+    """
     root = task.place.root
-    if root is None:
-        return False
     sizes = {task.model.files[path].hash: task.model.files[path].size for path in lacking}
+    if root is None:
+        return _clear_staged(task.base, sizes)
     folder = os.path.basename(task.place.path)
     try:
         listed = os.listdir(f"{task.place.path}/blobs")
@@ -284,13 +287,31 @@ def _clear_partial(task: Task, lacking: Sequence[str]) -> bool:
         if lock is None or digest not in sizes or usage.held_lock(f"{root.real}/{entries.LOCKS}/{folder}/{lock}"):
             continue
         with suppress(OSError):
-            # Up to 1.17 it is continued, and one that is too big fails for ever; later versions begin another one.
-            found = os.lstat(f"{task.place.path}/blobs/{name}")
-            if name == f"{digest}.incomplete" and stat.S_ISREG(found.st_mode) and found.st_size < sizes[digest]:
+            if name == f"{digest}.incomplete" and _is_shorter(f"{task.place.path}/blobs/{name}", sizes[digest]):
                 resumed = True
             else:
                 trash.unlink_blob(root.real, folder, name, None)
     return resumed
+
+
+def _clear_staged(base: str, sizes: Mapping[str, int]) -> bool:
+    """Do the same below the folder where the files of a folder of the app's are brought; no one else is at it."""
+    resumed = False
+    for entry in walk(f"{base}/{placement.METADATA}"):
+        digest = next((digest for digest in sizes if f".{digest}." in entry.name), None)
+        if digest is None or not entry.name.endswith(".incomplete"):
+            continue
+        with suppress(OSError):
+            if entry.name.endswith(f".{digest}.incomplete") and _is_shorter(entry.path, sizes[digest]):
+                resumed = True
+            else:
+                os.unlink(entry.path)
+    return resumed
+
+
+def _is_shorter(path: str, size: int) -> bool:
+    found = os.lstat(path)
+    return stat.S_ISREG(found.st_mode) and found.st_size < size
 
 
 def _said(task: Task, ended: hub.Downloaded, arrived: _Arrived) -> str:
@@ -302,8 +323,9 @@ def _said(task: Task, ended: hub.Downloaded, arrived: _Arrived) -> str:
     return ended.text or "not everything has arrived"
 
 
-def _refused_by_disk(task: Task, why: str) -> LauncherError:
-    return LauncherError(f"cannot pull {task.model.name}: {why}", f"df -h {quoted(task.place.path)}", ExitStatus.IO)
+def _refused_by_disk(task: Task, ended: hub.Downloaded) -> LauncherError:
+    hint = f"{'df -h' if ended.trouble == 'full' else 'ls -ld'} {quoted(task.top)}"
+    return LauncherError(f"cannot pull {task.model.name}: {ended.text}", hint, ExitStatus.IO)
 
 
 def _unserved(task: Task, failures: Sequence[tuple[Endpoint, str]], *, damaged: bool, denied: bool) -> LauncherError:

@@ -6,16 +6,16 @@ comes from elsewhere as often as from here, so nothing in it is believed that co
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import reprlib
-import stat
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 from ..errors import ExitStatus, LauncherError, quoted
-from ..system.files import give_to_owner
+from ..system import files
 from . import repo_id
 
 NAME = "models.lock"
@@ -81,14 +81,12 @@ def read(app_dir: Path) -> Lock | None:
     """
     path = path_of(app_dir)
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        with open(descriptor, "rb") as file:
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                raise _nonsense(path, "it is not a plain file")
-            data = file.read(MAX_BYTES + 1)
+        data = files.read_regular(path, MAX_BYTES + 1, follow=True)
     except FileNotFoundError:
         return None
     except OSError as error:
+        if error.errno in (errno.EINVAL, errno.EISDIR, errno.ENXIO):
+            raise _nonsense(path, "it is not a plain file") from None
         raise LauncherError(
             f"cannot read {path}: {(error.strerror or str(error)).lower()}", f"ls -l {quoted(path)}"
         ) from error
@@ -117,19 +115,11 @@ def write(app_dir: Path, models: Collection[LockedModel]) -> bool:
         ) from None
     if not differs(app_dir, models):
         return False
-    new = path.with_name(f".{NAME}.new")
-    new.unlink(missing_ok=True)  # of one that was killed at this very point
-    descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+    folder = files.open_folder(app_dir, follow=True)
     try:
-        with open(descriptor, "wb") as file:
-            give_to_owner(file.fileno(), os.stat(app_dir))
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.rename(new, path)
-    except BaseException:
-        os.unlink(new)
-        raise
+        files.write_whole(NAME, data, folder, durable=True, owner=os.fstat(folder))
+    finally:
+        os.close(folder)
     return True
 
 

@@ -154,6 +154,20 @@ def held(base: str, files: Mapping[str, LockedFile], memory: Memory) -> Held:
     return Held(tuple(missing), tuple(resized), unread)
 
 
+def leads_astray(path: str) -> bool:
+    """Return whether a repo or a part of it is a link that somebody else may have put there for us to write through.
+
+    A model that was moved to a bigger disk is reached by a link of ours, or of whoever owns what it leads to.
+    """
+    try:
+        link = os.lstat(path)
+        if not stat.S_ISLNK(link.st_mode):
+            return False
+        return link.st_uid not in (os.geteuid(), os.stat(path).st_uid)
+    except OSError:
+        return os.path.islink(path)
+
+
 def own_blob(place: Place, path: str) -> str | None:
     """Return the blob of its own repo that a snapshot's file links to; None for any other link, or a plain file."""
     try:

@@ -17,7 +17,7 @@ from ..cache.roots import Root
 from ..errors import ExitStatus, LauncherError, quoted
 from ..ui.text import size
 from . import download as fetching
-from . import endpoints, local_dir, placement, refs, switch
+from . import endpoints, local_dir, ownership, placement, refs, switch
 from .lockfile import LockedModel
 from .placement import Memories, Place
 from .task import Progress, Reach, Say, Served, Skipped, Spare, Survey, Task, spare_none
@@ -112,9 +112,10 @@ def fetch(
     skipped = list(found.skipped)
     for task in found.tasks:
         try:
-            if task.lacking:
-                served.append(fetching.fetch(task, reach, memories, say, progress))
-            _probe(task)
+            with ownership.handed_over((task.top, *reach.homes)):
+                if task.lacking:
+                    served.append(fetching.fetch(task, reach, memories, say, progress))
+                _probe(task)
         except LauncherError as error:
             if not spare(error):
                 raise
@@ -147,7 +148,8 @@ def settle(found: Survey, app_dir: Path, memories: Memories, *, pin: bool, spare
     failed: set[str] = set()
     for number, task in enumerate(found.tasks):
         try:
-            _settle(task, app_dir, memories, pin=pin)
+            with ownership.handed_over((task.top,)):
+                _settle(task, app_dir, memories, pin=pin)
         except LauncherError as error:
             if not spare(error):
                 abandon(Survey(found.tasks[number + 1 :], 0), app_dir)
@@ -186,10 +188,11 @@ def rehearse(found: Survey, app_dir: Path) -> Survey:
                 refs.probe(task.model, task.place)
                 tasks.append(task)
                 continue
-            staged = switch.stage(app_dir, task.model, task.lacking, task.outdated)
-            tasks.append(task._replace(switch=staged))
-            if staged:
-                switch.rehearse(app_dir, staged)
+            with ownership.handed_over((task.top,)):
+                staged = switch.stage(app_dir, task.model, task.lacking, task.outdated)
+                tasks.append(task._replace(switch=staged))
+                if staged:
+                    switch.rehearse(app_dir, staged)
         except OSError as error:
             abandon(Survey(tuple(tasks), 0), app_dir)
             raise _unswitchable(task, error) from error
@@ -273,14 +276,14 @@ def _unswitchable(task: Task, error: OSError) -> LauncherError:
 
 
 def _refuse_astray(model: LockedModel, place: Place, roots: Sequence[Root]) -> None:
-    """Refuse a repo that is a link, and a folder of the app's that is a cache, or its own state.
+    """Refuse a repo that is a link of somebody else's, and a folder of the app's that is a cache, or its own state.
 
     Raises LauncherError (74, 78).
     """
     if place.root:
-        if os.path.islink(place.path):
+        if placement.leads_astray(place.path):
             raise LauncherError(
-                f"{place.path} is a link, and nothing is written through one",
+                f"{place.path} is a link of another user's to what is not theirs, and nothing is written through it",
                 f"ls -ld {quoted(place.path)}; let HF_HOME name the folder that it leads to",
                 ExitStatus.IO,
             )

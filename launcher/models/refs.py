@@ -5,14 +5,15 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
 from ..cache.dirs import below, opened, taking_turns
 from ..cache.names import PIN
 from ..cache.roots import TRASH
 from . import repo_id
 from .lockfile import LockedModel
-from .placement import Place
+from .placement import Place, leads_astray
 
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 
@@ -23,11 +24,10 @@ def move(model: LockedModel, place: Place, *, pin: bool) -> None:
     Raises OSError; FileNotFoundError when somebody has removed meanwhile what they were to lead to.
     """
     assert place.root
-    folder = os.path.basename(place.path)
     wanted = [] if repo_id.COMMIT.fullmatch(model.revision) else [model.revision]
     if pin:
         wanted.append(PIN)
-    with opened(place.root.real) as root, below(root, f"{folder}/refs") as (repo, _), taking_turns(repo):
+    with _opened(place) as repo, taking_turns(repo):
         for path in model.files:
             os.stat(f"{place.base(model.commit)}/{path}")
         for ref in wanted:
@@ -40,9 +40,9 @@ def probe(model: LockedModel, place: Place) -> None:
     Raises OSError where they could not.
     """
     assert place.root
-    folder = os.path.basename(place.path)
-    with opened(place.root.real) as descriptor, below(descriptor, f"{folder}/{_temporary()}") as (repo, name):
-        os.close(os.open(name, _NEW, 0o644, dir_fd=repo))
+    name = _temporary()
+    with _opened(place) as repo:
+        os.close(os.open(name, _NEW, 0o666, dir_fd=repo))
         os.unlink(name, dir_fd=repo)
         for ref in (*(() if repo_id.COMMIT.fullmatch(model.revision) else (model.revision,)), PIN):
             with suppress(FileNotFoundError), below(repo, f"refs/{ref}") as (parent, entry):
@@ -59,6 +59,17 @@ def unpin(root: str, folder: str) -> None:
         os.unlink(name, dir_fd=parent)
 
 
+@contextmanager
+def _opened(place: Place) -> Iterator[int]:
+    """Open a repo; one that is a link of somebody else's, or has just become another folder, is refused."""
+    with opened(place.path) as repo:
+        entry, inside = os.lstat(place.path), os.fstat(repo)
+        is_link = stat.S_ISLNK(entry.st_mode)
+        if leads_astray(place.path) or not (is_link or (entry.st_dev, entry.st_ino) == (inside.st_dev, inside.st_ino)):
+            raise OSError(errno.ELOOP, "it is a link of another user's", place.path)
+        yield repo
+
+
 def _write(repo: int, ref: str, commit: str) -> None:
     path = f"refs/{ref}"
     parts = path.split("/")
@@ -71,7 +82,7 @@ def _write(repo: int, ref: str, commit: str) -> None:
                 return
         # In `refs` itself, what a kill leaves would be a ref, and an empty one hides the whole repo; this is trash.
         new = _temporary()
-        file = os.open(new, _NEW, 0o644, dir_fd=repo)
+        file = os.open(new, _NEW, 0o666, dir_fd=repo)  # the umask says who else may move it
         try:
             os.write(file, commit.encode())
             os.rename(new, name, src_dir_fd=repo, dst_dir_fd=parent)

@@ -40,6 +40,11 @@ class Task(NamedTuple):
             return local_dir.staging(self.place.path, self.model.commit)
         return self.place.base(self.model.commit)
 
+    @property
+    def top(self) -> str:
+        """Return the folder below which everything is written for it: its hub cache, or its own folder."""
+        return self.place.root.real if self.place.root else self.place.path
+
 
 class Skipped(NamedTuple):
     """Hold a model that is left as it is, and why; the others go on."""
@@ -89,8 +94,12 @@ class Served(NamedTuple):
 
 
 class Reach(NamedTuple):
-    """Hold how to get what is lacking: the hubs in order, the app's environment, and for how long nothing may come."""
+    """Hold how to get what is lacking: the hubs in order, the app's environment, and for how long nothing may come.
+
+    `homes` are the folders besides the caches in which huggingface_hub keeps what it needs itself.
+    """
 
     endpoints: Endpoints
     environment: Mapping[str, str]
     stall: float = STALL_SECONDS
+    homes: tuple[str, ...] = ()

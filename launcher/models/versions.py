@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from ..cache.names import name as name_of_folder
 from ..config.paths import HUB_ENTRY
+from ..system.files import read_regular
 from .lockfile import Lock
 
 VARIABLE = "START_APP_MODELS"
@@ -108,15 +109,9 @@ def _by_ref(roots: Sequence[Path], folder: str, revision: str | None) -> Iterato
 
 def _commit(path: str, ref: str) -> str | None:
     try:
-        descriptor = os.open(f"{path}/refs/{ref}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        commit = read_regular(f"{path}/refs/{ref}", _COMMIT_LENGTH + 1, follow=True).decode("ascii", "replace")
     except OSError:
         return None
-    try:
-        commit = os.read(descriptor, _COMMIT_LENGTH + 1).decode("ascii", "replace")
-    except OSError:
-        return None
-    finally:
-        os.close(descriptor)
     return commit if len(commit) == _COMMIT_LENGTH and os.path.isdir(f"{path}/snapshots/{commit}") else None
 
 

@@ -8,6 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..cache import completeness
+from ..cache.roots import hf_home
 from ..cache.targets import unknown
 from ..context import Context
 from ..errors import ExitStatus, LauncherError, quoted
@@ -214,7 +215,8 @@ def fetch(
 ) -> tuple[Survey, tuple[Served, ...]]:
     """Download what is lacking, with one bar for all bytes; return what has come, and from where."""
     console = context.console
-    reach = Reach(context.endpoints, context.own_environment, context.timeout(STALL_SECONDS))
+    home = str(hf_home(context.environment, context.settings.app_dir))
+    reach = Reach(context.endpoints, context.own_environment, context.timeout(STALL_SECONDS), (home,))
     pull.refuse_offline(reach, found)
     for task in found.tasks:
         if task.lacking:

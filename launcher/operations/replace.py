@@ -15,6 +15,7 @@ from ..instances.process import Process, look
 from ..instances.record import Record
 from ..service import history
 from ..system import lock as locks
+from .again import refuse_again, shells_of
 from .held import PROBE_SECONDS, take_launch_lock
 from .instance import Observed, Say, observe, probe_port
 
@@ -31,7 +32,7 @@ def clear_port(
     """Stop what is stale until a fresh look finds nothing more, and take `lock` while the port is proved free.
 
     To be called under the launch lock. `about_to_stop` is called with what will be stopped, right before each stop.
-    Raises LauncherError: a refusal before anything was stopped, 75 after.
+    Raises LauncherError: a refusal before anything was stopped, 75 after; 69 when a shell loop starts it again.
     """
     settings, console, take_port = context.settings, context.console, context.arguments.take_port
     stopped: list[Stopped] = []
@@ -50,8 +51,10 @@ def clear_port(
         victims = refusal.targets(seen.survey, take_port=take_port)
         if victims:
             about_to_stop(victims)
+            shells = shells_of(seen.survey)
             stopped += _stop(context, seen, victims)
             _await_free_port(settings)
+            refuse_again(context, shells)
         elif lock is None or lock.acquire(PROBE_SECONDS):
             return tuple(stopped)
         elif seen.orphaned:
@@ -96,7 +99,9 @@ def stop_instance(context: Context) -> tuple[Stopped, ...]:
             if not stopped:
                 for line in left_alone(seen.survey):
                     context.console.say(line)
+            shells = shells_of(seen.survey)
             stopped += _stop(context, seen, victims)
+            refuse_again(context, shells)
         raise _reborn(settings)
     finally:
         launch_lock.close()

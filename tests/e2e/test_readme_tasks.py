@@ -90,13 +90,20 @@ def test_an_instance_in_the_background_is_waited_for_and_its_log_is_shown(world:
     assert "stop" in world.fine("start_app.py history")
 
 
-@runs("start_app.py", "start_app.py --port 7861", "start_app.py status --port 7861")
+SECOND, LOOK_AT_SECOND = "start_app.py --port 7861", "start_app.py status --port 7861"
+
+
+@runs("start_app.py", "start_app.py -n", "start_app.py stop", SECOND, LOOK_AT_SECOND)
 def test_a_second_instance_runs_beside_the_first(world: World) -> None:
     first = world.start("start_app.py")
-    second = world.start("start_app.py --port 7861", port=world.other_port)
+    second = world.start(SECOND, port=world.other_port)
     assert get(world.app.port) == f"pid {first.pid}"
     assert get(world.other_port) == f"pid {second.pid}"
-    assert f"pid: {second.pid}\n" in world.fine("start_app.py status --port 7861")
+    assert f"pid: {second.pid}\n" in world.fine(LOOK_AT_SECOND)
+    assert f"would terminate pid {first.pid}" in world.fine("start_app.py -n")
+    world.fine("start_app.py stop")
+    assert get(world.app.port) is None
+    assert get(world.other_port) == f"pid {second.pid}"
 
 
 @runs("start_app.py unit")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -103,6 +105,20 @@ def test_a_partial_download_that_is_too_big_is_cleared_away(pulled: Pulled) -> N
     (pulled.repo() / "blobs" / f"{file.etag}.incomplete").write_bytes(b"x" * (file.size + 1))
     pulled.pulled()
     assert pulled.loads() == NEW
+
+
+@pytest.mark.parametrize("more", [0, 1])
+def test_a_partial_download_for_a_folder_that_is_too_long_is_cleared_away(more: int, pulled: Pulled) -> None:
+    pulled.lock_new(local_dir=FOLDER)
+    file = pulled.hub.repo(MODEL).commits[pulled.new].files["gpt.safetensors"]
+    notes = pulled.folder / ".cache" / "start_app" / pulled.new / ".cache" / "huggingface" / "download"
+    notes.mkdir(parents=True)
+    short = base64.urlsafe_b64encode(hashlib.sha1(b"gpt.safetensors.metadata").digest()).decode()
+    for name in (f"{short}.{file.etag}.incomplete", f"{short}.{file.etag}.0123abcd.incomplete"):
+        (notes / name).write_bytes(b"x" * (file.size + more))
+    done = pulled.pull()
+    assert done.status == 0, done.err
+    assert pulled.in_folder() == NEW
 
 
 @pytest.mark.slow

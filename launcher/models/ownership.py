@@ -1,0 +1,77 @@
+"""What root brings into another user's folder becomes that user's: they could neither refresh nor remove it otherwise.
+
+huggingface_hub writes as whoever runs it. Afterwards everything below the folder that root has just written goes to the
+folder's owner: by descriptor, never through a link, and no file that has another name or was written before.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+
+_AS_PLACE = getattr(os, "O_PATH", 0) | os.O_NOFOLLOW | os.O_CLOEXEC
+# The clock of a file system may lag behind by a tick.
+_TICK_SECONDS = 1.0
+
+
+@contextmanager
+def handed_over(folders: Iterable[str]) -> Iterator[None]:
+    """Give what is written below these folders meanwhile to their owners, where root writes it for somebody else."""
+    since = time.time() - _TICK_SECONDS
+    owners = {folder: _owner(folder) for folder in set(folders)} if _can_hand_over() else {}
+    try:
+        yield
+    finally:
+        for folder, (ancestor, owner) in owners.items():
+            if owner.st_uid != 0:
+                with suppress(OSError):
+                    _hand_over(folder, ancestor, owner, since)
+
+
+def _can_hand_over() -> bool:
+    return os.geteuid() == 0 and hasattr(os, "O_PATH") and os.path.isdir("/proc/self/fd")
+
+
+def _owner(folder: str) -> tuple[str, os.stat_result]:
+    """Return the nearest folder above that is there, the folder itself if it is, and whose it is."""
+    while not os.path.isdir(folder):
+        folder = os.path.dirname(folder)
+    return folder, os.stat(folder)
+
+
+def _hand_over(folder: str, ancestor: str, owner: os.stat_result, since: float) -> None:
+    descriptor = os.open(ancestor, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        for part in filter(None, os.path.relpath(folder, ancestor).split("/")):
+            if part != ".":
+                inner = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=descriptor)
+                os.close(descriptor)
+                descriptor = inner
+                _give(descriptor, owner, since)
+        for _, folders, files, parent in os.fwalk(".", dir_fd=descriptor):
+            for name in (*folders, *files):
+                with suppress(OSError):
+                    entry = os.open(name, _AS_PLACE, dir_fd=parent)
+                    try:
+                        _give(entry, owner, since)
+                    finally:
+                        os.close(entry)
+    finally:
+        os.close(descriptor)
+
+
+def _give(descriptor: int, owner: os.stat_result, since: float) -> None:
+    """Give an open entry to the owner, unless it is not root's, somewhere else too, or older."""
+    found = os.fstat(descriptor)
+    if found.st_uid != 0 or found.st_dev != owner.st_dev:
+        return
+    new = (
+        found.st_mtime >= since and found.st_nlink == 1 and (stat.S_ISREG(found.st_mode) or stat.S_ISLNK(found.st_mode))
+    )
+    if new or stat.S_ISDIR(found.st_mode):
+        with suppress(OSError):  # a server or a user namespace that does not know the owner: it stays root's
+            # A descriptor that is a place only cannot be given to fchown(2): proc(5), /proc/self/fd.
+            os.chown(f"/proc/self/fd/{descriptor}", owner.st_uid, owner.st_gid if found.st_gid == 0 else -1)
