@@ -6,17 +6,21 @@ use meanwhile is left and named.
 
 from __future__ import annotations
 
+import errno
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ..cache import planning, roots, trash
 from ..cache.dirs import reason
+from ..cache.entries import mount_points
 from ..cache.plan import Plan
 from ..context import Context
 from ..errors import ExitStatus, LauncherError, quoted
 from ..operations import removal, verification
 from ..operations.instance import Observed
+from ..system import renames
 
 _FRESH_SECONDS = 1.0
 _NAMED_AT_MOST = 10
@@ -63,7 +67,26 @@ class CacheStep:
         """Do nothing: a removal is fast, and the old instance may still read what goes."""
 
     def rehearse(self) -> None:
-        """Do nothing yet."""
+        """Try to move away what is to go, without moving it: the old instance may still read it.
+
+        Raises LauncherError (74).
+        """
+        for plan in self._planned:
+            paths = [item.path for item in plan.items]
+            if not paths or self._context.arguments.force:
+                continue
+            try:
+                with renames.probe(plan.root.real, mount_points(plan.root.real)) as probe:
+                    for path in paths:
+                        _try(probe, path)
+            except OSError as error:
+                where = os.fsdecode(error.filename or plan.root.path)
+                raise LauncherError(
+                    f"{where} cannot be removed: {reason(error)}; nothing was stopped or removed",
+                    f"ls -ld {quoted(os.path.dirname(where))} {quoted(where)}; lsattr -d {quoted(where)}; "
+                    "--force goes on without it",
+                    ExitStatus.IO,
+                ) from error
 
     def close(self) -> None:
         """Do nothing: nothing is held."""
@@ -154,3 +177,12 @@ class CacheStep:
             self._context.console.warn(
                 f"cache: what was removed lies in the trash until the next run: {error.strerror}"
             )
+
+
+def _try(probe: renames.Probe, path: str) -> None:
+    """Raise the OSError that moving this away would raise, unless it is gone already or is removed piece by piece."""
+    try:
+        probe.leave(path)
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.EXDEV):
+            raise
