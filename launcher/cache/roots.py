@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from ..config.paths import HUB_ENTRY, absolute, expand, home_of_user
 from ..config.settings import HUB_CACHE_NAMES, Settings
-from ..errors import LauncherError
+from ..errors import LauncherError, quoted
 
 # By transformers' own rule before version 5, the first that is set wins over every other setting.
 TRANSFORMERS_NAMES = ("TRANSFORMERS_CACHE", "PYTORCH_TRANSFORMERS_CACHE", "PYTORCH_PRETRAINED_BERT_CACHE")
@@ -126,7 +126,7 @@ def misplaced(environment: Mapping[str, str], app_dir: Path) -> tuple[str, str] 
     home, cache = hf_home(environment, app_dir), hub_cache(environment, app_dir)
     if _holds_entries(cache) or not (_holds_entries(home) or home.name == "hub"):
         return None
-    advice = f"HF_HOME={home.parent}" if home.name == "hub" else f"HF_HUB_CACHE={home}"
+    advice = f"HF_HOME={quoted(home.parent)}" if home.name == "hub" else f"HF_HUB_CACHE={quoted(home)}"
     return f"HF_HOME is {home}, so the hub cache is {cache}, and it holds no models", f"set {advice}"
 
 
