@@ -19,7 +19,7 @@ from launcher.instances import candidates, refusal, supervisor, survey
 from launcher.instances.app_arguments import Told
 from launcher.instances.candidates import App, Claim
 from launcher.instances.command_line import ScriptArgument
-from launcher.instances.family import Bounds, Family
+from launcher.instances.family import Bounds, Family, Known
 from launcher.instances.match import Evidence, Standing, Wanted, judge
 from launcher.instances.process import Process
 from launcher.instances.script import Entry, FileIdentity
@@ -140,7 +140,7 @@ class World:
     def network(self, pid: int | None = None) -> str:
         return "net:[1]" if pid is None or self.row(pid).network else "net:[2]"
 
-    def family(self, roots: Collection[int], table: object, bounds: Bounds) -> Family:
+    def family(self, roots: Collection[int], table: object, bounds: Bounds, known: Known | None = None) -> Family:
         found: list[int] = []
         for number in range(len(self.rows)):
             pid = FIRST + number
@@ -214,7 +214,9 @@ def looked_at(world: World, wanted: Wanted, recorded: int | None, monkeypatch: p
         monkeypatch.setattr(survey, name, getattr(world, name))
     monkeypatch.setattr(survey, "ProcessTable", lambda: SimpleNamespace(marked={}))
     monkeypatch.setattr(survey, "family", world.family)
-    monkeypatch.setattr(supervisor, "supervisor", lambda pid, table, own: None)
+    monkeypatch.setattr(survey, "inherited_marker", lambda pid, table, bounds: None)
+    for name in ("supervisor", "shell_above"):
+        monkeypatch.setattr(supervisor, name, lambda pid, table, own: None)
     monkeypatch.setattr(survey.ports, "listening", world.listening)
     monkeypatch.setattr(survey.ports, "listeners", lambda host, port, known: ())
     claim = Claim(recorded, float(recorded), wanted.port) if recorded is not None else None
