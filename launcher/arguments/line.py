@@ -85,15 +85,15 @@ def _known(word: str) -> list[Given]:
         return [Given(name, OPTIONS[name], (value,) if equals else ())] if name in OPTIONS else []
     if f"-{name}" in OPTIONS:
         return []  # `-port 7861` would be `-p ort`
-    found: list[Given] = []
+    given: list[Given] = []
     for position, letter in enumerate(word[1:], 2):
         option = OPTIONS.get(f"-{letter}")
         if option is None:
             return []
         if option.takes_value:
-            return [*found, Given(f"-{letter}", option, (word[position:],) if word[position:] else ())]
-        found.append(Given(f"-{letter}", option))
-    return found
+            return [*given, Given(f"-{letter}", option, (word[position:],) if word[position:] else ())]
+        given.append(Given(f"-{letter}", option))
+    return given
 
 
 def _is_value(word: str) -> bool:

@@ -83,7 +83,7 @@ def copy_of(repo: str, commit: str) -> Copy:
     siblings = frozenset().union(*others.values())
     whole = any(_is_whole(paths, tree(f"{repo}/trees/{other}.json")) for other, paths in others.items())
     blobs = frozenset(_names(f"{repo}/blobs"))
-    partial = {found[1] for name in blobs if (found := _PARTIAL.fullmatch(name))}
+    partial = {match[1] for name in blobs if (match := _PARTIAL.fullmatch(name))}
     listed = os.path.exists(f"{repo}/trees/{commit}.json")
     return Copy(commit, files, frozenset(dangling), siblings, frozenset(partial - blobs), listed, whole)
 
@@ -101,25 +101,25 @@ def gaps(copy: Copy, listed: Files) -> tuple[str, ...]:
     if not copy.files:
         return tuple(sorted((not copy.replaces_whole and copy.siblings.intersection(listed)) or listed))
     arriving = {path for path in missing if listed[path][0] in copy.partial}
-    found = {*arriving, *copy.dangling.intersection(missing), *copy.siblings.intersection(missing)}
-    found |= {path for path in missing if _family(path) and _family(path) in map(_family, copy.files)}
+    evidence = {*arriving, *copy.dangling.intersection(missing), *copy.siblings.intersection(missing)}
+    evidence |= {path for path in missing if _family(path) and _family(path) in map(_family, copy.files)}
     weights = frozenset(filter(is_weights, listed))
     others = frozenset(listed) - weights
     signs = _OF_THE_WHOLE.intersection(listed) or others
     whole = signs and signs.issubset(copy.files)
     broken_off = arriving or copy.replaces_whole
     if whole or broken_off:
-        folders = {os.path.dirname(path) for path in {*copy.files, *found}} | {""}
+        folders = {os.path.dirname(path) for path in {*copy.files, *evidence}} | {""}
         meant = {path for path in missing if broken_off or os.path.dirname(path) in folders}
-        found |= meant - weights
-        here = weights.intersection(copy.files) | (weights & found)
-        found |= {path for path in meant & weights if not _is_replaced(path, here)} if here else preferred(weights)
+        evidence |= meant - weights
+        here = weights.intersection(copy.files) | (weights & evidence)
+        evidence |= {path for path in meant & weights if not _is_replaced(path, here)} if here else preferred(weights)
     elif copy.listed:
         folders = {os.path.dirname(path) for path in weights.intersection(copy.files)}
-        found |= {p for p in missing - weights if p.endswith(_CONFIG) and os.path.dirname(p) in folders}
-    if weights.isdisjoint({*copy.files, *found}) and any(map(is_weights, copy.siblings)):
-        found |= preferred(weights, copy.siblings)
-    return tuple(sorted(found | cut))
+        evidence |= {p for p in missing - weights if p.endswith(_CONFIG) and os.path.dirname(p) in folders}
+    if weights.isdisjoint({*copy.files, *evidence}) and any(map(is_weights, copy.siblings)):
+        evidence |= preferred(weights, copy.siblings)
+    return tuple(sorted(evidence | cut))
 
 
 def is_weights(path: str) -> bool:

@@ -165,7 +165,7 @@ def read_links(
 
     `aliases` are repos of the root that are links to another repo.
     """
-    found = dict(links.into(root.real, places))
+    links_in = dict(links.into(root.real, places))
     prefix = f"{root.real}/"
     within = [(f"{root.real}/{folder}", "") for folder in (present.links if aliases else ())]
     within += [(f"{repo.path}/{path}", repo.folder) for repo in repos for path in repo.leads]
@@ -173,5 +173,5 @@ def read_links(
         for path in links.chain(link):
             inner = path.removeprefix(prefix)
             if inner != path and inner.partition("/")[0] != folder:
-                found.setdefault(inner, link)
-    return found
+                links_in.setdefault(inner, link)
+    return links_in

@@ -49,9 +49,11 @@ def _either(words: Iterable[str]) -> str:
     return " | ".join(map(shlex.quote, words))
 
 
-def _branches(found: Mapping[str, Mapping[str, str]], described: bool) -> str:
+def _branches(branches: Mapping[str, Mapping[str, str]], described: bool) -> str:
     """Return the branches of a `case` that set `found` to the words that can follow."""
-    return "\n".join(f"            {pattern}) found=({_list(words, described)}) ;;" for pattern, words in found.items())
+    return "\n".join(
+        f"            {pattern}) found=({_list(words, described)}) ;;" for pattern, words in branches.items()
+    )
 
 
 def _list(words: Mapping[str, str], described: bool) -> str:

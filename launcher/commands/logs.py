@@ -46,9 +46,9 @@ def _log_of(settings: Settings) -> Path:
     if record and record.log and logs.is_log(Path(record.log)):
         return Path(record.log)
     up = held.is_up(settings)
-    found = None if up and record and not record.log else logs.find(settings.app_dir, settings.script, settings.port)
-    if found:
-        return found
+    log = None if up and record and not record.log else logs.find(settings.app_dir, settings.script, settings.port)
+    if log:
+        return log
     if up and record:
         raise LauncherError(
             f"the instance on port {settings.port} has no log: "

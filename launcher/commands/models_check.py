@@ -15,21 +15,21 @@ def run(context: Context) -> Report:
     arguments, console = context.arguments, context.console
     if context.lockfile is not None:
         memories = verified.load(context.settings.app_dir)
-        found, present = subjects.of_lock(context.lockfile, context.roots, context.settings.app_dir, memories)
-        if found and not present:
+        chosen, present = subjects.of_lock(context.lockfile, context.roots, context.settings.app_dir, memories)
+        if chosen and not present:
             console.warn("none of the locked models is on this machine: comparing models.lock itself")
     else:
-        found = subjects.of_cache(context.roots)
-    found = pull.chosen_subjects(arguments.repos, found, context)
-    if not found and context.lockfile is not None:
+        chosen = subjects.of_cache(context.roots)
+    chosen = pull.chosen_subjects(arguments.repos, chosen, context)
+    if not chosen and context.lockfile is not None:
         console.warn("no models: models.lock pins nothing; start_app.py models lock REPO does")
-    elif not found:
+    elif not chosen:
         console.warn(f"no models: neither a models.lock nor anything in {context.roots[0].path}")
     if context.offline:
         console.warn("HF_HUB_OFFLINE is set: no hub was asked; this is what is on this machine")
-        verdicts = check.offline(found)
+        verdicts = check.offline(chosen)
     else:
-        verdicts = check.run(found, context.endpoints, context.own_environment, context.timeout(hub.DEFAULT_SECONDS))
+        verdicts = check.run(chosen, context.endpoints, context.own_environment, context.timeout(hub.DEFAULT_SECONDS))
     status = ExitStatus.DONE
     if any(verdict.stale for verdict in verdicts):
         status = ExitStatus.STALE

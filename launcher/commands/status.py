@@ -208,11 +208,11 @@ def status(context: Context) -> Status:
 
 def _models_roots(context: Context, environment: Mapping[str, str]) -> tuple[Path, ...]:
     """Return where its models are: in the caches that it uses, and behind a view of pinned ones in the app's."""
-    found = (
+    paths = (
         *roots.folders(environment, context.settings.app_dir),
         *roots.folders(context.environment, context.settings.app_dir),
     )
-    return tuple(path for path in dict.fromkeys(found) if not path.name.startswith(VIEW))
+    return tuple(path for path in dict.fromkeys(paths) if not path.name.startswith(VIEW))
 
 
 def _lock(context: Context) -> Lock | None:
@@ -237,5 +237,5 @@ def _interpreter(instance: Instance | None, environment: Mapping[str, str]) -> s
     if instance is None:
         return None
     named = instance.process.argv[0] if instance.process.argv else ""
-    found = shutil.which(named, path=environment.get("PATH")) if named and os.sep not in named else named
-    return found if found and os.path.isabs(found) else instance.process.exe
+    program = shutil.which(named, path=environment.get("PATH")) if named and os.sep not in named else named
+    return program if program and os.path.isabs(program) else instance.process.exe

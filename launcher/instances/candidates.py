@@ -58,7 +58,7 @@ class Candidates(NamedTuple):
     a port.
     """
 
-    found: dict[int, Candidate]
+    proven: dict[int, Candidate]
     left: tuple[tuple[int, str], ...]
     unread: tuple[int, ...]
     hidden: tuple[Candidate, ...] = ()
@@ -68,7 +68,7 @@ def candidates(app: App, claim: Claim | None) -> Candidates:
     """Look at every visible process but this one."""
     names = {os.fsencode(os.path.basename(entry.path)) for entry in app.entries}
     names |= {os.fsencode(os.path.basename(os.path.realpath(entry.path))) for entry in app.entries}
-    found: dict[int, Candidate] = {}
+    proven: dict[int, Candidate] = {}
     left: list[tuple[int, str]] = []
     unread: list[int] = []
     hidden: list[Candidate] = []
@@ -89,14 +89,14 @@ def candidates(app: App, claim: Claim | None) -> Candidates:
                 left.append((pid, argument))
                 hidden += _hidden(app, pid, argv)
         elif process and not process.gone:
-            found[pid] = Candidate(process, told(app, pid, argument))
+            proven[pid] = Candidate(process, told(app, pid, argument))
         elif process is None and start is not None and start_of(pid) == start:
             unread.append(pid)
     claimed = look(claim.pid) if claim and claim.pid != os.getpid() else None
     if claim and claimed and claimed.start == claim.start and not claimed.gone:
-        found[claim.pid] = Candidate(claimed, Told(claim.port, "by the record"), recorded=True)
-    seen = tuple((pid, reason) for pid, reason in left if pid not in found)
-    return Candidates(found, seen, tuple(unread), tuple(hidden))
+        proven[claim.pid] = Candidate(claimed, Told(claim.port, "by the record"), recorded=True)
+    seen = tuple((pid, reason) for pid, reason in left if pid not in proven)
+    return Candidates(proven, seen, tuple(unread), tuple(hidden))
 
 
 def _hidden(app: App, pid: int, argv: Sequence[str]) -> Iterator[Candidate]:

@@ -148,8 +148,8 @@ def wrapped_argument(argv: Sequence[str], python: bool) -> ScriptArgument | None
 
     A wrapper lives as long as what it runs and may start it again, so it goes with it. `uv run vim webui.py` runs vim.
     """
-    found = _wrapped(argv, python) if argv else None
-    return found if found and found.text else None
+    wrapped = _wrapped(argv, python) if argv else None
+    return wrapped if wrapped and wrapped.text else None
 
 
 def _wrapped(argv: Sequence[str], python: bool) -> ScriptArgument | None:

@@ -76,17 +76,17 @@ def family(roots: Collection[int], table: Table, bounds: Bounds, known: Known | 
 
 def own_marker(pid: int, table: Table) -> Marker | None:
     """Return the marker that a process was given when it became the app, not one that it has inherited."""
-    found = table.marked.get(pid)
-    if found is None or (found.namespace, found.pid) != table.inner(pid):
+    mark = table.marked.get(pid)
+    if mark is None or (mark.namespace, mark.pid) != table.inner(pid):
         return None
     kin = table.kin(pid)
-    return found if kin and kin.start <= found.ticks + 1 else None
+    return mark if kin and kin.start <= mark.ticks + 1 else None
 
 
 def inherited_marker(pid: int, table: Table, bounds: Bounds) -> Marker | None:
     """Return the marker of a dead process that this one took the place of: an app may start itself anew."""
-    found = table.marked.get(pid)
-    return found if found and found != own_marker(pid, table) and not _still_there(pid, table, bounds.own) else None
+    mark = table.marked.get(pid)
+    return mark if mark and mark != own_marker(pid, table) and not _still_there(pid, table, bounds.own) else None
 
 
 def stranger(kin: Kin, table: Table, folders: Collection[str]) -> str | None:
@@ -122,8 +122,8 @@ def leftovers(table: Table, start: Start, bounds: Bounds, known: Collection[int]
     `known` are the processes of living instances, which are told of already.
     """
     apart = _apart(table, bounds)
-    ours = {pid: found for pid, found in start.marked.items() if pid not in apart.union(known) and pid != bounds.own}
-    kin = {pid: one for pid, found in ours.items() if (one := table.kin(pid)) and one.marker == found}
+    ours = {pid: mark for pid, mark in start.marked.items() if pid not in apart.union(known) and pid != bounds.own}
+    kin = {pid: one for pid, mark in ours.items() if (one := table.kin(pid)) and one.marker == mark}
     reasons = {pid: reason for pid, one in kin.items() if (reason := _why_spared(one, table, start, bounds))}
     below = table.below([pid for pid in reasons if pid not in bounds.spare])
     own = {pid: one for pid, one in kin.items() if pid not in reasons and pid not in below}
@@ -144,36 +144,36 @@ def descendants(pids: Collection[int], table: Table, bounds: Bounds) -> tuple[Pr
 
 def _why_spared(one: Kin, table: Table, start: Start, bounds: Bounds) -> str | None:
     """Return why a marked process is not a leftover to be ended, or None when it is."""
-    found = one.marker
-    assert found
+    mark = one.marker
+    assert mark
     if one.pid in bounds.spare:
         return "the launcher runs below it"
     if one.process.uid != bounds.uid:
         return f"user {text.user(one.process.uid)}'s"
     reason = stranger(one, table, bounds.folders) or _still_there(one.pid, table, bounds.own)
-    if found.command != marker.quoted(start.command):
+    if mark.command != marker.quoted(start.command):
         reason = reason or "left over by another command of the app's script"
     if reason or one.pid in start.holding:
         return reason
-    if found.port != start.port:
-        return f"left over by this app's instance on port {found.port}; start_app.py stop --port {found.port} ends it"
-    if not start.attended and one.session != found.session:
+    if mark.port != start.port:
+        return f"left over by this app's instance on port {mark.port}; start_app.py stop --port {mark.port} ends it"
+    if not start.attended and one.session != mark.session:
         return "left over by an instance that has ended, in a session of its own: a start by hand ends it"
     return None
 
 
 def _still_there(pid: int, table: Table, own: int) -> str | None:
     """Return why the instance of a marked process may still live, or None when it is dead."""
-    found = table.marked[pid]
+    mark = table.marked[pid]
     here, there = table.inner(own)[0], table.inner(pid)[0]
-    if found.namespace == here:
-        main = table.kin(found.pid)
-        alive = main is not None and main.start <= found.ticks + 1
-    elif found.namespace == there:
-        alive = any(found == other and own_marker(one, table) for one, other in table.marked.items())
+    if mark.namespace == here:
+        main = table.kin(mark.pid)
+        alive = main is not None and main.start <= mark.ticks + 1
+    elif mark.namespace == there:
+        alive = any(mark == other and own_marker(one, table) for one, other in table.marked.items())
     else:
         return "the container of its instance cannot be seen from here"
-    return f"its instance, pid {found.pid}, is another one than this app's here" if alive else None
+    return f"its instance, pid {mark.pid}, is another one than this app's here" if alive else None
 
 
 def _apart(table: Table, bounds: Bounds) -> frozenset[int]:
@@ -186,7 +186,7 @@ def _is_in(path: str, folder: str) -> bool:
 
 class _Search:
     def __init__(self, roots: frozenset[int], table: Table, bounds: Bounds, known: Known) -> None:
-        own = {pid: found for pid in roots if (found := own_marker(pid, table))}
+        own = {pid: mark for pid in roots if (mark := own_marker(pid, table))}
         # None of ours may be younger than what proves that it was there.
         told = {pid: float(own[pid].ticks) if pid in own else table.ran_since(pid) for pid in roots}
         self._since = {pid: min(_moments(told[pid], known.since.get(pid)), default=None) for pid in roots}
@@ -196,11 +196,11 @@ class _Search:
 
     def result(self) -> Family:
         table, roots = self._table, self._roots
-        marked = frozenset(pid for pid, found in table.marked.items() if found in self._markers)
+        marked = frozenset(pid for pid, mark in table.marked.items() if mark in self._markers)
         led = frozenset[int]().union(*(table.in_session(session) for session in self._led | self._known.sealed))
         apart = _apart(table, self._bounds)
-        found = marked | table.below(roots | self._known.pids) | led
-        candidates = found - roots - self._known.pids - apart - self._bounds.spare
+        mark = marked | table.below(roots | self._known.pids) | led
+        candidates = mark - roots - self._known.pids - apart - self._bounds.spare
         kin = {pid: one for pid in candidates if (one := table.kin(pid))}
         left = {pid: why for pid, one in kin.items() if (why := stranger(one, table, self._bounds.folders))}
         apart |= table.below(left).union(left)

@@ -45,8 +45,8 @@ def of_holders(survey: Survey, *, take_port: bool) -> LauncherError | None:
 
     With `take_port` a holder that is not ours may be stopped, if it is the same user's.
     """
-    found = (_held(survey, holder, take_port) for holder in survey.holders)
-    return next((error for error in found if error), None)
+    refusals = (_held(survey, holder, take_port) for holder in survey.holders)
+    return next((error for error in refusals if error), None)
 
 
 def targets(survey: Survey, *, take_port: bool = False) -> tuple[Process, ...]:

@@ -153,12 +153,12 @@ def _files_in(pid: int, argument: ScriptArgument, folders: Iterable[str]) -> fro
     # Of a module, the first folder that has it counts, and in that a package goes before a file.
     for folder in folders:
         paths = [os.path.join(folder, path) for path in argument.paths()]
-        found = {path: there for path in paths if (there := _look_up(pid, path) or _in_replaced_folder(pid, path))}
+        files = {path: there for path in paths if (there := _look_up(pid, path) or _in_replaced_folder(pid, path))}
         if argument.kind == "script":
-            return frozenset(found.values())
+            return frozenset(files.values())
         package, module, main = paths
-        if found:
-            return frozenset(found[path] for path in ((main,) if package in found else (module, main)) if path in found)
+        if files:
+            return frozenset(files[path] for path in ((main,) if package in files else (module, main)) if path in files)
     return frozenset()
 
 

@@ -209,9 +209,9 @@ def relatives_of(survey: Survey) -> Relatives:
         if instance is None:
             return _all_below(root, pids, table)
         roots = pids.intersection((instance.pid, *instance.members))
-        found = family(roots, table, survey.bounds, known[root.pid]._replace(pids=pids - roots))
-        known[root.pid] = found.known
-        return found.own
+        kin = family(roots, table, survey.bounds, known[root.pid]._replace(pids=pids - roots))
+        known[root.pid] = kin.known
+        return kin.own
 
     return relatives
 

@@ -74,12 +74,12 @@ def starter(pid: int, table: Table) -> Starter | None:
     if not ancestry:
         return None
     named = unit.supervising(ancestry, table, None)
-    found = named if named and named.is_unit else _above(ancestry, table, frozenset())
-    if found is None:
+    direct = named if named and named.is_unit else _above(ancestry, table, frozenset())
+    if direct is None:
         return None
     script = any(is_shell(kin) for kin in takewhile(is_wrapper, ancestry[1:]))
-    of_pid_1 = found.name.startswith("pid 1,") and programs(ancestry[-1]).isdisjoint(INITS)
-    return Starter(found, by_script=script or of_pid_1)
+    of_pid_1 = direct.name.startswith("pid 1,") and programs(ancestry[-1]).isdisjoint(INITS)
+    return Starter(direct, by_script=script or of_pid_1)
 
 
 def shell_above(pid: int, table: Table, own: int) -> Process | None:
@@ -110,12 +110,12 @@ def _above(ancestry: Sequence[Kin], table: Table, ours: frozenset[int]) -> Super
 
 def _scripts_above(own: int, table: Table) -> frozenset[int]:
     """Return the pids of the scripts that run us: what a script does with its own commands is meant."""
-    found = {own}
+    pids = {own}
     for parent in line(own, table)[1:]:
         if not is_wrapper(parent) or (parent.pid == 1 and not is_shell(parent)):
             break
-        found.add(parent.pid)
-    return frozenset(found)
+        pids.add(parent.pid)
+    return frozenset(pids)
 
 
 def _kind(parent: Kin, child: Kin) -> str | None:

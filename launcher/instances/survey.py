@@ -116,9 +116,9 @@ def survey(app: App, address: Address, claim: Claim | None = None) -> Survey:
     table = ProcessTable()
     seen = candidates(app, claim)
     marked = _marked(app, table)
-    own = lineage(os.getpid()) if seen.found or address.taken or marked else ()
+    own = lineage(os.getpid()) if seen.proven or address.taken or marked else ()
     bounds = Bounds(app.folders, os.getpid(), os.geteuid(), frozenset((1, *own)))
-    instances = _instances(seen.found, address.wanted, table, bounds) if seen.found else []
+    instances = _instances(seen.proven, address.wanted, table, bounds) if seen.proven else []
     ours = [i for i in instances if i.verdict.stale]
     inside = next((i for i in ours if not set(own).isdisjoint((i.pid, *i.members))), None)
     bounds = bounds._replace(apart=frozenset(pid for i in instances if i not in ours for pid in i.tree))
@@ -160,7 +160,7 @@ def _hidden(candidates: Sequence[Candidate], port: int) -> Iterator[Instance]:
 
 def _marked(app: App, table: ProcessTable) -> Mapping[int, Marker]:
     """Return the other processes that descend from a start of this app; most launches find none."""
-    return {pid: found for pid, found in table.marked.items() if pid != os.getpid() and _is_of(found, pid, app)}
+    return {pid: mark for pid, mark in table.marked.items() if pid != os.getpid() and _is_of(mark, pid, app)}
 
 
 def _is_of(marker: Marker, pid: int, app: App) -> bool:
@@ -186,15 +186,15 @@ def _member(process: Process) -> Member:
     return Member(process, ports.listening((process.pid,)))
 
 
-def _instances(found: Mapping[int, Candidate], wanted: Wanted, table: ProcessTable, bounds: Bounds) -> list[Instance]:
+def _instances(proven: Mapping[int, Candidate], wanted: Wanted, table: ProcessTable, bounds: Bounds) -> list[Instance]:
     from .supervisor import shell_above, supervisor  # needed only where something runs already
 
-    groups = _groups(found)
+    groups = _groups(proven)
     instances = []
     for root, members in groups.items():
         roots = (root, *members)
         others = frozenset(pid for other in groups if other != root for pid in (other, *groups[other]))
-        running = [found[pid] for pid in roots]
+        running = [proven[pid] for pid in roots]
         told = max((candidate.told for candidate in running), key=lambda told: (told.port is not None, told.doubt))
         port = wanted.port if told.port is None else told.port
         heirs = (inherited_marker(pid, table, bounds) for pid in roots)
@@ -204,7 +204,7 @@ def _instances(found: Mapping[int, Candidate], wanted: Wanted, table: ProcessTab
         root_ports = ports.listening([pid for pid in roots if pid not in bounds.spare])
         listening = root_ports.union(*(member.ports for member in own))
         evidence = Evidence(
-            same_user=found[root].process.uid == bounds.uid,
+            same_user=proven[root].process.uid == bounds.uid,
             recorded=any(candidate.recorded for candidate in running),
             network=network(root) in ("", network()),
             # What it has started may serve its page, but does not speak for one that was told another port.
@@ -213,7 +213,7 @@ def _instances(found: Mapping[int, Candidate], wanted: Wanted, table: ProcessTab
         )
         instances.append(
             Instance(
-                process=found[root].process,
+                process=proven[root].process,
                 members=members,
                 tree=(*roots, *(member.process.pid for member in own)),
                 told=told,
@@ -229,14 +229,14 @@ def _instances(found: Mapping[int, Candidate], wanted: Wanted, table: ProcessTab
     return instances
 
 
-def _groups(found: Mapping[int, Candidate]) -> Mapping[int, tuple[int, ...]]:
+def _groups(proven: Mapping[int, Candidate]) -> Mapping[int, tuple[int, ...]]:
     """Return the topmost pid of each instance, with the matching pids below it."""
     above: dict[int, int] = {}
-    for pid, candidate in found.items():
-        nearest = next((ancestor for ancestor in lineage(pid)[1:] if ancestor in found), None)
-        if nearest is not None and not _is_apart(found[nearest], candidate):
+    for pid, candidate in proven.items():
+        nearest = next((ancestor for ancestor in lineage(pid)[1:] if ancestor in proven), None)
+        if nearest is not None and not _is_apart(proven[nearest], candidate):
             above[pid] = nearest
-    members: dict[int, list[int]] = {pid: [] for pid in found if pid not in above}
+    members: dict[int, list[int]] = {pid: [] for pid in proven if pid not in above}
     for pid in above:
         root = pid
         while root in above:
@@ -275,16 +275,16 @@ def _holders(
 ) -> tuple[Holder, ...]:
     from .supervisor import supervisor
 
-    found: dict[int | str, Holder] = {}
+    holders: dict[int | str, Holder] = {}
     for listener in listeners:
         process = look(listener.pid) if listener.pid is not None else None
         if process and port not in ports.listening((process.pid,)):
             process = None  # the pid may have passed to a stranger since the sockets were listed
-        found[process.pid if process else listener.address] = Holder(
+        holders[process.pid if process else listener.address] = Holder(
             address=listener.address,
             uid=listener.uid if process is None or process.uid is None else process.uid,
             process=process,
             supervisor=supervisor(process.pid, table, os.getpid()) if process else None,
             above=bool(process and (process.pid == 1 or process.pid in own)),
         )
-    return tuple(found.values())
+    return tuple(holders.values())

@@ -67,9 +67,9 @@ class ProcessTable:
     @cached_property
     def marked(self) -> Mapping[int, Marker]:
         """Return every process that has a marker in its environment."""
-        found = {pid: marker.parse(value) for pid, value in marked(marker.NAME)}
+        markers = {pid: marker.parse(value) for pid, value in marked(marker.NAME)}
         # A launcher tries the start beforehand, with a marker that names nobody yet.
-        return {pid: mark for pid, mark in found.items() if mark and mark.pid}
+        return {pid: mark for pid, mark in markers.items() if mark and mark.pid}
 
     def ran_since(self, pid: int) -> float | None:
         """Return the start of the oldest thread that a process has begun itself, None where it has none."""
@@ -118,8 +118,8 @@ class _Seen(Kin):
 
     @cached_property
     def environ(self) -> Mapping[str, str]:
-        found = environment(self.pid)
-        return found if found and start_of(self.pid) == self.start else {}
+        variables = environment(self.pid)
+        return variables if variables and start_of(self.pid) == self.start else {}
 
     @cached_property
     def folder(self) -> str | None:

@@ -54,34 +54,36 @@ def supervising(ancestry: Sequence[Kin], table: Table, own: int | None) -> Super
 
     `ancestry` is the process and its ancestors, nearest first.
     """
-    found = of_cgroup(ancestry[0].cgroup)
+    named = of_cgroup(ancestry[0].cgroup)
     ours = table.kin(own) if own else None
-    if found is None:
+    if named is None:
         return _nameless(ancestry, ours)
-    if ours and of_cgroup(ours.cgroup) == found:
+    if ours and of_cgroup(ours.cgroup) == named:
         return None
-    return found if _is_main(ancestry, found, table) else None
+    return named if _is_main(ancestry, named, table) else None
 
 
 def of_cgroup(cgroup: str) -> Supervisor | None:
     """Return the unit or container that the text of proc_pid_cgroup(5) names in any of its hierarchies."""
-    return next((found for path in _paths(cgroup) if (found := _of_path(path))), None)
+    return next((supervisor for path in _paths(cgroup) if (supervisor := _of_path(path))), None)
 
 
-def _is_main(ancestry: Sequence[Kin], found: Supervisor, table: Table) -> bool:
+def _is_main(ancestry: Sequence[Kin], supervisor: Supervisor, table: Table) -> bool:
     """Return whether the unit's main process is this one or a wrapper of it.
 
     systemd names it to its children in SYSTEMD_EXEC_PID (since 248), and they pass that on. Where nobody is named who
     still lives (the app has made a daemon of itself), it is the oldest of those that the unit's others descend from.
     """
-    if not found.name.endswith(".service"):
+    if not supervisor.name.endswith(".service"):
         return True  # a container: whatever runs in it is stopped there
     wrapped = {ancestry[0].pid}
     for child, parent in pairwise(ancestry):
-        if of_cgroup(parent.cgroup) != found or not is_wrapper(parent) or not waits_for(parent, child, table):
+        if of_cgroup(parent.cgroup) != supervisor or not is_wrapper(parent) or not waits_for(parent, child, table):
             break
         wrapped.add(parent.pid)
-    members = [kin for pid, group in table.cgroups().items() if of_cgroup(group) == found and (kin := table.kin(pid))]
+    members = [
+        kin for pid, group in table.cgroups().items() if of_cgroup(group) == supervisor and (kin := table.kin(pid))
+    ]
     named = ancestry[0].environ.get("SYSTEMD_EXEC_PID")
     main = [kin for kin in members if str(kin.pid) in (named, kin.environ.get("SYSTEMD_EXEC_PID"))]
     pids = {kin.pid for kin in members}

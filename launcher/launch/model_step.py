@@ -326,11 +326,11 @@ class ModelStep:
     def _seen(self) -> tuple[Current, ...]:
         """Return the models of a locked launch: what its view shows is what the lock says, and no ref is asked."""
         own = tuple(model for model in self._lock or () if model.local_dir)
-        found = {one.repo: one for one in versions.current((), self._context.settings.app_dir, own)}
-        found |= {
+        models = {one.repo: one for one in versions.current((), self._context.settings.app_dir, own)}
+        models |= {
             model.repo: Current(model.repo, model.revision, model.commit, place.path) for model, place in self._shown()
         }
-        return tuple(found[repo] for repo in sorted(found))
+        return tuple(models[repo] for repo in sorted(models))
 
     def _refuse_lost(self, seen: Path) -> None:
         """Refuse what the app could not load: all was there when its view was made, and may have been removed since."""
@@ -353,8 +353,8 @@ class ModelStep:
         from ..cache.memory import Memory
         from ..models import placement
 
-        found = []
+        counts = []
         for model, place in self._places():
             held = placement.held(place.base(model.commit), model.files, Memory())
-            found.append((f"{model.name} @ {model.commit[:7]}", len(held.lacking)))
-        return found
+            counts.append((f"{model.name} @ {model.commit[:7]}", len(held.lacking)))
+        return counts

@@ -73,21 +73,21 @@ class StartStep:
         from ..instances.supervisor import starter
         from ..instances.table import ProcessTable
 
-        found = starter(os.getpid(), ProcessTable())
-        if found is None:
+        keeper = starter(os.getpid(), ProcessTable())
+        if keeper is None:
             return
-        name = found.supervisor.name
-        if found.supervisor.is_unit:
+        name = keeper.supervisor.name
+        if keeper.supervisor.is_unit:
             what = f"systemd would stop the app when {name} ends"
             hint = "start_app.py unit prints a unit that starts it without --background"
         elif name.startswith("pid 1"):
-            waited = "the script that runs this" if found.by_script else "the launcher"
+            waited = "the script that runs this" if keeper.by_script else "the launcher"
             what = f"the app would end with the container when {waited} ends: {name}, waits for it"
             hint = "start_app.py without --background, as the last command of the container"
         else:
             what = f"{name} would start the launcher again when it ends, and that stops the app"
             hint = "start_app.py without --background"
-        if not found.by_script:
+        if not keeper.by_script:
             raise LauncherError(f"--background: {what}", hint, ExitStatus.USAGE)
         self._context.console.warn(f"warning: {what}")
         self._context.console.warn(self._context.console.hinted(f"hint: {hint}"))

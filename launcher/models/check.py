@@ -80,13 +80,13 @@ class _Told(NamedTuple):
 
 
 def run(
-    found: Sequence[Subject], endpoints: Endpoints, environment: Mapping[str, str], timeout: float
+    chosen: Sequence[Subject], endpoints: Endpoints, environment: Mapping[str, str], timeout: float
 ) -> tuple[Verdict, ...]:
     """Ask both hubs about every subject, all at once, and judge; `timeout` seconds is the time for each answer."""
     asked = [endpoints.official, *((endpoints.used,) if endpoints.mirrored else ())]
     questions = [
         Question(endpoint, what, subject.repo, subject.revision, subject.file if what == "file" else "")
-        for subject in found
+        for subject in chosen
         for endpoint in asked
         for what in (("head", "file") if subject.file else ("head",))
     ]
@@ -99,15 +99,15 @@ def run(
 
     heard = [
         (subject, said(subject, endpoints.used) if endpoints.mirrored else None, said(subject, endpoints.official))
-        for subject in found
+        for subject in chosen
     ]
     told = _more(heard, endpoints, environment, timeout)
     return tuple(_judge(*one, more) for one, more in zip(heard, told, strict=True))
 
 
-def offline(found: Sequence[Subject]) -> tuple[Verdict, ...]:
+def offline(chosen: Sequence[Subject]) -> tuple[Verdict, ...]:
     """Judge by what is on the disk alone."""
-    return tuple(_offline(subject) for subject in found)
+    return tuple(_offline(subject) for subject in chosen)
 
 
 def _offline(subject: Subject) -> Verdict:

@@ -210,8 +210,8 @@ class _Watch:
     def _sized(folder: str, listed: Iterable[str]) -> Iterator[tuple[str, int, int]]:
         for name in listed:
             with suppress(OSError):
-                found = os.stat(f"{folder}/{name}")
-                yield name, found.st_size, found.st_mtime_ns
+                status = os.stat(f"{folder}/{name}")
+                yield name, status.st_size, status.st_mtime_ns
 
 
 def _arrived(task: Task, paths: Sequence[str], memories: Memories) -> _Arrived:
@@ -310,8 +310,8 @@ def _clear_staged(base: str, sizes: Mapping[str, int]) -> bool:
 
 
 def _is_shorter(path: str, size: int) -> bool:
-    found = os.lstat(path)
-    return stat.S_ISREG(found.st_mode) and found.st_size < size
+    status = os.lstat(path)
+    return stat.S_ISREG(status.st_mode) and status.st_size < size
 
 
 def _said(task: Task, ended: hub.Downloaded, arrived: _Arrived) -> str:

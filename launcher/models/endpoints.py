@@ -58,16 +58,16 @@ def sends_token(environment: Mapping[str, str], hf_home: str) -> str | None:
     huggingface_hub sends it with every request, unless HF_HUB_DISABLE_IMPLICIT_TOKEN is set:
     https://huggingface.co/docs/huggingface_hub/package_reference/environment_variables
     """
-    found = of(environment)
-    if found.used.token or is_true(environment.get("HF_HUB_DISABLE_IMPLICIT_TOKEN")) or is_offline(environment):
+    hubs = of(environment)
+    if hubs.used.token or is_true(environment.get("HF_HUB_DISABLE_IMPLICIT_TOKEN")) or is_offline(environment):
         return None
     if any(environment.get(name, "").strip() for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")):
-        return found.used.url
+        return hubs.used.url
     try:
         there = os.stat(environment.get("HF_TOKEN_PATH", f"{hf_home}/token")).st_size > 0
     except OSError:
         there = False
-    return found.used.url if there else None
+    return hubs.used.url if there else None
 
 
 def split(text: str) -> tuple[str, ...]:

@@ -165,7 +165,7 @@ def ask(questions: Sequence[Question], environment: Mapping[str, str], timeout: 
         return {}
     listed = tuple(dict.fromkeys(questions))
     task = {"do": "ask", "timeout": timeout, "questions": [_asked(number, q) for number, q in enumerate(listed)]}
-    found: dict[Question, Answer] = {}
+    answers: dict[Question, Answer] = {}
     # Of each hub, the slowest go in rounds; what never answers at all ends after the first.
     deadline = time.monotonic() + _START_SECONDS + timeout * (2 + len(listed) / 16)
     child = Child(task, environment)
@@ -173,13 +173,13 @@ def ask(questions: Sequence[Question], environment: Mapping[str, str], timeout: 
         for event in child.events(lambda: time.monotonic() < deadline):
             if event is not None:
                 question = listed[event["id"]]
-                found[question] = _answer(event, question)
-            if len(found) == len(listed):
+                answers[question] = _answer(event, question)
+            if len(answers) == len(listed):
                 break
-        lost = Answer(trouble="unreachable", text=child.last_words()) if len(found) < len(listed) else None
+        lost = Answer(trouble="unreachable", text=child.last_words()) if len(answers) < len(listed) else None
     finally:
         child.close()
-    return {question: found.get(question) or lost or Answer() for question in listed}
+    return {question: answers.get(question) or lost or Answer() for question in listed}
 
 
 def download(
@@ -290,7 +290,7 @@ def _answer(event: Mapping[str, Any], question: Question) -> Answer:
 
 
 def _tree(files: Mapping[str, Any]) -> Answer:
-    found: dict[str, LockedFile] = {}
+    listed: dict[str, LockedFile] = {}
     for path, (size, digest) in files.items():
         if not repo_id.is_path(path):
             problem = (
@@ -301,8 +301,8 @@ def _tree(files: Mapping[str, Any]) -> Answer:
             return Answer(trouble="wrong", text=f"it tells no size of {path}")
         if not isinstance(digest, str) or not HASH.fullmatch(digest):
             return Answer(trouble="wrong", text=f"it tells no hash of {path}")
-        found[path] = LockedFile(size, digest)
-    return Answer(files=found)
+        listed[path] = LockedFile(size, digest)
+    return Answer(files=listed)
 
 
 def _event(line: bytes) -> Mapping[str, Any] | None:

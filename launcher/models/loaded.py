@@ -89,13 +89,13 @@ def in_use(
         for link in store.references(root, payload) or ():
             folder, _, rest = link.partition("/")
             mapped.setdefault(names.name(folder), []).append(_Mapped(root, folder, rest))
-    found = [_by_files(repo, files, recorded.get(repo), disk.get(repo)) for repo, files in sorted(mapped.items())]
-    found += [
+    models = [_by_files(repo, files, recorded.get(repo), disk.get(repo)) for repo, files in sorted(mapped.items())]
+    models += [
         InUse(repo, commit, "lock record", "", disk.get(repo))
         for repo, commit in sorted(recorded.items())
         if repo not in mapped
     ]
-    return tuple(sorted(found, key=lambda one: one.repo))
+    return tuple(sorted(models, key=lambda one: one.repo))
 
 
 def _by_files(repo: str, files: Sequence[_Mapped], recorded: str | None, now: str | None) -> InUse:
@@ -125,18 +125,18 @@ def _names(repo: layout.Repo, commits: set[str], blobs: set[str]) -> Iterator[st
 
 def _files(pid: int) -> Iterator[str]:
     """Yield the files that a process has mapped or open, as its own mount namespace names them."""
-    found: set[str] = set()
+    paths: set[str] = set()
     try:
         with open(f"/proc/{pid}/maps", "rb") as file:
             for line in file:
                 fields = line.split(None, 5)
                 if len(fields) == 6 and fields[5].startswith(b"/"):
-                    found.add(os.fsdecode(unescaped(fields[5].rstrip(b"\n"))))
+                    paths.add(os.fsdecode(unescaped(fields[5].rstrip(b"\n"))))
         for number in os.listdir(f"/proc/{pid}/fd"):
             try:
-                found.add(os.readlink(f"/proc/{pid}/fd/{number}"))
+                paths.add(os.readlink(f"/proc/{pid}/fd/{number}"))
             except OSError:
                 continue
     except OSError:
         pass  # gone, another user's, or a system without /proc: then the record is all there is
-    yield from sorted(found)
+    yield from sorted(paths)

@@ -142,7 +142,7 @@ def _is_whole(path: str, shown: Collection[Placed]) -> bool:
 
 def _is_exact(base: str, model: LockedModel) -> bool:
     """Return whether a snapshot holds the files that the lock names and no others."""
-    found = 0
+    count = 0
     pending = [""]
     while pending:
         prefix = pending.pop()
@@ -151,10 +151,10 @@ def _is_exact(base: str, model: LockedModel) -> bool:
                 if entry.is_dir(follow_symlinks=False):
                     pending.append(f"{prefix}{entry.name}/")
                 elif f"{prefix}{entry.name}" in model.files:
-                    found += 1
+                    count += 1
                 else:
                     return False
-    return found == len(model.files)
+    return count == len(model.files)
 
 
 def _remove(path: Path) -> None:

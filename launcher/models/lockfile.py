@@ -209,12 +209,12 @@ def _shown(value: object) -> str:
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
+    members = dict(pairs)
+    if len(members) != len(pairs):
         seen: set[str] = set()
         twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
         raise _WrongError(f"{_shown(twice)} is in one object twice")
-    return found
+    return members
 
 
 def _model(entry: Any, where: str) -> LockedModel:

@@ -65,13 +65,15 @@ def _hand_over(folder: str, ancestor: str, owner: os.stat_result, since: float) 
 
 def _give(descriptor: int, owner: os.stat_result, since: float) -> None:
     """Give an open entry to the owner, unless it is not root's, somewhere else too, or older."""
-    found = os.fstat(descriptor)
-    if found.st_uid != 0 or found.st_dev != owner.st_dev:
+    status = os.fstat(descriptor)
+    if status.st_uid != 0 or status.st_dev != owner.st_dev:
         return
     new = (
-        found.st_mtime >= since and found.st_nlink == 1 and (stat.S_ISREG(found.st_mode) or stat.S_ISLNK(found.st_mode))
+        status.st_mtime >= since
+        and status.st_nlink == 1
+        and (stat.S_ISREG(status.st_mode) or stat.S_ISLNK(status.st_mode))
     )
-    if new or stat.S_ISDIR(found.st_mode):
+    if new or stat.S_ISDIR(status.st_mode):
         with suppress(OSError):  # a server or a user namespace that does not know the owner: it stays root's
             # A descriptor that is a place only cannot be given to fchown(2): proc(5), /proc/self/fd.
-            os.chown(f"/proc/self/fd/{descriptor}", owner.st_uid, owner.st_gid if found.st_gid == 0 else -1)
+            os.chown(f"/proc/self/fd/{descriptor}", owner.st_uid, owner.st_gid if status.st_gid == 0 else -1)

@@ -139,14 +139,14 @@ def held(base: str, files: Mapping[str, LockedFile], memory: Memory) -> Held:
     try:
         for path, file in files.items():
             try:
-                found = os.stat(path, dir_fd=folder)
+                status = os.stat(path, dir_fd=folder)
             except OSError:
                 missing.append(path)
                 continue
-            if found.st_size != file.size != ANY_SIZE or not stat.S_ISREG(found.st_mode):
+            if status.st_size != file.size != ANY_SIZE or not stat.S_ISREG(status.st_mode):
                 resized.append(path)
             else:
-                lines[path] = line_of(found, file.hash)
+                lines[path] = line_of(status, file.hash)
     finally:
         os.close(folder)
     known = memory.knows_all(lines.values())
@@ -236,8 +236,8 @@ def _in_words(folder: str, state: Held, of: int) -> str:
 
 def _unfinished(folder: str, unread: Sequence[str]) -> str:
     """Return in words which files another program has not finished; one that was read and is whole is finished."""
-    found = [f"{path}{mark}" for path in unread for mark in MARKS if os.path.lexists(f"{folder}/{path}{mark}")]
-    return f"a download broke off: {some(found, 3)}" if found else ""
+    partial = [f"{path}{mark}" for path in unread for mark in MARKS if os.path.lexists(f"{folder}/{path}{mark}")]
+    return f"a download broke off: {some(partial, 3)}" if partial else ""
 
 
 def is_lfs_pointer(path: str) -> bool:

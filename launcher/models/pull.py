@@ -92,7 +92,7 @@ def _outdated(
 
 
 def fetch(
-    found: Survey,
+    survey: Survey,
     reach: Reach,
     memories: Memories,
     say: Say,
@@ -106,11 +106,11 @@ def fetch(
     LauncherError: 74 when the disk has no room or could not be switched afterwards, 75 when no hub could serve it, 65
     when what all of them serve is not what it must be.
     """
-    _refuse_full(found)
+    _refuse_full(survey)
     tasks = []
     served = []
-    skipped = list(found.skipped)
-    for task in found.tasks:
+    skipped = list(survey.skipped)
+    for task in survey.tasks:
         try:
             with ownership.handed_over((task.top, *reach.homes)):
                 if task.lacking:
@@ -122,7 +122,7 @@ def fetch(
             skipped.append(Skipped(task.model.name, error))
         else:
             tasks.append(task)
-    return found._replace(tasks=tuple(tasks), skipped=tuple(skipped)), tuple(served)
+    return survey._replace(tasks=tuple(tasks), skipped=tuple(skipped)), tuple(served)
 
 
 def _probe(task: Task) -> None:
@@ -137,22 +137,22 @@ def _probe(task: Task) -> None:
             raise _unswitchable(task, error) from error
 
 
-def settle(found: Survey, app_dir: Path, memories: Memories, *, pin: bool, spare: Spare = spare_none) -> Survey:
+def settle(survey: Survey, app_dir: Path, memories: Memories, *, pin: bool, spare: Spare = spare_none) -> Survey:
     """Have every model be the commit that was fetched: refs move, and folders change over.
 
     Returns the survey without the models that `spare` takes the error of. Raises LauncherError: 74, or 75 when another
     process has removed that meanwhile.
     """
     tasks = []
-    skipped = list(found.skipped)
+    skipped = list(survey.skipped)
     failed: set[str] = set()
-    for number, task in enumerate(found.tasks):
+    for number, task in enumerate(survey.tasks):
         try:
             with ownership.handed_over((task.top,)):
                 _settle(task, app_dir, memories, pin=pin)
         except LauncherError as error:
             if not spare(error):
-                abandon(Survey(found.tasks[number + 1 :], 0), app_dir)
+                abandon(Survey(survey.tasks[number + 1 :], 0), app_dir)
                 raise
             skipped.append(Skipped(task.model.name, error))
             failed.add(task.place.path)
@@ -161,7 +161,7 @@ def settle(found: Survey, app_dir: Path, memories: Memories, *, pin: bool, spare
     # Several models may share a folder; one that failed needs what was staged or kept for it.
     for folder in {task.place.path for task in tasks if task.place.root is None} - failed:
         switch.drop(folder)
-    return found._replace(tasks=tuple(tasks), skipped=tuple(skipped))
+    return survey._replace(tasks=tuple(tasks), skipped=tuple(skipped))
 
 
 def _settle(task: Task, app_dir: Path, memories: Memories, *, pin: bool) -> None:
@@ -176,13 +176,13 @@ def _settle(task: Task, app_dir: Path, memories: Memories, *, pin: bool) -> None
         raise _unswitchable(task, error) from error
 
 
-def rehearse(found: Survey, app_dir: Path) -> Survey:
+def rehearse(survey: Survey, app_dir: Path) -> Survey:
     """Try what `settle` will do, and return the survey with all that it writes beforehand.
 
     Raises LauncherError (74) where it could not be done; then nothing is left of it.
     """
     tasks: list[Task] = []
-    for task in found.tasks:
+    for task in survey.tasks:
         try:
             if task.place.root:
                 refs.probe(task.model, task.place)
@@ -196,12 +196,12 @@ def rehearse(found: Survey, app_dir: Path) -> Survey:
         except OSError as error:
             abandon(Survey(tuple(tasks), 0), app_dir)
             raise _unswitchable(task, error) from error
-    return found._replace(tasks=tuple(tasks))
+    return survey._replace(tasks=tuple(tasks))
 
 
-def abandon(found: Survey, app_dir: Path) -> None:
+def abandon(survey: Survey, app_dir: Path) -> None:
     """Remove what was rehearsed and not settled."""
-    for task in found.tasks:
+    for task in survey.tasks:
         if task.switch:
             switch.abandon(app_dir, task.switch)
 
@@ -217,12 +217,12 @@ def move(task: Task, *, pin: bool) -> None:
         raise _unswitchable(task, error) from error
 
 
-def refuse_offline(reach: Reach, found: Survey) -> None:
+def refuse_offline(reach: Reach, survey: Survey) -> None:
     """Refuse to download where the settings say that no hub may be asked.
 
     Raises LauncherError (75).
     """
-    lacking = [task for task in found.tasks if task.lacking]
+    lacking = [task for task in survey.tasks if task.lacking]
     if lacking and endpoints.is_offline(reach.environment):
         raise LauncherError(
             f"{lacking[0].model.name} @ {lacking[0].model.commit[:7]} lacks {len(lacking[0].lacking)} files, and "
@@ -232,13 +232,13 @@ def refuse_offline(reach: Reach, found: Survey) -> None:
         )
 
 
-def _refuse_full(found: Survey) -> None:
+def _refuse_full(survey: Survey) -> None:
     """Refuse what has no room, before anything comes.
 
     Raises LauncherError (74).
     """
     wanted: dict[int, tuple[int, str]] = {}
-    for task in found.tasks:
+    for task in survey.tasks:
         place = task.place.root.real if task.place.root else task.place.path
         while not os.path.isdir(place):
             place = os.path.dirname(place)

@@ -59,15 +59,15 @@ def _of_lock(model: LockedModel, state: OnDisk, *, present: bool) -> Subject:
 
 def of_cache(roots: Sequence[Root]) -> tuple[Subject, ...]:
     """Return every cached repo to be checked, by each of its refs, else by its commit; `main` is the first."""
-    found: dict[str, tuple[Subject, ...]] = {}
+    by_repo: dict[str, tuple[Subject, ...]] = {}
     for root in roots:
         for folder in entries.contents(root.real).entries:
             repo = naming.name(folder)
             # A download to a folder of its own leaves a ref in the cache, and nothing that it leads to.
             parts = (f"{root.real}/{folder}/{part}" for part in ("snapshots", "blobs"))
-            if repo not in found and repo_id.is_name(repo) and any(map(os.path.isdir, parts)):
-                found[repo] = of_repo(repo, Place(root, f"{root.real}/{folder}"))
-    return tuple(subject for repo in sorted(found) for subject in found[repo])
+            if repo not in by_repo and repo_id.is_name(repo) and any(map(os.path.isdir, parts)):
+                by_repo[repo] = of_repo(repo, Place(root, f"{root.real}/{folder}"))
+    return tuple(subject for repo in sorted(by_repo) for subject in by_repo[repo])
 
 
 def of_repo(repo: str, place: Place, wanted: str | None = None) -> tuple[Subject, ...]:

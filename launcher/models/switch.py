@@ -145,7 +145,7 @@ def unfinished(app_dir: Path) -> tuple[Unfinished, ...]:
 
     To be called under the lock of a pull, as everything here.
     """
-    found = []
+    journals = []
     for name in state.listed(app_dir, JOURNAL):
         # A write that was cut short has a dot in its name: nothing had been moved then.
         switch = None if "." in name else _read(state.read(app_dir, name))
@@ -153,8 +153,8 @@ def unfinished(app_dir: Path) -> tuple[Unfinished, ...]:
             state.forget(app_dir, name)
             continue
         folder = str(app_dir / switch.local_dir)
-        found.append(Unfinished(switch, folder, _problem(folder, switch)))
-    return tuple(found)
+        journals.append(Unfinished(switch, folder, _problem(folder, switch)))
+    return tuple(journals)
 
 
 def recover(app_dir: Path, begun: Sequence[Unfinished]) -> tuple[Recovered, ...]:

@@ -32,10 +32,10 @@ class Current(NamedTuple):
 
 def current(roots: Sequence[Path], app_dir: Path, lock: Lock | None) -> tuple[Current, ...]:
     """Return the locked models, or every cached one where there is no lock; what leads to nothing is left out."""
-    found: dict[str, Current] = {}
+    models: dict[str, Current] = {}
     for one in _locked(roots, app_dir, lock) if lock is not None else _cached(roots):
-        found.setdefault(one.repo, one)
-    return tuple(found[repo] for repo in sorted(found))
+        models.setdefault(one.repo, one)
+    return tuple(models[repo] for repo in sorted(models))
 
 
 def others(roots: Sequence[Path], repos: Collection[str]) -> tuple[str, ...]:

@@ -229,12 +229,12 @@ def _announced(ask: Callable[..., Any], keywords: Mapping[str, Any]) -> Any:
 
 def _tree(question: Mapping[str, Any], timeout: float) -> Mapping[str, Any]:  # noqa: ARG001  it has none for this
     """Ask for every file of a commit: path, bytes and hash."""
-    found = _api(question).list_repo_tree(
+    listed = _api(question).list_repo_tree(
         question["repo"], repo_type=question["kind"], revision=question["revision"], recursive=True
     )
     files = {
         entry.path: (entry.lfs.size, entry.lfs.sha256) if entry.lfs else (entry.size, entry.blob_id)
-        for entry in found
+        for entry in listed
         if hasattr(entry, "blob_id")
     }
     return {"files": files}

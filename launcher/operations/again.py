@@ -42,17 +42,17 @@ def shells_of(survey: Survey) -> Shells:
     return Shells(tuple({i.shell.pid: i.shell for i in survey.stale if i.shell}.values()), ticks_now())
 
 
-def refuse_again(context: Context, found: Shells) -> None:
+def refuse_again(context: Context, loops: Shells) -> None:
     """Return once none of these shells starts the app again, as far as what they do shows it.
 
     To be called right after the stop. Raises LauncherError (69) when one does.
     """
-    begun, shells, said = time.monotonic(), found.processes, False
+    begun, shells, said = time.monotonic(), loops.processes, False
     while shells := tuple(shell for shell in shells if start_of(shell.pid) == shell.start):
         table = ProcessTable()
         if any(table.children(shell.pid) for shell in shells):
             _refuse(context, shells)
-        seconds = max(_patience(shell, table, found.since) for shell in shells)
+        seconds = max(_patience(shell, table, loops.since) for shell in shells)
         passed = time.monotonic() - begun
         if passed >= seconds:
             return

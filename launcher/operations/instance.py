@@ -56,17 +56,17 @@ class Observed(NamedTuple):
     @property
     def instance(self) -> Instance | None:
         """Return the one instance that counts as running: the one on the port, else the youngest."""
-        found = [*self.survey.stale, *((self.survey.inside,) if self.survey.inside else ())]
-        found.sort(key=lambda instance: (self.survey.port in instance.listening, instance.process.start))
-        return found[-1] if found else None
+        instances = [*self.survey.stale, *((self.survey.inside,) if self.survey.inside else ())]
+        instances.sort(key=lambda instance: (self.survey.port in instance.listening, instance.process.start))
+        return instances[-1] if instances else None
 
     def instance_refusal(self) -> LauncherError | None:
         """Return why the instance may not be stopped, or None."""
-        found = refusal.of_instances(self.survey)
-        if found is None and self.unseen and self.lock:
+        refused = refusal.of_instances(self.survey)
+        if refused is None and self.unseen and self.lock:
             known = f" (pid {self.record.pid} of {self.record.machine}, user {self.record.user})" if self.record else ""
             return refusal.unseen_lock(str(self.lock), known)
-        return found
+        return refused
 
     def launch_refusal(self, take_port: bool) -> LauncherError | None:
         """Return why the port may not be cleared, or None."""

@@ -192,7 +192,7 @@ def survey(
     console = context.console
     total = sum(model.size for model in models) if console.interactive else None
     with console.bar("verifying", total) as progress:
-        found = pull.survey(
+        surveyed = pull.survey(
             models,
             context.roots,
             context.settings.app_dir,
@@ -202,28 +202,28 @@ def survey(
             is_of=partial(has_commit, context),
             spare=spare,
         )
-    for task in found.tasks:
+    for task in surveyed.tasks:
         for path in task.outdated.unknown:
             console.warn(
                 f"left: {task.place.path}/{path}: no hub says whether an older {task.model.repo} has brought it"
             )
-    return found
+    return surveyed
 
 
 def fetch(
-    found: Survey, context: Context, memories: placement.Memories, spare: Spare = spare_none
+    survey: Survey, context: Context, memories: placement.Memories, spare: Spare = spare_none
 ) -> tuple[Survey, tuple[Served, ...]]:
     """Download what is lacking, with one bar for all bytes; return what has come, and from where."""
     console = context.console
     home = str(hf_home(context.environment, context.settings.app_dir))
     reach = Reach(context.endpoints, context.own_environment, context.timeout(STALL_SECONDS), (home,))
-    pull.refuse_offline(reach, found)
-    for task in found.tasks:
+    pull.refuse_offline(reach, survey)
+    for task in survey.tasks:
         if task.lacking:
             count = text.count(len(task.lacking), "file")
             console.say(f"pull: {task.model.name} @ {task.model.commit[:7]}: {count}, {text.size(task.size)}")
-    with console.bar("pulling", found.size) as progress:
-        come, served = pull.fetch(found, reach, memories, console.say, progress, spare=spare)
+    with console.bar("pulling", survey.size) as progress:
+        come, served = pull.fetch(survey, reach, memories, console.say, progress, spare=spare)
     for one in served:
         name = f"{one.task.model.name} @ {one.task.model.commit[:7]}"
         history.record(context.settings, "pull", name, f"{text.size(one.size)} from {one.endpoint.url}, verified")
@@ -231,9 +231,9 @@ def fetch(
     return come, served
 
 
-def tell(found: Survey, console: Console) -> None:
+def tell(survey: Survey, console: Console) -> None:
     """Tell what every model is now, and what was left in its folder."""
-    for task in found.tasks:
+    for task in survey.tasks:
         model = task.model
         before = f" (was {task.before[:7]})" if task.before and task.before != model.commit else ""
         console.say(f"model: {model.name} @ {model.commit[:7]}{before}")
@@ -249,18 +249,18 @@ def tell(found: Survey, console: Console) -> None:
                 console.say(f"left: {task.place.path}: what never came from the Hub: {text.some(foreign, 5)}")
 
 
-def chosen_subjects(repos: Sequence[str], found: Sequence[Subject], context: Context) -> tuple[Subject, ...]:
+def chosen_subjects(repos: Sequence[str], known: Sequence[Subject], context: Context) -> tuple[Subject, ...]:
     """Return the subjects that are asked for, all where none is; a cached repo may be asked for beside the lock."""
     if not repos:
-        return tuple(found)
+        return tuple(known)
     cached = subjects.of_cache(context.roots) if context.lockfile is not None else ()
     chosen: dict[tuple[str, str], Subject] = {}
     for repo in repos:
         target = repo_id.target(repo)
-        named = [one for one in found if target and one.repo == target.repo]
+        named = [one for one in known if target and one.repo == target.repo]
         named = named or [one for one in cached if target and one.repo == target.repo]
         if not (named and target):
-            raise unknown(repo, [repo_id.folder(one.repo) for one in (*found, *cached)], "start_app.py cache list")
+            raise unknown(repo, [repo_id.folder(one.repo) for one in (*known, *cached)], "start_app.py cache list")
         same = [one for one in named if target.revision in (None, one.revision)]
         if not same:
             place = placement.cached_place(target.repo, context.roots)

@@ -32,14 +32,14 @@ class Broken(NamedTuple):
 
 def broken(planned: Sequence[Plan]) -> tuple[Broken, ...]:
     """Return the revisions that a repair takes away, to be asked before it does."""
-    found = []
+    taken = []
     for one in planned:
         going = {item.path for item in one.items if item.kind == "snapshot"}
         for folder in sorted({item.folder for item in one.items if item.kind == "snapshot"}):
             repo = layout.read(one.root.real, folder)
             revisions = [r for r in repo.revisions if f"{repo.path}/snapshots/{r.commit}" in going]
-            found += [_broken(one.root, repo, revision) for revision in revisions]
-    return tuple(found)
+            taken += [_broken(one.root, repo, revision) for revision in revisions]
+    return tuple(taken)
 
 
 def refuse_unavailable(revisions: Sequence[Broken], context: Context) -> None:

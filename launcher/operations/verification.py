@@ -73,9 +73,9 @@ def refuse_damaged(done: Verification, console: Console) -> None:
     console.say(summary(done))
 
 
-def _chosen(found: Sequence[Root], repos: Sequence[str]) -> list[tuple[Root, tuple[str, ...]]]:
-    present = [(root, entries.contents(root.real).entries) for root in found]
-    refuse_unknown(repos, found)
+def _chosen(roots: Sequence[Root], repos: Sequence[str]) -> list[tuple[Root, tuple[str, ...]]]:
+    present = [(root, entries.contents(root.real).entries) for root in roots]
+    refuse_unknown(repos, roots)
     if not repos:
         return present
     return [(root, tuple(sorted(targets.matching(repos, folders)))) for root, folders in present]

@@ -106,12 +106,12 @@ def read(app_dir: Path) -> tuple[Entry, ...]:
 
 def rows(entries: Sequence[Entry]) -> list[tuple[str, ...]]:
     """Return the history as a table with a head."""
-    found: list[tuple[str, ...]] = [("TIME", "ACTION", "PORT", "WHO", "FROM", "WHAT", "RESULT")]
+    table: list[tuple[str, ...]] = [("TIME", "ACTION", "PORT", "WHO", "FROM", "WHAT", "RESULT")]
     for one in entries:
         port = "" if one.port is None else str(one.port)
         origin = _short(one.origin, _WIDEST)
-        found.append((one.time, one.action, port, one.who, origin, one.what, one.result))
-    return found
+        table.append((one.time, one.action, port, one.who, origin, one.what, one.result))
+    return table
 
 
 def _append(folder: Path, app_dir: Path, line: bytes) -> None:
@@ -195,7 +195,7 @@ def _unit() -> str | None:
     """Return the service that this process runs in; a login session is a scope instead."""
     try:
         with open("/proc/self/cgroup", encoding="utf-8", errors="replace") as file:
-            found = _UNIT.findall(file.read())
+            units = _UNIT.findall(file.read())
     except OSError:
         return None
-    return found[-1] if found else None
+    return units[-1] if units else None

@@ -88,8 +88,8 @@ def _proxies(host: str, environment: Mapping[str, str]) -> urllib.request.ProxyH
 
 
 def _host(url: str) -> str:
-    found = _HOST.match(url)
-    return found[1].rpartition("@")[2].lower() if found else ""
+    match = _HOST.match(url)
+    return match[1].rpartition("@")[2].lower() if match else ""
 
 
 def _within(host: str, domains: tuple[str, ...]) -> bool:

@@ -169,8 +169,8 @@ def _said_here(settings: Settings, name: str) -> bool:
 
 
 def _left_out(settings: Settings) -> tuple[str, ...]:
-    found = {**settings.variables, **settings.origins}
-    return tuple(name for name, setting in found.items() if setting.level == "environment" and name not in FLAGS)
+    settled = {**settings.variables, **settings.origins}
+    return tuple(name for name, setting in settled.items() if setting.level == "environment" and name not in FLAGS)
 
 
 def _hardening(settings: Settings, machine: Machine, *, user_manager: bool) -> tuple[str, ...]:

@@ -42,8 +42,8 @@ def program(launcher_file: str | None, name: str) -> str:
             return f"{shlex.quote(sys.executable)} -m launcher"
         import shutil
 
-        found = shutil.which(os.path.basename(name))
-        same = found is not None and os.path.realpath(found) == os.path.realpath(name)
+        path = shutil.which(os.path.basename(name))
+        same = path is not None and os.path.realpath(path) == os.path.realpath(name)
         return os.path.basename(name) if same else shlex.quote(_from_here(name))
     return shlex.join((*(_uv_run() or (_from_here(sys.executable),)), _from_here(launcher_file)))
 
@@ -56,16 +56,16 @@ def again(launcher_file: str | None, words: Sequence[str]) -> str:
 
 def typed(words: Sequence[str]) -> tuple[tuple[str, str], ...]:
     """Return the typed options that name the app and the port, also from words that cannot be parsed."""
-    found: dict[str, str] = {}
+    options: dict[str, str] = {}
     own = list(words[: words.index("--")] if "--" in words else words)
     for position, word in enumerate(own):
         name, equals, value = word.partition("=")
         if word == "--demo":
-            found["--demo"] = "--demo"
+            options["--demo"] = "--demo"
         elif name in _PLACES and (equals or position + 1 < len(own)):
             name = _PLACES[name]
-            found[name] = shlex.join((name, value if equals else own[position + 1]))
-    return tuple(found.items())
+            options[name] = shlex.join((name, value if equals else own[position + 1]))
+    return tuple(options.items())
 
 
 def passing_python() -> bool:
