@@ -146,7 +146,7 @@ def claimed(script: Path) -> set[int]:
     """Return the processes that are taken for instances of the app whose script this is."""
     identity = own_file(str(script))
     assert identity
-    return set(candidates(App((Entry(str(script), identity),)), None).found)
+    return set(candidates(App((Entry(str(script), identity),)), None).proven)
 
 
 def check(started: list[Line], folder: Path, decoy: bool) -> None:

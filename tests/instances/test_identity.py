@@ -473,7 +473,7 @@ def test_what_psutil_cannot_read_is_named_and_no_target(
     identity = own_file(str(app.script))
     assert identity
     seen = candidates.candidates(candidates.App((Entry(str(app.script), identity),)), None)
-    assert (seen.found, seen.unread) == ({}, (running.pid,))
+    assert (seen.proven, seen.unread) == ({}, (running.pid,))
 
 
 @pytest.mark.slow
