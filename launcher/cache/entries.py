@@ -13,7 +13,7 @@ from typing import NamedTuple
 from ..config.paths import HUB_ENTRY
 from ..system.files import give_to_owner, open_folder, open_regular, read_regular
 from . import store
-from .names import TRASH, is_trash
+from .names import TRASH, is_new_ref, is_trash
 
 LOCKS = ".locks"
 HELPERS = frozenset((".DS_Store", "Thumbs.db", "desktop.ini"))  # the system's: huggingface_hub ignores them too
@@ -146,7 +146,17 @@ def _holds_trash(root: str) -> bool:
         names = os.listdir(root)
     except OSError:
         return False
-    return any(_is_ours(root, name) for name in names if is_trash(name))
+    repos = (name for name in names if HUB_ENTRY.match(name))
+    return any(_is_ours(root, name) for name in names if is_trash(name)) or any(
+        is_new_ref(name) for repo in repos for name in _names(f"{root}/{repo}")
+    )
+
+
+def _names(folder: str) -> list[str]:
+    try:
+        return os.listdir(folder)
+    except OSError:
+        return []
 
 
 def is_own_trash(root: str, folder: int) -> bool:
@@ -157,7 +167,7 @@ def is_own_trash(root: str, folder: int) -> bool:
     try:
         users = (os.geteuid(), os.stat(root).st_uid) if os.geteuid() == 0 else (os.geteuid(),)
         status = os.fstat(folder)
-        return status.st_uid in users and (_is_marked(folder, status) or not os.listdir(folder))
+        return status.st_uid in users and (_is_marked(folder, status) or _is_new(folder))
     except OSError:
         return False
 
@@ -173,6 +183,12 @@ def _is_ours(root: str, name: str) -> bool:
         return is_own_trash(root, folder)
     finally:
         os.close(folder)
+
+
+def _is_new(folder: int) -> bool:
+    """Return whether a folder is empty, but for the empty mark that a run was killed at."""
+    names = os.listdir(folder)
+    return not names or (names == [MARK] and os.stat(MARK, dir_fd=folder, follow_symlinks=False).st_size == 0)
 
 
 def _is_marked(folder: int, status: os.stat_result) -> bool:

@@ -20,9 +20,9 @@ from ..system.files import NO_FLOCK, open_folder, open_regular, read_regular, tr
 from ..ui.text import clean, size
 from . import entries, foreign, layout, store
 from .deletion import Deletion, Failure, Progress
-from .dirs import below, locked, opened, reason
+from .dirs import below, locked, opened, reason, taking_turns
 from .entries import LOCKS, MARK
-from .names import new_trash
+from .names import is_new_ref, new_trash
 from .snapshots import Identity
 from .usage import held_lock, lock_of
 
@@ -167,9 +167,13 @@ def finish(root: str, progress: Progress | None = None) -> Finished:
     deletion = Deletion(progress, entries.mount_points(root))
     try:
         with opened(root) as descriptor:
-            for name in entries.contents(root).trash:
+            contents = entries.contents(root)
+            for name in contents.trash:
                 with _noted(deletion, f"{root}/{name}"):
                     _finish_folder(root, descriptor, name, deletion)
+            for name in contents.entries:
+                with _noted(deletion, f"{root}/{name}"):
+                    _drop_new_refs(descriptor, name)
     except FileNotFoundError:
         pass
     except OSError as error:
@@ -249,6 +253,21 @@ def _noted(deletion: Deletion, path: str) -> Iterator[None]:
         pass  # another run was faster
     except OSError as error:
         deletion.failures.append(Failure(path, reason(error)))
+
+
+def _drop_new_refs(parent: int, repo: str) -> None:
+    """Remove the refs that killed runs were writing; a live one writes its ref under the turn that is taken here."""
+    try:
+        folder = open_folder(repo, dir_fd=parent)
+    except OSError:
+        return  # a repo behind a link, or one that has gone
+    try:
+        if any(map(is_new_ref, os.listdir(folder))):
+            with taking_turns(folder):
+                for name in filter(is_new_ref, os.listdir(folder)):
+                    os.unlink(name, dir_fd=folder)
+    finally:
+        os.close(folder)
 
 
 def _finish_folder(root: str, parent: int, name: str, deletion: Deletion) -> None:

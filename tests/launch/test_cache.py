@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -243,10 +244,15 @@ def test_without_a_launch_the_cache_is_cleared_before_the_end(
     assert "in the background" not in done.err
 
 
-def test_without_a_launch_what_could_not_go_is_in_the_exit_status(cached: Cached, tmp_path: Path) -> None:
-    (cached.hub / "models--koge--elsewhere").symlink_to(tmp_path)
-    assert cached.run("clear").status == 74
-    assert launcher(*cached.app.arguments, "--clear-cache", "--no-launch").status == 74
+def test_without_a_launch_what_could_not_go_is_in_the_exit_status(cached: Cached) -> None:
+    repo = cached.repo(V23)
+    if not shutil.which("chattr") or subprocess.run(("chattr", "+i", repo), capture_output=True).returncode:
+        pytest.skip("folders cannot be made immutable here")
+    try:
+        assert cached.run("clear").status == 74
+        assert launcher(*cached.app.arguments, "--clear-cache", "--no-launch").status == 74
+    finally:
+        subprocess.run(("chattr", "-i", repo), check=True)
 
 
 def test_json_of_a_launch_is_one_line_before_the_apps_own(cached: Cached, processes: Processes) -> None:

@@ -25,7 +25,7 @@ def test_a_repo_that_cannot_be_moved_stops_nothing(
     try:
         done = launcher(*app.arguments, *flags, "--background", "--yes")
         assert done.status == 74
-        assert f"{repo} cannot be removed: operation not permitted; nothing was stopped or removed\n" in done.err
+        assert f"{repo} stays: it is immutable (chattr +i); nothing was stopped or removed\n" in done.err
         assert get(app.port) == f"pid {old.pid}"
         assert everything(cached.home) == before
         forced = launcher(*app.arguments, *flags, "--force", "--yes", "--no-launch")

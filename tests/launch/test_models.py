@@ -393,23 +393,36 @@ def test_a_mirror_that_is_trusted_is_sent_the_token(pulled: Pulled) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("command", [("cache", "prune"), ("cache", "remove", MODEL)])
 @pytest.mark.parametrize("how", ["--locked", "--force-refresh"])
 def test_what_was_fetched_and_removed_before_the_switch_is_not_led_to(
-    how: str, command: tuple[str, ...], pulled: Pulled, processes: Processes
+    how: str, pulled: Pulled, processes: Processes
 ) -> None:
     pulled.lock_new()
     old = pulled.start(processes, "--", "--ignore-term")
     new = processes.launch(*pulled.app.arguments, how, "--stop-timeout", "1")
     eventually(lambda: "stale: " in new.err, what="the stop")
     new.process.send_signal(signal.SIGSTOP)
-    assert pulled.run(*command).status == 0
+    assert pulled.run("cache", "remove", MODEL).status == 0
     new.process.send_signal(signal.SIGCONT)
     assert new.wait() == 75, new.err
     assert f"{MODEL} @ {pulled.new[:7]} was removed by another process" in new.err
     assert old.wait() == -9
-    assert pulled.ref() == (pulled.old if command[1] == "prune" else None)
+    assert pulled.ref() is None
     assert pulled.ref("start_app") is None
-    assert pulled.loads() == (OLD if command[1] == "prune" else None)
+    assert pulled.loads() is None
     pulled.pulled()
+    assert pulled.loads() == NEW
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["--locked", "--force-refresh"])
+def test_a_prune_before_the_switch_keeps_what_was_fetched(how: str, pulled: Pulled, processes: Processes) -> None:
+    pulled.lock_new()
+    pulled.start(processes, "--", "--ignore-term")
+    new = processes.launch(*pulled.app.arguments, how, "--stop-timeout", "1")
+    eventually(lambda: "stale: " in new.err, what="the stop")
+    new.process.send_signal(signal.SIGSTOP)
+    assert pulled.run("cache", "prune").status == 0
+    new.process.send_signal(signal.SIGCONT)
+    eventually(lambda: get(pulled.app.port) == f"pid {new.pid}", what=new.err)
     assert pulled.loads() == NEW

@@ -76,4 +76,4 @@ def test_what_the_library_lacks_is_said_in_its_words_and_is_no_reason_to_try_aga
     done = pulled.run("models", *command)
     assert done.status == 78, done.err
     assert "Using SOCKS proxy, but the 'socksio' package is not installed" in done.err
-    assert "pip install httpx" in done.err.splitlines()[-1]
+    assert "pip install 'httpx" in done.err.splitlines()[-1]
