@@ -134,9 +134,10 @@ def read_snapshot(place: Place, commit: str, refs: tuple[str, ...]) -> Revision:
     if own and not (link or place.linked):
         has_links = bool(linked or dangling or outside)
         sizes = {path: status.st_size for path, status in own}
-        foreign = foreign_files(
-            sizes, f"{place.path}/trees/{commit}.json", has_links=has_links, has_blobs=has_links or bool(place.blobs)
-        )
+        # Every download makes `blobs`, also where there are no links: without it, a removal has kept these files.
+        kept = not any(os.path.lexists(f"{place.path}/{part}") for part in ("blobs", "refs"))
+        has_blobs = has_links or bool(place.blobs) or kept
+        foreign = foreign_files(sizes, f"{place.path}/trees/{commit}.json", has_links=has_links, has_blobs=has_blobs)
     plain = Plain()
     for path, status in own:
         place.plain.add(status, held=not (link or place.linked), foreign=path in foreign)
