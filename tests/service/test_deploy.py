@@ -134,7 +134,7 @@ def test_as_bare_pid_1_the_launcher_says_so_and_a_signal_still_stops_the_app(
 ) -> None:
     container = image.start(("python", "start_app.py"))
     eventually(lambda: get(image.app.port), what=container.running.err)
-    assert "the launcher is pid 1, where signals get lost" in container.running.err
+    assert "the launcher is pid 1: it stays as the app's init" in container.running.err
     assert "hint: better, give the container an init: docker run --init" in container.running.err
     document = container.running.hello()
     assert document["pid"] != 1

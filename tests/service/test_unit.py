@@ -365,7 +365,7 @@ def test_the_unit_has_what_flags_and_this_shell_say_and_leaves_the_rest_to_the_e
     (start,) = re.findall(r"^ExecStart=(.*)$", done.out, re.MULTILINE)
     assert start == f"{called} {where} --port 7999 --python {sys.executable} --locked -- --fp16"
     for name in ("HF_HOME", "HF_ENDPOINT"):
-        assert f"{name} is set in this shell only, and the unit will not have it" in done.err
+        assert f"{name} is set in this shell only: put it into .env" in done.err
     assert "GRADIO_SERVER_PORT" not in done.err
     template = launcher("unit", "--template", "--app-dir", app.path, env=env).out
     assert len(re.findall(r" --port %i(?: |$)", template, re.MULTILINE)) == 2
