@@ -5,12 +5,12 @@ from __future__ import annotations
 from ..context import Answer, Context, Report
 from ..instances import refusal
 from ..instances.describe import (
-    describe,
     family_documents,
     going_along,
     left_alone,
     left_documents,
     process_document,
+    victim,
 )
 from ..instances.stop import stopped_document
 from ..operations.instance import observe
@@ -29,7 +29,7 @@ def run(context: Context) -> Report:
         survey = observed.survey
         victims = refusal.targets(survey)
         along = going_along(survey)
-        lines = tuple(f"would terminate {line}" for line in (*map(describe, victims), *along))
+        lines = tuple(f"would terminate {line}" for line in (*(victim(process, survey) for process in victims), *along))
         data = {
             "terminate": [process_document(process) for process in victims],
             "terminate_along": family_documents(survey),

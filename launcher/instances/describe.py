@@ -57,6 +57,12 @@ def describe_member(member: Member) -> str:
     return f"{describe(member.process)}{ports}"
 
 
+def victim(process: Process, survey: Survey) -> str:
+    """Return a process that is to be stopped, and what makes it one where that is not the app itself."""
+    leftover = next((member for member in survey.leftovers if member.process == process), None)
+    return f"{describe_member(leftover)}, left over by an instance that has ended" if leftover else describe(process)
+
+
 def going_along(survey: Survey) -> tuple[str, ...]:
     """Return what goes with the instances that are to be stopped, those that listen on a port first."""
     lines = []

@@ -83,6 +83,12 @@ def own_marker(pid: int, table: Table) -> Marker | None:
     return found if kin and kin.start <= found.ticks + 1 else None
 
 
+def inherited_marker(pid: int, table: Table, bounds: Bounds) -> Marker | None:
+    """Return the marker of a dead process that this one took the place of: an app may start itself anew."""
+    found = table.marked.get(pid)
+    return found if found and found != own_marker(pid, table) and not _still_there(pid, table, bounds.own) else None
+
+
 def stranger(kin: Kin, table: Table, folders: Collection[str]) -> str | None:
     """Return why a process is another app's although it may have our marker, or None."""
     if not LAUNCHERS.isdisjoint(programs(kin)):

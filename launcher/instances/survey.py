@@ -14,7 +14,7 @@ from . import port as ports
 from .app_arguments import Told
 from .candidates import App, Candidate, Claim, candidates
 from .command_line import ScriptArgument
-from .family import Bounds, Family, Known, Start, family, leftovers
+from .family import Bounds, Family, Known, Start, family, inherited_marker, leftovers
 from .match import Evidence, Verdict, Wanted, judge
 from .process import Process, lineage, look
 from .proof import network
@@ -194,10 +194,13 @@ def _instances(found: Mapping[int, Candidate], wanted: Wanted, table: ProcessTab
     for root, members in groups.items():
         roots = (root, *members)
         others = frozenset(pid for other in groups if other != root for pid in (other, *groups[other]))
-        belongs = family(roots, table, bounds._replace(apart=others))
-        own = tuple(_member(process) for process in belongs.own)
         running = [found[pid] for pid in roots]
         told = max((candidate.told for candidate in running), key=lambda told: (told.port is not None, told.doubt))
+        port = wanted.port if told.port is None else told.port
+        heirs = (inherited_marker(pid, table, bounds) for pid in roots)
+        known = Known(markers=frozenset(marker for marker in heirs if marker and marker.port == port))
+        belongs = family(roots, table, bounds._replace(apart=others), known)
+        own = tuple(_member(process) for process in belongs.own)
         root_ports = ports.listening([pid for pid in roots if pid not in bounds.spare])
         listening = root_ports.union(*(member.ports for member in own))
         evidence = Evidence(

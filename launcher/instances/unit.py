@@ -55,9 +55,9 @@ def supervising(ancestry: Sequence[Kin], table: Table, own: int | None) -> Super
     `ancestry` is the process and its ancestors, nearest first.
     """
     found = of_cgroup(ancestry[0].cgroup)
-    if found is None:
-        return _nameless(ancestry)
     ours = table.kin(own) if own else None
+    if found is None:
+        return _nameless(ancestry, ours)
     if ours and of_cgroup(ours.cgroup) == found:
         return None
     return found if _is_main(ancestry, found, table) else None
@@ -90,16 +90,20 @@ def _is_main(ancestry: Sequence[Kin], found: Supervisor, table: Table) -> bool:
     return any(kin.pid in wrapped for kin in main)
 
 
-def _nameless(ancestry: Sequence[Kin]) -> Supervisor | None:
-    """Return the unit of a main process whose cgroup does not tell its name."""
+def _nameless(ancestry: Sequence[Kin], ours: Kin | None) -> Supervisor | None:
+    """Return the unit of a main process whose cgroup does not tell its name.
+
+    SYSTEMD_EXEC_PID is inherited, but equals the pid of the main process only. Before systemd 248 there is
+    INVOCATION_ID, which counts where systemd itself is the parent, and has given the process a session.
+    """
     for child, parent in pairwise(ancestry):
-        if parent.name in _MANAGERS:
-            named = child.environ.get("SYSTEMD_EXEC_PID", str(child.pid)) == str(child.pid)
-            ours = "INVOCATION_ID" in child.environ and "INVOCATION_ID" not in parent.environ
-            if not (named and ours and child.session == child.pid):
-                return None
-            why = "is the main process of a systemd unit, which may start it again"
-            return Supervisor(_NAMELESS, f"systemctl status {child.pid} names the unit; systemctl stop UNIT", why)
+        unit, named = (child.environ.get(name) for name in ("INVOCATION_ID", "SYSTEMD_EXEC_PID"))
+        started = parent.name in _MANAGERS and child.session == child.pid and "INVOCATION_ID" not in parent.environ
+        if named == str(child.pid) or (named is None and unit and started):
+            if ours and unit and ours.environ.get("INVOCATION_ID") == unit:
+                return None  # our own unit
+            stop = f"systemctl status {child.pid} names the unit, and systemctl stop UNIT"
+            return Supervisor("a systemd unit", stop, "is the main process of a systemd unit, which may start it again")
         if not is_wrapper(parent):
             return None
     return None

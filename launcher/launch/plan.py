@@ -16,7 +16,6 @@ from ..context import Context
 from ..errors import ExitStatus, LauncherError
 from ..instances import refusal
 from ..instances.describe import (
-    describe,
     family_documents,
     going_along,
     instance_document,
@@ -24,6 +23,7 @@ from ..instances.describe import (
     left_documents,
     process_document,
     verdicts,
+    victim,
 )
 from ..operations.instance import Observed
 from ..system import lock as locks
@@ -73,7 +73,7 @@ class LaunchPlan(NamedTuple):
         if self.problem is None:
             yield from self.models.lines()
         for process in self.victims():
-            yield f"would terminate {describe(process)}"
+            yield f"would terminate {victim(process, self.observed.survey)}"
         if self.problem is None:
             for line in going_along(self.observed.survey):
                 yield f"would terminate {line}"

@@ -398,7 +398,9 @@ def test_a_helper_of_a_killed_instance_that_holds_the_port_is_no_stranger(app: A
     first.process.kill()
     first.wait()
     processes.end_also(helper.pid)
-    assert f"would terminate pid {helper.pid}, " in launcher("-n", *app.arguments).out
+    plan = launcher("-n", *app.arguments).out
+    assert f"would terminate pid {helper.pid}, " in plan
+    assert f", port {app.port}, left over by an instance that has ended\n" in plan
     second = processes.launch(*app.arguments)
     eventually(lambda: not alive(helper.pid) and get(app.port), what=second.err)
     for child in psutil.Process(second.pid).children():
@@ -469,6 +471,30 @@ def test_a_launcher_that_the_app_has_sent_away_restarts_it_and_passes_no_marker_
     assert not alive(first.pid)
     mark = parse(psutil.Process(pid).environ()[marker.NAME])
     assert mark and (mark.pid, mark.port, mark.script) == (pid, app.port, str(app.script))
+
+
+def test_an_app_that_starts_itself_anew_keeps_its_family(app: AppFolder, processes: Processes) -> None:
+    app.script.write_text(
+        "import os, subprocess, sys, time\n"
+        "if not os.path.exists('anew'):\n"
+        "    open('anew', 'w').close()\n"
+        "    kept = subprocess.Popen(['sleep', '600'])\n"
+        "    open('kept', 'w').write(str(kept.pid))\n"
+        "    subprocess.Popen([sys.executable, *sys.argv], start_new_session=True)\n"
+        "    os._exit(0)\n" + app.script.read_text()
+    )
+    processes.launch(*app.arguments)
+    eventually(lambda: get(app.port), what="page")
+    pid = processes.end_also(int((get(app.port) or "").removeprefix("pid ")))
+    kept = processes.end_also(int((app.path / "kept").read_text()))
+    document = launcher("status", "--json", *app.arguments).json
+    assert document["instance"]["pid"] == pid
+    assert [member["pid"] for member in document["family"]] == [kept]
+    assert document["leftovers"] == []
+    done = launcher("stop", *app.arguments)
+    assert done.status == 0
+    assert f"terminated pid {pid} and 1 below it" in done.err
+    assert not alive(kept)
 
 
 def test_by_hand_what_a_running_thread_proves_goes_and_the_rest_is_left(app: AppFolder, processes: Processes) -> None:

@@ -324,9 +324,14 @@ def test_a_main_process_whose_cgroup_has_no_name_is_known_by_its_environment() -
     assert found(main.but(environ={"INVOCATION_ID": "x"})) is not None
     shell = unit_member(50, 1, "sh -c x", 50, "0::/")
     assert found(main.but(ppid=50, environ=shell.environ), shell) is not None
-    assert found(main.but(session=50)) is None
+    assert found(main.but(session=50, environ={"INVOCATION_ID": "x"})) is None
+    # Its own pid in the variable proves it, whoever its parent is; our own unit is in nobody's way.
+    assert of(99, main.but(ppid=50, cgroup="0::/"), one(50, 1, "containerd-shim")) is not None
+    launcher_ = one(60, 50, "python start_app.py", environ=main.environ)
+    assert of(99, main.but(ppid=50, cgroup="0::/"), one(50, 1, "containerd-shim"), launcher_, own=60) is None
     assert found(unit_member(99, 1, APP, 50)) is None
-    assert found(main.but(ppid=50), LOGIN.but(pid=50)) is None
+    assert found(main.but(ppid=50, environ={"INVOCATION_ID": "x"}), LOGIN.but(pid=50)) is None
+    assert found(unit_member(99, 50, APP, 40), LOGIN.but(pid=50)) is None
 
 
 def hierarchy() -> Path:
