@@ -15,8 +15,9 @@ from typing import NamedTuple
 
 from launcher.cache import entries, layout, planning
 from launcher.cache.memory import Memory
+from launcher.cache.names import TRASH
 from launcher.cache.planning import Request
-from launcher.cache.roots import TRASH, Root
+from launcher.cache.roots import Root
 from launcher.cache.verify import Verification, candidates
 
 from .caches import Big, Shape, big_size, folder, hub, make_big, name, refuse_too_many

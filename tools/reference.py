@@ -6,7 +6,8 @@ import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from launcher.arguments.table import ALIASES, COMMANDS, COMMON, EXIT_STATUSES, TABLE, Option
+from launcher.arguments.options import Option
+from launcher.arguments.table import ALIASES, COMMANDS, COMMON, EXIT_STATUSES, TABLE
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "commands.md"
 _START = """\

@@ -39,7 +39,7 @@ def build(settings: Settings, environ: Mapping[str, str], running: str) -> Comma
     """
     setting = find_interpreter(settings, environ, running)
     interpreter = checked(setting, running)
-    argv = [interpreter, settings.script_argument]
+    argv = [interpreter, *settings.entry]
     if settings.port_flag:
         argv += [settings.port_flag, str(settings.port)]
     host = host_argument(settings)

@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from .table import ALIASES, COMMON, GROUPS, OPTIONS, TABLE, Option
+from .options import Option
+from .table import ALIASES, COMMON, GROUPS, OPTIONS, TABLE
 
 
 class Given(NamedTuple):

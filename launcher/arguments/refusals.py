@@ -14,8 +14,9 @@ from typing import NamedTuple
 from ..errors import ExitStatus, LauncherError
 from ..ui.text import parsed_port
 from .line import Given, Line, named, own_options
+from .options import Option
 from .parsing import PROGRAM, read
-from .table import ALIASES, COMMANDS, GROUPS, OPTIONS, TABLE, Command, Option
+from .table import ALIASES, COMMANDS, GROUPS, OPTIONS, TABLE, Command
 from .typed import LAUNCH, BadValueError
 
 # What other programs call them.

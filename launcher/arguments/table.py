@@ -1,52 +1,18 @@
-"""Every command and every option, declared once: the parser, the help, the completion and docs/commands.md read this.
+"""Every command, declared once: the parser, the help, the completion and docs/commands.md read this.
 
 A new command is one more `Command` in `_COMMANDS`: its name, its summary, its own options in groups, two examples.
+A new option is declared in `options` first.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from ..errors import ExitStatus
-from . import typed
+from . import options as own
+from .options import Option
 from .typed import LAUNCH
-
-
-class Option(NamedTuple):
-    """Hold one option: its names, what argparse needs, and what a shell completes its value with.
-
-    `completes` is `dir`, `file`, `repo` or nothing; `choices` of argparse are completed as they are.
-    """
-
-    names: tuple[str, ...]
-    keywords: Mapping[str, Any]
-    completes: str = ""
-
-    @property
-    def takes_value(self) -> bool:
-        """Return whether a value follows the option."""
-        return self.keywords.get("action") in (None, "append", "extend")
-
-    @property
-    def takes_values(self) -> bool:
-        """Return whether several values follow the option."""
-        return "nargs" in self.keywords
-
-    @property
-    def help(self) -> str:
-        """Return what the option does."""
-        text: str = self.keywords["help"]
-        return text
-
-    @property
-    def label(self) -> str:
-        """Return the option as help shows it: `-p, --port PORT`."""
-        names = ", ".join(self.names)
-        if not self.takes_value:
-            return names
-        metavar = self.keywords.get("metavar") or "|".join(self.keywords["choices"])
-        return f"{names} {metavar}{'...' if self.takes_values else ''}"
 
 
 class Command(NamedTuple):
@@ -80,112 +46,12 @@ class Command(NamedTuple):
         return f"{self.name} [OPTIONS]{words}{' [-- APP ARGUMENTS]' if self.app_arguments else ''}"
 
 
-def _option(*names: str, completes: str = "", **keywords: Any) -> Option:
-    return Option(names, keywords, completes)
-
-
-def _flag(*names: str, help: str) -> Option:  # noqa: A002  # argparse's own word
-    return Option(names, {"action": "store_true", "help": help})
-
-
-def _timeout(text: str) -> Option:
-    return _option("--timeout", metavar="SECONDS", type=typed.seconds, help=text)
-
-
-# Which app
-_APP_DIR = _option(
-    "--app-dir", metavar="DIR", completes="dir", help="the app's folder (APP_DIR; default: where start_app.py is)"
-)
-_ENV_FILE = _option("--env-file", metavar="FILE", completes="file", help="read FILE instead of .env in that folder")
-_HOST = _option("--host", metavar="HOST", help="the address that the app listens on (GRADIO_SERVER_NAME)")
-_PORT = _option("-p", "--port", metavar="PORT", type=typed.port, help="the app's port (default: 7860)")
-_DEMO = _flag("--demo", help="use the demo app in ./start_app_demo or in --app-dir")
-# Output
-_JSON = _flag("--json", help="print one JSON object on stdout")
-_QUIET = _flag("-q", "--quiet", help="print only errors and warnings")
-_VERBOSE = _flag("-v", "--verbose", help="also print where settings come from")
-_VERSION = _flag("--version", help="show the version; with -v also those of Python and the libraries")
-_HELP = _flag("-h", "--help", help="show this help")
-_COMPLETION = _option(
-    "--print-completion", metavar="SHELL", choices=("bash", "zsh"), help="print the completion script for bash or zsh"
-)
-# Stop and start
-_TAKE_PORT = _flag("--take-port", help="stop whatever holds the port, if it is your own process")
-_STOP_TIMEOUT = _option(
-    "--stop-timeout",
-    metavar="SECONDS",
-    type=typed.seconds,
-    help="how long to wait after SIGTERM before SIGKILL (default: 10)",
-)
-_PYTHON = _option(
-    "--python", metavar="PATH", completes="file", help="the app's interpreter or virtual environment (APP_PYTHON)"
-)
-_BACKGROUND = _flag("--background", help="detach from the terminal; return when the page answers")
-_LOG_FILE = _option(
-    "--log-file",
-    metavar="FILE",
-    completes="file",
-    help="write the app's output to FILE, replaced at each start (default with --background: in .start_app/logs/)",
-)
-_OPEN = _flag("--open", help="open a browser when the page answers")
-_NO_LAUNCH = _flag("--no-launch", help="do everything except start the app")
-_DRY_RUN = _flag("-n", "--dry-run", help="print what would happen and change nothing")
-# Models of a launch
-_CLEAR_CACHE = _flag("--clear-cache", help="start with an empty model cache")
-_PRUNE_CACHE = _flag("--prune-cache", help="first remove unreferenced revisions and partial downloads")
-_REMOVE_MODEL = _option(
-    "--remove-model",
-    metavar="REPO",
-    action="extend",
-    nargs="+",
-    completes="repo",
-    help="first remove these models from the cache",
-)
-_VERIFY = _flag("--verify", help="verify the cache first; if a file is damaged, exit 65 and keep the old instance")
-_FORCE_REFRESH = _flag("--force-refresh", help="first pull the newest commit of every model")
-_LOCKED = _flag("--locked", help="start with exactly the commits in models.lock")
-# The cache
-_OLDER_THAN = _option(
-    "--older-than",
-    metavar="SPAN",
-    type=typed.span,
-    help="also remove revisions unused for this long, such as 30d; units: m, h, d, w",
-)
-_MAX_SIZE = _option(
-    "--max-size",
-    metavar="SIZE",
-    type=typed.size,
-    help="also remove the least recently used revisions until the cache fits SIZE, such as 50G; units: B, K, M, G, T",
-)
-_KEEP = _option("--keep", metavar="REPO", action="append", completes="repo", help="never remove REPO; can be repeated")
-_UNLOCKED = _flag("--unlocked", help="also remove everything that models.lock does not pin")
-_FORCE = _flag("--force", help="also remove files that another process reads or downloads")
-_YES = _flag("-y", "--yes", help="do not ask before removing from a cache that other programs share")
-_REVISIONS = _flag("--revisions", help="print one line for each revision")
-_FULL = _flag("--full", help="read every file again, also those verified before")
-_REPAIR = _flag("--repair", help="remove damaged files and download them again")
-# models.lock
-_LOCAL_DIR = _option(
-    "--local-dir", metavar="DIR", completes="dir", help="the folder of the app that the model's files are in"
-)
-_INCLUDE = _option("--include", metavar="GLOB", action="append", help="pin only matching files; can be repeated")
-_EXCLUDE = _option("--exclude", metavar="GLOB", action="append", help="do not pin matching files; can be repeated")
-_REMOVE = _flag("--remove", help="remove these models from models.lock")
-# The service
-_FOLLOW = _flag("-f", "--follow", help="keep printing new output")
-_LINES = _option("--lines", metavar="N", type=typed.count, help="how many of the last lines to print (default: 50)")
-_PID = _option(
-    "--pid", metavar="PID", type=typed.pid, help="wait for the page of this process (default: MAINPID, set by systemd)"
-)
-_TEMPLATE = _flag("--template", help="print a unit for several instances, each named by its port")
-_USER = _flag("--user", help="print a unit for systemctl --user")
-
 COMMON: Mapping[str, tuple[Option, ...]] = {
-    "which app": (_APP_DIR, _ENV_FILE, _HOST, _PORT, _DEMO),
-    "output": (_JSON, _QUIET, _VERBOSE, _VERSION, _HELP),
+    "which app": (own.APP_DIR, own.ENV_FILE, own.HOST, own.PORT, own.DEMO),
+    "output": (own.JSON, own.QUIET, own.VERBOSE, own.VERSION, own.HELP),
 }
-_REMOVAL = (_DRY_RUN, _YES, _FORCE)
-_PRUNING = (_OLDER_THAN, _MAX_SIZE, _KEEP, _UNLOCKED)
+_REMOVAL = (own.DRY_RUN, own.YES, own.FORCE)
+_PRUNING = (own.OLDER_THAN, own.MAX_SIZE, own.KEEP, own.UNLOCKED)
 _REPO_HELP = "REPO is owner/name, owner/name@revision, a commit, or a quoted glob such as 'owner/*'."
 
 _COMMANDS = (
@@ -193,19 +59,19 @@ _COMMANDS = (
         LAUNCH,
         "restart the app (same as no command)",
         {
-            "stop": (_TAKE_PORT, _STOP_TIMEOUT),
+            "stop": (own.TAKE_PORT, own.STOP_TIMEOUT),
             "start": (
-                _PYTHON,
-                _BACKGROUND,
-                _timeout("how long --background waits for the page (default: 600)"),
-                _OPEN._replace(keywords={**_OPEN.keywords, "help": "with --background: open a browser at the end"}),
-                _LOG_FILE,
-                _NO_LAUNCH,
+                own.PYTHON,
+                own.BACKGROUND,
+                own.timeout("how long --background waits for the page (default: 600)"),
+                own.OPEN_IN_BACKGROUND,
+                own.LOG_FILE,
+                own.NO_LAUNCH,
             ),
-            "models": (_FORCE_REFRESH, _LOCKED, _VERIFY, _CLEAR_CACHE, _REMOVE_MODEL, _PRUNE_CACHE),
+            "models": (own.FORCE_REFRESH, own.LOCKED, own.VERIFY, own.CLEAR_CACHE, own.REMOVE_MODEL, own.PRUNE_CACHE),
             "with --prune-cache": _PRUNING,
             "safety": _REMOVAL,
-            "shell": (_COMPLETION,),
+            "shell": (own.COMPLETION,),
         },
         (
             ("--dry-run -v", "show what would happen, and where each setting comes from"),
@@ -226,7 +92,7 @@ _COMMANDS = (
     Command(
         "stop",
         "stop this app's instance",
-        {"stop": (_STOP_TIMEOUT, _DRY_RUN)},
+        {"stop": (own.STOP_TIMEOUT, own.DRY_RUN)},
         (
             ("stop", "stop the instance on port 7860; exit 0 if none runs"),
             ("stop --dry-run", "print which processes would be stopped"),
@@ -236,7 +102,7 @@ _COMMANDS = (
     Command(
         "wait",
         "wait until the instance's page answers",
-        {"wait": (_timeout("how long to wait for the page (default: 600)"), _PID, _OPEN)},
+        {"wait": (own.timeout("how long to wait for the page (default: 600)"), own.PID, own.OPEN)},
         (
             ("wait --timeout 60", "wait for at most a minute"),
             ("wait --open", "open a browser when the page answers"),
@@ -245,7 +111,7 @@ _COMMANDS = (
     Command(
         "logs",
         "print what the instance has printed",
-        {"lines": (_FOLLOW, _LINES)},
+        {"lines": (own.FOLLOW, own.LINES)},
         (
             ("logs -f", "print the last 50 lines, then new output"),
             ("logs --lines 200", "print the last 200 lines"),
@@ -254,7 +120,7 @@ _COMMANDS = (
     Command(
         "history",
         "show who did what to this app, and when",
-        {"lines": (_LINES,)},
+        {"lines": (own.LINES,)},
         (
             ("history", "show the last 50 entries"),
             ("history --lines 10 --json", "the last ten, for a script"),
@@ -263,7 +129,7 @@ _COMMANDS = (
     Command(
         "unit",
         "print a systemd unit that keeps this app running",
-        {"unit": (_TEMPLATE, _USER, _PYTHON, _LOCKED)},
+        {"unit": (own.TEMPLATE, own.USER, own.PYTHON, own.LOCKED)},
         (
             ("unit", "print the unit, and the commands that install it"),
             ("unit --user -- --fp16", "the same for systemctl --user; the app gets --fp16"),
@@ -273,7 +139,7 @@ _COMMANDS = (
     Command(
         "cache list",
         "list the models in the cache, the largest first",
-        {"list": (_REVISIONS,)},
+        {"list": (own.REVISIONS,)},
         (
             ("cache list", "list every model, and what is wrong with it"),
             ("cache list --revisions 'koge/*'", "one line for each revision of some models"),
@@ -316,7 +182,7 @@ _COMMANDS = (
     Command(
         "cache verify",
         "check every file against its hash, offline",
-        {"verify": (_FULL, _REPAIR), "safety": _REMOVAL},
+        {"verify": (own.FULL, own.REPAIR), "safety": _REMOVAL},
         (
             ("cache verify", "exit 65 if a file is damaged"),
             ("cache verify --repair koge/voices", "download the damaged files of one model again"),
@@ -328,7 +194,7 @@ _COMMANDS = (
     Command(
         "models check",
         "compare the local models with the mirror and the Hub",
-        {"hub": (_timeout("how long to wait for each answer of a hub (default: 10)"),)},
+        {"hub": (own.timeout("how long to wait for each answer of a hub (default: 10)"),)},
         (
             ("models check", "exit 80 if a model is out of date"),
             ("models check koge/voices --json", "check one model, for a script"),
@@ -339,8 +205,8 @@ _COMMANDS = (
         "models lock",
         "pin models in models.lock; without REPO, pin the newest commit of every model in it",
         {
-            "lock": (_LOCAL_DIR, _INCLUDE, _EXCLUDE, _REMOVE, _DRY_RUN),
-            "hub": (_timeout("how long to wait for each answer of a hub (default: 10)"),),
+            "lock": (own.LOCAL_DIR, own.INCLUDE, own.EXCLUDE, own.REMOVE, own.DRY_RUN),
+            "hub": (own.timeout("how long to wait for each answer of a hub (default: 10)"),),
         },
         (
             ("models lock koge/voices@v2", "pin one revision of a model"),
@@ -352,7 +218,7 @@ _COMMANDS = (
     Command(
         "models pull",
         "download what models.lock pins; without a lock, the newest commit of every model",
-        {"pull": (_DRY_RUN, _timeout("how long a download can stall before it fails (default: 60)"))},
+        {"pull": (own.DRY_RUN, own.timeout("how long a download can stall before it fails (default: 60)"))},
         (
             ("models pull --dry-run", "show what would be downloaded"),
             ("models pull koge/voices", "download one model"),
@@ -381,7 +247,8 @@ OPTIONS: Mapping[str, Option] = {
 }
 # What the first screen shows.
 MOST_USED = (
-    _APP_DIR, _PORT, _TAKE_PORT, _BACKGROUND, _DRY_RUN, _CLEAR_CACHE, _FORCE_REFRESH, _LOCKED, _JSON, _VERBOSE,
+    own.APP_DIR, own.PORT, own.TAKE_PORT, own.BACKGROUND, own.DRY_RUN, own.CLEAR_CACHE, own.FORCE_REFRESH, own.LOCKED,
+    own.JSON, own.VERBOSE,
 )  # fmt: skip
 FIRST_EXAMPLES = (
     ("", "restart the app in this folder"),
@@ -403,10 +270,3 @@ EXIT_STATUSES: Mapping[ExitStatus, str] = {
     ExitStatus.STALE: "a model is out of date",
     ExitStatus.INTERRUPTED: "interrupted",
 }
-
-
-def listed() -> Iterator[tuple[str, tuple[str, ...], str]]:
-    """Yield (command, option names, help) for every option of every command that help shows."""
-    for name in COMMANDS:
-        for option in TABLE[name].options:
-            yield name, option.names, option.help

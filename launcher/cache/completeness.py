@@ -17,8 +17,7 @@ from typing import NamedTuple
 
 from ..system.files import read_regular
 from .dirs import walk
-from .layout import HASH
-from .names import PIN, read_ref
+from .names import HASH, PIN, read_ref
 
 Files = Mapping[str, tuple[str, int]]
 """The files of a commit by path: hash and bytes."""

@@ -8,10 +8,12 @@ import stat
 from collections.abc import Callable, Collection
 from typing import NamedTuple
 
-from .dirs import FOLDER, reason
+from ..system.files import open_folder
+from .dirs import reason
 
 # So deep, a folder is moved up before it is entered: how many files may be open is for the system to decide.
 _DEEPEST = 60
+_PATH_ONLY = getattr(os, "O_PATH", os.O_RDONLY)
 
 Progress = Callable[[int], None]
 
@@ -32,15 +34,32 @@ class _Level(NamedTuple):
 
 
 class Deletion:
-    """Delete trees and count what that frees: the bytes of files that had no other name."""
+    """Delete trees and count what that frees: the bytes of files that had no other name.
 
-    def __init__(self, progress: Progress | None = None, mounts: Collection[str] = ()) -> None:
+    Paths in `kept` stay, and so do the folders above them.
+    """
+
+    def __init__(
+        self, progress: Progress | None = None, mounts: Collection[str] = (), kept: Collection[str] = ()
+    ) -> None:
         self.freed = 0
         self.failures: list[Failure] = []
         self._progress = progress
         self._mounts = mounts
+        self._kept = frozenset(kept)
+        self._above = frozenset(above for path in kept for above in _folders_above(path))
         self._device = 0
         self._first: str | None = None
+
+    @property
+    def mounts(self) -> Collection[str]:
+        """Return the mount points that are never entered."""
+        return self._mounts
+
+    def take_over(self, other: Deletion) -> None:
+        """Add what another deletion has freed, and what it could not delete."""
+        self.freed += other.freed
+        self.failures += other.failures
 
     def delete(self, parent: int, name: str, path: str) -> None:
         """Delete what is called `name` in the folder `parent`; what cannot go is noted once, and the rest goes."""
@@ -65,34 +84,34 @@ class Deletion:
 
     def unlink(self, parent: int, name: str) -> None:
         """Unlink one file and count it."""
-        found = os.stat(name, dir_fd=parent, follow_symlinks=False)
+        status = os.stat(name, dir_fd=parent, follow_symlinks=False)
         os.unlink(name, dir_fd=parent)
-        self.count(found)
+        self.count(status)
 
-    def count(self, found: os.stat_result) -> None:
+    def count(self, status: os.stat_result) -> None:
         """Count a file that is gone."""
-        if stat.S_ISREG(found.st_mode) and found.st_nlink == 1:
-            self.freed += found.st_size
+        if stat.S_ISREG(status.st_mode) and status.st_nlink == 1:
+            self.freed += status.st_size
             if self._progress:
-                self._progress(found.st_size)
+                self._progress(status.st_size)
 
     def _enter(self, stack: list[_Level], parent: int, name: str, path: str) -> None:
+        if path in self._kept:
+            return
         try:
-            found = os.stat(name, dir_fd=parent, follow_symlinks=False)
-            if not stat.S_ISDIR(found.st_mode):
+            status = os.stat(name, dir_fd=parent, follow_symlinks=False)
+            if not stat.S_ISDIR(status.st_mode):
                 os.unlink(name, dir_fd=parent)
-                self.count(found)
+                self.count(status)
                 return
-            if found.st_dev != self._device or path in self._mounts:
+            if status.st_dev != self._device or path in self._mounts:
                 raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
-            if len(stack) >= _DEEPEST:
+            if len(stack) >= _DEEPEST and not self._kept:
                 higher = os.urandom(8).hex()
                 os.rename(name, higher, src_dir_fd=parent, dst_dir_fd=stack[0].descriptor)
                 stack[0].names.append(higher)
                 return
-            if found.st_uid == os.geteuid() and found.st_mode & stat.S_IRWXU != stat.S_IRWXU:
-                os.chmod(name, stat.S_IRWXU, dir_fd=parent)
-            descriptor = os.open(name, FOLDER, dir_fd=parent)
+            descriptor = _open(parent, name)
         except FileNotFoundError:
             return  # another run works on the same trash
         except OSError as error:
@@ -106,6 +125,8 @@ class Deletion:
         stack.append(_Level(parent, name, path, descriptor, names))
 
     def _remove(self, level: _Level) -> None:
+        if level.path in self._above:
+            return
         try:
             os.rmdir(level.name, dir_fd=level.parent)
         except FileNotFoundError:
@@ -116,3 +137,25 @@ class Deletion:
 
     def _note(self, error: OSError) -> None:
         self._first = self._first or reason(error)
+
+
+def _open(parent: int, name: str) -> int:
+    """Open a folder, made writable first where it is ours; a link that has come in its place is an error.
+
+    chmod(2) follows links, so the mode is changed through a descriptor of this very folder.
+    """
+    place = os.open(name, _PATH_ONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+    try:
+        status = os.fstat(place)
+        if status.st_uid != os.geteuid() or status.st_mode & stat.S_IRWXU == stat.S_IRWXU:
+            return open_folder(".", dir_fd=place)
+        by_descriptor = f"/proc/self/fd/{place}"
+        os.chmod(by_descriptor, stat.S_IRWXU)
+        return open_folder(by_descriptor, follow=True)
+    finally:
+        os.close(place)
+
+
+def _folders_above(path: str) -> tuple[str, ...]:
+    parts = path.split("/")
+    return tuple("/".join(parts[:number]) for number in range(1, len(parts)))

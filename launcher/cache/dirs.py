@@ -7,14 +7,11 @@ made it to decide.
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-from ..system.files import lock_within
-
-FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+from ..system.files import NO_FLOCK, lock_within, open_folder, open_regular, try_lock
 
 _TURN_SECONDS = 2.0
 
@@ -22,7 +19,7 @@ _TURN_SECONDS = 2.0
 @contextmanager
 def opened(path: str) -> Iterator[int]:
     """Open a root; that one may be reached by a link, for its name comes from the settings."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    descriptor = open_folder(path, follow=True)
     try:
         yield descriptor
     finally:
@@ -36,7 +33,7 @@ def below(descriptor: int, path: str) -> Iterator[tuple[int, str]]:
     current = os.dup(descriptor)
     try:
         for folder in folders:
-            inner = os.open(folder, FOLDER, dir_fd=current)
+            inner = open_folder(folder, dir_fd=current)
             os.close(current)
             current = inner
         yield current, name
@@ -51,15 +48,19 @@ def locked(parent: int, name: str) -> Iterator[None]:
     Raises OSError (EAGAIN) when a downloader has it.
     """
     try:
-        descriptor = os.open(name, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=parent)
+        descriptor = open_regular(name, os.O_RDWR, dir_fd=parent)
     except FileNotFoundError:
         yield
         return
     try:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise OSError(errno.EAGAIN, "it is being downloaded") from error
+            free = try_lock(descriptor)
+        except OSError as error:
+            if error.errno not in NO_FLOCK:
+                raise
+            free = True
+        if not free:
+            raise OSError(errno.EAGAIN, "it is being downloaded")
         yield
     finally:
         os.close(descriptor)
@@ -81,8 +82,8 @@ def walk(path: str) -> Iterator[os.DirEntry[str]]:
     pending = [path]
     while pending:
         try:
-            with os.scandir(pending.pop()) as found:
-                entries = list(found)
+            with os.scandir(pending.pop()) as listing:
+                entries = list(listing)
         except OSError:
             continue
         for entry in entries:
@@ -98,4 +99,5 @@ def reason(error: OSError) -> str:
         return "something is mounted there"
     if error.errno == errno.EBUSY and error.strerror == os.strerror(errno.EBUSY):
         return "something is mounted there"
-    return (error.strerror or str(error)).lower()
+    text = error.strerror or str(error)
+    return text.lower() if text == os.strerror(error.errno or 0) else text

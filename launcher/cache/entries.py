@@ -2,71 +2,105 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import NamedTuple
 
 from ..config.paths import HUB_ENTRY
+from ..system.files import give_to_owner, open_folder, open_regular, read_regular
 from . import store
-from .roots import TRASH
+from .names import TRASH, is_trash
 
 LOCKS = ".locks"
-HELPERS = frozenset((".DS_Store", "Thumbs.db", "desktop.ini"))  # as huggingface_hub: the system's, of no account
+HELPERS = frozenset((".DS_Store", "Thumbs.db", "desktop.ini"))  # the system's: huggingface_hub ignores them too
+MARK = ".start_app"
 _ROOT_PARTS = frozenset((LOCKS, "CACHEDIR.TAG"))
 _OCTAL = re.compile(rb"\\([0-7]{3})")
+_NOT_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 
 
 class Contents(NamedTuple):
-    """Hold the names in a root: repo folders, what only looks like one and why, lock folders, trash, and the rest."""
+    """Hold the names in a root.
 
-    entries: tuple[str, ...]
-    strange: Mapping[str, str]
-    locks: tuple[str, ...]
-    trash: tuple[str, ...]
-    foreign: tuple[str, ...]
-    store: bool
+    `entries` are the repo folders, `links` what those of them lead to that are links, `mounted` the mount points at or
+    in some of them. `lookalikes` are only named like a repo, with the reason why they are none.
+    """
+
+    entries: tuple[str, ...] = ()
+    links: Mapping[str, str] = {}
+    mounted: Mapping[str, str] = {}
+    lookalikes: Mapping[str, str] = {}
+    locks: tuple[str, ...] = ()
+    trash: tuple[str, ...] = ()
+    foreign: tuple[str, ...] = ()
+    store: bool = False
 
 
 def contents(root: str) -> Contents:
-    """Look at a root without looking into its repos; a root that is not there is empty.
+    """Look at a root without looking into its repos; a root that does not exist is empty.
 
-    Raises OSError when it is there and cannot be read.
+    Raises OSError when it exists and cannot be read.
     """
-    entries, trash, foreign = [], [], []
-    strange: dict[str, str] = {}
+    repos: list[str] = []
+    trash: list[str] = []
+    foreign: list[str] = []
+    links: dict[str, str] = {}
+    lookalikes: dict[str, str] = {}
     try:
-        found = os.scandir(root)
+        listing = os.scandir(root)
     except FileNotFoundError:
-        return Contents((), {}, (), (), (), False)
+        return Contents()
     has_store = store.is_store(root)
     mounted = mounts(root)
-    owner = os.stat(root).st_uid
-    with found:
-        for entry in found:
+    with listing:
+        for entry in listing:
             if entry.name.startswith(TRASH):
-                if _is_ours(entry, owner):
-                    trash.append(entry.name)
+                (trash if _is_ours(root, entry.name) else foreign).append(entry.name)
             elif HUB_ENTRY.match(entry.name):
-                if entry.is_symlink():
-                    strange[entry.name] = f"it is a link to {_link(entry.path)}"
-                elif not entry.is_dir(follow_symlinks=False):
-                    strange[entry.name] = "it is no folder"
-                elif entry.name in mounted:
-                    strange[entry.name] = f"something is mounted on {mounted[entry.name]}"
+                problem = "" if entry.is_dir(follow_symlinks=False) else _problem(entry, links)
+                if problem:
+                    lookalikes[entry.name] = problem
                 else:
-                    entries.append(entry.name)
+                    repos.append(entry.name)
             elif entry.name not in _ROOT_PARTS | HELPERS and not (entry.name == store.FOLDER and has_store):
                 foreign.append(entry.name)
     return Contents(
-        tuple(sorted(entries)), strange, _lock_folders(root), tuple(trash), tuple(sorted(foreign)), has_store
+        entries=tuple(sorted(repos)),
+        links=links,
+        mounted={repo: mounted[repo] for repo in repos if repo in mounted},
+        lookalikes=lookalikes,
+        locks=_lock_folders(root),
+        trash=tuple(sorted(trash)),
+        foreign=tuple(sorted(foreign)),
+        store=has_store,
     )
 
 
 def exists(root: str) -> bool:
-    """Return whether a root is there at all."""
+    """Return whether a root exists."""
     return os.path.isdir(root)
+
+
+def trashed(paths: Iterable[Path]) -> tuple[str, ...]:
+    """Return the roots, links resolved, in which an interrupted removal has left trash of ours."""
+    return tuple(root for path in paths if _holds_trash(root := os.path.realpath(path)))
+
+
+def mark(folder: int, owner: os.stat_result) -> None:
+    """Mark an open trash folder as made by this user, by a file that no other user could have put there.
+
+    Whoever may write to the root can rename any folder in it to a trash name. The mark names the folder's inode and
+    has the same owner, so it cannot be a file that was moved or linked there. What root makes goes to `owner`.
+    """
+    descriptor = open_regular(MARK, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=folder)
+    with open(descriptor, "wb") as file:
+        file.write(b"%d\n" % os.fstat(folder).st_ino)
+        give_to_owner(descriptor, owner)
+    give_to_owner(folder, owner)
 
 
 def mounts(root: str) -> Mapping[str, str]:
@@ -91,26 +125,67 @@ def unescaped(path: bytes) -> bytes:
     return _OCTAL.sub(lambda match: bytes((int(match[1], 8),)), path)
 
 
-def _is_ours(entry: os.DirEntry[str], owner: int) -> bool:
-    """Return whether trash is of this user's making; root takes the cache's owner's for its own, nobody else's."""
+def _problem(entry: os.DirEntry[str], links: dict[str, str]) -> str:
+    """Return why an entry that is no folder is no repo either; note what it leads to where it is a link to one."""
+    if not entry.is_symlink():
+        return "it is not a folder"
+    target = ""
     try:
-        found = entry.stat(follow_symlinks=False)
+        target = os.readlink(entry.path)
+        if not stat.S_ISDIR(os.stat(entry.path).st_mode):
+            return f"it is a link to {target}, which is not a folder"
+    except OSError as error:
+        there = "is not there" if error.errno in _NOT_THERE else "cannot be looked at"
+        return f"it is a link to {target}, which {there}"
+    links[entry.name] = target
+    return ""
+
+
+def _holds_trash(root: str) -> bool:
+    try:
+        names = os.listdir(root)
     except OSError:
         return False
-    users = (os.geteuid(), owner) if os.geteuid() == 0 else (os.geteuid(),)
-    return not stat.S_ISLNK(found.st_mode) and found.st_uid in users
+    return any(_is_ours(root, name) for name in names if is_trash(name))
+
+
+def is_own_trash(root: str, folder: int) -> bool:
+    """Return whether an open folder is trash of this user's making, marked as such or empty.
+
+    Root takes the trash of the cache's owner for its own, nobody else's.
+    """
+    try:
+        users = (os.geteuid(), os.stat(root).st_uid) if os.geteuid() == 0 else (os.geteuid(),)
+        status = os.fstat(folder)
+        return status.st_uid in users and (_is_marked(folder, status) or not os.listdir(folder))
+    except OSError:
+        return False
+
+
+def _is_ours(root: str, name: str) -> bool:
+    if not is_trash(name):
+        return False
+    try:
+        folder = open_folder(f"{root}/{name}")
+    except OSError:
+        return False
+    try:
+        return is_own_trash(root, folder)
+    finally:
+        os.close(folder)
+
+
+def _is_marked(folder: int, status: os.stat_result) -> bool:
+    try:
+        owner = os.stat(MARK, dir_fd=folder, follow_symlinks=False).st_uid
+        return owner == status.st_uid and read_regular(MARK, 32, dir_fd=folder) == b"%d\n" % status.st_ino
+    except OSError:
+        return False
 
 
 def _lock_folders(root: str) -> tuple[str, ...]:
     try:
-        with os.scandir(f"{root}/{LOCKS}") as found:
-            return tuple(sorted(e.name for e in found if HUB_ENTRY.match(e.name) and e.is_dir(follow_symlinks=False)))
+        with os.scandir(f"{root}/{LOCKS}") as listing:
+            return tuple(sorted(e.name for e in listing if HUB_ENTRY.match(e.name) and e.is_dir(follow_symlinks=False)))
     except OSError:
         return ()
-
-
-def _link(path: str) -> str:
-    try:
-        return os.readlink(path)
-    except OSError:
-        return "nowhere"

@@ -8,29 +8,33 @@ from typing import Any, NamedTuple
 
 from ..ui.text import count, duration, size, some
 from . import entries, layout, store, targets
+from . import prune as pruning
 from .dirs import reason
-from .layout import Repo, Revision
-from .plan import Left
+from .inventory import Inventory, read_links
+from .layout import Repo
+from .plan import Skipped
+from .prune import PruneOptions
 from .roots import Root
+from .snapshots import Identity, Revision
 
-HEADINGS = ("REPO", "REFS", "COMMIT", "SIZE", "LAST USED", "WRONG")
+HEADINGS = ("REPO", "REFS", "COMMIT", "SIZE", "LAST USED", "PROBLEM")
 COMMIT_DIGITS = 7
 _NAMED_AT_MOST = 3
 
 
 class RevisionRow(NamedTuple):
-    """Hold what is told of a revision; `modified` in seconds since the epoch."""
+    """Hold what is shown of a revision; `modified` in seconds since the epoch."""
 
     commit: str
     refs: tuple[str, ...]
     size: int
     files: int
     modified: float
-    wrong: tuple[str, ...]
+    problems: tuple[str, ...]
 
 
 class RepoRow(NamedTuple):
-    """Hold what is told of a repo; `size` as huggingface_hub counts, `held` all that lies in its folder, in bytes."""
+    """Hold what is shown of a repo; `size` as huggingface_hub counts, `held` all that its folder takes, in bytes."""
 
     name: str
     kind: str
@@ -41,7 +45,7 @@ class RepoRow(NamedTuple):
     accessed: float
     modified: float
     revisions: tuple[RevisionRow, ...]
-    wrong: tuple[str, ...]
+    problems: tuple[str, ...]
 
     @property
     def refs(self) -> tuple[str, ...]:
@@ -50,28 +54,35 @@ class RepoRow(NamedTuple):
 
 
 class Listing(NamedTuple):
-    """Hold what is told of a root; `size` counts what repos share once, `reclaimable` is what prune would free."""
+    """Hold what is shown of a root; `size` counts what repos share once, `reclaimable` is what prune would free."""
 
     root: Root
-    there: bool
+    exists: bool
     repos: tuple[RepoRow, ...]
-    unreadable: tuple[Left, ...]
-    strange: Mapping[str, str]
+    unreadable: tuple[Skipped, ...]
+    lookalikes: Mapping[str, str]
     foreign: tuple[str, ...]
     trash: tuple[str, ...]
     size: int
     reclaimable: int
 
 
-def listing(root: Root, patterns: Sequence[str] = ()) -> Listing:
-    """Read a root, repo by repo; what is in a repo is not kept longer than it takes to sum it up."""
+def listing(
+    root: Root, patterns: Sequence[str] = (), places: Collection[str] = (), options: PruneOptions | None = None
+) -> Listing:
+    """Read a root, repo by repo; what is in a repo is not kept longer than it takes to sum it up.
+
+    What prune would free is by these options, and by what links from these places lead to.
+    """
+    options = options or PruneOptions(time.time())
     contents = entries.contents(root.real)
     wanted = targets.matching(patterns, contents.entries) if patterns else contents.entries
+    inventory = Inventory(root, contents, links=read_links(root, contents, places))
     rows, unreadable = [], []
     linked: set[str] = set()
     needed: set[str] = set()
     total = reclaimable = 0
-    hard: set[layout.Identity] = set()
+    hard: set[Identity] = set()
     for folder in contents.entries:
         if folder not in wanted:
             continue
@@ -80,28 +91,28 @@ def listing(root: Root, patterns: Sequence[str] = ()) -> Listing:
         except FileNotFoundError:
             continue
         except OSError as error:
-            unreadable.append(Left(f"{root.real}/{folder}", f"it cannot be read: {reason(error)}"))
+            unreadable.append(Skipped(f"{root.real}/{folder}", f"it cannot be read: {reason(error)}"))
             continue
         rows.append(_row(repo))
         linked |= repo.shared
-        kept = _kept(repo)
-        needed.update(shared for name in kept if (shared := repo.blobs[name].shared))
-        total += repo.held - sum(repo.hard_linked[identity] for identity in hard.intersection(repo.hard_linked))
+        freed, payloads = pruning.reclaimable(inventory._replace(repos={folder: repo}), repo, options)
+        needed.update(payloads)
+        reclaimable += freed
+        again = sum(repo.hard_linked[identity] for identity in hard.intersection(repo.hard_linked))
+        total += repo.held + repo.foreign_bytes - again
         hard.update(repo.hard_linked)
-        reclaimable += _reclaimable(repo, kept)
     for payload, number in store.sizes(root.real) if contents.store else ():
         if payload in linked or not patterns:
             total += number
-        if payload not in needed and not patterns:
+        if payload not in needed and not patterns and not unreadable:
             reclaimable += number
     rows.sort(key=lambda row: (-row.size, row.name))
-    there = bool(rows or contents.foreign or contents.entries) or entries.exists(root.real)
     return Listing(
         root,
-        there,
+        bool(rows or contents.foreign or contents.entries) or entries.exists(root.real),
         tuple(rows),
         tuple(unreadable),
-        contents.strange,
+        contents.lookalikes,
         contents.foreign,
         contents.trash,
         total,
@@ -109,35 +120,35 @@ def listing(root: Root, patterns: Sequence[str] = ()) -> Listing:
     )
 
 
-def lines(found: Listing, *, revisions: bool, now: float | None = None) -> tuple[Sequence[Sequence[str]], list[str]]:
-    """Return the rows of a root's table, headings first, and what is told below it."""
+def lines(shown: Listing, *, revisions: bool, now: float | None = None) -> tuple[Sequence[Sequence[str]], list[str]]:
+    """Return the rows of a root's table, headings first, and the lines below it."""
     moment = time.time() if now is None else now
     rows: list[Sequence[str]] = [HEADINGS]
-    for repo in found.repos:
+    for repo in shown.repos:
         rows += _revision_rows(repo, moment) if revisions else [_repo_row(repo, moment)]
     if len(rows) > 1 and not any(row[-1] for row in rows[1:]):
         rows = [row[:-1] for row in rows]
-    below = [f"cannot be read: {one.path}: {one.reason}" for one in found.unreadable]
-    below += [f"not a repo: {found.root.real}/{folder}: {why}" for folder, why in found.strange.items()]
-    if found.foreign:
-        below.append(f"not huggingface_hub's, never touched: {some(found.foreign, 10)}")
-    if found.trash:
+    below = [f"cannot be read: {one.path}: {one.reason}" for one in shown.unreadable]
+    below += [f"not a repo: {shown.root.real}/{folder}: {why}" for folder, why in shown.lookalikes.items()]
+    if shown.foreign:
+        below.append(f"not huggingface_hub's, never touched: {some(shown.foreign, 10)}")
+    if shown.trash:
         below.append("trash of an interrupted removal: the next clear, remove, prune or launch deletes it")
-    below.append(f"{count(len(found.repos), 'repo')}, {size(found.size)}" if found.repos else "no repos")
-    if found.reclaimable:
-        below[-1] += f", of which start_app.py cache prune would free {size(found.reclaimable)}"
-    return (rows if found.repos else []), below
+    below.append(f"{count(len(shown.repos), 'repo')}, {size(shown.size)}" if shown.repos else "no repos")
+    if shown.reclaimable:
+        below[-1] += f", of which start_app.py cache prune would free {size(shown.reclaimable)}"
+    return (rows if shown.repos else []), below
 
 
-def document(found: Listing) -> Mapping[str, Any]:
+def document(shown: Listing) -> Mapping[str, Any]:
     """Return a listing for `--json`."""
     return {
-        "path": str(found.root.path),
-        "origin": found.root.origin,
-        "owned": found.root.owned,
-        "exists": found.there,
-        "size_bytes": found.size,
-        "reclaimable_bytes": found.reclaimable,
+        "path": str(shown.root.path),
+        "origin": shown.root.origin,
+        "owned": shown.root.owned,
+        "exists": shown.exists,
+        "size_bytes": shown.size,
+        "reclaimable_bytes": shown.reclaimable,
         "repos": [
             {
                 "repo": repo.name,
@@ -148,7 +159,7 @@ def document(found: Listing) -> Mapping[str, Any]:
                 "refs": list(repo.refs),
                 "last_accessed": repo.accessed,
                 "last_modified": repo.modified,
-                "wrong": list(repo.wrong),
+                "wrong": list(repo.problems),
                 "revisions": [
                     {
                         "commit": revision.commit,
@@ -156,23 +167,23 @@ def document(found: Listing) -> Mapping[str, Any]:
                         "size_bytes": revision.size,
                         "files": revision.files,
                         "last_modified": revision.modified,
-                        "wrong": list(revision.wrong),
+                        "wrong": list(revision.problems),
                     }
                     for revision in repo.revisions
                 ],
             }
-            for repo in found.repos
+            for repo in shown.repos
         ],
-        "unreadable": [{"path": one.path, "reason": one.reason} for one in found.unreadable],
-        "not_repos": dict(found.strange),
-        "foreign": list(found.foreign),
-        "trash": list(found.trash),
+        "unreadable": [{"path": one.path, "reason": one.reason} for one in shown.unreadable],
+        "not_repos": dict(shown.lookalikes),
+        "foreign": list(shown.foreign),
+        "trash": list(shown.trash),
     }
 
 
 def _row(repo: Repo) -> RepoRow:
     revisions = tuple(
-        RevisionRow(r.commit, r.refs, r.size, r.files, r.modified, tuple(_wrong_in(r))) for r in repo.revisions
+        RevisionRow(r.commit, r.refs, r.size, r.files, r.modified, tuple(_problems_in(r))) for r in repo.revisions
     )
     return RepoRow(
         repo.name,
@@ -184,14 +195,18 @@ def _row(repo: Repo) -> RepoRow:
         repo.accessed,
         repo.modified,
         revisions,
-        tuple(_wrong(repo)),
+        tuple(_problems(repo)),
     )
 
 
-def _wrong(repo: Repo) -> Iterator[str]:
+def _problems(repo: Repo) -> Iterator[str]:
     """Yield what is odd about a repo as a whole; what its revisions lack is said of them too."""
+    if repo.link:
+        yield f"a link to {repo.link}"
+    for part, target in sorted(repo.part_links.items()):
+        yield f"its {part} are a link to {target}"
     for revision in repo.revisions:
-        yield from (f"{revision.commit[:COMMIT_DIGITS]}: {wrong}" for wrong in _wrong_in(revision))
+        yield from (f"{revision.commit[:COMMIT_DIGITS]}: {problem}" for problem in _problems_in(revision))
     if repo.partial:
         yield f"{count(len(repo.partial), 'partial download')}, {size(sum(repo.partial.values()))}"
     if repo.orphans:
@@ -204,31 +219,19 @@ def _wrong(repo: Repo) -> Iterator[str]:
         yield f"refs that huggingface_hub cannot follow, for a blank in them: {_some(repo.odd_refs)}"
     if not repo.revisions:
         yield "no revisions"
-    if repo.condemned:
-        yield "an interrupted removal"
     if repo.foreign:
         yield f"not huggingface_hub's: {_some(repo.foreign)}"
 
 
-def _wrong_in(revision: Revision) -> Iterator[str]:
+def _problems_in(revision: Revision) -> Iterator[str]:
+    if revision.link:
+        yield f"a link to {revision.link}"
     if revision.dangling:
         yield f"{count(len(revision.dangling), 'file')} missing"
     if revision.outside:
         yield f"{count(len(revision.outside), 'link')} out of the cache"
     if not revision.refs:
         yield "no ref points to it"
-
-
-def _kept(repo: Repo) -> frozenset[str]:
-    """Return the blobs of revisions that a ref points to."""
-    return frozenset().union(*(revision.blobs for revision in repo.revisions if revision.refs), frozenset())
-
-
-def _reclaimable(repo: Repo, kept: Collection[str]) -> int:
-    foreign = frozenset(repo.foreign)
-    blobs = sum(b.held for name, b in repo.blobs.items() if name not in kept and f"blobs/{name}" not in foreign)
-    plain = sum(revision.plain_bytes for revision in repo.revisions if not revision.refs)
-    return blobs + plain + sum(repo.partial.values())
 
 
 def _orphaned(repo: Repo) -> int:
@@ -246,13 +249,15 @@ def _repo_row(repo: RepoRow, now: float) -> Sequence[str]:
         f"{commit} +{more}" if more > 0 else commit,
         size(repo.size),
         _ago(max(repo.accessed, repo.modified), now),
-        "; ".join(repo.wrong),
+        "; ".join(repo.problems),
     )
 
 
 def _revision_rows(repo: RepoRow, now: float) -> list[Sequence[str]]:
     whole = [
-        wrong for wrong in repo.wrong if not any(wrong.startswith(r.commit[:COMMIT_DIGITS]) for r in repo.revisions)
+        problem
+        for problem in repo.problems
+        if not any(problem.startswith(r.commit[:COMMIT_DIGITS]) for r in repo.revisions)
     ]
     rows: list[Sequence[str]] = [
         (
@@ -261,7 +266,7 @@ def _revision_rows(repo: RepoRow, now: float) -> list[Sequence[str]]:
             revision.commit,
             size(revision.size),
             _ago(max(repo.accessed, repo.modified), now),
-            "; ".join(revision.wrong),
+            "; ".join(revision.problems),
         )
         for revision in sorted(repo.revisions, key=lambda revision: (-revision.size, revision.commit))
     ]

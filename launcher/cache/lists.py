@@ -7,7 +7,9 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from .completeness import Files, copy_of, gaps, tree
 from .dirs import walk
-from .layout import HASH, Repo, Revision
+from .layout import Repo
+from .names import HASH
+from .snapshots import Revision
 
 
 class Lists:

@@ -8,6 +8,12 @@ from __future__ import annotations
 import os
 from collections.abc import Collection
 
+# Within one tick of the clock a second write leaves the same ctime: what is that young is read again next time.
+_SETTLED_SECONDS = 0.1
+# FAT counts in two seconds, ext4 with 128-byte inodes and old NFS in one.
+_SETTLED_COARSE_SECONDS = 2.1
+_SECOND = 1_000_000_000
+
 
 class Memory:
     """Hold which files were found whole, a line each that says all by which a file is known again."""
@@ -50,3 +56,12 @@ def line_of(status: os.stat_result, expected: str) -> bytes:
     """Return all by which a file with this hash is known again."""
     times = f"{status.st_mtime_ns} {status.st_ctime_ns}"
     return f"{status.st_dev} {status.st_ino} {status.st_size} {times} {expected}".encode()
+
+
+def settled(status: os.stat_result, moment: float) -> bool:
+    """Return whether a write after `moment`, seconds since the epoch, would give the file another ctime.
+
+    Times in whole seconds say that its file system counts no finer.
+    """
+    coarse = status.st_ctime_ns % _SECOND == 0 and status.st_mtime_ns % _SECOND == 0
+    return moment - status.st_ctime > (_SETTLED_COARSE_SECONDS if coarse else _SETTLED_SECONDS)

@@ -1,4 +1,4 @@
-"""A repo's folder is named after its type and name; a ref is a small file that names a commit.
+"""What names in a hub cache stand for: repo folders, commits and blobs, refs, and our own trash.
 
 A ref of our own pins a commit, and huggingface_hub's prune respects that.
 """
@@ -6,10 +6,17 @@ A ref of our own pins a commit, and huggingface_hub's prune respects that.
 from __future__ import annotations
 
 import errno
+import os
+import re
 
 from ..system.files import read_regular
 
 PIN = "start_app"
+TRASH = ".start_app-trash-"
+# A commit, and a blob: git's SHA-1 or SHA-256.
+HASH = re.compile(r"[0-9a-f]{64}|[0-9a-f]{40}")
+_TRASH_NAME = re.compile(re.escape(TRASH) + r"[0-9a-f]{16}")
+_NEW_REF = re.compile(re.escape(TRASH) + r"ref-[0-9a-f]{16}")
 _REF_BYTES = 4096
 _KINDS = {"models": "model", "datasets": "dataset", "spaces": "space", "kernels": "kernel"}
 
@@ -42,3 +49,23 @@ def ref_text(path: str) -> str:
         if error.errno in (errno.ENOENT, errno.EINVAL):  # a pipe, for one, names no commit
             return ""
         raise
+
+
+def new_trash() -> str:
+    """Return a name for a trash folder that nobody else has."""
+    return f"{TRASH}{os.urandom(8).hex()}"
+
+
+def is_trash(entry: str) -> bool:
+    """Return whether an entry of a root has the name of a trash folder; only its mark proves that it is ours."""
+    return _TRASH_NAME.fullmatch(entry) is not None
+
+
+def new_ref() -> str:
+    """Return a name in a repo's folder for a ref that is being written."""
+    return f"{TRASH}ref-{os.urandom(8).hex()}"
+
+
+def is_new_ref(entry: str) -> bool:
+    """Return whether an entry of a repo's folder has the name of a ref that never took its place."""
+    return _NEW_REF.fullmatch(entry) is not None

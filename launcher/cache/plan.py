@@ -1,31 +1,34 @@
 """What a removal takes away is decided before it begins: every path, its bytes and the reason, as a value.
 
-Planning changes nothing and looks at nothing but the values it is given; a dry run shows the plan that the removal
+Planning changes nothing and looks at nothing but the inventory it is given; a dry run shows the plan that the removal
 applies.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Literal, NamedTuple
 
 from . import store
-from .entries import LOCKS, Contents
-from .glance import Glance, Stamp
-from .layout import Identity, Repo, Revision
+from .entries import LOCKS
+from .inventory import Inventory
+from .layout import Repo
 from .names import name
 from .roots import Root
+from .snapshots import Identity, Revision
 from .targets import Selection
 
 _Part = Literal["ref", "link", "revision", "snapshot", "blob", "partial", "lock"]
-Kind = _Part | Literal["repo", "locks", "store", "payload", "damaged", "trash"]
+Kind = _Part | Literal["repo", "locks", "payload", "damaged", "trash"]
+EVERYTHING = "every repo goes"
 PARTS: tuple[_Part, ...] = ("ref", "link", "revision", "snapshot", "blob", "partial", "lock")
 
 
 class Item(NamedTuple):
     """Hold one path that goes: `size` in bytes, None where it was not measured; `folder` is its repo's, if any.
 
-    `commit` is what a ref names. Of a repo, `clean` is the stamp under which nobody else's files are in it, if known.
+    `commit` is what a ref names. `foreign` are the paths in it that stay, `targets` the places that links in it lead
+    to, which stay too.
     """
 
     kind: Kind
@@ -35,30 +38,21 @@ class Item(NamedTuple):
     folder: str = ""
     identity: Identity | None = None
     commit: str = ""
-    clean: Stamp | None = None
+    foreign: tuple[str, ...] = ()
+    targets: tuple[str, ...] = ()
 
 
-class Left(NamedTuple):
+class Skipped(NamedTuple):
     """Hold one path that stays, and why; `size` is what it keeps on the disk, in bytes.
 
-    `busy` may go another time, `unknowable` can be told by nobody; of all else the removal asked for has failed.
+    What is `in use` may go another time. What is `blocked` was asked for and cannot go. What is `foreign` is not
+    huggingface_hub's, and what is `kept` stays for another good reason: neither is a failure.
     """
 
     path: str
     reason: str
     size: int = 0
-    busy: bool = False
-    unknowable: bool = False
-
-
-class Payload(NamedTuple):
-    """Hold a payload of the shared store: bytes, and the repo blobs that link to it, None where unknowable.
-
-    The blobs are those of its `.refs` and those that really do.
-    """
-
-    size: int
-    references: frozenset[str] | None
+    kind: Literal["in use", "blocked", "foreign", "kept"] = "blocked"
 
 
 class Plan(NamedTuple):
@@ -66,7 +60,7 @@ class Plan(NamedTuple):
 
     root: Root
     items: tuple[Item, ...]
-    left: tuple[Left, ...] = ()
+    skipped: tuple[Skipped, ...] = ()
     shares: bool = False
 
     @property
@@ -75,221 +69,205 @@ class Plan(NamedTuple):
         return sum(item.size or 0 for item in self.items)
 
 
-def clear(
-    root: Root,
-    contents: Contents,
-    repos: Mapping[str, Repo],
-    payloads: Mapping[str, Payload],
-    busy: Mapping[str, str],
-    glances: Mapping[str, Glance],
-) -> Plan:
-    """Plan the removal of every repo; `repos` is empty where nobody asks for sizes."""
-    going = [folder for folder in contents.entries if folder not in busy and folder in glances]
-    sizes = {folder: repo.held for folder, repo in repos.items()}
-    items = [
-        Item("repo", f"{root.real}/{folder}", sizes.get(folder), "clear", folder, seen.identity, clean=seen.clean)
-        for folder in going
-        if (seen := glances[folder])
+class Parts(NamedTuple):
+    """Hold what goes of one repo, the blobs among it as the shared store names them, and what stays of it."""
+
+    items: list[Item]
+    blobs: set[str]
+    skipped: list[Skipped]
+
+
+def clear(inventory: Inventory) -> Plan:
+    """Plan the removal of every repo; those that were not read are huggingface_hub's as a whole."""
+    contents = inventory.contents
+    items, skipped = _whole(inventory, contents.entries, "clear")
+    going = {item.folder for item in items}
+    busy = {folder for folder in contents.locks if folder in inventory.in_use}
+    alone = [folder for folder in contents.locks if folder not in contents.entries and folder not in busy]
+    items += lock_items(inventory, [*(item.folder for item in items), *alone], "clear")
+    skipped += [
+        Skipped(inventory.path(folder), problem, kind="foreign") for folder, problem in contents.lookalikes.items()
     ]
-    present = frozenset(contents.entries)
-    alone = [folder for folder in contents.locks if folder not in present and folder not in busy]
-    items += lock_items(root, contents, [*going, *alone], "clear")
-    left = [*left_busy(root, contents.entries, busy, repos), *_strange(root, contents)]
-    if contents.store and not left:
-        size = sum(payload.size for payload in payloads.values()) if repos else None
-        items.append(Item("store", f"{root.real}/{store.FOLDER}", size, "every repo goes"))
-    elif contents.store:
-        gone = blob_paths(repos[folder] for folder in going if folder in repos)
-        items += payload_items(root, payloads, gone, left)
-    return Plan(root, (*items, *trash_items(root, contents)), tuple(left), contents.store)
+    everything = not any(one.kind in ("in use", "blocked") for one in skipped)
+    payloads = payload_items(inventory, (), going, everything=everything)
+    return new_plan(inventory, [*items, *payloads.items], [*skipped, *payloads.skipped])
 
 
-def remove(
-    root: Root,
-    contents: Contents,
-    repos: Mapping[str, Repo],
-    payloads: Mapping[str, Payload],
-    busy: Mapping[str, str],
-    selections: Sequence[Selection],
-    identities: Mapping[str, Identity],
-) -> Plan:
-    """Plan the removal of the selected repos and revisions; the last revision takes its repo with it.
-
-    Of a repo that goes whole only `identities` must be known, for one that cannot be read must be removable too.
-    """
+def remove(inventory: Inventory, selections: Sequence[Selection]) -> Plan:
+    """Plan the removal of the selected repos and revisions; the last revision takes its repo with it."""
     items: list[Item] = []
-    left: list[Left] = []
+    skipped: list[Skipped] = []
     gone: set[str] = set()
     for folder, commits in selections:
-        repo = repos.get(folder)
-        if folder in busy:
-            left += left_busy(root, (folder,), busy, repos)
-        elif not commits or (repo and repo.revisions and {r.commit for r in repo.revisions} <= set(commits)):
-            size = repo.held if repo else None
-            items.append(Item("repo", f"{root.real}/{folder}", size, "asked for", folder, identities[folder]))
-            items += lock_items(root, contents, (folder,), "asked for")
-            gone |= blob_paths((repo,)) if repo else set()
+        repo = inventory.repos.get(folder)
+        if not commits or (repo and _is_last(repo, commits)):
+            whole, stays = _whole(inventory, (folder,), "asked for")
+            items += [*whole, *lock_items(inventory, [item.folder for item in whole], "asked for")]
+            skipped += stays
         elif repo:
-            revisions = [revision for revision in repo.revisions if revision.commit in commits]
-            parts, blobs = revision_items(repo, [(revision, "asked for") for revision in revisions])
-            items += parts
-            gone |= blobs
-            items += condemned_items(repo)
-    items += payload_items(root, payloads, gone, left, only=_shared(repos, gone))
-    return Plan(root, (*items, *trash_items(root, contents)), tuple(left), contents.store)
+            doomed = [(revision, "asked for") for revision in repo.revisions if revision.commit in commits]
+            parts = checked(inventory, repo, revision_items(inventory, repo, doomed))
+            items += parts.items
+            skipped += parts.skipped
+            gone |= parts.blobs
+        elif folder in inventory.unreadable:
+            skipped.append(Skipped(inventory.path(folder), f"it cannot be read: {inventory.unreadable[folder]}"))
+    whole_folders = {item.folder for item in items if item.kind == "repo"}
+    only = _shared(inventory, whole_folders, gone)
+    payloads = payload_items(inventory, gone, whole_folders, only=only)
+    return new_plan(inventory, [*items, *payloads.items], [*skipped, *payloads.skipped])
 
 
-def repair(
-    root: Root,
-    contents: Contents,
-    repos: Mapping[str, Repo],
-    payloads: Mapping[str, Payload],
-    busy: Mapping[str, str],
-    files: Collection[str],
-) -> Plan:
+def repair(inventory: Inventory, files: Collection[str]) -> Plan:
     """Plan the removal of damaged files, by path, with their revisions; whole blobs stay, to be linked again."""
     items: list[Item] = []
-    left: list[Left] = []
-    gone: set[str] = set()
+    skipped: list[Skipped] = []
     bad = {
         shared
-        for repo in repos.values()
+        for repo in inventory.repos.values()
         for blob in repo.blobs.values()
         if f"{repo.path}/blobs/{blob.name}" in files and (shared := blob.shared)
     }
-    folders = {"/".join(parts) for path in files if (parts := _snapshot(root.real, path))}
-    for folder, repo in repos.items():
-        blobs = [b for b in repo.blobs.values() if b.shared in bad or f"{repo.path}/blobs/{b.name}" in files]
-        names = frozenset(blob.name for blob in blobs)
-        revisions = [
-            revision
-            for revision in repo.revisions
-            if revision.blobs & names or f"{repo.path}/snapshots/{revision.commit}" in folders
-        ]
-        if folder in busy:
-            left += left_busy(root, (folder,), busy, {}) if blobs or revisions else []
-            continue
-        reason = "it is damaged"
-        for revision in revisions:
-            items += _refs(repo, revision, reason)
-        for revision in revisions:
-            snapshot = f"{repo.path}/snapshots/{revision.commit}"
-            items.append(Item("snapshot", snapshot, revision.plain_bytes, "a file in it is damaged", folder))
-        for blob in blobs:
-            size = blob.held
-            items.append(Item("blob", f"{repo.path}/blobs/{blob.name}", size, reason, folder, blob.identity))
-            gone.add(f"{folder}/blobs/{blob.name}")
-        if blobs or revisions:
-            items += [
-                Item("link", f"{repo.path}/blobs/{missing}", 0, "it links to nothing", folder)
-                for missing in repo.missing_payloads
-            ]
-            items += condemned_items(repo)
-    kept = frozenset().union(*(repos[folder].shared for folder in busy if folder in repos), frozenset())
+    kept: set[str] = set()
+    for repo in inventory.repos.values():
+        parts = checked(inventory, repo, _damaged_items(repo, files, bad))
+        items += parts.items
+        skipped += parts.skipped
+        kept |= repo.shared if parts.skipped else frozenset()
     items += [
-        Item("damaged", store.path_of(root.real, payload), payloads[payload].size, "it is damaged")
+        Item("damaged", store.path_of(inventory.root.real, payload), inventory.payloads[payload].size, "it is damaged")
         for payload in sorted(bad - kept)
-        if payload in payloads
+        if payload in inventory.payloads
     ]
-    return Plan(root, (*items, *trash_items(root, contents)), tuple(left), contents.store)
+    return new_plan(inventory, items, skipped)
 
 
-def _snapshot(root: str, path: str) -> list[str]:
-    """Return the parts of the path of the snapshot that a file lies in, none where it lies in no snapshot."""
-    parts = path.removeprefix(f"{root}/").split("/")
-    return [root, *parts[:3]] if parts[1] == "snapshots" else []
+def checked(inventory: Inventory, repo: Repo, parts: Parts, *, asked: bool = True) -> Parts:
+    """Return the parts of a repo that can go; none, with the reason, where it is in use or something keeps them.
+
+    That they are behind a link is a failure only where they were `asked` for by name.
+    """
+    if not parts.items:
+        return parts
+    if repo.folder in inventory.in_use:
+        return Parts([], set(), [in_use(inventory, repo.folder, inventory.in_use[repo.folder])])
+    if repo.link or "snapshots" in repo.part_links:
+        target = repo.link or repo.part_links["snapshots"]
+        note = f"it is behind a link to {target}, and nothing outside the cache is changed"
+        return Parts([], set(), [Skipped(repo.path, note, kind="blocked" if asked else "kept")])
+    problem = inventory.parts_obstacle(repo)
+    return Parts([], set(), [Skipped(repo.path, problem)]) if problem else parts
 
 
-def revision_items(repo: Repo, doomed: Sequence[tuple[Revision, str]]) -> tuple[list[Item], set[str]]:
-    """Return what goes with these revisions, and the blobs among it as the shared store names them."""
-    commits = {revision.commit for revision, _ in doomed}
-    kept = frozenset().union(*(r.blobs for r in repo.revisions if r.commit not in commits), frozenset())
+def revision_items(inventory: Inventory, repo: Repo, doomed: Sequence[tuple[Revision, str]]) -> Parts:
+    """Return what goes with these revisions; what links from outside lead to stays."""
+    blobs, commits = inventory.wanted(repo)
+    going = [(revision, reason) for revision, reason in doomed if revision.commit not in commits]
+    skipped = [
+        Skipped(f"{repo.path}/snapshots/{revision.commit}", inventory.link_to(repo, revision), kind="in use")
+        for revision, _ in doomed
+        if revision.commit in commits
+    ]
+    gone = {revision.commit for revision, _ in going}
+    stay = blobs.union(*(r.blobs for r in repo.revisions if r.commit not in gone))
     items: list[Item] = []
-    gone: set[str] = set()
-    for revision, reason in doomed:
+    for revision, reason in going:
         items += _refs(repo, revision, reason)
         snapshot = f"{repo.path}/snapshots/{revision.commit}"
-        items.append(Item("revision", snapshot, revision.plain_bytes, reason, repo.folder))
-    for blob in sorted(frozenset().union(*(revision.blobs for revision, _ in doomed), frozenset()) - kept):
-        found = repo.blobs[blob]
-        size = found.held
-        path = f"{repo.path}/blobs/{blob}"
-        items.append(Item("blob", path, size, "only what goes links to it", repo.folder, found.identity))
-        gone.add(f"{repo.folder}/blobs/{blob}")
+        targets = (revision.link,) if revision.link else ()
+        if not revision.only_foreign:
+            size = revision.plain_bytes
+            items.append(
+                Item("revision", snapshot, size, reason, repo.folder, foreign=revision.foreign, targets=targets)
+            )
+        skipped += foreign(f"{snapshot}/{file}" for file in revision.foreign)
+    loose = frozenset().union(*(revision.blobs for revision, _ in going)) - stay
+    blob_parts = blob_items(repo, sorted(loose), "only what goes links to it")
+    items += blob_parts.items
     items.sort(key=lambda item: PARTS.index(item.kind))
-    return items, gone
+    return Parts(items, blob_parts.blobs, [*skipped, *blob_parts.skipped])
 
 
-def _refs(repo: Repo, revision: Revision, reason: str) -> list[Item]:
-    return [
-        Item("ref", f"{repo.path}/refs/{ref}", 0, reason, repo.folder, None, revision.commit) for ref in revision.refs
-    ]
+def blob_items(repo: Repo, blobs: Iterable[str], reason: str) -> Parts:
+    """Return blobs that go; behind a link they stay."""
+    names = tuple(blobs)
+    if "blobs" in repo.part_links:
+        target = repo.part_links["blobs"]
+        size = sum(repo.blobs[blob].size for blob in names)
+        note = f"its blobs are a link to {target}, and nothing outside the cache is changed"
+        return Parts([], set(), [Skipped(f"{repo.path}/blobs", note, size, "kept")] if names else [])
+    items = []
+    for blob in names:
+        path, link = f"{repo.path}/blobs/{blob}", repo.leads.get(f"blobs/{blob}")
+        known = repo.blobs[blob]
+        targets = (link,) if link else ()
+        items.append(Item("blob", path, known.held, reason, repo.folder, known.identity, targets=targets))
+    return Parts(items, {f"{repo.folder}/blobs/{blob}" for blob in names}, [])
 
 
-def repo_item(repo: Repo, reason: str) -> Item:
-    """Return the item that is a whole repo."""
-    return Item("repo", repo.path, repo.held, reason, repo.folder, repo.identity)
+def repo_parts(inventory: Inventory, folder: str, reason: str) -> Parts:
+    """Return the item that is a whole repo, and what is foreign in it."""
+    repo = inventory.repos.get(folder)
+    path = inventory.path(folder)
+    if repo is None:
+        link = inventory.contents.links.get(folder)
+        identity = inventory.identities.get(folder)
+        item = Item("repo", path, 0 if link else None, reason, folder, identity, targets=(link,) if link else ())
+        return Parts([item] if identity else [], set(), [])
+    strangers = repo.own_foreign
+    targets = (repo.link,) if repo.link else tuple(repo.part_links.values())
+    item = Item("repo", path, repo.held, reason, folder, repo.identity, foreign=strangers, targets=targets)
+    items = [item] if _has_own(repo, strangers) else []
+    return Parts(items, set(), foreign(f"{path}/{stranger}" for stranger in strangers))
 
 
-def lock_items(root: Root, contents: Contents, folders: Iterable[str], reason: str) -> list[Item]:
-    """Return the lock folders of these repos, as far as they are there."""
-    present = frozenset(contents.locks)
-    return [Item("locks", f"{root.real}/{LOCKS}/{f}", 0, reason, f) for f in folders if f in present]
+def foreign(paths: Iterable[str]) -> list[Skipped]:
+    """Return what stays because it is not huggingface_hub's."""
+    return [Skipped(path, "it is not huggingface_hub's", kind="foreign") for path in paths]
 
 
-def condemned_items(repo: Repo) -> list[Item]:
-    """Return what an interrupted removal has left in a repo."""
-    reason = "left by an interrupted removal"
-    return [Item("trash", f"{repo.path}/{trash}", 0, reason, repo.folder) for trash in repo.condemned]
-
-
-def trash_items(root: Root, contents: Contents) -> list[Item]:
-    """Return what interrupted removals have left in a root."""
-    return [Item("trash", f"{root.real}/{trash}", None, "left by an interrupted removal") for trash in contents.trash]
-
-
-def _strange(root: Root, contents: Contents) -> list[Left]:
-    return [Left(f"{root.real}/{folder}", reason) for folder, reason in sorted(contents.strange.items())]
-
-
-def left_busy(root: Root, folders: Iterable[str], busy: Mapping[str, str], repos: Mapping[str, Repo]) -> list[Left]:
+def in_use(inventory: Inventory, folder: str, user: str) -> Skipped:
     """Return what stays because it is in use."""
-    return [
-        Left(f"{root.real}/{folder}", busy[folder], repos[folder].held if folder in repos else 0, busy=True)
-        for folder in folders
-        if folder in busy
-    ]
+    repo = inventory.repos.get(folder)
+    return Skipped(inventory.path(folder), user, repo.held if repo else 0, "in use")
 
 
-def blob_paths(repos: Iterable[Repo]) -> set[str]:
-    """Return every blob of these repos, as the shared store names them."""
-    return {f"{repo.folder}/blobs/{blob}" for repo in repos for blob in repo.blobs}
-
-
-def _shared(repos: Mapping[str, Repo], gone: Collection[str]) -> frozenset[str]:
-    found = (path.split("/", 2) for path in gone)
-    return frozenset(s for folder, _, blob in found if (s := repos[folder].blobs[blob].shared))
+def lock_items(inventory: Inventory, folders: Iterable[str], reason: str) -> list[Item]:
+    """Return the lock folders of these repos, as far as there are any."""
+    present = frozenset(inventory.contents.locks)
+    base = f"{inventory.root.real}/{LOCKS}"
+    return [Item("locks", f"{base}/{folder}", 0, reason, folder) for folder in folders if folder in present]
 
 
 def payload_items(
-    root: Root,
-    payloads: Mapping[str, Payload],
+    inventory: Inventory,
     gone: Collection[str],
-    left: list[Left],
+    folders: Collection[str],
     only: Collection[str] | None = None,
-) -> list[Item]:
-    """Return the payloads that nothing links to once the blobs `gone` are; what is unknowable goes to `left`."""
-    items = []
-    paths = frozenset(gone)
-    for payload, found in sorted(payloads.items()):
+    *,
+    everything: bool = False,
+) -> Parts:
+    """Return the payloads that nothing links to once the blobs `gone` and the repos `folders` are.
+
+    Where `everything` goes, nobody needs to know what links to them.
+    """
+    items: list[Item] = []
+    skipped: list[Skipped] = []
+    paths, base = frozenset(gone), inventory.root.real
+    for payload, (size, references) in sorted(inventory.payloads.items()):
         if only is not None and payload not in only:
             continue
-        path = store.path_of(root.real, payload)
-        if found.references is None:
-            left.append(Left(path, "which repos link to it cannot be read from its .refs", found.size, unknowable=True))
-        elif found.references <= paths:
-            items.append(Item("payload", path, found.size, "no repo links to it any more"))
-    return items
+        path = store.path_of(base, payload)
+        link = inventory.links.get(store.path_below(payload))
+        if link:
+            skipped.append(Skipped(path, f"{link} links to it", size, "in use"))
+        elif everything:
+            items.append(Item("payload", path, size, EVERYTHING))
+        elif references is None:
+            skipped.append(Skipped(path, "which repos link to it cannot be read", size, "kept"))
+        elif all(blob in paths or blob.partition("/")[0] in folders for blob in references):
+            items.append(Item("payload", path, size, "no repo links to it any more"))
+    return Parts(items, set(), skipped)
 
 
 def label(item: Item) -> str:
@@ -299,3 +277,76 @@ def label(item: Item) -> str:
     if item.kind in ("revision", "snapshot"):
         return f"{name(item.folder)}@{item.path.rpartition('/')[2][:7]}"
     return item.path
+
+
+def new_plan(inventory: Inventory, items: Sequence[Item], skipped: Sequence[Skipped]) -> Plan:
+    """Return the plan for a root, with the trash of interrupted removals at its end."""
+    reason = "left by an interrupted removal"
+    trash = [Item("trash", inventory.path(folder), None, reason) for folder in inventory.contents.trash]
+    return Plan(inventory.root, (*items, *trash), tuple(skipped), inventory.contents.store)
+
+
+def _whole(inventory: Inventory, folders: Iterable[str], reason: str) -> tuple[list[Item], list[Skipped]]:
+    items: list[Item] = []
+    skipped: list[Skipped] = []
+    for folder in folders:
+        user = inventory.user(folder)
+        problem = "" if user else inventory.obstacle(folder)
+        if user:
+            skipped.append(in_use(inventory, folder, user))
+        elif problem:
+            skipped.append(Skipped(inventory.path(folder), problem))
+        else:
+            parts = repo_parts(inventory, folder, reason)
+            items += parts.items
+            skipped += parts.skipped
+    return items, skipped
+
+
+def _is_last(repo: Repo, commits: Collection[str]) -> bool:
+    own = {revision.commit for revision in repo.revisions if not revision.only_foreign}
+    return bool(own) and own <= set(commits)
+
+
+def _has_own(repo: Repo, strangers: Collection[str]) -> bool:
+    """Return whether anything in a repo's folder is huggingface_hub's; an empty one is its too."""
+    blobs = {f"blobs/{blob}" for blob in repo.blobs}.difference(strangers)
+    revisions = [revision for revision in repo.revisions if revision.refs or not revision.only_foreign]
+    return not strangers or bool(blobs or revisions or repo.partial or repo.missing_payloads or repo.broken_refs)
+
+
+def _refs(repo: Repo, revision: Revision, reason: str) -> list[Item]:
+    return [
+        Item("ref", f"{repo.path}/refs/{ref}", 0, reason, repo.folder, commit=revision.commit) for ref in revision.refs
+    ]
+
+
+def _damaged_items(repo: Repo, files: Collection[str], bad: Collection[str]) -> Parts:
+    blobs = [b.name for b in repo.blobs.values() if b.shared in bad or f"{repo.path}/blobs/{b.name}" in files]
+    names = frozenset(blobs)
+    snapshots = f"{repo.path}/snapshots/"
+    commits = {path[len(snapshots) :].partition("/")[0] for path in files if path.startswith(snapshots)}
+    revisions = [r for r in repo.revisions if r.blobs & names or r.commit in commits]
+    items = [item for revision in revisions for item in _refs(repo, revision, "it is damaged")]
+    skipped: list[Skipped] = []
+    for revision in revisions:
+        path, reason = f"{snapshots}{revision.commit}", "a file in it is damaged"
+        own, targets = revision.foreign, (revision.link,) if revision.link else ()
+        items.append(Item("snapshot", path, revision.plain_bytes, reason, repo.folder, foreign=own, targets=targets))
+        skipped += foreign(f"{path}/{file}" for file in own)
+    going = blob_items(repo, blobs, "it is damaged")
+    items += going.items
+    if items:
+        items += [
+            Item("link", f"{repo.path}/blobs/{missing}", 0, "it links to nothing", repo.folder)
+            for missing in repo.missing_payloads
+        ]
+    return Parts(items, going.blobs, [*skipped, *going.skipped])
+
+
+def _shared(inventory: Inventory, folders: Collection[str], gone: Collection[str]) -> frozenset[str]:
+    """Return the payloads that the repos `folders`, and the blobs `gone` of others, link to."""
+    whole = (inventory.linked.get(folder, frozenset()) for folder in folders)
+    parts = (path.split("/", 2) for path in gone)
+    loose = (inventory.repos[folder].blobs[blob].shared for folder, _, blob in parts)
+    return frozenset(shared for shared in loose if shared).union(*whole)

@@ -5,55 +5,55 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from ..errors import ExitStatus, LauncherError
-from ..ui.text import size
-from . import entries, layout, remove, store, trash
+from ..ui.text import count, size
+from . import entries, layout, remove, targets, trash
 from . import plan as plans
 from . import prune as pruning
-from . import targets as select
-from .apart import apart
 from .deletion import Failure, Progress
-from .dirs import reason
 from .entries import Contents
-from .glance import Glance, glance
-from .layout import Identity, Repo
-from .plan import Item, Left, Payload, Plan
+from .inventory import Inventory, read_identities, read_links, read_payloads, read_repos, read_strangers
+from .layout import Repo
+from .plan import Item, Plan, Skipped
 from .prune import PruneOptions
 from .roots import Root
-from .usage import busy, downloads, held_lock, readers
+from .targets import Place
+from .usage import held_lock, in_use
 
 if TYPE_CHECKING:
     from .verify import Checked
 
 LIST = "start_app.py cache list"
-# Of fewer, another process would have to be started for longer than it could help.
-_MANY = 100
+_NAMED_AT_MOST = 10
+_HOUR = 3600.0
 
 
 class Request(NamedTuple):
     """Hold what is asked of the cache; `keep` are names or globs of repos, `force` insists on what is in use.
 
-    `locked` are the commits that stay of each repo folder, where whatever is not among them is to go.
+    `locked` are the commits of each repo folder that stay, with `only_locked` nothing else. `places` are folders whose
+    links into the cache count as a use of it.
     """
 
-    what: Literal["clear", "remove", "prune"]
+    kind: Literal["clear", "remove", "prune"]
     targets: tuple[str, ...] = ()
     unused_seconds: float | None = None
     max_size: int | None = None
     keep: tuple[str, ...] = ()
     force: bool = False
-    locked: Mapping[str, frozenset[str]] | None = None
+    locked: Mapping[str, frozenset[str]] = {}
+    only_locked: bool = False
+    places: tuple[str, ...] = ()
 
 
 class Result(NamedTuple):
     """Hold what a removal did; `freed` bytes are measured."""
 
     items: tuple[Item, ...]
-    left: tuple[Left, ...]
+    skipped: tuple[Skipped, ...]
     failures: tuple[Failure, ...]
     freed: int
 
@@ -63,17 +63,25 @@ def plan(
 ) -> tuple[Plan, ...]:
     """Return what the request takes from each root; pids in `spare` do not count as using anything.
 
-    Without `sizes` a clear looks into no repo, unless it must. Raises LauncherError for a target that means nothing,
-    unless this is done `again`: what was there the first time is then gone already.
+    Without `sizes` a clear or remove reads only the repos that may hold something foreign. Raises LauncherError for a
+    target that means nothing, unless this is done `again`: what was there the first time is then gone already.
     """
     present = [(root, entries.contents(root.real)) for root in roots]
-    if request.what == "remove":
-        return _plan_remove(request, present, spare, again=again)
-    if request.what == "clear":
-        return tuple(_plan_clear(request, root, contents, spare, sizes) for root, contents in present)
+    look = partial(_inventory, request, spare=spare, sizes=sizes)
+    if request.kind == "remove":
+        places = [Place(contents.entries, _reader(root)) for root, contents in present]
+        chosen = targets.select(request.targets, places, LIST, lenient=again)
+        return tuple(
+            plans.remove(look(root, contents, _folders(selected), parts=_parts(selected)), selected)
+            for (root, contents), selected in zip(present, chosen, strict=True)
+        )
+    if request.kind == "clear":
+        return tuple(plans.clear(look(root, contents, contents.entries)) for root, contents in present)
     if not again:
         refuse_unknown(request.keep, roots)
-    return tuple(_plan_prune(request, root, contents, spare) for root, contents in present)
+    return tuple(
+        _prune(request, look(root, contents, contents.entries, parts=contents.entries)) for root, contents in present
+    )
 
 
 def plan_repair(damaged: Sequence[Checked], roots: Sequence[Root], *, force: bool) -> tuple[Plan, ...]:
@@ -81,215 +89,183 @@ def plan_repair(damaged: Sequence[Checked], roots: Sequence[Root], *, force: boo
 
     A damaged payload of the shared store goes with every repo's link to it, or a new download would only link to it.
     """
-    found = []
+    planned = []
     for root in roots:
         contents = entries.contents(root.real)
-        bad = [one for one in damaged if one.candidate.path.startswith(f"{root.real}/")]
-        if not bad:
+        files = frozenset(c.candidate.path for c in damaged if c.candidate.path.startswith(f"{root.real}/"))
+        if not files:
             continue
-        repos, unreadable = _read(root, contents.entries)
-        in_use = busy(root.real, contents.entries, force=force)
-        payloads = _payloads(root, contents)
-        files = frozenset(one.candidate.path for one in bad)
-        one = plans.repair(root, contents, repos, payloads, in_use, files)
-        found.append(one._replace(left=(*one.left, *unreadable)))
-    return tuple(found)
+        inventory = _inventory(Request("remove", force=force), root, contents, contents.entries, parts=contents.entries)
+        unreadable = [
+            Skipped(inventory.path(folder), f"it cannot be read: {why}") for folder, why in inventory.unreadable.items()
+        ]
+        repair = plans.repair(inventory, files)
+        planned.append(repair._replace(skipped=(*repair.skipped, *unreadable)))
+    return tuple(planned)
 
 
-def refuse_unknown(targets: Sequence[str], roots: Sequence[Root]) -> None:
+def refuse_unknown(wanted: Sequence[str], roots: Sequence[Root]) -> None:
     """Refuse a repo that is in none of the roots; the nearest are named."""
     present = tuple(dict.fromkeys(folder for root in roots for folder in entries.contents(root.real).entries))
-    for target in targets:
-        if not select.matching((target,), present):
+    for target in wanted:
+        if not targets.matching((target,), present):
             if "@" in target:
                 raise LauncherError(
                     f"{target} is a revision, and a whole repo is meant here",
                     "start_app.py cache list --revisions",
                     ExitStatus.USAGE,
                 )
-            raise select.unknown(target, present, LIST)
+            raise targets.unknown(target, present, LIST)
 
 
-def restore(roots: Sequence[Root]) -> None:
-    """Give back what a killed run has left in the trash of these roots, where repos still need it."""
+def finish_left_over(roots: Sequence[Root]) -> None:
+    """Delete what interrupted removals have left in these roots."""
     for root in roots:
-        trash.restore(root.real)
+        trash.finish(root.real)
 
 
-def condemn(found: Sequence[Plan], say: Callable[[Plan, Item], None]) -> Result:
-    """Apply plans as far as the cache is concerned: what goes lies in the trash afterwards."""
+def condemn(planned: Sequence[Plan], say: Callable[[Plan, Item], None]) -> Result:
+    """Apply plans as far as the cache is concerned: what goes is in the trash afterwards."""
     items: list[Item] = []
     failures: list[Failure] = []
     freed = 0
-    for one in found:
+    for one in planned:
         done = remove.condemn(one, partial(say, one))
         items += done.items
         failures += done.failures
         freed += done.freed
-    return Result(tuple(items), tuple(left for one in found for left in one.left), tuple(failures), freed)
+    return Result(tuple(items), tuple(s for one in planned for s in one.skipped), tuple(failures), freed)
 
 
-def finish(found: Sequence[Plan], result: Result, progress: Progress | None) -> Result:
+def finish(planned: Sequence[Plan], result: Result, progress: Progress | None) -> Result:
     """Delete the trash of every root that a plan touched, and return the result with what that freed."""
-    for one in found:
+    for one in planned:
         if one.items:
-            done = trash.finish(one.root.real, progress, {item.folder for item in one.items})
+            done = trash.finish(one.root.real, progress)
             result = result._replace(freed=result.freed + done.freed, failures=(*result.failures, *done.failures))
     return result
 
 
-def _plan_clear(request: Request, root: Root, contents: Contents, spare: Collection[int], sizes: bool) -> Plan:
-    glances, in_use = _look(root, contents, spare, force=request.force)
-    detailed = sizes or (contents.store and (in_use or contents.strange))
-    repos = _read(root, contents.entries)[0] if detailed else {}
-    payloads = _payloads(root, contents) if detailed else {}
-    return plans.clear(root, contents, repos, payloads, in_use, glances)
-
-
-def _plan_remove(
-    request: Request, present: Sequence[tuple[Root, Contents]], spare: Collection[int], *, again: bool
-) -> tuple[Plan, ...]:
-    places = [select.Place(contents.entries, _reader(root)) for root, contents in present]
-    found = []
-    chosen = select.select(request.targets, places, LIST, lenient=again)
-    for (root, contents), selected in zip(present, chosen, strict=True):
-        folders = tuple(one.folder for one in selected)
-        repos, unreadable = _read(root, folders)
-        in_use = busy(root.real, folders, spare, force=request.force)
-        payloads = _payloads(root, contents, frozenset().union(*(repo.shared for repo in repos.values()), frozenset()))
-        identities = _identities(root, folders)
-        present_ones = [one for one in selected if one.folder in identities]
-        one = plans.remove(root, contents, repos, payloads, in_use, present_ones, identities)
-        whole = {s.folder for s in selected if not s.commits}
-        found.append(one._replace(left=(*one.left, *(u for u in unreadable if os.path.basename(u.path) not in whole))))
-    return tuple(found)
-
-
-def _plan_prune(request: Request, root: Root, contents: Contents, spare: Collection[int]) -> Plan:
-    repos, unreadable = _read(root, contents.entries)
-    kept = select.matching(request.keep, contents.entries)
-    options = PruneOptions(request.unused_seconds, request.max_size, kept, request.locked)
-    in_use = busy(root.real, _with_locks(contents), spare, force=request.force)
-    locks = {folder: found for folder, repo in repos.items() if (found := tuple(_stale_locks(root, repo)))}
-    one = pruning.prune(root, contents, repos, _payloads(root, contents), in_use, options, time.time(), locks)
-    return one._replace(left=(*one.left, *unreadable))
-
-
-def left_lines(left: Sequence[Left]) -> Iterator[str]:
-    """Yield what stays, and why."""
-    for one in left:
+def skipped_lines(skipped: Sequence[Skipped]) -> Iterator[str]:
+    """Yield what stays, and why; of what is foreign, the first few."""
+    strangers = [one for one in skipped if one.kind == "foreign"]
+    for one in (*(one for one in skipped if one.kind != "foreign"), *strangers[:_NAMED_AT_MOST]):
         kept = f", {size(one.size)}" if one.size else ""
-        yield f"left: {one.path}{kept}: {one.reason}"
+        verb = "cannot remove" if one.kind == "blocked" else "skipped:"
+        yield f"{verb} {one.path}{kept}: {one.reason}"
+    if len(strangers) > _NAMED_AT_MOST:
+        yield f"skipped: {count(len(strangers) - _NAMED_AT_MOST, 'more path')} that are not huggingface_hub's"
 
 
-def plan_lines(found: Sequence[Plan]) -> Iterator[str]:
-    """Yield a plan as a dry run tells it."""
-    for one in found:
+def plan_lines(planned: Sequence[Plan]) -> Iterator[str]:
+    """Yield a plan as a dry run shows it."""
+    for one in planned:
         for item in one.items:
             bytes_ = f", {size(item.size)}" if item.size is not None else ""
             yield f"would remove {item.path}{bytes_}: {item.reason}"
-        yield from left_lines(one.left)
+            yield from (f"would keep {target}: {item.path} links to it" for target in item.targets)
+        yield from skipped_lines(one.skipped)
         if not one.items:
             yield f"nothing to remove in {one.root.path}"
         else:
             yield f"would free {size(one.size)} in {one.root.path}"
 
 
-def plan_document(one: Plan) -> Mapping[str, Any]:
+def plan_document(planned: Plan) -> Mapping[str, Any]:
     """Return a plan for `--json`."""
     return {
-        "path": str(one.root.path),
-        "owned": one.root.owned,
-        "remove": [item_document(item) for item in one.items],
-        "left": [left_document(left) for left in one.left],
-        "size_bytes": one.size,
+        "path": str(planned.root.path),
+        "owned": planned.root.owned,
+        "remove": [item_document(item) for item in planned.items],
+        "left": [skipped_document(one) for one in planned.skipped],
+        "size_bytes": planned.size,
     }
 
 
 def item_document(item: Item) -> Mapping[str, Any]:
     """Return an item for `--json`."""
-    return {"kind": item.kind, "path": item.path, "size_bytes": item.size, "reason": item.reason}
+    fields = {"kind": item.kind, "path": item.path, "size_bytes": item.size, "reason": item.reason}
+    return {**fields, "kept_targets": list(item.targets)} if item.targets else fields
 
 
-def left_document(left: Left) -> Mapping[str, Any]:
+def skipped_document(skipped: Skipped) -> Mapping[str, Any]:
     """Return what stays for `--json`."""
-    return {"path": left.path, "size_bytes": left.size, "reason": left.reason, "in_use": left.busy}
+    return {
+        "path": skipped.path,
+        "size_bytes": skipped.size,
+        "reason": skipped.reason,
+        "in_use": skipped.kind == "in use",
+        "foreign": skipped.kind == "foreign",
+    }
 
 
-def _with_locks(contents: Contents) -> tuple[str, ...]:
-    """Return every folder that a download may be at, those of repos that have only locks so far among them."""
-    return tuple(dict.fromkeys((*contents.entries, *contents.locks)))
+def _inventory(
+    request: Request,
+    root: Root,
+    contents: Contents,
+    folders: Sequence[str],
+    *,
+    parts: Collection[str] = (),
+    spare: Collection[int] = (),
+    sizes: bool = True,
+) -> Inventory:
+    """Look at a root for a request that may take these repos, and of those in `parts` a part alone."""
+    wanted = folders if sizes else [folder for folder in folders if folder in parts]
+    repos, unreadable = read_repos(root, wanted)
+    whole = [folder for folder in folders if folder not in repos]
+    strangers, strange = read_strangers(root, contents, whole)
+    watched = folders if request.kind == "remove" else tuple(dict.fromkeys((*folders, *contents.locks)))
+    users = in_use(root.real, watched, spare, force=request.force)
+    links = {}
+    if request.force:  # what links within a repo to its blobs does not count either
+        repos, strangers = ({f: repo._replace(lent={}) for f, repo in some.items()} for some in (repos, strangers))
+    else:
+        near = repos.values() if request.kind == "prune" else ()
+        links = dict(read_links(root, contents, request.places, near, aliases=request.kind != "clear"))
+    payloads, linked = read_payloads(root, contents, folders if request.kind == "remove" else None)
+    return Inventory(
+        root=root,
+        contents=contents,
+        repos={**strangers, **repos},
+        payloads=payloads,
+        in_use=users,
+        links=links,
+        identities=read_identities(root, folders),
+        linked=linked,
+        unreadable={**{f: why for f, why in unreadable.items() if f in parts}, **strange},
+    )
+
+
+def _prune(request: Request, inventory: Inventory) -> Plan:
+    kept = targets.matching(request.keep, inventory.contents.entries)
+    options = PruneOptions(
+        _now(), request.unused_seconds, request.max_size, kept, request.locked, request.only_locked, request.force
+    )
+    root = inventory.root
+    locks = {folder: names for folder, repo in inventory.repos.items() if (names := tuple(_stale_locks(root, repo)))}
+    return pruning.prune(inventory, options, locks)
+
+
+def _now() -> float:
+    """Return the time by the clock that the kernel stamps files with, as far as it can be told from our own."""
+    ours = time.time()
+    try:
+        kernel = os.stat("/proc/self").st_ctime
+    except OSError:
+        return ours
+    return kernel if abs(kernel - ours) > _HOUR and kernel > 0 else ours
+
+
+def _folders(selected: Sequence[targets.Selection]) -> tuple[str, ...]:
+    return tuple(selection.folder for selection in selected)
+
+
+def _parts(selected: Sequence[targets.Selection]) -> frozenset[str]:
+    return frozenset(selection.folder for selection in selected if selection.commits)
 
 
 def _reader(root: Root) -> Callable[[str], Repo]:
     return lambda folder: layout.read(root.real, folder)
-
-
-def _read(root: Root, folders: Sequence[str]) -> tuple[Mapping[str, Repo], list[Left]]:
-    found: dict[str, Repo] = {}
-    unreadable = []
-    for folder in folders:
-        try:
-            found[folder] = layout.read(root.real, folder)
-        except FileNotFoundError:
-            continue  # removed meanwhile
-        except OSError as error:
-            unreadable.append(Left(f"{root.real}/{folder}", f"it cannot be read: {reason(error)}"))
-    return found, unreadable
-
-
-def _identities(root: Root, folders: Sequence[str]) -> Mapping[str, Identity]:
-    found = {}
-    for folder in folders:
-        try:
-            status = os.lstat(f"{root.real}/{folder}")
-        except OSError:
-            continue
-        found[folder] = (status.st_dev, status.st_ino)
-    return found
-
-
-def _look(
-    root: Root, contents: Contents, spare: Collection[int], *, force: bool
-) -> tuple[Mapping[str, Glance], Mapping[str, str]]:
-    """Look at every repo, and at who uses which; of many, another process looks at a part meanwhile."""
-    folders = _with_locks(contents)
-    aside = contents.entries[: len(contents.entries) // 3 if len(contents.entries) >= _MANY else 0]
-    nobody = (*spare, os.getpid())
-
-    def others() -> tuple[dict[str, str], dict[str, tuple[Any, ...]]]:
-        read_by = readers(root.real, folders, (*nobody, os.getpid())) if folders and not force else {}
-        return read_by, {folder: tuple(seen) for folder, seen in _glances(root, aside).items()}
-
-    with apart(others) if aside else nullcontext(others) as result:
-        glances = _glances(root, contents.entries[len(aside) :])
-        read_by, seen = result()
-    glances.update((folder, Glance(*one)) for folder, one in seen.items())
-    return glances, read_by if force else {**read_by, **downloads(root.real, folders, glances)}
-
-
-def _glances(root: Root, folders: Sequence[str]) -> dict[str, Glance]:
-    found = {}
-    for folder in folders:
-        try:
-            found[folder] = glance(f"{root.real}/{folder}")
-        except OSError:
-            continue
-    return found
-
-
-def _payloads(root: Root, contents: Contents, only: Collection[str] | None = None) -> Mapping[str, Payload]:
-    if not contents.store:
-        return {}
-    links: dict[str, set[str]] = {}
-    for folder in contents.entries:
-        for path, payload in store.blobs_of(root.real, folder):
-            links.setdefault(payload, set()).add(path)
-    found = {}
-    for payload, count in store.sizes(root.real, only):
-        known = store.references(root.real, payload)
-        found[payload] = Payload(count, None if known is None else known | links.get(payload, set()))
-    return found
 
 
 def _stale_locks(root: Root, repo: Repo) -> Iterator[str]:

@@ -1,188 +1,254 @@
-"""What nothing can load any more goes, then what was not used for long or does not fit; a pin keeps what it names."""
+"""What nothing can load any more goes, then what was not used for long or does not fit.
+
+A revision that no ref names goes unless it is locked, something links to it, or it is the only complete one of its
+repo. A link to a missing blob stays: it is the only evidence that a file is missing.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 from ..ui.text import size as amount
-from .entries import LOCKS, Contents
-from .layout import Repo, Revision
+from .completeness import copy_of, gaps, is_weights, tree
+from .entries import LOCKS
+from .inventory import Inventory
+from .layout import Repo
 from .plan import (
     Item,
-    Left,
-    Payload,
+    Parts,
     Plan,
-    blob_paths,
-    condemned_items,
-    left_busy,
+    Skipped,
+    blob_items,
+    checked,
+    in_use,
     lock_items,
+    new_plan,
     payload_items,
-    repo_item,
+    repo_parts,
     revision_items,
-    trash_items,
 )
-from .roots import Root
+from .snapshots import Revision
+
+_DAY = 86400
+_IMPLAUSIBLE = 300  # days without any use: rather the clock jumped ahead, as after a boot with a bad RTC
 
 
 class PruneOptions(NamedTuple):
-    """Hold what prune takes beyond the unreachable: seconds unused, bytes to get below, and repo folders to keep.
+    """Hold what prune takes beyond the unreachable, and what it never takes.
 
-    `locked` are the commits of each repo folder that stay, where whatever else there is goes too; None where not.
+    Beyond: what was unused for so many seconds before `now`, seconds since the epoch, and what is over `max_size`
+    bytes. Never: repo folders to `keep`, and the commits `locked` of each; with `only_locked` all else goes.
     """
 
+    now: float
     unused_seconds: float | None = None
     max_size: int | None = None
     keep: frozenset[str] = frozenset()
-    locked: Mapping[str, frozenset[str]] | None = None
+    locked: Mapping[str, frozenset[str]] = {}
+    only_locked: bool = False
+    force: bool = False
+
+    def is_locked(self, repo: Repo, revision: Revision) -> bool:
+        """Return whether a revision is pinned or in `models.lock`."""
+        return revision.pinned or revision.commit in self.locked.get(repo.folder, ())
 
 
-def prune(
-    root: Root,
-    contents: Contents,
-    repos: Mapping[str, Repo],
-    payloads: Mapping[str, Payload],
-    busy: Mapping[str, str],
-    options: PruneOptions,
-    now: float,
-    stale_locks: Mapping[str, Sequence[str]],
-) -> Plan:
-    """Plan the removal of what nothing can load any more, then of what was not used for long or does not fit.
-
-    A pinned revision stays, and so does a repo that is to be kept. `now` is in seconds since the epoch.
-    """
+def prune(inventory: Inventory, options: PruneOptions, stale_locks: Mapping[str, Sequence[str]]) -> Plan:
+    """Plan the removal of what nothing can load any more, then of what was not used for long or does not fit."""
+    contents = inventory.contents
     items: list[Item] = []
-    left: list[Left] = []
+    skipped: list[Skipped] = []
     gone: set[str] = set()
-    by_repo = {
-        folder: _pruned(
-            repo, None, stale_locks.get(folder, ()), f"{root.real}/{LOCKS}/{folder}", _only(options.locked, folder)
-        )
-        for folder, repo in repos.items()
-        if folder not in options.keep
-    }
-    outdated, note = _outdated(repos, by_repo, payloads, options, now, busy)
-    for folder, why in outdated.items():
-        by_repo[folder] = _pruned(repos[folder], why, (), "", _only(options.locked, folder))
-    for folder, (parts, blobs) in by_repo.items():
-        if parts and folder in busy:
-            left += left_busy(root, (folder,), busy, {})
-        elif parts and repos[folder].young:
-            left.append(Left(f"{root.real}/{folder}", "a download of it has just begun", busy=True))
-        else:
-            items += parts
-            gone |= blobs
-            if parts and parts[0].kind == "repo":
-                items += lock_items(root, contents, (folder,), parts[0].reason)
-    known = {*contents.entries, *contents.strange, *busy}
+    candidates = {folder: repo for folder, repo in inventory.repos.items() if folder not in options.keep}
+    by_repo = {folder: unneeded(inventory, repo, options) for folder, repo in candidates.items()}
+    outdated, notes = _outdated(inventory, by_repo, options)
+    for folder, reason in outdated.items():
+        by_repo[folder] = unneeded(inventory, inventory.repos[folder], options, reason)
+    for folder, parts in by_repo.items():
+        locks = [] if folder in outdated else _stale(inventory, folder, stale_locks.get(folder, ()))
+        going = _going(inventory, inventory.repos[folder], parts, locks)
+        items += going.items
+        skipped += going.skipped
+        gone |= going.blobs
+    whole = {item.folder for item in items if item.kind == "repo"}
+    items += lock_items(inventory, sorted(whole), "its repo goes")
+    known = {*contents.entries, *contents.lookalikes, *inventory.in_use}
     abandoned = [folder for folder in contents.locks if folder not in known]
-    items += lock_items(root, contents, abandoned, "its repo is not there")
-    items += payload_items(root, payloads, gone, left)
-    if note:
-        left.append(Left(root.real, note, unknowable=True))
-        named = {one.path for one in left}
-        left += [b for b in left_busy(root, repos, busy, repos) if b.path not in named]
-    return Plan(root, (*items, *trash_items(root, contents)), tuple(left), contents.store)
+    items += lock_items(inventory, abandoned, "its repo is not there")
+    payloads = payload_items(inventory, gone, whole)
+    skipped += [one._replace(kind="kept") for one in payloads.skipped]
+    skipped += [Skipped(inventory.path(f), f"it cannot be read: {why}") for f, why in inventory.unreadable.items()]
+    if notes:
+        skipped += [Skipped(inventory.root.real, note, kind="kept") for note in notes]
+        named = {one.path for one in skipped}
+        busy = [f for f in inventory.repos if f in inventory.in_use and inventory.path(f) not in named]
+        skipped += [in_use(inventory, folder, inventory.in_use[folder]) for folder in busy]
+    return new_plan(inventory, [*items, *payloads.items], skipped)
+
+
+def unneeded(inventory: Inventory, repo: Repo, options: PruneOptions, outdated: str = "") -> Parts:
+    """Return what of a repo nothing can load any more; all but locked revisions where the repo is `outdated`."""
+    doomed = _doomed(inventory, repo, options, outdated)
+    alive = len(doomed) < len(repo.revisions)
+    if repo.revisions and not alive and not inventory.user(repo.folder) and not inventory.obstacle(repo.folder):
+        return repo_parts(inventory, repo.folder, doomed[0][1])
+    parts = revision_items(inventory, repo, doomed)
+    items = parts.items
+    if repo.revisions:
+        items += [
+            Item("ref", f"{repo.path}/refs/{ref}", 0, "it names no cached revision", repo.folder, commit=commit)
+            for ref, commit in repo.broken_refs.items()
+        ]
+    wanted, _ = inventory.wanted(repo)
+    loose = blob_items(repo, (orphan for orphan in repo.orphans if orphan not in wanted), "no revision links to it")
+    items += loose.items
+    if "blobs" not in repo.part_links:
+        items += [
+            Item("partial", f"{repo.path}/blobs/{partial}", size, "nobody downloads it any more", repo.folder)
+            for partial, size in repo.partial.items()
+        ]
+    # What something links to was not asked for by name: that it stays is no failure.
+    stays = [one._replace(kind="kept") if one.kind == "in use" else one for one in (*parts.skipped, *loose.skipped)]
+    return Parts(items, parts.blobs | loose.blobs, stays)
+
+
+def _doomed(inventory: Inventory, repo: Repo, options: PruneOptions, outdated: str) -> list[tuple[Revision, str]]:
+    others = [revision for revision in repo.revisions if not options.is_locked(repo, revision)]
+    if options.only_locked:
+        return [(revision, "models.lock does not name it") for revision in others]
+    if outdated:
+        return [(revision, outdated) for revision in others]
+    _, linked = inventory.wanted(repo)
+    loose = [r for r in others if not r.refs and r.commit not in linked and not r.only_foreign]
+    if not loose:
+        return []
+    commits = {revision.commit for revision in loose}
+    kept = [revision for revision in repo.revisions if revision.commit not in commits]
+    needed = _needed(repo, kept, loose)
+    return [(revision, "no ref points to it") for revision in loose if revision.commit not in needed]
+
+
+def _needed(repo: Repo, kept: Sequence[Revision], others: Sequence[Revision]) -> frozenset[str]:
+    """Return the commits among `others` that must stay because nothing that stays replaces them.
+
+    Of a repo without any ref, nobody knows which commit an app loads by its hash: all that hold anything stay.
+    """
+    if not kept:
+        return frozenset(revision.commit for revision in others if len(revision.dangling) < revision.files)
+    staying = list(kept)
+    commits = set()
+    for revision in sorted(others, key=lambda revision: revision.modified, reverse=True):
+        if len(revision.dangling) < revision.files and not any(_replaces(repo, r, revision) for r in staying):
+            staying.append(revision)
+            commits.add(revision.commit)
+    return frozenset(commits)
+
+
+def _replaces(repo: Repo, revision: Revision, other: Revision) -> bool:
+    """Return whether nobody who loads `revision` would miss `other`, as far as what is here of both can tell."""
+    try:
+        copy, theirs = copy_of(repo.path, revision.commit), copy_of(repo.path, other.commit)
+    except OSError:
+        return False
+    if not copy.files or copy.dangling:
+        return False
+    listed = tree(f"{repo.path}/trees/{revision.commit}.json")
+    if listed:
+        return not gaps(copy, listed)
+    weights = [path for path in theirs.files if is_weights(path)]
+    return copy.files.keys() >= set(weights or theirs.files)
+
+
+def _going(inventory: Inventory, repo: Repo, parts: Parts, locks: list[Item]) -> Parts:
+    if parts.items and parts.items[0].kind == "repo":
+        if repo.folder in inventory.in_use:
+            return Parts([], set(), [in_use(inventory, repo.folder, inventory.in_use[repo.folder])])
+    elif parts.items:
+        parts = checked(inventory, repo, parts, asked=False)
+    if parts.items and repo.young:
+        return Parts([], set(), [Skipped(repo.path, "a download of it has just begun", kind="in use")])
+    if repo.folder not in inventory.in_use:
+        parts.items.extend(locks)
+    return parts
+
+
+def _stale(inventory: Inventory, folder: str, locks: Sequence[str]) -> list[Item]:
+    base = f"{inventory.root.real}/{LOCKS}/{folder}"
+    return [Item("lock", f"{base}/{lock}", 0, "what it locked is not there", folder) for lock in locks]
 
 
 def _outdated(
-    repos: Mapping[str, Repo],
-    pruned: Mapping[str, tuple[list[Item], set[str]]],
-    payloads: Mapping[str, Payload],
-    options: PruneOptions,
-    now: float,
-    busy: Mapping[str, str],
-) -> tuple[Mapping[str, str], str]:
-    """Return the repos that go but for their pinned revisions, and why: unused, or least recently used.
+    inventory: Inventory, pruned: Mapping[str, Parts], options: PruneOptions
+) -> tuple[Mapping[str, str], list[str]]:
+    """Return the repos that go but for their locked revisions, and why: unused, or least recently used.
 
-    What they are measured by is what `pruned` leaves of each. The second is a note where the size cannot be met.
+    What they are measured by is what `pruned` leaves of each. The rest are notes on what could not be done.
     """
-    found: dict[str, str] = {}
-    by_age = sorted((repos[folder] for folder in pruned), key=lambda repo: repo.used)
+    reasons: dict[str, str] = {}
+    notes: list[str] = []
+    by_age = sorted((inventory.repos[folder] for folder in pruned), key=lambda repo: repo.used)
     if options.unused_seconds is not None:
-        for repo in by_age:
-            if repo.used < now - options.unused_seconds:
-                found[repo.folder] = f"not used for {int((now - repo.used) // 86400)} days"
-    if options.max_size is None:
-        return found, ""
+        limit = options.now - options.unused_seconds
+        old = [repo for repo in by_age if repo.used < limit]
+        newest = max((repo.used for repo in inventory.repos.values()), default=limit)
+        if old and newest < min(limit, options.now - _IMPLAUSIBLE * _DAY) and not options.force:
+            days = int((options.now - newest) // _DAY)
+            notes.append(
+                f"nothing in it was used for {days} days, or the clock is wrong; --force removes it for its age"
+            )
+        else:
+            reasons = {repo.folder: f"not used for {int((options.now - repo.used) // _DAY)} days" for repo in old}
+    if options.max_size is not None:
+        over = _over(inventory, pruned, options, by_age, reasons)
+        notes += [f"{amount(over)} stay: what is kept, pinned or in use is more than that"] if over else []
+    return reasons, notes
+
+
+def _over(
+    inventory: Inventory,
+    pruned: Mapping[str, Parts],
+    options: PruneOptions,
+    by_age: Sequence[Repo],
+    reasons: dict[str, str],
+) -> int:
+    """Add the least recently used repos to `reasons` until the rest fits; return the bytes that stay if it cannot."""
+    assert options.max_size is not None
+    payloads, busy = inventory.payloads, inventory.in_use
     sizes: dict[str, int] = {}
     shared: dict[str, frozenset[str]] = {}
-    for folder, repo in repos.items():
-        if folder in found and folder not in busy:
+    for folder, repo in inventory.repos.items():
+        if folder in reasons and folder not in busy:
             continue
-        parts, gone = pruned.get(folder, ([], set()))
-        stays = folder in busy or not parts
-        sizes[folder] = repo.held if stays else repo.held - sum(item.size or 0 for item in parts)
-        blobs = (blob for blob in repo.blobs.values() if stays or f"{folder}/blobs/{blob.name}" not in gone)
-        shared[folder] = frozenset(blob.shared for blob in blobs if blob.shared in payloads and blob.shared)
+        parts = pruned.get(folder, Parts([], set(), []))
+        whole = folder in busy or not parts.items
+        sizes[folder] = repo.held if whole else repo.held - sum(item.size or 0 for item in parts.items)
+        blobs = (blob for blob in repo.blobs.values() if whole or f"{folder}/blobs/{blob.name}" not in parts.blobs)
+        gone = not whole and parts.items[0].kind == "repo"
+        shared[folder] = (
+            frozenset() if gone else frozenset(b.shared for b in blobs if b.shared and b.shared in payloads)
+        )
     users = Counter(payload for used in shared.values() for payload in used)
     total = sum(sizes.values()) + sum(payloads[payload].size for payload in users)
     for repo in by_age:
         if total <= options.max_size:
             break
-        only = _only(options.locked, repo.folder) or frozenset()
-        pinned = any(revision.pinned or revision.commit in only for revision in repo.revisions)
-        if repo.folder not in sizes or repo.folder in busy or repo.young or pinned:
+        locked = any(options.is_locked(repo, revision) for revision in repo.revisions)
+        if repo.folder not in sizes or inventory.user(repo.folder) or repo.young or locked or repo.link:
             continue
-        found[repo.folder] = "least recently used, over the size that may stay"
+        reasons[repo.folder] = "least recently used, over the size that may stay"
         total -= sizes[repo.folder]
         for payload in shared[repo.folder]:
             users[payload] -= 1
             total -= 0 if users[payload] else payloads[payload].size
-    over = total > options.max_size
-    return found, f"{amount(total)} stay: what is kept, pinned or in use is more than that" if over else ""
+    return total if total > options.max_size else 0
 
 
-def _only(locked: Mapping[str, frozenset[str]] | None, folder: str) -> frozenset[str] | None:
-    return None if locked is None else locked.get(folder, frozenset())
-
-
-def _pruned(
-    repo: Repo, outdated: str | None, locks: Sequence[str], lock_folder: str, only: frozenset[str] | None = None
-) -> tuple[list[Item], set[str]]:
-    doomed: list[tuple[Revision, str]] = []
-    broken: list[Item] = []
-    for revision in repo.revisions:
-        if revision.pinned or (only and revision.commit in only):
-            continue
-        if only is not None:
-            doomed.append((revision, "models.lock does not name it"))
-        elif outdated:
-            doomed.append((revision, outdated))
-        elif not revision.refs:
-            doomed.append((revision, "no ref points to it"))
-        elif revision.dangling and len(revision.dangling) == revision.files:
-            doomed.append((revision, "every blob it links to is missing"))
-        else:
-            snapshot = f"{repo.path}/snapshots/{revision.commit}"
-            broken += [
-                Item("link", f"{snapshot}/{path}", 0, "the blob it links to is missing", repo.folder)
-                for path in revision.dangling
-            ]
-    if repo.revisions and len(doomed) == len(repo.revisions):
-        return [repo_item(repo, doomed[0][1])], blob_paths((repo,))
-    items, gone = revision_items(repo, doomed)
-    if repo.revisions:
-        items += [
-            Item("ref", f"{repo.path}/refs/{ref}", 0, "it names no cached revision", repo.folder, None, commit)
-            for ref, commit in repo.broken_refs.items()
-        ]
-    items += broken
-    for orphan in repo.orphans:
-        blob = repo.blobs[orphan]
-        size = blob.held
-        items.append(
-            Item("blob", f"{repo.path}/blobs/{orphan}", size, "no revision links to it", repo.folder, blob.identity)
-        )
-        gone.add(f"{repo.folder}/blobs/{orphan}")
-    items += [
-        Item("partial", f"{repo.path}/blobs/{partial}", size, "nobody downloads it any more", repo.folder)
-        for partial, size in repo.partial.items()
-    ]
-    items += [
-        Item("link", f"{repo.path}/blobs/{missing}", 0, "the payload it links to is missing", repo.folder)
-        for missing in repo.missing_payloads
-    ]
-    items += [Item("lock", f"{lock_folder}/{lock}", 0, "what it locked is not there", repo.folder) for lock in locks]
-    return items + condemned_items(repo), gone
+def reclaimable(inventory: Inventory, repo: Repo, options: PruneOptions) -> tuple[int, Collection[str]]:
+    """Return the bytes that a prune would free in a repo's own folder, and the payloads that it would still need."""
+    parts = unneeded(inventory, repo, options)
+    if parts.items and parts.items[0].kind == "repo":
+        return repo.held, ()
+    stay = (blob for blob in repo.blobs.values() if f"{repo.folder}/blobs/{blob.name}" not in parts.blobs)
+    return sum(item.size or 0 for item in parts.items), frozenset(blob.shared for blob in stay if blob.shared)

@@ -1,8 +1,8 @@
 """What goes is renamed away first and deleted afterwards: killed at any instant, each repo is whole or gone.
 
-The rename is the removal, and it checks that the path still is what was planned. Of a revision the refs go first, then
-its snapshot by one rename, then the blobs that nothing links to any more. What was put into a repo's folder by somebody
-else stays there.
+The rename is the removal, and what was renamed is checked to be what was planned. Of a revision the refs go first, then
+its snapshot by one rename, then the blobs that nothing links to any more; refs come back when the snapshot cannot go.
+Where nothing can be renamed, the same is done file by file. What is not huggingface_hub's stays.
 """
 
 from __future__ import annotations
@@ -10,25 +10,25 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from typing import NamedTuple
 
-from . import entries, glance, layout, store
-from .deletion import Failure
-from .dirs import FOLDER, below, locked, reason, taking_turns, walk
+from ..system.files import open_folder
+from . import entries, foreign, in_place, layout, store
+from .deletion import Deletion, Failure
+from .dirs import below, locked, reason, taking_turns, walk
 from .entries import LOCKS
+from .in_place import Undo
 from .names import read_ref
-from .plan import Item, Plan
-from .roots import TRASH
-from .trash import Trash, give_back, sweep, unlink_blob
+from .plan import EVERYTHING, Item, Plan
+from .trash import NO_RENAME, Trash, revision_name, sweep, unlink_blob
 
 Say = Callable[[Item], None]
-_MOVED = "it is not what it was when the removal was planned"
 
 
 class Condemned(NamedTuple):
-    """Hold what is gone from the cache, what could not go, and the bytes freed so far; the rest lies in the trash."""
+    """Hold what is gone from the cache, what could not go, and the bytes freed so far; the rest is in the trash."""
 
     items: tuple[Item, ...]
     failures: tuple[Failure, ...]
@@ -36,13 +36,13 @@ class Condemned(NamedTuple):
 
 
 def condemn(plan: Plan, say: Say) -> Condemned:
-    """Take every item of a plan out of the cache; `say` is told each one before.
+    """Take every item of a plan out of the cache; `say` is called with each one before.
 
     A path that is not what was planned any more stays and is a failure; one that is gone already is none.
     """
     if not plan.items:
         return Condemned((), (), 0)
-    run = _Run(plan.root.real, say)
+    run = _Run(plan, say)
     try:
         for items in _by_repo(plan.items).values():
             if items[0].kind == "repo":
@@ -54,24 +54,23 @@ def condemn(plan: Plan, say: Say) -> Condemned:
                 run.attempt(item, run.take_locks)
             elif item.kind in ("payload", "damaged"):
                 run.attempt(item, run.take_payload)
-            elif item.kind == "store":
-                run.attempt(item, run.take_store)
+        run.close_store()
     finally:
         run.close()
-    return Condemned(tuple(run.done), tuple(run.failures), run.freed)
+    return Condemned(tuple(run.done), (*run.failures, *run.deletion.failures), run.deletion.freed)
 
 
 class _Run:
-    def __init__(self, root: str, say: Say) -> None:
-        self.root = root
+    def __init__(self, plan: Plan, say: Say) -> None:
+        self.root = plan.root.real
         self.say = say
-        self.trash = Trash(root)
-        self.mounts = entries.mounts(root)
+        self.trash = Trash(self.root, _approved(plan))
+        self.mounts = entries.mounts(self.root)
+        self.deletion = Deletion(None, entries.mount_points(self.root))
         self.done: list[Item] = []
         self.failures: list[Failure] = []
-        self.freed = 0
         self._locks: int | None = None
-        self._payloads: frozenset[str] | None = None
+        self._payloads: tuple[frozenset[str] | None] | None = None
 
     def close(self) -> None:
         if self._locks is not None:
@@ -92,57 +91,36 @@ class _Run:
             self.done.append(item)
 
     def take_repo(self, item: Item) -> None:
-        found = os.stat(item.folder, dir_fd=self.trash.descriptor, follow_symlinks=False)
-        if not stat.S_ISDIR(found.st_mode) or (found.st_dev, found.st_ino) != item.identity:
-            raise OSError(errno.ESTALE, _MOVED)
         self._refuse_mount(item.folder)
-        seen = item.clean is not None and item.clean == glance.stamp_of(item.path, found)
-        if seen or not glance.has_strangers(item.path):
-            self.trash.take(self.trash.descriptor, item.folder)
+        root = self.trash.descriptor
+        try:
+            path = self.trash.take(root, item.folder, identity=item.identity)
+        except OSError as error:
+            if error.errno not in NO_RENAME:
+                raise
+            in_place.remove_repo(root, self.root, item, self.deletion)
             return
-        foreign = layout.read(self.root, item.folder).foreign
-        # With the snapshots the repo is gone; only what huggingface_hub has made goes, piece by piece.
-        for part in ("snapshots", "refs", "blobs", "trees", ".no_exist"):
-            if not any(name.startswith(f"{part}/") for name in foreign):
-                with below(self.trash.descriptor, f"{item.folder}/{part}") as (repo, name):
-                    self._take_if_there(repo, name)
-                continue
-            with below(self.trash.descriptor, f"{item.folder}/{part}/x") as (inside, _):
-                for name in os.listdir(inside):
-                    if f"{part}/{name}" not in foreign:
-                        self._take_if_there(inside, name)
-        with below(self.trash.descriptor, f"{item.folder}/x") as (repo, _):
-            for name in os.listdir(repo):
-                if name.startswith(TRASH):
-                    self._take_if_there(repo, name)
-        with suppress(OSError):
-            os.rmdir(item.folder, dir_fd=self.trash.descriptor)  # what looked strange was not
+        if item.foreign:
+            self.trash.give_back(path, item.folder, item.foreign)
 
     def take_locks(self, item: Item) -> None:
         self._refuse_mount(LOCKS)
         if os.path.lexists(f"{self.root}/{item.folder}/snapshots"):
             return  # its repo could not go, or has come again
         if self._locks is None:
-            self._locks = os.open(LOCKS, FOLDER, dir_fd=self.trash.descriptor)
-        self.trash.take(self._locks, item.folder, f"{LOCKS}-{len(self.done)}")
+            self._locks = open_folder(LOCKS, dir_fd=self.trash.descriptor)
+        with self._or_delete(self._locks, item.folder, item.path):
+            self.trash.take(self._locks, item.folder, f".locks-{len(self.done)}")
 
     def take_payload(self, item: Item) -> None:
         name = item.path.rpartition("/")[2]
-        sweep(self.root, name, self._linked(), self.trash.take, damaged=item.kind == "damaged")
+        sweep(self.root, name, self._linked(), self._take_or_unlink, damaged=item.kind == "damaged")
 
-    def take_store(self, _item: Item) -> None:
-        self._refuse_mount(store.FOLDER)
-        if self._repos() or store.has_strangers(self.root):
-            # A repo could not go or has come meanwhile, or somebody else keeps something in there: only payloads that
-            # nothing links to may leave.
-            for payload, _ in tuple(store.sizes(self.root)):
-                with suppress(FileNotFoundError):
-                    sweep(self.root, payload, self._linked(), self.trash.take)
-            return
-        self.trash.take(self.trash.descriptor, store.FOLDER)
-        came = self._repos()
-        for trash in entries.contents(self.root).trash if came else ():
-            give_back(self.root, trash, came)
+    def close_store(self) -> None:
+        """Remove a shared store in which nothing is left but its marker and folders."""
+        if _takes_store(self.done):
+            with suppress(OSError):
+                store.dismantle(self.trash.descriptor)
 
     def take_parts(self, items: list[Item]) -> None:
         """Remove parts of one repo: revisions with their refs, what is broken, then blobs that nothing links to."""
@@ -177,38 +155,59 @@ class _Run:
 
     def _take_revision(self, item: Item, refs: list[Item]) -> None:
         commit = item.path.rpartition("/")[2]
-        with below(self.trash.descriptor, f"{item.folder}/snapshots/{commit}") as (parent, name):
-            if not stat.S_ISDIR(os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode):
-                raise OSError(errno.ESTALE, _MOVED)
-            with below(self.trash.descriptor, f"{item.folder}/x") as (repo, _), taking_turns(repo):
-                # The refs go first: one that names what is not there would hide the whole repo from huggingface_hub.
-                for ref in refs:
-                    with suppress(FileNotFoundError):
-                        self._unlink_ref(ref)
-                    self.done.append(ref)
-                if any(read_ref(ref.path) == commit for ref in walk(f"{self.root}/{item.folder}/refs")):
-                    raise OSError(errno.EAGAIN, "a ref has come that leads to it")
-                if item.kind == "snapshot":
-                    # By itself it goes elsewhere: with what lies in its repo's trash, the blobs go too.
-                    self.trash.take(parent, name, f"{os.urandom(8).hex()}-{commit[:40]}")
-                else:
-                    trash = f"{TRASH}{commit[:40]}-{os.urandom(8).hex()}"
-                    os.rename(name, trash, src_dir_fd=parent, dst_dir_fd=repo)
-                with suppress(OSError), below(repo, f"trees/{commit}.json") as (folder, entry):
-                    os.unlink(entry, dir_fd=folder)
-                with suppress(OSError), below(repo, f".no_exist/{commit}") as (folder, entry):
-                    self.trash.take(folder, entry, f"no_exist-{os.urandom(8).hex()}")
+        repo_path = f"{self.root}/{item.folder}"
+        with (
+            below(self.trash.descriptor, f"{item.folder}/snapshots/{commit}") as (parent, name),
+            below(self.trash.descriptor, f"{item.folder}/x") as (repo, _),
+            taking_turns(repo),
+            Undo() as undo,
+        ):
+            # The refs go first: one that names what is not there would hide the whole repo from huggingface_hub.
+            for ref in refs:
+                with suppress(FileNotFoundError):
+                    self._refuse_other_ref(ref)
+                    with below(repo, os.path.relpath(ref.path, repo_path)) as (folder, entry):
+                        undo.unlink_file(folder, entry)
+            if any(read_ref(ref.path) == commit for ref in walk(f"{repo_path}/refs")):
+                raise OSError(errno.EAGAIN, "a ref has come that leads to it")
+            status = os.stat(name, dir_fd=parent, follow_symlinks=False)
+            if not (stat.S_ISDIR(status.st_mode) or stat.S_ISLNK(status.st_mode)):
+                raise OSError(errno.ESTALE, "it is not what it was when the removal was planned")
+            strangers = foreign.in_snapshot(item.path, repo_path, commit)
+            try:
+                # By itself it goes elsewhere: what else tells of it stays for the repair to read.
+                taken = self.trash.take(parent, name, revision_name(item.folder, commit))
+            except OSError as error:
+                if error.errno not in NO_RENAME:
+                    raise
+                in_place.remove_snapshot(parent, name, item, strangers, undo, self.deletion)
+            else:
+                if strangers:
+                    self.trash.give_back(taken, f"{item.folder}/snapshots/{commit}", strangers)
+            undo.forget()
+            for trace in (f"trees/{commit}.json", f".no_exist/{commit}"):
+                with suppress(OSError), below(repo, trace) as (folder, entry):
+                    Deletion().delete(folder, entry, trace)
+        self.done += refs
+        for ref in refs:
+            self._drop_empty_folders(ref.path[len(f"{self.root}/") :])
+
+    def _refuse_other_ref(self, item: Item) -> None:
+        if read_ref(item.path) != item.commit:
+            raise OSError(errno.ESTALE, "it names another commit now")
 
     def _unlink_ref(self, item: Item) -> None:
-        if read_ref(item.path) != item.commit:
-            raise OSError(errno.ESTALE, "it names another commit by now")
+        self._refuse_other_ref(item)
         self._unlink(item)
 
     def _unlink(self, item: Item) -> None:
         path = item.path[len(f"{self.root}/") :]
         with below(self.trash.descriptor, path) as (parent, name):
             os.unlink(name, dir_fd=parent)
-        # A ref such as refs/pr/1 has folders of its own; empty ones say nothing.
+        self._drop_empty_folders(path)
+
+    def _drop_empty_folders(self, path: str) -> None:
+        """Remove the folders of a ref such as refs/pr/1 once they are empty."""
         folders = path.split("/")[:-1]
         while len(folders) > 2 and folders[1] == "refs":
             with suppress(OSError), below(self.trash.descriptor, "/".join(folders)) as (parent, name):
@@ -221,29 +220,54 @@ class _Run:
             os.unlink(lock, dir_fd=parent)
 
     def _unlink_blob(self, item: Item) -> None:
-        found = os.lstat(item.path)
+        status = os.lstat(item.path)
         unlink_blob(self.root, item.folder, item.path.rpartition("/")[2], item.identity)
-        if stat.S_ISREG(found.st_mode) and found.st_nlink == 1:
-            self.freed += found.st_size
+        self.deletion.count(status)
 
-    def _repos(self) -> tuple[str, ...]:
-        """Return the repos that may link to something; a folder that only a stranger's file keeps there is none."""
-        present = entries.contents(self.root).entries
-        return tuple(e for e in present if any(os.path.lexists(f"{self.root}/{e}/{p}") for p in ("blobs", "snapshots")))
+    def _take_or_unlink(self, parent: int, name: str) -> None:
+        try:
+            self.trash.take(parent, name)
+        except OSError as error:
+            if error.errno not in NO_RENAME:
+                raise
+            self.deletion.unlink(parent, name)
 
-    def _linked(self) -> frozenset[str]:
-        """Return what the repos that are left link to; by the time it is asked, none of them goes any more."""
+    @contextmanager
+    def _or_delete(self, parent: int, name: str, path: str) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            if error.errno not in NO_RENAME:
+                raise
+            self.deletion.delete(parent, name, path)
+
+    def _linked(self) -> frozenset[str] | None:
+        """Return what the repos that are left link to, None where that is unknown; none of them goes any more."""
         if self._payloads is None:
-            self._payloads = store.linked(self.root, entries.contents(self.root).entries)
-        return self._payloads
-
-    def _take_if_there(self, parent: int, name: str) -> None:
-        with suppress(FileNotFoundError):
-            self.trash.take(parent, name, f"{name[:40]}-{os.urandom(8).hex()}")
+            self._payloads = (store.linked(self.root, entries.contents(self.root).entries),)
+        return self._payloads[0]
 
     def _refuse_mount(self, entry: str) -> None:
         if entry in self.mounts:
             raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
+
+
+def _approved(plan: Plan) -> Iterator[str]:
+    """Yield what a later run may delete to finish this one: blobs, payloads and locks of repos, a line each."""
+    prefix = len(f"{plan.root.real}/")
+    for item in plan.items:
+        if item.kind == "blob":
+            yield f"blob {item.path[prefix:]}"
+        elif item.kind == "payload":
+            yield f"payload {item.path.rpartition('/')[2]}"
+        elif item.kind == "locks":
+            yield f"locks {item.folder}"
+    if _takes_store(plan.items):
+        yield "store"
+
+
+def _takes_store(items: Iterable[Item]) -> bool:
+    return any(item.kind == "payload" and item.reason == EVERYTHING for item in items)
 
 
 def _by_repo(items: Iterable[Item]) -> Mapping[str, list[Item]]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import pwd
+import re
+import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -12,16 +14,23 @@ from ..config.paths import HUB_ENTRY, absolute, expand, home_of_user
 from ..config.settings import HUB_CACHE_NAMES, Settings
 from ..errors import LauncherError
 
-TRASH = ".start_app-trash-"
+# By transformers' own rule before version 5, the first that is set wins over every other setting.
+TRANSFORMERS_NAMES = ("TRANSFORMERS_CACHE", "PYTORCH_TRANSFORMERS_CACHE", "PYTORCH_PRETRAINED_BERT_CACHE")
+_TRANSFORMERS = re.compile(r"transformers-(\d+)\..*\.dist-info")
 
 
 class Root(NamedTuple):
-    """Hold a hub cache: its path as it is named, links resolved, why it is one, and whether it is this app's own."""
+    """Hold a hub cache: its path as it is named, links resolved, why it is one, and whose it is.
+
+    It is `owned` when it is in the app's folder or this user's or root's `.env` names it, and `inside` in the app's
+    folder alone.
+    """
 
     path: Path
     real: str
     origin: str
     owned: bool
+    inside: bool = True
 
 
 def hub_cache(environment: Mapping[str, str], folder: Path) -> Path:
@@ -47,33 +56,78 @@ def _hf_home(environment: Mapping[str, str], home: str) -> str:
 
 
 def folders(environment: Mapping[str, str], app_dir: Path) -> tuple[Path, ...]:
-    """Return the hub cache first, then the caches in the app's own folder that hold anything in hub layout."""
+    """Return the hub cache first, then transformers' own, then those in the app's folder that have the hub's layout."""
     conventional = (
         app_dir / "cache_hub",
         app_dir / "cache_hub" / "hub",
         app_dir / "checkpoints" / "hf_cache",
     )
-    found = [hub_cache(environment, app_dir), *(path for path in conventional if _holds_entries(path))]
-    return tuple({os.path.realpath(path): path for path in reversed(found)}.values())[::-1]
+    named = transformers_cache(environment, app_dir)
+    paths = [
+        hub_cache(environment, app_dir),
+        *((named[1],) if named else ()),
+        *(path for path in conventional if _holds_entries(path)),
+    ]
+    return tuple({os.path.realpath(path): path for path in reversed(paths)}.values())[::-1]
+
+
+def transformers_cache(environment: Mapping[str, str], app_dir: Path) -> tuple[str, Path] | None:
+    """Return the variable that gives transformers a cache of its own, and that cache.
+
+    None where no variable does, or where the app's transformers is version 5 or later, which knows none of them.
+    """
+    name = next((name for name in TRANSFORMERS_NAMES if environment.get(name)), None)
+    if name is None or (_transformers(environment, app_dir) or 0) >= 5:
+        return None
+    home = environment.get("HOME") or home_of_user()
+    return name, absolute(app_dir, expand(environment[name], environment.get, home))
+
+
+def _transformers(environment: Mapping[str, str], app_dir: Path) -> int | None:
+    """Return the major version of the app's transformers, None where it is not found."""
+    prefixes = (app_dir / ".venv", app_dir / "venv", environment.get("VIRTUAL_ENV"), environment.get("CONDA_PREFIX"))
+    packages = [path for prefix in prefixes if prefix for path in Path(prefix).glob("lib/python*/site-packages")]
+    for folder in (*packages, *(Path(path) for path in sys.path if path)):
+        version = next(filter(None, map(_TRANSFORMERS.fullmatch, _names(folder))), None)
+        if version:
+            return int(version[1])
+    return None
 
 
 def roots(settings: Settings, environment: Mapping[str, str]) -> tuple[Root, ...]:
     """Return every cache that an app with this environment uses, its hub cache first.
 
-    A cache is the app's own when it lies in the app's folder or this app's `.env` names it. A user-wide default, ours
-    or of whom it belongs to, is shared with other programs even then.
+    A cache is the app's own when it is in the app's folder or the `.env` of this user or root names it. A user-wide
+    default, ours or of whom it belongs to, is shared with other programs even then.
     """
     paths = folders(environment, settings.app_dir)
-    named = next((settings.variables[name] for name in HUB_CACHE_NAMES if name in settings.variables), None)
-    inside = os.path.realpath(settings.app_dir) + os.sep
-    found = []
+    hub = next((settings.variables[name] for name in HUB_CACHE_NAMES if name in settings.variables), None)
+    legacy = transformers_cache(environment, settings.app_dir)
+    app = os.path.realpath(settings.app_dir) + os.sep
+    listing = []
     for number, path in enumerate(paths):
         real = os.path.realpath(path)
-        by_file = number == 0 and named is not None and named.level == "file"
-        origin = (named.origin if named else "default") if number == 0 else "in the app's folder"
-        own = (by_file or real.startswith(inside)) and real not in _everybodys(real, environment.get("HOME"))
-        found.append(Root(path, real, origin, own))
-    return tuple(found)
+        named = hub if number == 0 else settings.variables.get(legacy[0]) if legacy and path == legacy[1] else None
+        origin = named.origin if named else "in the app's folder" if number else "default"
+        inside = real.startswith(app)
+        by_file = named is not None and named.level == "file"
+        own = (by_file or inside) and real not in _everybodys(real, environment.get("HOME"))
+        listing.append(Root(path, real, origin, own, inside))
+    return tuple(listing)
+
+
+def misplaced(environment: Mapping[str, str], app_dir: Path) -> tuple[str, str] | None:
+    """Return what is wrong with an HF_HOME that is a hub cache itself, and what helps; None where nothing is.
+
+    The library adds `hub` to it, so the models that are there are not found.
+    """
+    if not environment.get("HF_HOME") or any(environment.get(name) for name in HUB_CACHE_NAMES if name != "HF_HOME"):
+        return None
+    home, cache = hf_home(environment, app_dir), hub_cache(environment, app_dir)
+    if _holds_entries(cache) or not (_holds_entries(home) or home.name == "hub"):
+        return None
+    advice = f"HF_HOME={home.parent}" if home.name == "hub" else f"HF_HUB_CACHE={home}"
+    return f"HF_HOME is {home}, so the hub cache is {cache}, and it holds no models", f"set {advice}"
 
 
 def _everybodys(real: str, home: str | None) -> frozenset[str]:
@@ -83,20 +137,7 @@ def _everybodys(real: str, home: str | None) -> frozenset[str]:
         homes.append(pwd.getpwuid(os.stat(real).st_uid).pw_dir)
     except (OSError, KeyError):
         pass  # it is not there, or its owner has no name
-    return frozenset(os.path.realpath(f"{one}/.cache/huggingface/hub") for one in homes)
-
-
-def trashed(paths: Iterable[Path]) -> tuple[str, ...]:
-    """Return the roots, links resolved, that hold what an interrupted removal has left, in themselves or in a repo."""
-    return tuple(os.path.realpath(path) for path in paths if _holds_trash(path))
-
-
-def _holds_trash(root: Path) -> bool:
-    names = _names(root)
-    repos = (name for name in names if HUB_ENTRY.match(name))
-    return any(name.startswith(TRASH) for name in names) or any(
-        name.startswith(TRASH) for repo in repos for name in _names(root / repo)
-    )
+    return frozenset(os.path.realpath(f"{folder}/.cache/huggingface/hub") for folder in homes)
 
 
 def _names(folder: Path) -> list[str]:
@@ -106,12 +147,12 @@ def _names(folder: Path) -> list[str]:
         return []
 
 
-def refuse_unsafe(found: Iterable[Root], app_dir: Path, home: str | None) -> None:
+def refuse_unsafe(caches: Iterable[Root], app_dir: Path, home: str | None) -> None:
     """Refuse to remove anything where a mistake in a setting has made a whole system, home or app the cache.
 
     Raises LauncherError for a root that is `/`, a home folder, the app's folder, or a folder above one of these.
     """
-    for root in found:
+    for root in caches:
         for folder in (home, home_of_user(), str(app_dir)):
             real = os.path.realpath(folder) if folder else os.sep
             if root.real == real or f"{real}{os.sep}".startswith(root.real.rstrip(os.sep) + os.sep):

@@ -12,32 +12,25 @@ import os
 import re
 import stat
 from collections.abc import Collection, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from ..config.paths import HUB_ENTRY
-from ..system import files
+from ..system.files import lock_within, open_folder, open_regular, read_regular
 
 FOLDER = "blobs"
-_MARKER = ".huggingface-shared-blobs"
+MARKER = ".huggingface-shared-blobs"
 _MARKED = b"1\n"
 LOCK_SECONDS = 5.0
+_MOST_BYTES = 1 << 26
 _PAYLOAD = re.compile(r"[0-9a-f]{64}")
-_PREFIX = re.compile(r"[0-9a-f]{2}")
-_OWN = re.compile(r"[0-9a-f]{64}(\..+)?", re.DOTALL)
 _FAST = re.compile(r"\.\./\.\./blobs/[0-9a-f]{2}/([0-9a-f]{64})")
 
 
 def is_store(root: str) -> bool:
     """Return whether the root has a shared store in the one format that is known: real folder, real marker."""
-    return is_marked(f"{root}/{FOLDER}")
-
-
-def is_marked(folder: str) -> bool:
-    """Return whether this folder is a shared store, wherever it lies."""
+    folder = f"{root}/{FOLDER}"
     try:
-        if not stat.S_ISDIR(os.lstat(folder).st_mode):
-            return False
-        return files.read_regular(f"{folder}/{_MARKER}", 16) == _MARKED
+        return stat.S_ISDIR(os.lstat(folder).st_mode) and read_regular(f"{folder}/{MARKER}", 16) == _MARKED
     except OSError:
         return False
 
@@ -57,25 +50,24 @@ def path_below(payload: str) -> str:
     return within(FOLDER, payload)
 
 
-def links_of(root: str, folder: str) -> Iterator[str]:
-    """Yield the payloads that a repo's blobs link to, those that are missing among them."""
-    yield from (payload for _, payload in blobs_of(root, folder))
-
-
 def blobs_of(root: str, folder: str) -> Iterator[tuple[str, str]]:
-    """Yield a repo's blobs that are links to payloads, as the hint names them, each with its payload."""
+    """Yield a repo's blobs that are links to payloads, as the hint names them, each with its payload.
+
+    Raises OSError where the links cannot be read.
+    """
     path = f"{root}/{folder}/{FOLDER}"
     try:
-        names = os.listdir(path)
-    except OSError:
+        listing = os.scandir(path)
+    except FileNotFoundError:
+        if os.path.islink(path) or os.path.islink(f"{root}/{folder}"):
+            raise  # its disk is not mounted now
         return
-    for name in names:
-        try:
-            payload = target(root, path, os.readlink(f"{path}/{name}"))
-        except OSError:
-            continue  # a blob of its own
-        if payload:
-            yield f"{folder}/{FOLDER}/{name}", payload
+    with listing:
+        for entry in listing:
+            if entry.is_symlink():
+                payload = target(root, path, os.readlink(entry.path))
+                if payload:
+                    yield f"{folder}/{FOLDER}/{entry.name}", payload
 
 
 def target(root: str, folder: str, text: str) -> str | None:
@@ -88,9 +80,15 @@ def target(root: str, folder: str, text: str) -> str | None:
     return name if _PAYLOAD.fullmatch(name) and path == path_of(root, name) else None
 
 
-def linked(root: str, folders: Iterable[str]) -> frozenset[str]:
-    """Return every payload that these repos really link to: the hint knows nothing of a folder that was copied."""
-    return frozenset(payload for folder in folders for payload in links_of(root, folder))
+def linked(root: str, folders: Iterable[str]) -> frozenset[str] | None:
+    """Return every payload that these repos really link to: the hint knows nothing of a folder that was copied.
+
+    None where that cannot be read of all of them: then nobody knows.
+    """
+    try:
+        return frozenset(payload for folder in folders for _, payload in blobs_of(root, folder))
+    except OSError:
+        return None
 
 
 def sizes(root: str, only: Collection[str] | None = None) -> Iterator[tuple[str, int]]:
@@ -102,28 +100,6 @@ def sizes(root: str, only: Collection[str] | None = None) -> Iterator[tuple[str,
             continue
         if stat.S_ISREG(status.st_mode):
             yield payload, status.st_size
-
-
-def widowed(root: str) -> Iterator[str]:
-    """Yield the payloads that are gone, and of which only the hint is left."""
-    for names in _folders(root):
-        for name in names:
-            payload = name.removesuffix(".refs")
-            if payload != name and _PAYLOAD.fullmatch(payload) and payload not in names:
-                yield payload
-
-
-def has_strangers(root: str) -> bool:
-    """Return whether anything lies in the store that is not huggingface_hub's."""
-    for prefix in os.listdir(f"{root}/{FOLDER}"):
-        path = f"{root}/{FOLDER}/{prefix}"
-        if prefix.startswith(_MARKER):
-            continue
-        if not _PREFIX.fullmatch(prefix) or os.path.islink(path) or not os.path.isdir(path):
-            return True
-        if not all(_OWN.fullmatch(name) and name.startswith(prefix) for name in os.listdir(path)):
-            return True
-    return False
 
 
 def _names(root: str) -> Iterator[str]:
@@ -145,13 +121,11 @@ def _folders(root: str) -> Iterator[frozenset[str]]:
 
 def references(root: str, payload: str) -> frozenset[str] | None:
     """Return the repo blobs (`models--a--b/blobs/<name>`) that link to a payload, or None where that is unknowable."""
-    path = f"{path_of(root, payload)}.refs"
     try:
-        with open(files.open_regular(path), "rb") as file:
-            lines = file.read().decode("utf-8").splitlines()
+        lines = read_regular(f"{path_of(root, payload)}.refs", _MOST_BYTES).decode("utf-8").splitlines()
     except (OSError, UnicodeDecodeError):
         return None
-    found = set()
+    blobs = set()
     for line in lines:
         parts = line.split("/")
         if len(parts) != 3 or parts[1] != FOLDER or not HUB_ENTRY.match(parts[0]) or parts[2] in ("", ".", ".."):
@@ -167,20 +141,72 @@ def references(root: str, payload: str) -> frozenset[str] | None:
                 continue
             return None
         if target(root, f"{root}/{parts[0]}/{FOLDER}", text) == payload:
-            found.add(line)
-    return frozenset(found)
+            blobs.add(line)
+    return frozenset(blobs)
 
 
 @contextmanager
 def locked(parent: int, payload: str, patience: float = LOCK_SECONDS) -> Iterator[None]:
     """Hold the lock of a payload in the folder `parent` as huggingface_hub does; a planted link is not followed.
 
-    Raises OSError where it cannot be had; whoever holds it does so for the time of a rename.
+    A lock file that was made for this goes again. Raises OSError where the lock cannot be had; whoever holds it does so
+    for the time of a rename.
     """
-    descriptor = files.open_regular(f"{payload}.lock", os.O_WRONLY | os.O_CREAT, 0o666, dir_fd=parent)
+    name, made = f"{payload}.lock", True
     try:
-        if not files.lock_within(descriptor, patience):
+        descriptor = open_regular(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, dir_fd=parent)
+    except FileExistsError:
+        descriptor, made = open_regular(name, os.O_WRONLY, dir_fd=parent), False
+    try:
+        if not lock_within(descriptor, patience):
             raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
         yield
+        if made:
+            with suppress(OSError):
+                os.unlink(name, dir_fd=parent)
     finally:
         os.close(descriptor)
+
+
+def dismantle(root: int) -> None:
+    """Remove a store, below an open root, that holds nothing but its marker, empty folders and locks of no payload.
+
+    Raises OSError when there is anything else in it; then it stays a store.
+    """
+    folder = open_folder(FOLDER, dir_fd=root)
+    try:
+        names = os.listdir(folder)
+        if not names:  # a run was killed when the marker was gone
+            os.rmdir(FOLDER, dir_fd=root)
+            return
+        for prefix in names if read_regular(MARKER, 16, dir_fd=folder) == _MARKED else ():
+            if len(prefix) == 2:
+                _drop_locks(folder, prefix)
+                with suppress(OSError):
+                    os.rmdir(prefix, dir_fd=folder)
+        if os.listdir(folder) != [MARKER]:
+            return
+        os.unlink(MARKER, dir_fd=folder)
+        try:
+            os.rmdir(FOLDER, dir_fd=root)
+        except OSError:
+            # A download has begun meanwhile: without the marker nobody would use this store again.
+            with open(open_regular(MARKER, os.O_WRONLY | os.O_CREAT, dir_fd=folder), "wb") as file:
+                file.write(_MARKED)
+            raise
+    finally:
+        os.close(folder)
+
+
+def _drop_locks(folder: int, prefix: str) -> None:
+    with suppress(OSError):
+        inner = open_folder(prefix, dir_fd=folder)
+        try:
+            names = frozenset(os.listdir(inner))
+            for name in names:
+                payload = name.removesuffix(".lock").removesuffix(".refs")
+                if name.endswith((".lock", ".refs")) and _PAYLOAD.fullmatch(payload) and payload not in names:
+                    with suppress(OSError), locked(inner, payload, 0):
+                        os.unlink(name, dir_fd=inner)
+        finally:
+            os.close(inner)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from ..config.paths import HUB_ENTRY
 from ..errors import ExitStatus, LauncherError
-from .layout import Repo, condemned_commit
+from .layout import Repo
 from .names import name
 
 _COMMIT_PREFIX = re.compile(r"[0-9a-f]{6,40}")
@@ -50,22 +50,22 @@ def select(
     """
     chosen: list[dict[str, set[str] | None]] = [{} for _ in places]
     for target in targets:
-        meant = [_one(target, place) for place in places]
-        _refuse_ambiguous(target, meant)
-        for found, into in zip(meant, chosen, strict=True):
-            for folder, commits in found.items():
-                before = into.get(folder, set())
-                into[folder] = None if commits is None or before is None else before | commits
-        if not any(meant) and not lenient:
+        meanings = [_meaning(target, place) for place in places]
+        _refuse_ambiguous(target, meanings)
+        for meaning, selected in zip(meanings, chosen, strict=True):
+            for folder, commits in meaning.items():
+                before = selected.get(folder, set())
+                selected[folder] = None if commits is None or before is None else before | commits
+        if not any(meanings) and not lenient:
             everything = tuple(dict.fromkeys(folder for place in places for folder in place.folders))
             raise unknown(target, everything, hint, "; nothing was removed")
     return tuple(
-        tuple(Selection(folder, tuple(sorted(commits or ()))) for folder, commits in sorted(one.items()))
-        for one in chosen
+        tuple(Selection(folder, tuple(sorted(commits or ()))) for folder, commits in sorted(selected.items()))
+        for selected in chosen
     )
 
 
-def _one(target: str, place: Place) -> Mapping[str, set[str] | None]:
+def _meaning(target: str, place: Place) -> Mapping[str, set[str] | None]:
     folders, read = place
     whole = _folders(target, folders)
     if whole:
@@ -75,7 +75,7 @@ def _one(target: str, place: Place) -> Mapping[str, set[str] | None]:
         return {folder: commits for folder in _folders(repo, folders) if (commits := _commits(read(folder), revision))}
     if not _COMMIT_PREFIX.fullmatch(target):
         return {}
-    found: dict[str, set[str] | None] = {}
+    meaning: dict[str, set[str] | None] = {}
     for folder in folders:
         try:
             commits = {commit for commit in _known(read(folder)) if commit.startswith(target)}
@@ -84,13 +84,15 @@ def _one(target: str, place: Place) -> Mapping[str, set[str] | None]:
                 raise  # the digits may begin a commit in there too
             continue
         if commits:
-            found[folder] = commits
-    return found
+            meaning[folder] = commits
+    return meaning
 
 
-def _refuse_ambiguous(target: str, meant: Sequence[Mapping[str, set[str] | None]]) -> None:
+def _refuse_ambiguous(target: str, meanings: Sequence[Mapping[str, set[str] | None]]) -> None:
     """Refuse the first digits of more than one commit, in whichever roots; of a repo, each root's may be the same."""
-    pairs = {(folder, commit) for found in meant for folder, commits in found.items() for commit in commits or ()}
+    pairs = {
+        (folder, commit) for meaning in meanings for folder, commits in meaning.items() for commit in commits or ()
+    }
     digits = target.rpartition("@")[2]
     if len({commit for _, commit in pairs if commit.startswith(digits)}) < 2 and (
         "@" in target or len({folder for folder, _ in pairs}) < 2
@@ -107,17 +109,15 @@ def _refuse_ambiguous(target: str, meant: Sequence[Mapping[str, set[str] | None]
 
 
 def _commits(repo: Repo, revision: str) -> set[str]:
-    by_ref = {one.commit for one in repo.revisions if revision in one.refs}
-    by_ref |= {repo.broken_refs[revision]} & _known(repo) if revision in repo.broken_refs else set()
+    by_ref = {r.commit for r in repo.revisions if revision in r.refs}
     if by_ref or not _COMMIT_PREFIX.fullmatch(revision):
         return by_ref
     return {commit for commit in _known(repo) if commit.startswith(revision)}
 
 
 def _known(repo: Repo) -> set[str]:
-    """Return every commit in a repo, those of an interrupted removal among them."""
-    condemned = (condemned_commit(trash) for trash in repo.condemned)
-    return {*(revision.commit for revision in repo.revisions), *condemned}
+    """Return every commit in a repo."""
+    return {revision.commit for revision in repo.revisions}
 
 
 def _folders(target: str, folders: Sequence[str]) -> tuple[str, ...]:
@@ -135,11 +135,11 @@ def _folders(target: str, folders: Sequence[str]) -> tuple[str, ...]:
         return ()
     if HUB_ENTRY.match(target):
         return tuple(folder for folder in folders if fnmatch.fnmatchcase(folder, target))
-    # A star stays within its part of the name: `bert*` is no `bert-org/model`, and no dataset either.
+    # A star stays within its part of the name: `bert*` is not `bert-org/model`, nor a dataset.
     for pattern in patterns:
-        found = tuple(folder for folder in folders if _fits(folder.split("--"), pattern.split("--")))
-        if found:
-            return found
+        matches = tuple(folder for folder in folders if _fits(folder.split("--"), pattern.split("--")))
+        if matches:
+            return matches
     return ()
 
 

@@ -1,31 +1,36 @@
-"""Trash lies in the same root, so that what goes is renamed and never copied; deleting it can take its time.
+"""Trash is in the same root, so that what goes is renamed and never copied; deleting it can take its time.
 
 Whoever fills or deletes a trash folder holds the flock on it. What a killed run has left, nobody holds: the next run
-deletes it, and what the shared store still needs is given back first.
+deletes it. What turns out not to be huggingface_hub's is given back.
 """
 
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
-import stat
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from typing import NamedTuple
 
+from ..config.paths import HUB_ENTRY
 from ..system.detach import beside
+from ..system.files import NO_FLOCK, open_folder, open_regular, read_regular, try_lock
 from ..ui.text import clean, size
-from . import entries, layout, store
+from . import entries, foreign, layout, store
 from .deletion import Deletion, Failure, Progress
-from .dirs import FOLDER, below, locked, opened, reason, walk
-from .entries import LOCKS
-from .roots import TRASH
-from .usage import lock_of
+from .dirs import below, locked, opened, reason
+from .entries import LOCKS, MARK
+from .names import new_trash
+from .snapshots import Identity
+from .usage import held_lock, lock_of
 
-_FULL = (errno.ENOSPC, errno.EDQUOT)
+# The disk is too full for a new folder, or the file system cannot rename this one: what goes is removed in its place.
+NO_RENAME = (errno.EXDEV, errno.ENOSPC, errno.EDQUOT)
+_JOURNAL = ".approved"
+_MOST_BYTES = 1 << 28
+_PATH_ONLY = getattr(os, "O_PATH", os.O_RDONLY)
 _NICENESS = 10
 # The app's first moments are its own: on few cores, deleting beside them would only delay it.
 _GRACE_SECONDS = 0.5
@@ -39,52 +44,102 @@ class Finished(NamedTuple):
 
 
 class Trash:
-    """Hold the trash folder of one run, made when it is first needed and locked while it is in use."""
+    """Hold the trash folder of one run, made when it is first needed and locked while it is in use.
 
-    def __init__(self, root: str) -> None:
+    What the run may delete besides is `approved` in it, so that a later run can finish this one's work.
+    """
+
+    def __init__(self, root: str, approved: Iterable[str] = ()) -> None:
         self.root = root
-        self.descriptor = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self.descriptor = open_folder(root, follow=True)
+        self._approved = "".join(f"{line}\n" for line in approved if "\n" not in line)
         self._name = ""
         self._folder: int | None = None
-        self._full = False
 
-    def take(self, parent: int, name: str, new_name: str | None = None) -> None:
-        """Rename the entry `name` of the folder `parent` into the trash.
+    @property
+    def path(self) -> str:
+        """Return where the trash folder is."""
+        return f"{self.root}/{self._name}"
 
-        On a disk too full for a new folder, the entry becomes a piece of trash of its own. Raises OSError.
+    def take(self, parent: int, name: str, new_name: str | None = None, identity: Identity | None = None) -> str:
+        """Rename the entry `name` of the folder `parent` into the trash, and return its path there.
+
+        It must be what has this identity, also at the instant of the rename: anything else is put back. Raises
+        OSError, with one of NO_RENAME where nothing can be renamed.
         """
-        if self._folder is None and not self._full:
-            self._make()
-        if self._folder is None:
-            os.rename(name, f"{TRASH}{os.urandom(8).hex()}", src_dir_fd=parent, dst_dir_fd=self.descriptor)
-        else:
-            os.rename(name, new_name or name, src_dir_fd=parent, dst_dir_fd=self._folder)
+        folder = self._made()
+        before = os.open(name, _PATH_ONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+        try:
+            status = os.fstat(before)
+            if identity and (status.st_dev, status.st_ino) != identity:
+                raise OSError(errno.ESTALE, "it is not what it was when the removal was planned")
+            new = new_name or name
+            os.rename(name, new, src_dir_fd=parent, dst_dir_fd=folder)
+            if not os.path.samestat(os.fstat(before), os.stat(new, dir_fd=folder, follow_symlinks=False)):
+                raise OSError(
+                    errno.ESTALE, f"something else came in its place; that is {self._put_back(new, parent, name)}"
+                )
+        finally:
+            os.close(before)
+        return f"{self.path}/{new}"
+
+    def give_back(self, path: str, place: str, strangers: Collection[str]) -> None:
+        """Give back what is foreign in a repo or snapshot that is in the trash at `path`; its place is below the root.
+
+        Raises OSError where it cannot be given back; then it stays in the trash.
+        """
+        folder = self._made()
+        foreign.give_back(self.descriptor, folder, os.path.relpath(path, self.path), place, strangers)
 
     def close(self) -> None:
         """Give the folder up, and remove it when nothing has come into it."""
         if self._folder is not None:
             with suppress(OSError):
-                os.rmdir(self._name, dir_fd=self.descriptor)
+                _drop(self.descriptor, self._name, self._folder)
             os.close(self._folder)
         os.close(self.descriptor)
 
-    def _make(self) -> None:
+    def _made(self) -> int:
         while self._folder is None:
-            self._name = f"{TRASH}{os.urandom(8).hex()}"
+            self._name = new_trash()
+            os.mkdir(self._name, 0o700, dir_fd=self.descriptor)
             try:
-                os.mkdir(self._name, 0o700, dir_fd=self.descriptor)
-                descriptor = os.open(self._name, FOLDER, dir_fd=self.descriptor)
+                folder = open_folder(self._name, dir_fd=self.descriptor)
             except FileNotFoundError:
                 continue  # another run has deleted it before it was locked
-            except OSError as error:
-                if error.errno not in _FULL:
-                    raise
-                self._full = True
-                return
-            if _lock(descriptor) and os.fstat(descriptor).st_nlink:
-                self._folder = descriptor
-            else:
-                os.close(descriptor)
+            try:
+                if _lock(folder) and os.fstat(folder).st_nlink:
+                    self._begin(folder)
+                    self._folder = folder
+            finally:
+                if self._folder is None:
+                    os.close(folder)
+        return self._folder
+
+    def _begin(self, folder: int) -> None:
+        try:
+            entries.mark(folder, os.fstat(self.descriptor))
+            if self._approved:
+                journal = open_regular(_JOURNAL, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=folder)
+                with open(journal, "wb") as file:
+                    file.write(os.fsencode(self._approved))
+        except OSError:
+            with suppress(OSError):
+                _drop(self.descriptor, self._name, folder)
+            raise
+
+    def _put_back(self, new: str, parent: int, name: str) -> str:
+        """Put back what was not meant, and return in words where it is now."""
+        assert self._folder is not None
+        try:
+            os.stat(name, dir_fd=parent, follow_symlinks=False)
+        except FileNotFoundError:
+            with suppress(OSError):
+                os.rename(new, name, src_dir_fd=self._folder, dst_dir_fd=parent)
+                return "back in its place"
+        kept = f"start_app-kept-{os.urandom(4).hex()}-{name}"
+        os.rename(new, kept, src_dir_fd=self._folder, dst_dir_fd=self.descriptor)
+        return f"at {self.root}/{kept}"
 
 
 def probe(root: str) -> None:
@@ -93,43 +148,37 @@ def probe(root: str) -> None:
     Raises OSError where it could not, other than for a full disk.
     """
     with opened(root) as descriptor:
-        name = f"{TRASH}{os.urandom(8).hex()}"
+        name = new_trash()
         try:
             os.mkdir(name, 0o700, dir_fd=descriptor)
         except OSError as error:
-            if error.errno not in _FULL:
+            if error.errno not in NO_RENAME:
                 raise
         else:
             os.rmdir(name, dir_fd=descriptor)
 
 
-def finish(root: str, progress: Progress | None = None, folders: Collection[str] | None = None) -> Finished:
-    """Delete all trash in a root and its repos, or these of them, also what earlier runs left; tell what that freed.
+def finish(root: str, progress: Progress | None = None) -> Finished:
+    """Delete all trash in a root, also what earlier runs left; return what that freed.
 
     Another user's trash stays, and so does what another run is at. `progress` is called with the bytes of each file
     that is gone.
     """
     deletion = Deletion(progress, entries.mount_points(root))
     try:
-        present = entries.contents(root)
         with opened(root) as descriptor:
-            for name in present.trash:
+            for name in entries.contents(root).trash:
                 with _noted(deletion, f"{root}/{name}"):
-                    _finish_folder(root, descriptor, name, present, deletion)
-            for folder in present.entries if folders is None else sorted({*folders} & {*present.entries}):
-                with _noted(deletion, f"{root}/{folder}"):
-                    _finish_repo(root, folder, deletion)
-            if store.is_store(root):
-                _sweep_all(root, deletion)
+                    _finish_folder(root, descriptor, name, deletion)
     except FileNotFoundError:
-        return Finished(deletion.freed, tuple(deletion.failures))
+        pass
     except OSError as error:
         deletion.failures.append(Failure(root, reason(error)))
     return Finished(deletion.freed, tuple(deletion.failures))
 
 
 def finish_later(roots: Sequence[str], *, quiet: bool) -> None:
-    """Delete the trash of these roots in the background, and tell on stderr what that freed unless `quiet`.
+    """Delete the trash of these roots in the background, and say on stderr what that freed unless `quiet`.
 
     The process that does it is nobody's child, so that the app neither waits for it nor owns it. Killed at any time,
     it leaves the rest to the next run. Raises OSError when it cannot be started.
@@ -137,82 +186,42 @@ def finish_later(roots: Sequence[str], *, quiet: bool) -> None:
     beside(partial(_finish_all, roots, quiet), stderr=True)
 
 
-def _finish_all(roots: Sequence[str], quiet: bool) -> None:
-    os.nice(_NICENESS)
-    time.sleep(_GRACE_SECONDS)
-    for root in roots:
-        try:
-            done = finish(root)
-        except Exception as error:  # nobody else would tell of it
-            _tell(f"cannot delete the trash in {root}: {error}")
-            continue
-        for failure in done.failures:
-            _tell(f"cannot remove {failure.path}: {failure.reason}")
-        if not quiet:
-            _tell(f"cache: freed {size(done.freed)} in {root}")
-
-
-def _tell(line: str) -> None:
-    try:
-        os.write(2, f"{clean(line)}\n".encode(errors="backslashreplace"))
-    except OSError:
-        pass  # whoever read it has gone
-
-
-def restore(root: str) -> None:
-    """Give back what the trash of a run that was killed still owes to repos, before they are taken for damaged."""
-    present = entries.contents(root)
-    for name in present.trash:
-        with suppress(OSError):
-            give_back(root, name, present.entries)
-
-
-def give_back(root: str, trash: str, folders: Iterable[str]) -> None:
-    """Give repos that came while the store went into the trash back the payloads that they link to."""
-    with opened(root) as descriptor:
-        for inside in (f"{trash}/{store.FOLDER}", trash):
-            if not store.is_marked(f"{root}/{inside}"):
-                continue
-            wanted = {payload for folder in folders for payload in store.links_of(root, folder)}
-            lost = [payload for payload in wanted if os.path.lexists(store.within(f"{root}/{inside}", payload))]
-            if lost and not os.path.lexists(f"{root}/{store.FOLDER}"):
-                with below(descriptor, inside) as (parent, name):
-                    os.rename(name, store.FOLDER, src_dir_fd=parent, dst_dir_fd=descriptor)
-                return
-            for payload in lost if store.is_store(root) else ():
-                with suppress(OSError):  # it was published anew meanwhile
-                    _give_back(descriptor, inside, payload)
-
-
 def sweep(
     root: str,
     payload: str,
-    linked: Collection[str],
-    take: Callable[[int, str], None],
+    linked: Collection[str] | None,
+    take: Callable[[int, str], object],
     *,
     damaged: bool = False,
     patience: float = store.LOCK_SECONDS,
 ) -> int | None:
     """Hand a payload that nothing links to any more to `take`, and return its bytes; None when it stays.
 
-    `linked` are those that a repo really links to. What is unknowable stays as long as any repo is there, unless it is
-    `damaged`: then only those links count. Raises OSError when its lock cannot be had within `patience` seconds.
+    `linked` are those that a repo really links to, None where that is unknown. What is unknowable stays as long as any
+    repo is there, unless it is `damaged`: then only those links count. Raises OSError when its lock cannot be had
+    within `patience` seconds.
     """
-    if payload in linked or not store.is_store(root):
+    if linked is None or payload in linked or not store.is_store(root):
         return None
-    with opened(root) as descriptor, below(descriptor, store.path_below(payload)) as (parent, name):
-        count = os.stat(name, dir_fd=parent, follow_symlinks=False).st_size
-        with store.locked(parent, payload, patience):
-            known = store.references(root, payload)
-            if known or (known is None and not damaged and entries.contents(root).entries):
-                return None
+    with (
+        opened(root) as descriptor,
+        below(descriptor, store.path_below(payload)) as (parent, name),
+        store.locked(parent, payload, patience),
+    ):
+        known = store.references(root, payload)
+        if known or (known is None and not damaged and entries.contents(root).entries):
+            return None
+        count = None
+        with suppress(FileNotFoundError):  # a run was killed before it had removed what belongs to it
+            count = os.stat(name, dir_fd=parent, follow_symlinks=False).st_size
             take(parent, name)
-            with suppress(FileNotFoundError):
-                os.unlink(f"{name}.refs", dir_fd=parent)
+        for companion in (f"{name}.refs", f"{name}.lock"):  # the lock is ours just now, and guards nothing any more
+            with suppress(OSError):
+                os.unlink(companion, dir_fd=parent)
     return count
 
 
-def unlink_blob(root: str, folder: str, name: str, identity: layout.Identity | None) -> None:
+def unlink_blob(root: str, folder: str, name: str, identity: Identity | None) -> None:
     """Unlink a blob or a partial download under its download lock, so that nobody is just linking or continuing it.
 
     Raises OSError: EAGAIN when a downloader has the lock, ESTALE when it is not the file of this identity any more.
@@ -242,99 +251,149 @@ def _noted(deletion: Deletion, path: str) -> Iterator[None]:
         deletion.failures.append(Failure(path, reason(error)))
 
 
-def _finish_folder(root: str, parent: int, name: str, present: entries.Contents, deletion: Deletion) -> None:
-    found = os.stat(name, dir_fd=parent, follow_symlinks=False)
-    if not stat.S_ISDIR(found.st_mode):
-        deletion.unlink(parent, name)
-        return
-    descriptor = os.open(name, FOLDER, dir_fd=parent)
+def _finish_folder(root: str, parent: int, name: str, deletion: Deletion) -> None:
+    folder = open_folder(name, dir_fd=parent)
     try:
-        if not _lock(descriptor):
+        if not _lock(folder):
             return  # another run is at it, and deletes it itself
-        give_back(root, name, present.entries)
-        deletion.delete(parent, name, f"{root}/{name}")
+        path = f"{root}/{name}"
+        if not entries.is_own_trash(root, folder):
+            return  # it was exchanged for somebody else's
+        _finish_work(root, folder, deletion)
+        for child in os.listdir(folder):
+            with _noted(deletion, f"{path}/{child}"):
+                place = _place_of(child)
+                if place:
+                    _give_back(root, parent, folder, f"{name}/{child}", place)
+                if child not in (MARK, _JOURNAL):
+                    deletion.delete(folder, child, f"{path}/{child}")
+        for child in os.listdir(folder):  # what came out of a repo that gave something back
+            if child not in (MARK, _JOURNAL):
+                deletion.delete(folder, child, f"{path}/{child}")
+        _drop(parent, name, folder)
     finally:
-        os.close(descriptor)
+        os.close(folder)
 
 
-def _finish_repo(root: str, folder: str, deletion: Deletion) -> None:
-    """Delete the condemned snapshots of a repo, and before them the blobs that only they linked to."""
-    condemned = [name for name in os.listdir(f"{root}/{folder}") if name.startswith(TRASH)]
-    if not condemned:
+def _finish_work(root: str, folder: int, deletion: Deletion) -> None:
+    """Delete what a run that was killed had approved besides: blobs and payloads that nothing needs any more."""
+    try:
+        lines = os.fsdecode(read_regular(_JOURNAL, _MOST_BYTES, dir_fd=folder)).splitlines()
+    except FileNotFoundError:
         return
-    now = layout.read(root, folder)
-    wanted = {
-        os.path.basename(os.readlink(entry.path))
-        for name in condemned
-        for entry in walk(f"{root}/{folder}/{name}")
-        if entry.is_symlink()
-    }
-    for orphan in wanted & now.unlinked:
-        blob = now.blobs[orphan]
-        with suppress(OSError):
-            found = os.lstat(f"{now.path}/blobs/{orphan}")
-            unlink_blob(root, folder, orphan, blob.identity)
-            deletion.count(found)
-    with opened(root) as descriptor:
-        for name in condemned:
-            _drop_traces(descriptor, folder, layout.condemned_commit(name), now)
-            with below(descriptor, f"{folder}/{name}") as (parent, entry):
-                deletion.delete(parent, entry, f"{root}/{folder}/{name}")
-
-
-def _drop_traces(descriptor: int, folder: str, commit: str, now: layout.Repo) -> None:
-    """Remove what else names a condemned commit, unless it has come again: refs, its list of files, its known gaps."""
-    if any(revision.commit == commit for revision in now.revisions):
-        return
-    for ref in (ref for ref, named in now.broken_refs.items() if named == commit):
-        with suppress(OSError), below(descriptor, f"{folder}/refs/{ref}") as (parent, name):
-            os.unlink(name, dir_fd=parent)
-    for trace in (f"trees/{commit}.json", f".no_exist/{commit}"):
-        with suppress(OSError), below(descriptor, f"{folder}/{trace}") as (parent, name):
-            Deletion().delete(parent, name, trace)
-
-
-def _sweep_all(root: str, deletion: Deletion) -> None:
-    """Delete every payload that no repo links to; a run that was killed may have left any."""
-    linked = store.linked(root, entries.contents(root).entries)
-    for payload, _ in tuple(store.sizes(root)):
-        if payload not in linked and store.references(root, payload) == frozenset():
+    blobs: dict[str, list[str]] = {}
+    payloads = []
+    for line in lines:
+        kind, _, rest = line.partition(" ")
+        repo, _, blob = rest.rpartition("/blobs/")
+        if kind == "payload":
+            payloads.append(rest)
+        elif kind == "locks":
             with suppress(OSError):
-                sweep(root, payload, linked, deletion.unlink, patience=0)
-    for payload in tuple(store.widowed(root)):
-        with (
-            suppress(OSError),
-            opened(root) as descriptor,
-            below(descriptor, store.path_below(payload)) as (parent, name),
-            store.locked(parent, name, 0),
-        ):
-            if store.references(root, payload) == frozenset() and not os.path.lexists(store.path_of(root, payload)):
-                os.unlink(f"{name}.refs", dir_fd=parent)
+                _drop_locks(root, rest, deletion)
+        elif HUB_ENTRY.match(repo) and "/" not in repo + blob:
+            blobs.setdefault(repo, []).append(blob)
+    for repo, names in blobs.items():
+        with suppress(OSError):
+            now = layout.read(root, repo)
+            for blob in now.unlinked.intersection(names):
+                with suppress(OSError):
+                    status = os.lstat(f"{now.path}/blobs/{blob}")
+                    unlink_blob(root, repo, blob, now.blobs[blob].identity)
+                    deletion.count(status)
+    linked = store.linked(root, entries.contents(root).entries) if payloads else None
+    for payload in payloads:
+        with suppress(OSError):
+            sweep(root, payload, linked, deletion.unlink, patience=0)
+    if "store" in lines:
+        with suppress(OSError), opened(root) as descriptor:
+            store.dismantle(descriptor)
 
 
-def _give_back(descriptor: int, inside: str, payload: str) -> None:
-    with below(descriptor, f"{inside}/{payload[:2]}/{payload}") as (lost, name):
-        with below(descriptor, f"{store.FOLDER}/{payload[:2]}") as (folder, prefix), suppress(FileExistsError):
-            os.mkdir(prefix, dir_fd=folder)
-        with below(descriptor, store.path_below(payload)) as (parent, _):
-            for part in (f"{name}.refs", name):  # a payload that nothing is known of would stay for ever
-                os.link(part, part, src_dir_fd=lost, dst_dir_fd=parent, follow_symlinks=False)
+def _drop_locks(root: str, folder: str, deletion: Deletion) -> None:
+    """Delete the locks of a repo that is gone, unless a download has just begun to make it anew."""
+    path = f"{root}/{LOCKS}/{folder}"
+    if "/" in folder or not HUB_ENTRY.match(folder) or os.path.lexists(f"{root}/{folder}/snapshots"):
+        return
+    if not any(held_lock(f"{path}/{lock}") for lock in os.listdir(path)):
+        with opened(root) as descriptor, below(descriptor, f"{LOCKS}/{folder}") as (parent, name):
+            deletion.delete(parent, name, path)
 
 
-def _unlink(descriptor: int, path: str, identity: layout.Identity | None) -> None:
+def _drop(parent: int, name: str, folder: int) -> None:
+    """Remove a trash folder in which nothing but its own files is left."""
+    if not {*os.listdir(folder)} <= {MARK, _JOURNAL}:
+        return
+    for child in (_JOURNAL, MARK):
+        with suppress(FileNotFoundError):
+            os.unlink(child, dir_fd=folder)
+    os.rmdir(name, dir_fd=parent)
+
+
+def revision_name(folder: str, commit: str) -> str:
+    """Return what a snapshot of a repo is called in the trash."""
+    return f"@{commit}@{folder}"
+
+
+def _place_of(child: str) -> str:
+    """Return where a repo or snapshot in the trash was, below the root; blank for what is neither."""
+    if HUB_ENTRY.match(child):
+        return child
+    empty, _, rest = child.partition("@")
+    commit, _, folder = rest.partition("@")
+    return f"{folder}/snapshots/{commit}" if not empty and HUB_ENTRY.match(folder) else ""
+
+
+def _give_back(root: str, parent: int, folder: int, path: str, place: str) -> None:
+    """Give back what is foreign in a repo or snapshot in the trash, and remove what else tells of the snapshot."""
+    repo, _, commit = place.partition("/snapshots/")
+    if commit:
+        strangers = foreign.in_snapshot(f"{root}/{path}", f"{root}/{repo}", commit)
+        if not os.path.lexists(f"{root}/{place}"):
+            for trace in (f"trees/{commit}.json", f".no_exist/{commit}"):
+                with suppress(OSError), below(parent, f"{repo}/{trace}") as (above, name):
+                    Deletion().delete(above, name, trace)
+    else:
+        strangers = foreign.in_repo(*f"{root}/{path}".rsplit("/", 1))
+    if strangers:
+        foreign.give_back(parent, folder, path.partition("/")[2], place, strangers)
+
+
+def _finish_all(roots: Sequence[str], quiet: bool) -> None:
+    os.nice(_NICENESS)
+    time.sleep(_GRACE_SECONDS)
+    for root in roots:
+        try:
+            done = finish(root)
+        except Exception as error:  # nobody else would say so
+            _say(f"cannot delete the trash in {root}: {error}")
+            continue
+        for failure in done.failures:
+            _say(f"cannot remove {failure.path}: {failure.reason}")
+        if not quiet:
+            _say(f"cache: freed {size(done.freed)} in {root}")
+
+
+def _say(line: str) -> None:
+    try:
+        os.write(2, f"{clean(line)}\n".encode(errors="backslashreplace"))
+    except OSError:
+        pass  # whoever read it has gone
+
+
+def _unlink(descriptor: int, path: str, identity: Identity | None) -> None:
     with below(descriptor, path) as (parent, name):
         if identity:
-            found = os.stat(name, dir_fd=parent)
-            if (found.st_dev, found.st_ino) != identity:
+            status = os.stat(name, dir_fd=parent)
+            if (status.st_dev, status.st_ino) != identity:
                 raise OSError(errno.ESTALE, "it is not what it was when the removal was planned")
         os.unlink(name, dir_fd=parent)
 
 
 def _lock(descriptor: int) -> bool:
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:
-        return True  # this file system knows no flock: two runs may meet, and each takes what is there
-    return True
+        return try_lock(descriptor)
+    except OSError as error:
+        if error.errno not in NO_FLOCK:
+            raise
+        return True  # without flock two runs may meet, and each takes what is there

@@ -8,21 +8,24 @@ across hosts where flock does.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
 import stat
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import suppress
 from typing import NamedTuple
 
+from ..system.files import open_regular, try_lock
 from ..ui import text
 from . import store
 from .dirs import walk
 from .entries import LOCKS, unescaped
-from .glance import Glance
-from .layout import Identity
+from .layout import is_young
+from .snapshots import Identity, is_partial
 
 _SHOWN = 120
+_WHOLE = frozenset((40, 64))
+_PARTS = ("blobs", "snapshots")
 _ETAG = re.compile(r"(.+?)(\.[0-9a-f]{8})?\.incomplete", re.DOTALL)
 
 
@@ -32,12 +35,15 @@ class _Opened(NamedTuple):
     identity: Identity | None
 
 
-def busy(
-    root: str,
-    folders: Collection[str],
-    spare: Collection[int] = (),
-    *,
-    force: bool = False,
+class _Watched(NamedTuple):
+    """Hold where the files of a root's repos are: path prefixes in our own mount namespace, and devices."""
+
+    prefixes: tuple[str, ...]
+    devices: frozenset[int]
+
+
+def in_use(
+    root: str, folders: Collection[str], spare: Collection[int] = (), *, force: bool = False
 ) -> Mapping[str, str]:
     """Return which of the repos are in use and by whom; `spare` are pids that do not count, ourselves among them.
 
@@ -45,34 +51,33 @@ def busy(
     """
     if force or not folders:
         return {}
-    return {**readers(root, folders, (*spare, os.getpid())), **downloads(root, folders, {})}
+    return {**readers(root, folders, (*spare, os.getpid())), **downloads(root, folders)}
 
 
-def downloads(root: str, folders: Iterable[str], glances: Mapping[str, Glance]) -> dict[str, str]:
-    """Return which of the repos are being downloaded; what `glances` has seen already is not looked at again."""
-    return {folder: reason for folder in folders if (reason := _downloading(root, folder, glances.get(folder)))}
+def downloads(root: str, folders: Iterable[str]) -> dict[str, str]:
+    """Return which of the repos are being downloaded."""
+    return {folder: reason for folder in folders if (reason := _downloading(root, folder))}
 
 
 def held_lock(path: str) -> bool:
     """Return whether somebody holds the flock on this file; one that cannot be asked counts as held."""
     try:
-        descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        descriptor = open_regular(path, os.O_RDWR)
     except FileNotFoundError:
         return False
     except OSError:
         try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+            descriptor = open_regular(path)
         except FileNotFoundError:
             return False
         except OSError:
             return True
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return not try_lock(descriptor)
     except OSError:
         return True
     finally:
         os.close(descriptor)
-    return False
 
 
 def lock_of(partial: str) -> str | None:
@@ -81,22 +86,29 @@ def lock_of(partial: str) -> str | None:
     return f"{match[1]}.lock" if match else None
 
 
-def _downloading(root: str, folder: str, seen: Glance | None) -> str | None:
-    names: Collection[str] | None = seen.partial if seen else None
+def _downloading(root: str, folder: str) -> str | None:
+    blobs = f"{root}/{folder}/blobs"
     try:
-        names = os.listdir(f"{root}/{folder}/blobs") if names is None else names
+        names = os.listdir(blobs)
     except OSError:
         return _beginning(root, folder)
     for name in names:
         if name.endswith(".incomplete"):
             lock = f"{root}/{LOCKS}/{folder}/{lock_of(name)}"
-            if held_lock(lock):
-                return f"it is being downloaded{_holder(lock)}"
+        elif len(name) not in _WHOLE and is_partial(name):
+            # Clients in other languages keep their locks beside the blobs, or have none.
+            if is_young(f"{blobs}/{name}"):
+                return "a partial download in it has just grown"
+            lock = f"{blobs}/{name.partition('.')[0]}.lock"
+        else:
+            continue
+        if held_lock(lock):
+            return f"it is being downloaded{_holder(lock)}"
     return None
 
 
 def _beginning(root: str, folder: str) -> str | None:
-    """Return whether somebody holds a lock for a repo that has no blobs yet."""
+    """Return why a repo that has no blobs yet is in use: somebody holds one of its locks."""
     try:
         locks = os.listdir(f"{root}/{LOCKS}/{folder}")
     except OSError:
@@ -121,38 +133,55 @@ def _holder(lock: str) -> str:
 
 def readers(root: str, folders: Collection[str], spare: Collection[int]) -> dict[str, str]:
     """Return which of the repos any process but those in `spare` has files open or mapped of, and who that is."""
-    found: dict[str, int] = {}
+    pids: dict[str, int] = {}
     payloads: dict[str, int] = {}
     identities: dict[Identity, int] = {}
     prefix = root.rstrip("/") + "/"
     names = frozenset(folders)
-    for opened in _opened(prefix, _device(root), frozenset(spare)):
+    elsewhere = _elsewhere(root, names)
+    watched = _Watched((prefix, *elsewhere), frozenset(_devices((root, *elsewhere))))
+    for opened in _opened(watched, frozenset(spare)):
         if opened.path is None:
             if opened.identity:
                 identities.setdefault(opened.identity, opened.pid)
             continue
+        for place, repo in elsewhere.items():
+            if opened.path.startswith(place):
+                pids.setdefault(repo, opened.pid)
+        if not opened.path.startswith(prefix):
+            continue
         folder, _, rest = opened.path[len(prefix) :].partition("/")
         if folder in names:
-            found.setdefault(folder, opened.pid)
+            pids.setdefault(folder, opened.pid)
         elif folder == store.FOLDER:
             payloads.setdefault(rest.rpartition("/")[2], opened.pid)
     if payloads or identities:
-        for folder in names - found.keys():
+        for folder in names - pids.keys():
             pid = _reader(root, folder, payloads, identities)
             if pid:
-                found[folder] = pid
-    return {folder: f"it is in use by {_described(pid)}" for folder, pid in found.items()}
+                pids[folder] = pid
+    return {folder: f"it is in use by {_described(pid)}" for folder, pid in pids.items()}
 
 
-def _opened(prefix: str, device: int | None, spare: frozenset[int]) -> Iterator[_Opened]:
-    """Yield what visible processes have open below `prefix`, or, from other mount namespaces, on its device."""
+def _elsewhere(root: str, folders: Iterable[str]) -> Mapping[str, str]:
+    """Return where the files of repos are that are links, or have parts that are: prefixes, each with its repo."""
+    places: dict[str, str] = {}
+    for folder in folders:
+        path = f"{root}/{folder}"
+        links = (path,) if os.path.islink(path) else [p for part in _PARTS if os.path.islink(p := f"{path}/{part}")]
+        places.update((os.path.realpath(link).rstrip("/") + "/", folder) for link in links)
+    return places
+
+
+def _opened(watched: _Watched, spare: frozenset[int]) -> Iterator[_Opened]:
+    """Yield what visible processes have open below the prefixes, or, from other mount namespaces, on the devices."""
     try:
         pids = [int(name) for name in os.listdir("/proc") if name.isdigit()]
         own = os.readlink("/proc/self/ns/mnt")
     except OSError:
         return  # no /proc: nothing is known of readers, only of downloads
-    raw = os.fsencode(prefix)
-    other_names = _has_other_names(prefix, device)
+    raw = tuple(map(os.fsencode, watched.prefixes))
+    other_names = _has_other_names(watched.devices)
     for pid in pids:
         if pid in spare:
             continue
@@ -164,48 +193,48 @@ def _opened(prefix: str, device: int | None, spare: frozenset[int]) -> Iterator[
         except OSError:
             continue  # gone, or another user's
         by_path, by_identity = not elsewhere, elsewhere or other_names
-        yield from _mapped(pid, maps, raw, device, by_path, by_identity)
+        yield from _mapped(pid, maps, raw, watched.devices, by_path, by_identity)
         for descriptor in descriptors:
             path = f"/proc/{pid}/fd/{descriptor}"
             try:
                 target = os.readlink(path)
-                if by_path and target.startswith(prefix):
+                if by_path and target.startswith(watched.prefixes):
                     if not os.path.isdir(path):  # whoever lists a folder is not reading its files
                         yield _Opened(pid, target, None)
                 elif by_identity and target.startswith("/"):
                     status = os.stat(path)
-                    if status.st_dev == device and not stat.S_ISDIR(status.st_mode):
+                    if status.st_dev in watched.devices and not stat.S_ISDIR(status.st_mode):
                         yield _Opened(pid, None, (status.st_dev, status.st_ino))
             except OSError:
                 continue
 
 
-def _has_other_names(prefix: str, device: int | None) -> bool:
-    """Return whether the root can be reached by another path too, where a part of its file system is mounted twice."""
+def _has_other_names(devices: Collection[int]) -> bool:
+    """Return whether files can be reached by another path too, where a part of their file system is mounted twice."""
     try:
         with open("/proc/self/mountinfo", "rb") as file:
-            mounts = [line.split(None, 5) for line in file]
+            mounted = [line.split(None, 5)[2] for line in file]
     except OSError:
         return False
-    number = f"{os.major(device or 0)}:{os.minor(device or 0)}".encode()
-    return sum(1 for mount in mounts if mount[2] == number) > 1 and bool(prefix)
+    return any(mounted.count(f"{os.major(device)}:{os.minor(device)}".encode()) > 1 for device in devices)
 
 
 def _mapped(
-    pid: int, maps: bytes, prefix: bytes, device: int | None, by_path: bool, by_identity: bool
+    pid: int, maps: bytes, prefixes: tuple[bytes, ...], devices: Collection[int], by_path: bool, by_identity: bool
 ) -> Iterator[_Opened]:
-    if not by_identity and prefix not in maps and b"\\" not in maps:
+    if not by_identity and b"\\" not in maps and not any(prefix in maps for prefix in prefixes):
         return
     for line in maps.splitlines():
         fields = line.split(None, 5)
         if len(fields) < 6 or not fields[5].startswith(b"/"):
             continue
         path = unescaped(fields[5])
-        if by_path and path.startswith(prefix):
+        if by_path and path.startswith(prefixes):
             yield _Opened(pid, os.fsdecode(path), None)
         elif by_identity:
             major, _, minor = fields[3].partition(b":")
-            if os.makedev(int(major, 16), int(minor, 16)) == device:
+            device = os.makedev(int(major, 16), int(minor, 16))
+            if device in devices:
                 yield _Opened(pid, None, (device, int(fields[4])))
 
 
@@ -231,11 +260,10 @@ def _files(path: str, parts: Iterable[str]) -> Iterator[tuple[str, bool]]:
         yield from ((entry.path, entry.is_symlink()) for entry in walk(f"{path}/{part}"))
 
 
-def _device(root: str) -> int | None:
-    try:
-        return os.stat(root).st_dev
-    except OSError:
-        return None
+def _devices(paths: Iterable[str]) -> Iterator[int]:
+    for path in paths:
+        with suppress(OSError):
+            yield os.stat(path).st_dev
 
 
 def _described(pid: int) -> str:

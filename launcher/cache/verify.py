@@ -21,15 +21,17 @@ from typing import Literal, NamedTuple
 from ..system.files import content_hash, open_regular
 from .completeness import Files, tree
 from .dirs import walk
-from .layout import HASH, Repo, Revision
+from .layout import Repo
 from .lists import Lists, links_of
-from .memory import Memory, line_of
+from .memory import Memory, line_of, settled
+from .names import HASH
+from .snapshots import Revision
 
 Verdict = Literal["ok", "corrupt", "size differs", "missing", "unverifiable"]
 
 _BLOCK = 2 << 20
-# Within one tick of the clock a second write leaves the same ctime: what is that young is read again next time.
-_SETTLED_SECONDS = 0.1
+_NO_HASH = "its hash is not known offline: this cache has no links, and no list of its files"
+_FOREIGN = "it is not huggingface_hub's"
 
 
 class Candidate(NamedTuple):
@@ -69,7 +71,7 @@ class Checked(NamedTuple):
 
     @property
     def damaged(self) -> bool:
-        """Tell whether the file is not what the hub had."""
+        """Return whether the file is not what the hub had."""
         return self.verdict in ("corrupt", "size differs", "missing")
 
 
@@ -78,7 +80,7 @@ class Verification:
 
     def __init__(self, memory: Memory, *, full: bool = False, keep_whole: bool = False) -> None:
         self.memory = memory
-        self.found: list[Checked] = []
+        self.checked: list[Checked] = []
         self.whole = self.remembered = self.bytes = self.read_bytes = 0
         self._full = full
         self._keep_whole = keep_whole
@@ -111,7 +113,7 @@ class Verification:
             raise
         if self._error:
             raise self._error
-        self.found = [self._settled(checked) for checked in self.found]
+        self.checked = [self._settled(checked) for checked in self.checked]
 
     def _settled(self, checked: Checked) -> Checked:
         """Return the verdict on a file whose name may be no hash, now that the others of its repo are known."""
@@ -130,7 +132,7 @@ class Verification:
             return
 
     def _needs_reading(self, candidate: Candidate, progress: Callable[[int], None] | None) -> bool:
-        """Tell whether a file must be read; the verdict on any other is noted."""
+        """Return whether a file must be read; the verdict on any other is noted."""
         if candidate.why:
             verdict: Verdict = "missing" if candidate.missing else "unverifiable"
             self._note(Checked(candidate, verdict, candidate.why, 0, denied=candidate.denied))
@@ -158,18 +160,19 @@ class Verification:
     ) -> None:
         block = _buffer()
 
-        def told(count: int) -> None:
+        def proceed(count: int) -> bool:
             with self._guard:
                 self.read_bytes += count
                 if progress:
                     progress(count)
+            return not self._stop.is_set()
 
         while not self._stop.is_set():
             task = work.get()
             if task is None:
                 return
             try:
-                checked = self._check(task, block, told)
+                checked = self._check(task, block, proceed)
             except OSError as error:
                 checked = _unreadable(task, error)
             except Exception as error:
@@ -179,7 +182,7 @@ class Verification:
             if checked:
                 self._note(checked)
 
-    def _check(self, candidate: Candidate, block: memoryview, told: Callable[[int], None]) -> Checked | None:
+    def _check(self, candidate: Candidate, block: memoryview, proceed: Callable[[int], bool]) -> Checked | None:
         assert candidate.expected
         began = time.time()
         descriptor = _open(candidate.path)
@@ -188,10 +191,10 @@ class Verification:
             before = os.fstat(descriptor)
             if not stat.S_ISREG(before.st_mode):
                 return Checked(candidate, "unverifiable", "it is not a plain file", 0)
-            digest = self._digest(descriptor, candidate.expected, block, told)
+            digest = content_hash(descriptor, candidate.expected, buffer=block, proceed=proceed)
             if digest != candidate.expected and candidate.blob != candidate.expected and HASH.fullmatch(candidate.blob):
                 os.lseek(descriptor, 0, os.SEEK_SET)
-                contradicted = candidate.blob == self._digest(descriptor, candidate.blob, block, told)
+                contradicted = candidate.blob == content_hash(descriptor, candidate.blob, buffer=block, proceed=proceed)
             after = os.fstat(descriptor)
         finally:
             os.close(descriptor)
@@ -201,7 +204,7 @@ class Verification:
         if line != line_of(before, candidate.expected):
             return Checked(candidate, "unverifiable", "it changed while it was read", after.st_size)
         if digest == candidate.expected:
-            if began - after.st_ctime > _SETTLED_SECONDS:
+            if settled(after, began):
                 with self._guard:
                     self.memory.remember(line)
             return Checked(candidate, "ok", "", after.st_size)
@@ -226,13 +229,6 @@ class Verification:
                 return size
         return None
 
-    def _digest(self, descriptor: int, expected: str, block: memoryview, told: Callable[[int], None]) -> str | None:
-        def proceed(count: int) -> bool:
-            told(count)
-            return not self._stop.is_set()
-
-        return content_hash(descriptor, expected, buffer=block, proceed=proceed)
-
     def _note(self, checked: Checked) -> None:
         with self._guard:
             self.bytes += checked.size
@@ -243,7 +239,7 @@ class Verification:
                 self.whole += 1
                 if not self._keep_whole:
                     return
-            self.found.append(checked)
+            self.checked.append(checked)
 
 
 def _buffer() -> memoryview:
@@ -258,16 +254,16 @@ def candidates(repos: Iterable[Repo], pinned: Mapping[str, Mapping[str, Files]] 
 
     `pinned` is what is known of commits besides, by repo folder and commit: all these files must be there.
     """
-    seen: set[tuple[tuple[int, int], str]] = set()
+    yielded: set[tuple[tuple[int, int], str]] = set()
     for repo in repos:
         lists = Lists(repo, (pinned or {}).get(repo.folder, {}))
         for blob in sorted(repo.blobs.values(), key=lambda blob: -blob.size):
             commits = commits_of(repo, blob.name)
             expected, doubtful = lists.expected(blob.name, commits)
             if blob.shared and expected:
-                if (blob.identity, expected) in seen:
+                if (blob.identity, expected) in yielded:
                     continue
-                seen.add((blob.identity, expected))
+                yielded.add((blob.identity, expected))
             why = "" if expected else "its name is no hash"
             path = f"{repo.path}/blobs/{blob.name}"
             yield Candidate(repo.path, path, blob.name, commits, expected, why, doubtful=doubtful)
@@ -283,7 +279,7 @@ def candidates(repos: Iterable[Repo], pinned: Mapping[str, Mapping[str, Files]] 
             for name in revision.outside:
                 why = "it is a link that leads out of the cache"
                 yield Candidate(repo.path, f"{snapshot}/{name}", "", commits, None, why, name)
-            if revision.plain_files:
+            if revision.plain_files or revision.foreign:
                 yield from _plain(repo, revision, lists.of(revision.commit))
 
 
@@ -308,8 +304,8 @@ class Names:
         if not candidate.blob:
             return (candidate.name,) if candidate.name else ()
         snapshots = (f"{candidate.repo}/snapshots/{commit}" for commit in candidate.commits)
-        found = (self._links(snapshot).get(candidate.blob, ()) for snapshot in snapshots)
-        return tuple(sorted({name for names in found for name in names}))
+        links = (self._links(snapshot).get(candidate.blob, ()) for snapshot in snapshots)
+        return tuple(sorted({name for names in links for name in names}))
 
     def _links(self, snapshot: str) -> Mapping[str, list[str]]:
         if snapshot not in self._snapshots:
@@ -323,7 +319,8 @@ def _plain(repo: Repo, revision: Revision, listed: Files) -> Iterator[Candidate]
         if not entry.is_symlink():
             name = entry.path[len(snapshot) + 1 :]
             known = listed.get(name)
-            why = "" if known else "its hash is not known offline: this cache has no links, and no list of its files"
+            unknown = _FOREIGN if name in revision.foreign else _NO_HASH
+            why = "" if known else unknown
             expected = known[0] if known else None
             yield Candidate(repo.path, entry.path, "", (revision.commit,), expected, why, name)
 

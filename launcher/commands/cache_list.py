@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from ..cache import listing, planning
+import time
+from collections.abc import Mapping
+
+from ..cache import listing, planning, roots
+from ..cache.prune import PruneOptions
 from ..context import Answer, Context, Report
-from ..errors import ExitStatus
+from ..errors import ExitStatus, LauncherError
+from ..operations import removal
 
 _RIGHT = frozenset((3,))  # sizes
 
@@ -12,18 +17,31 @@ _RIGHT = frozenset((3,))  # sizes
 def run(context: Context) -> Report:
     """List the repos, or the revisions, of each hub cache; repos that are named alone."""
     arguments = context.arguments
-    listings = [listing.listing(root, arguments.repos) for root in context.roots]
+    options = PruneOptions(time.time(), locked=_locked(context))
+    places = removal.places(context)
+    listings = [listing.listing(root, arguments.repos, places, options) for root in context.roots]
     planning.refuse_unknown(arguments.repos, context.roots)
     status = ExitStatus.IO if any(one.unreadable for one in listings) else ExitStatus.DONE
     lines: list[str] = []
     for one in () if context.console.as_json else listings:
         lines += [""] if lines else []
         lines.append(f"cache: {one.root.path} ({one.root.origin})")
-        if not one.there:
+        if not one.exists:
             lines.append("not there")
             continue
         rows, below = listing.lines(one, revisions=arguments.revisions)
         lines += context.console.table(rows, right=_RIGHT)
         lines += [context.console.hinted(line) for line in below]
     size = sum(one.size for one in listings)
-    return Answer(status, tuple(lines), {"roots": [listing.document(one) for one in listings], "size_bytes": size})
+    misplaced = roots.misplaced(context.environment, context.settings.app_dir)
+    hint = f"{misplaced[1]}: {misplaced[0]}" if misplaced else None
+    return Answer(
+        status, tuple(lines), {"roots": [listing.document(one) for one in listings], "size_bytes": size}, hint
+    )
+
+
+def _locked(context: Context) -> Mapping[str, frozenset[str]]:
+    try:
+        return removal.locked(context)
+    except LauncherError:
+        return {}  # a list shows what is there, whatever the lock says

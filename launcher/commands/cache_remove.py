@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ..cache import planning, roots
 from ..context import Context, Report
+from ..errors import LauncherError
 from ..operations import removal
 
 
@@ -12,6 +13,10 @@ def run(context: Context) -> Report:
     arguments = context.arguments
     request = removal.request_of(arguments.command.partition(" ")[2], context, arguments.repos)
     roots.refuse_unsafe(context.roots, context.settings.app_dir, context.home)
-    if not arguments.dry_run:
-        planning.restore(context.roots)
-    return removal.apply(planning.plan(request, context.roots), request.what, context)
+    try:
+        planned = planning.plan(request, context.roots)
+    except LauncherError:
+        if not arguments.dry_run:
+            planning.finish_left_over(context.roots)  # what is not there any more may be what a killed run took
+        raise
+    return removal.apply(planned, request.kind, context)

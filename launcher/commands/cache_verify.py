@@ -16,8 +16,8 @@ def run(context: Context) -> Report:
         roots.refuse_unsafe(context.roots, context.settings.app_dir, context.home)
     keep_whole = console.as_json or console.verbose
     done = verification.check(context, arguments.repos, full=arguments.full, keep_whole=keep_whole)
-    damaged = [checked for checked in done.found if checked.damaged]
-    unread = ExitStatus.IO if any(checked.denied for checked in done.found) else ExitStatus.DONE
+    damaged = [checked for checked in done.checked if checked.damaged]
+    unread = ExitStatus.IO if any(checked.denied for checked in done.checked) else ExitStatus.DONE
     if damaged and arguments.repair:
         return _repair(context, done, unread)
     status = ExitStatus.DAMAGED if damaged else unread
@@ -30,7 +30,7 @@ def _repair(context: Context, done: Verification, unread: ExitStatus) -> Report:
     if not console.as_json:
         for line in _lines(done):
             console.out(line)
-    damaged = [checked for checked in done.found if checked.damaged]
+    damaged = [checked for checked in done.checked if checked.damaged]
     planned = planning.plan_repair(damaged, context.roots, force=context.arguments.force)
     going = repair.broken(planned)
     repair.refuse_unavailable(going, context)
@@ -41,5 +41,5 @@ def _repair(context: Context, done: Verification, unread: ExitStatus) -> Report:
 
 def _lines(done: Verification) -> tuple[str, ...]:
     names = Names()
-    ordered = sorted(done.found, key=lambda checked: (not checked.damaged, checked.candidate.path))
+    ordered = sorted(done.checked, key=lambda checked: (not checked.damaged, checked.candidate.path))
     return (*(verification.line(checked, names) for checked in ordered), verification.summary(done))

@@ -10,7 +10,8 @@ import re
 import shlex
 from collections.abc import Iterable, Mapping
 
-from ..arguments.table import ALIASES, COMMANDS, COMMON, GROUPS, OPTIONS, TABLE, Option
+from ..arguments.options import Option
+from ..arguments.table import ALIASES, COMMANDS, COMMON, GROUPS, OPTIONS, TABLE
 from ..arguments.typed import LAUNCH
 from . import help as helping
 

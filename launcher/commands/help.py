@@ -12,6 +12,7 @@ import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 
 from .. import __version__
+from ..arguments.options import Option
 from ..arguments.parsing import PROGRAM
 from ..arguments.table import (
     COMMANDS,
@@ -21,7 +22,6 @@ from ..arguments.table import (
     GROUPS,
     MOST_USED,
     TABLE,
-    Option,
 )
 
 _WIDEST = 100

@@ -60,6 +60,7 @@ def run(context: Context) -> Report:
         if isinstance(error, Interrupted) and error.number != signal.SIGINT:
             console.warn(f"interrupted by {error.number.name}")
             console.flush()
+            launch.close()
             die_of(error.number)
         raise
     finally:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..errors import ExitStatus
-from . import env_file, validation
+from . import entries, env_file, validation
 from .paths import HUB_ENTRY, absolute
 from .sources import Level, Setting, Sources
 
@@ -60,7 +60,7 @@ class Settings(NamedTuple):
 
     app_dir: Path
     script: Path
-    script_argument: str
+    entry: tuple[str, ...]
     port: int
     host: str | None
     port_flag: str | None
@@ -74,6 +74,7 @@ class Settings(NamedTuple):
     notify_url: Setting | None = None
     sudo_user: str | None = None
     env_file: Path | None = None
+    other_entries: tuple[Path, ...] = ()
     foreign: int | None = None
     """The user that another user's `.env` belongs to."""
 
@@ -120,6 +121,11 @@ def load(
     if python:
         python = Setting(_python_path(sources, python, app_dir, file_folder, cwd), python.origin, python.level)
 
+    first, *others = entries.read(script_setting, app_dir, _prefixes(app_dir, python, environ))
+    if needs_script:
+        for entry in (first, *others):
+            named = Setting(str(entry.path) if entry.words[0] == "-m" else entry.words[0], *script_setting[1:])
+            validation.script(app_dir, named, launcher_folders)
     port = validation.port(port_setting)
     port_flag = validation.option_name(port_flag_setting, "APP_PORT_FLAG")
     host_flag = None if port_flag is None else validation.option_name(host_flag_setting, "APP_HOST_FLAG")
@@ -145,10 +151,8 @@ def load(
             validation.check_folder(name, variables[name])
     return Settings(
         app_dir=app_dir,
-        script=validation.script(app_dir, script_setting, launcher_folders)
-        if needs_script
-        else absolute(app_dir, script_setting.value),
-        script_argument=script_setting.value,
+        script=first.path,
+        entry=first.words,
         port=port,
         host=host.value.strip("[]") if host else None,
         port_flag=port_flag,
@@ -175,7 +179,16 @@ def load(
         sudo_user=(environ.get("SUDO_USER", "").strip() or None) if os.geteuid() == 0 else None,
         env_file=file.path if file else None,
         foreign=file.owner if file else None,
+        other_entries=tuple(entry.path for entry in others),
     )
+
+
+def _prefixes(app_dir: Path, python: Setting | None, environ: Mapping[str, str]) -> tuple[str, ...]:
+    """Return the environments that the app may run in, in the order in which its Python is looked for."""
+    named = python.value if python and os.sep in python.value else ""
+    chosen = named if os.path.isdir(named) else os.path.dirname(os.path.dirname(named))
+    active = (environ.get("VIRTUAL_ENV", ""), environ.get("CONDA_PREFIX", ""))
+    return tuple(prefix for prefix in (chosen, str(app_dir / ".venv"), str(app_dir / "venv"), *active) if prefix)
 
 
 def app_environment(settings: Settings, environ: Mapping[str, str]) -> Mapping[str, str]:

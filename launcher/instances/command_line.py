@@ -84,7 +84,7 @@ class ScriptArgument(NamedTuple):
         """Return the folders that those paths are looked for in, relative to the one it was started in.
 
         https://docs.python.org/3/library/sys_path_init.html: that folder itself goes first, unless -P, -I or
-        PYTHONSAFEPATH takes it away. What is installed beside the interpreter comes last, and is nobody's app.
+        PYTHONSAFEPATH takes it away. What is installed for the interpreter comes last.
         """
         if self.kind == "script":
             return ("",)

@@ -11,13 +11,14 @@ import os
 import re
 import stat
 import time
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from typing import NamedTuple
 
-from ..system.programs import is_python_program
+from ..system.programs import installed_folders, is_python_program
 from .command_line import ScriptArgument, has_python_name, script_argument
 from .process import Process, environment
-from .proof import DELETED, LINUX, age, current_folder, executable, start_of
+from .proof import DELETED, LINUX, age, arguments, current_folder, executable, start_of
 
 _TWO_FOLDERS = "its current folder and the one it was started in name different scripts"
 _PROC_SELF = re.compile("[0-9]+(/task/[0-9]+)?")
@@ -75,7 +76,22 @@ def files_run(pid: int, argument: ScriptArgument) -> frozenset[FileIdentity]:
 
     Raises PermissionError when its folder may not be looked at.
     """
-    return _files_in(pid, argument, argument.folders((environment(pid) or {}) if argument.kind == "module" else {}))
+    if argument.kind == "script":
+        return _files_in(pid, argument, argument.folders({}))
+    variables = environment(pid) or {}
+    return _files_in(pid, argument, chain(argument.folders(variables), _installed(pid, variables)))
+
+
+def _installed(pid: int, variables: Mapping[str, str]) -> Iterator[str]:
+    """Yield where modules are installed for a process's Python, as far as its paths mean the same here."""
+    if not same_mount_namespace(pid):
+        return
+    program, words = executable(pid), arguments(pid)
+    for path in (*words[:1], program or ""):
+        if os.path.isabs(path):
+            yield from installed_folders(os.path.dirname(os.path.dirname(path)))
+    if os.path.isabs(variables.get("VIRTUAL_ENV", "")):
+        yield from installed_folders(variables["VIRTUAL_ENV"])
 
 
 def names_file(pid: int, word: str) -> bool:

@@ -6,19 +6,24 @@ use meanwhile is left and named.
 
 from __future__ import annotations
 
+import errno
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ..cache import planning, roots, trash
 from ..cache.dirs import reason
+from ..cache.entries import mount_points
 from ..cache.plan import Plan
 from ..context import Context
 from ..errors import ExitStatus, LauncherError, quoted
 from ..operations import removal, verification
 from ..operations.instance import Observed
+from ..system import renames
 
 _FRESH_SECONDS = 1.0
+_NAMED_AT_MOST = 10
 
 
 class CacheStep:
@@ -42,17 +47,18 @@ class CacheStep:
         planned: list[Plan] = []
         if self._requests:
             roots.refuse_unsafe(context.roots, context.settings.app_dir, context.home)
+        sizes = dry_run or not all(root.inside for root in context.roots)
         for request in self._requests:
-            plans = planning.plan(request, context.roots, sizes=dry_run)
-            if any(left.busy for plan in plans for left in plan.left):
+            plans = planning.plan(request, context.roots, sizes=sizes)
+            if any(skipped.kind == "in use" for plan in plans for skipped in plan.skipped):
                 gone = observe().to_stop(take_port=context.arguments.take_port)
-                plans = planning.plan(request, context.roots, spare=gone, sizes=dry_run)
+                plans = planning.plan(request, context.roots, spare=gone, sizes=sizes)
+            self._refuse_skipped(plans)
+            removal.confirm(plans, request.kind, context, ask=not dry_run)
             planned += plans
         self._planned = tuple(planned)
         self._looked_at = time.monotonic()
-        self._refuse_left()
         self._probe()
-        removal.confirm_shared(self._planned, context, ask=not dry_run)
         if context.arguments.verify and not dry_run:
             going = {item.folder for one in planned for item in one.items if item.kind == "repo"}
             verification.refuse_damaged(verification.check(context, besides=going), context.console)
@@ -61,7 +67,26 @@ class CacheStep:
         """Do nothing: a removal is fast, and the old instance may still read what goes."""
 
     def rehearse(self) -> None:
-        """Do nothing yet."""
+        """Try to move away what is to go, without moving it: the old instance may still read it.
+
+        Raises LauncherError (74).
+        """
+        for plan in self._planned:
+            paths = [item.path for item in plan.items]
+            if not paths or self._context.arguments.force:
+                continue
+            try:
+                with renames.probe(plan.root.real, mount_points(plan.root.real)) as probe:
+                    for path in paths:
+                        _try(probe, path)
+            except OSError as error:
+                where = os.fsdecode(error.filename or plan.root.path)
+                raise LauncherError(
+                    f"{where} cannot be removed: {reason(error)}; nothing was stopped or removed",
+                    f"ls -ld {quoted(os.path.dirname(where))} {quoted(where)}; lsattr -d {quoted(where)}; "
+                    "--force goes on without it",
+                    ExitStatus.IO,
+                ) from error
 
     def close(self) -> None:
         """Do nothing: nothing is held."""
@@ -76,8 +101,6 @@ class CacheStep:
         context, background = self._context, not self._context.arguments.no_launch
         # What was looked at a moment ago, with nothing stopped or pulled since, need not be looked at once more.
         fresh = not changed and len(self._requests) == 1 and time.monotonic() - self._looked_at < _FRESH_SECONDS
-        if not fresh or any(item.kind == "trash" for one in self._planned for item in one.items):
-            planning.restore(context.roots)
         for request in self._requests:
             planned = (
                 self._planned if fresh else planning.plan(request, context.roots, sizes=not background, again=True)
@@ -87,7 +110,7 @@ class CacheStep:
                 with context.console.bar("freeing", sum(one.size for one in planned)) as progress:
                     result = planning.finish(planned, result, progress)
             self.done.append({**removal.result_document(planned, result), "freed_later": background})
-            removal.record(context.settings, request.what, result, later=background)
+            removal.record(context.settings, request.kind, result, later=background)
             removal.tell(planned, result, context.console, later=background)
             if background:
                 self._finish_later(planned)
@@ -105,14 +128,18 @@ class CacheStep:
         """Return what a dry run tells of it for `--json`."""
         return [planning.plan_document(one) for one in self._planned]
 
-    def _refuse_left(self) -> None:
-        left = [one for plan in self._planned for one in plan.left if not one.unknowable]
-        if not left or self._context.arguments.force:
+    def _refuse_skipped(self, plans: Sequence[Plan]) -> None:
+        """Refuse where anything that is asked for cannot go, and name all of that."""
+        skipped = [one for plan in plans for one in plan.skipped if one.kind in ("in use", "blocked")]
+        if not skipped or self._context.arguments.force:
             return
-        more = f", and {len(left) - 1} more" if len(left) > 1 else ""
-        busy = any(one.busy for one in left)
+        busy = any(one.kind == "in use" for one in skipped)
+        for one in skipped[1:_NAMED_AT_MOST]:
+            self._context.console.warn(f"{one.path} stays: {one.reason}")
+        more = len(skipped) - _NAMED_AT_MOST
+        rest = f", and {more} more that are not named" if more > 0 else ""
         raise LauncherError(
-            f"{left[0].path} stays: {left[0].reason}{more}; nothing was stopped or removed",
+            f"{skipped[0].path} stays: {skipped[0].reason}{rest}; nothing was stopped or removed",
             "try again when it is done; --force removes it anyway" if busy else "--force continues without it",
             ExitStatus.RETRY if busy else ExitStatus.IO,
         )
@@ -132,7 +159,7 @@ class CacheStep:
                 ) from error
 
     def _refuse_failed(self, result: planning.Result) -> None:
-        busy = [left for left in result.left if left.busy]
+        busy = [one for one in result.skipped if one.kind == "in use"]
         if result.failures or busy:
             raise LauncherError(
                 "some of it could not be removed, and the app would load it: the app was not started",
@@ -150,3 +177,12 @@ class CacheStep:
             self._context.console.warn(
                 f"cache: what was removed lies in the trash until the next run: {error.strerror}"
             )
+
+
+def _try(probe: renames.Probe, path: str) -> None:
+    """Raise the OSError that moving this away would raise, unless it is gone already or is removed piece by piece."""
+    try:
+        probe.leave(path)
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.EXDEV):
+            raise

@@ -198,6 +198,7 @@ class ModelStep:
             from ..models import pull
 
             pull.abandon(self._survey, self._context.settings.app_dir)
+            self._survey = None
         self._held.close()
 
     def apply(self, changed: bool) -> bool:  # noqa: ARG002

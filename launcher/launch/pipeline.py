@@ -12,7 +12,8 @@ from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..app.command import Command, build
-from ..cache.roots import folders, trashed
+from ..cache.entries import trashed
+from ..cache.roots import folders
 from ..context import Context
 from ..errors import LauncherError
 from ..operations.closed_connections import wait_out
@@ -156,11 +157,11 @@ class Launch:
         return stopped
 
     def _about_to_stop(self, victims: tuple[Process, ...]) -> None:
-        """Have every step try what it will need before the first stop; from then on signals wait."""
+        """Have every step try what it will need before the first stop; signals wait, so that nothing of it is left."""
         if not self._victims:
+            self.guard.begin()
             for step in self.steps:
                 step.rehearse()
-            self.guard.begin()
         self.guard.check()
         self._victims += victims
 

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ..cache import entries, store, trash, usage
 from ..cache.dirs import below, opened, reason, walk
-from ..cache.layout import HASH
 from ..cache.memory import Memory
+from ..cache.names import HASH
 from ..cache.verify import Candidate, Checked, Verification
 from ..errors import ExitStatus, LauncherError, quoted
 from ..ui.text import count, size
@@ -111,14 +111,14 @@ def verified(
         for path in paths
     )
     done.run(wanted, progress)
-    for checked in done.found:
+    for checked in done.checked:
         if checked.verdict == "unverifiable":
             raise LauncherError(
                 f"cannot verify {checked.candidate.path}: {checked.why}",
                 f"ls -l {quoted(checked.candidate.path)}",
                 ExitStatus.IO,
             )
-    return [checked for checked in done.found if checked.damaged], done.read_bytes
+    return [checked for checked in done.checked if checked.damaged], done.read_bytes
 
 
 def is_whole_by_its_own_name(place: Place, blob: str) -> bool:
@@ -128,7 +128,7 @@ def is_whole_by_its_own_name(place: Place, blob: str) -> bool:
         return False
     done = Verification(Memory(), keep_whole=True)
     done.run((candidate,))
-    return any(checked.verdict == "ok" for checked in done.found)
+    return any(checked.verdict == "ok" for checked in done.checked)
 
 
 def _prepare(task: Task) -> None:

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from ..cache.layout import HASH
+from ..cache.names import HASH
 from ..errors import ExitStatus, LauncherError, quoted
 from ..system import requirements
 from . import repo_id
@@ -293,7 +293,10 @@ def _tree(files: Mapping[str, Any]) -> Answer:
     found: dict[str, LockedFile] = {}
     for path, (size, digest) in files.items():
         if not repo_id.is_path(path):
-            return Answer(trouble="wrong", text=f"it names a file {path!r}, which leads out of the repo")
+            problem = (
+                "leads out of the repo" if ".." in path or path.startswith("/") else "is not a file's path in a repo"
+            )
+            return Answer(trouble="wrong", text=f"it names a file {path!r}, which {problem}")
         if type(size) is not int or not 0 <= size < _MOST_BYTES:
             return Answer(trouble="wrong", text=f"it tells no size of {path}")
         if not isinstance(digest, str) or not HASH.fullmatch(digest):

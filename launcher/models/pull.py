@@ -145,6 +145,7 @@ def settle(found: Survey, app_dir: Path, memories: Memories, *, pin: bool, spare
     """
     tasks = []
     skipped = list(found.skipped)
+    failed: set[str] = set()
     for number, task in enumerate(found.tasks):
         try:
             with ownership.handed_over((task.top,)):
@@ -154,10 +155,12 @@ def settle(found: Survey, app_dir: Path, memories: Memories, *, pin: bool, spare
                 abandon(Survey(found.tasks[number + 1 :], 0), app_dir)
                 raise
             skipped.append(Skipped(task.model.name, error))
+            failed.add(task.place.path)
         else:
             tasks.append(task)
-    for folder in {task.place.path for task in found.tasks if task.place.root is None}:
-        switch.drop(folder)  # several models may share one
+    # Several models may share a folder; one that failed needs what was staged or kept for it.
+    for folder in {task.place.path for task in tasks if task.place.root is None} - failed:
+        switch.drop(folder)
     return found._replace(tasks=tuple(tasks), skipped=tuple(skipped))
 
 

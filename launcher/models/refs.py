@@ -9,8 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from ..cache.dirs import below, opened, taking_turns
-from ..cache.names import PIN
-from ..cache.roots import TRASH
+from ..cache.names import PIN, new_ref
 from . import repo_id
 from .lockfile import LockedModel
 from .placement import Place, leads_astray
@@ -40,7 +39,7 @@ def probe(model: LockedModel, place: Place) -> None:
     Raises OSError where they could not.
     """
     assert place.root
-    name = _temporary()
+    name = new_ref()
     with _opened(place) as repo:
         os.close(os.open(name, _NEW, 0o666, dir_fd=repo))
         os.unlink(name, dir_fd=repo)
@@ -81,7 +80,7 @@ def _write(repo: int, ref: str, commit: str) -> None:
             if _read(parent, name) == commit:
                 return
         # In `refs` itself, what a kill leaves would be a ref, and an empty one hides the whole repo; this is trash.
-        new = _temporary()
+        new = new_ref()
         file = os.open(new, _NEW, 0o666, dir_fd=repo)  # the umask says who else may move it
         try:
             os.write(file, commit.encode())
@@ -91,10 +90,6 @@ def _write(repo: int, ref: str, commit: str) -> None:
             raise
         finally:
             os.close(file)
-
-
-def _temporary() -> str:
-    return f"{TRASH}ref-{os.urandom(8).hex()}"
 
 
 def _read(parent: int, name: str) -> str:

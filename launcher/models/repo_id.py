@@ -101,7 +101,16 @@ def wanted(paths: Iterable[str], include: Sequence[str], exclude: Sequence[str])
 
 
 def _is_path(text: str) -> bool:
-    return text.isprintable() and "\\" not in text and _NO_PARTS.isdisjoint(text.split("/"))
+    return _is_shown(text) and "\\" not in text and _NO_PARTS.isdisjoint(text.split("/"))
+
+
+def _is_shown(text: str) -> bool:
+    """Return whether a text has no control characters; no-break and ideographic spaces are usual in file names."""
+    if text.isprintable():
+        return True
+    import unicodedata
+
+    return "".join(character for character in text if unicodedata.category(character) != "Zs").isprintable()
 
 
 def _fits(path: str, globs: Sequence[str]) -> bool:

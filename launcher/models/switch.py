@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..cache.entries import mount_points
-from ..cache.layout import HASH
 from ..cache.memory import Memory, line_of
+from ..cache.names import HASH
 from ..system import files, renames, state
 from . import JOURNAL, placement, repo_id
 from .local_dir import STAGING, Outdated, own_name, refuse_outside

@@ -20,11 +20,12 @@ def app_of(settings: Settings) -> App:
 
     Raises LauncherError when its script is not there.
     """
-    identity = own_file(str(settings.script))
-    if identity is None:
-        raise LauncherError(f"no {settings.script_argument} in {settings.app_dir}", "start_app.py --app-dir DIR")
+    paths = (str(settings.script), *map(str, settings.other_entries))
+    entries = tuple(Entry(path, identity) for path in paths if (identity := own_file(path)))
+    if not entries:
+        raise LauncherError(f"there is no {settings.script}", "start_app.py --app-dir DIR")
     return App(
-        entries=(Entry(str(settings.script), identity),),
+        entries=entries,
         command=command_of(settings),
         port_options=(settings.port_flag,) if settings.port_flag else (),
         options=_options(settings),
@@ -47,7 +48,7 @@ def wanted_port(settings: Settings) -> Wanted:
     return Wanted(settings.port, settings.origins["GRADIO_SERVER_PORT"].level != "default")
 
 
-def is_of(record: Record, app: App, settings: Settings) -> bool:
+def is_of(record: Record, app: App) -> bool:
     """Return whether a record names this app: a lock of another script of the folder proves nothing about it.
 
     Records of earlier versions name neither script nor command, but the whole command line. It may have words after
@@ -55,7 +56,7 @@ def is_of(record: Record, app: App, settings: Settings) -> bool:
     """
     started = script_argument(record.argv)
     script = record.script or (os.path.join(record.app_dir, started.text) if started else "")
-    same = os.path.normpath(script) == os.path.normpath(settings.script)
+    same = os.path.normpath(script) in [os.path.normpath(entry.path) for entry in app.entries]
     if not same and own_file(script) not in [entry.identity for entry in app.entries]:
         return False
     if record.command is not None:

@@ -92,7 +92,7 @@ def observe(settings: Settings) -> Observed:
     foreign = False
     if lock and record and holder == "alive" and locks.holds(record.pid, lock):
         claim = Claim(record.pid, record.start, settings.port)
-        foreign = not is_of(record, app, settings)
+        foreign = not is_of(record, app)
     taken, unbindable = probe_port(settings)
     address = Address(settings.host, wanted_port(settings), taken)
     survey = discovery.survey(app, address, None if foreign else claim)

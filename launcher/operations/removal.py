@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..cache import plan as plans
-from ..cache import planning
+from ..cache import planning, roots
 from ..cache.plan import Plan
 from ..cache.planning import Request, Result
 from ..config.settings import Settings
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 _NAMED = frozenset(("repo", "revision", "snapshot"))
 _NAMED_AT_MOST = 20
+_FULL = 0.05  # of a disk, that is free
 
 
 def requests(context: Context) -> tuple[Request, ...]:
@@ -41,25 +43,46 @@ def request_of(name: str, context: Context, targets: Sequence[str] = ()) -> Requ
     Raises LauncherError (78) where what `models.lock` does not name is to go, and there is none.
     """
     arguments = context.arguments
-    keep = tuple(arguments.keep or ())
     if name == "clear":
-        return Request("clear", force=arguments.force)
+        return Request("clear", force=arguments.force, places=places(context))
     if name == "remove":
-        return Request("remove", tuple(targets), force=arguments.force)
-    locked = _locked(context) if arguments.unlocked else None
-    return Request("prune", (), arguments.older_than, arguments.max_size, keep, arguments.force, locked)
-
-
-def _locked(context: Context) -> Mapping[str, frozenset[str]]:
-    from ..models import repo_id as names
-
-    lock = context.lockfile
-    if not lock:
+        return Request("remove", tuple(targets), force=arguments.force, places=places(context))
+    if arguments.unlocked and not context.lockfile:
         raise LauncherError(
             f"there is no models.lock in {context.settings.app_dir}, so --unlocked would remove every model",
             "start_app.py models lock REPO; start_app.py cache clear if that is meant",
         )
-    return {names.folder(one.repo): frozenset((one.commit,)) for one in lock if not one.local_dir}
+    return Request(
+        "prune",
+        (),
+        arguments.older_than,
+        arguments.max_size,
+        tuple(arguments.keep or ()),
+        arguments.force,
+        locked(context),
+        arguments.unlocked,
+        places(context),
+    )
+
+
+def locked(context: Context) -> Mapping[str, frozenset[str]]:
+    """Return the commits that `models.lock` names of each repo folder.
+
+    Raises LauncherError (78) for a lock that cannot be read: prune must not take what it may pin.
+    """
+    from ..models import repo_id
+
+    commits: dict[str, frozenset[str]] = {}
+    for model in context.lockfile or ():
+        if not model.local_dir:
+            folder = repo_id.folder(model.repo)
+            commits[folder] = commits.get(folder, frozenset()) | {model.commit}
+    return commits
+
+
+def places(context: Context) -> tuple[str, ...]:
+    """Return the folders whose links into a cache count as a use of it: the app's own, and its other caches."""
+    return tuple(dict.fromkeys((os.path.realpath(context.settings.app_dir), *(root.real for root in context.roots))))
 
 
 def apply(
@@ -75,10 +98,11 @@ def apply(
     console = context.console
     if context.arguments.dry_run:
         documents = [planning.plan_document(one) for one in planned]
+        lines = tuple(planning.plan_lines(planned))
         return Answer(
-            _status(planned, None), tuple(planning.plan_lines(planned)), {"dry_run": True, "roots": documents}
+            _status(planned, None), lines, {"dry_run": True, "roots": documents}, _hint(planned, kind, context)
         )
-    confirm_shared(planned, context)
+    confirm(planned, kind, context)
     result = planning.condemn(planned, console_teller(console))
     with console.bar("freeing", sum(one.size for one in planned)) as progress:
         result = planning.finish(planned, result, progress)
@@ -87,21 +111,53 @@ def apply(
     status = _status(planned, result)
     more = afterwards() if afterwards and not status else {}
     done = {"dry_run": False, **more, **result_document(planned, result), "exit_status": int(status)}
-    return Answer(status, data=done)
+    return Answer(status, data=done, hint=_hint(planned, kind, context))
 
 
-def confirm_shared(planned: Sequence[Plan], context: Context, *, ask: bool = True) -> None:
-    """Ask before anything goes from a cache that other programs use too; without `ask`, see whether one could.
+def _hint(planned: Sequence[Plan], kind: str, context: Context) -> str | None:
+    """Return what helps where nothing could be removed: another setting, or on a full disk another command."""
+    if any(one.items for one in planned):
+        return None
+    misplaced = roots.misplaced(context.environment, context.settings.app_dir)
+    if misplaced:
+        return f"{misplaced[1]}: {misplaced[0]}"
+    if kind == "prune" and any(_is_full(one.root.real) for one in planned):
+        return "start_app.py cache list shows what takes the space; start_app.py cache remove REPO frees it"
+    return None
 
-    Raises LauncherError when nobody can be asked, or the answer is no.
+
+def _is_full(folder: str) -> bool:
+    try:
+        disk = os.statvfs(folder)
+    except OSError:
+        return False
+    return disk.f_bavail < disk.f_blocks * _FULL or (disk.f_files > 0 and disk.f_favail < disk.f_files * _FULL)
+
+
+def confirm(planned: Sequence[Plan], kind: str, context: Context, *, ask: bool = True) -> None:
+    """Ask before a cache outside the app's folder is cleared, or anything goes from one that is not this app's own.
+
+    Where nobody can be asked, a cache that the `.env` of this user or root names is cleared with a word. Without `ask`,
+    only see whether somebody could be asked. Raises LauncherError when nobody can be, or the answer is no.
     """
     console = context.console
     for one in planned:
-        if context.arguments.yes or one.root.owned or not any(item.kind != "trash" for item in one.items):
+        going = [item for item in one.items if item.kind != "trash"]
+        if (
+            context.arguments.yes
+            or (one.root.owned and one.root.inside)
+            or not going
+            or (one.root.owned and kind != "clear")
+        ):
             continue
         names = [plans.label(item) for item in one.items if item.kind in ("repo", "revision")]
         amount = f", {text.size(one.size)}" if one.size else ""
-        what = f"{one.root.path} ({one.root.origin}) is shared with other programs: {_summary(names, one)}{amount}"
+        where = f"{one.root.path} ({one.root.origin})"
+        if one.root.owned and (not console.interactive or console.as_json):
+            console.say(f"cache: clearing {where}{amount}, outside the app's folder")
+            continue
+        whose = "is outside the app's folder" if one.root.owned else "is shared with other programs"
+        what = f"{where} {whose}: {_summary(names, one)}{amount}"
         if not console.interactive or console.as_json:
             raise LauncherError(
                 f"{what}; nothing was changed",
@@ -133,18 +189,21 @@ def console_teller(console: Console) -> Callable[[Plan, plans.Item], None]:
             console.say(line)
         else:
             console.detail(f"{line}: {item.reason}")
+        for target in item.targets:
+            console.say(f"cache: {target} stays: {item.path} only links to it")
 
     return tell_item
 
 
 def tell(planned: Sequence[Plan], result: Result, console: Console, *, later: bool = False) -> None:
     """Tell what stays, what could not go and what was freed, or that it is freed `later`, in the background."""
-    for line in planning.left_lines(result.left):
+    for line in planning.skipped_lines(result.skipped):
         console.warn(line)
     for failure in result.failures:
         console.warn(f"cannot remove {failure.path}: {failure.reason}")
-    if result.failures:
-        console.warn(f"hint: {text.command_line(('ls', '-ld', result.failures[0].path))} shows whose it is")
+    kept = [*(failure.path for failure in result.failures), *(s.path for s in result.skipped if s.kind == "blocked")]
+    if kept:
+        console.warn(f"hint: {text.command_line(('ls', '-ld', kept[0]))} shows whose it is")
     if not any(one.items for one in planned):
         console.say(f"cache: nothing to remove in {', '.join(str(one.root.path) for one in planned)}")
         return
@@ -168,17 +227,17 @@ def result_document(planned: Sequence[Plan], result: Result) -> Mapping[str, Any
     return {
         "roots": [str(one.root.path) for one in planned],
         "removed": [planning.item_document(item) for item in result.items],
-        "left": [planning.left_document(left) for left in result.left],
+        "left": [planning.skipped_document(one) for one in result.skipped],
         "failures": [failure._asdict() for failure in result.failures],
         "freed_bytes": result.freed,
     }
 
 
 def _status(planned: Sequence[Plan], result: Result | None) -> ExitStatus:
-    left = [one for plan in planned for one in plan.left]
-    if (result and result.failures) or any(not (one.busy or one.unknowable) for one in left):
+    kinds = {one.kind for plan in planned for one in plan.skipped}
+    if (result and result.failures) or "blocked" in kinds:
         return ExitStatus.IO
-    return ExitStatus.RETRY if any(one.busy for one in left) else ExitStatus.DONE
+    return ExitStatus.RETRY if "in use" in kinds else ExitStatus.DONE
 
 
 def _summary(names: Sequence[str], one: Plan) -> str:

@@ -12,6 +12,7 @@ from ..cache import names as naming
 from ..cache.completeness import tree
 from ..cache.plan import Plan
 from ..cache.roots import Root
+from ..cache.snapshots import Revision
 from ..context import Context
 from ..errors import ExitStatus, LauncherError, quoted
 from ..models import hub, local_dir, placement, pull, repo_id, verified
@@ -103,7 +104,7 @@ def _fetched(revisions: Sequence[Broken]) -> list[Broken]:
     return [one for one in revisions if one.model.files and repo_id.is_name(one.model.repo)]
 
 
-def _broken(root: Root, repo: layout.Repo, revision: layout.Revision) -> Broken:
+def _broken(root: Root, repo: layout.Repo, revision: Revision) -> Broken:
     base = f"{repo.path}/snapshots/{revision.commit}"
     known = tree(f"{repo.path}/trees/{revision.commit}.json")
     files = {
@@ -114,7 +115,7 @@ def _broken(root: Root, repo: layout.Repo, revision: layout.Revision) -> Broken:
             path = os.path.relpath(f"{folder}/{name}", base)
             with suppress(OSError):
                 digest = os.path.basename(os.readlink(f"{folder}/{name}"))
-                if path not in files and layout.HASH.fullmatch(digest) and repo_id.is_path(path):
+                if path not in files and naming.HASH.fullmatch(digest) and repo_id.is_path(path):
                     files[path] = LockedFile(placement.ANY_SIZE, digest)
     name_ = naming.name(repo.folder)
     model = LockedModel(name_, revision.commit, revision.commit, None, (), (), dict(sorted(files.items())))

@@ -11,7 +11,7 @@ from ..cache.completeness import Files
 from ..cache.dirs import reason
 from ..cache.memory import Memory
 from ..cache.names import name
-from ..cache.planning import refuse_unknown, restore
+from ..cache.planning import refuse_unknown
 from ..cache.roots import Root
 from ..cache.verify import Candidate, Checked, Names, Verification
 from ..context import Context
@@ -38,7 +38,6 @@ def check(
     settings, console = context.settings, context.console
     memory = Memory(state.read(settings.app_dir, verified.CACHED))
     done = Verification(memory, full=full, keep_whole=keep_whole)
-    restore(context.roots)
     chosen = [
         (root, tuple(folder for folder in folders if folder not in besides))
         for root, folders in _chosen(context.roots, repos)
@@ -61,7 +60,7 @@ def refuse_damaged(done: Verification, console: Console) -> None:
 
     Raises LauncherError with status DAMAGED.
     """
-    damaged = [checked for checked in done.found if checked.damaged]
+    damaged = [checked for checked in done.checked if checked.damaged]
     names = Names()
     for checked in damaged[:_NAMED_AT_MOST]:
         console.warn(line(checked, names))
@@ -137,8 +136,8 @@ def line(checked: Checked, names: Names) -> str:
 def summary(done: Verification) -> str:
     """Return what was verified in one line."""
     again = f", {done.remembered} of them unchanged since they were last read" if done.remembered else ""
-    damaged = sum(1 for checked in done.found if checked.damaged)
-    unknown = sum(1 for checked in done.found if checked.verdict == "unverifiable")
+    damaged = sum(1 for checked in done.checked if checked.damaged)
+    unknown = sum(1 for checked in done.checked if checked.verdict == "unverifiable")
     told = f"verified: {text.count(done.whole, 'file')} whole{again}; {text.size(done.bytes)}"
     told += f"; {damaged} damaged" if damaged else ""
     return told + (f"; {unknown} unverifiable" if unknown else "")
@@ -157,10 +156,10 @@ def document(done: Verification) -> dict[str, Any]:
                 "size_bytes": checked.size,
                 "remembered": checked.remembered,
             }
-            for checked in done.found
+            for checked in done.checked
         ],
         "whole": done.whole,
         "remembered": done.remembered,
-        "damaged": sum(1 for checked in done.found if checked.damaged),
+        "damaged": sum(1 for checked in done.checked if checked.damaged),
         "size_bytes": done.bytes,
     }

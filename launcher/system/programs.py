@@ -1,8 +1,11 @@
-"""Whether a program is a Python, by what is in its file: it is looked at, never run."""
+"""What a Python is and where it looks for modules, by what is in its files: it is looked at, never run."""
 
 from __future__ import annotations
 
 import mmap
+import os
+from collections.abc import Iterator
+from pathlib import Path
 
 # Every CPython and PyPy executable defines or imports one of these: Py_UnixMain up to 3.7, Py_BytesMain since 3.8.
 _PYTHON_SYMBOLS = (b"Py_BytesMain", b"Py_RunMain", b"Py_Main", b"Py_UnixMain", b"pypy_main")
@@ -19,3 +22,23 @@ def is_python_program(path: str) -> bool:
             return False
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as image:
             return any(image.find(symbol) >= 0 for symbol in _PYTHON_SYMBOLS)
+
+
+def installed_folders(prefix: str) -> Iterator[str]:
+    """Yield the folders that modules are installed in, for the environment with this prefix.
+
+    The lines of a `.pth` file are further folders, as editable installs have them:
+    https://docs.python.org/3/library/site.html.
+    """
+    for folder in sorted(Path(prefix).glob("lib/python*/site-packages")):
+        yield str(folder)
+        for file in sorted(folder.glob("*.pth")):
+            yield from (line for line in _lines(file) if os.path.isabs(line) and os.path.isdir(line))
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        with open(path, errors="surrogateescape") as file:
+            return file.read(1 << 16).splitlines()
+    except OSError:
+        return []

@@ -20,7 +20,8 @@ class Probe:
     """Hold a folder that nothing can take the place of."""
 
     def __init__(self, folder: str, name: str, mounts: Collection[str], dir_fd: int | None) -> None:
-        self._full = os.path.join(folder, name)
+        self._own = os.path.join(folder, name)
+        self._full = f"{self._own}/full"
         self._name = name
         self._mounts = mounts
         self._dir_fd = dir_fd
@@ -40,13 +41,13 @@ class Probe:
     def enter(self, folder: str) -> None:
         """Raise the OSError that a rename from the probe's folder into this one would raise."""
         new = os.path.join(folder, self._name)
-        os.mkdir(f"{self._full}/new", 0o700, dir_fd=self._dir_fd)
+        os.mkdir(f"{self._own}/new", 0o700, dir_fd=self._dir_fd)
         try:
-            self._rename(f"{self._full}/new", new)
+            self._rename(f"{self._own}/new", new)
             os.rmdir(new, dir_fd=self._dir_fd)
         except OSError as error:
             with suppress(OSError):
-                os.rmdir(f"{self._full}/new", dir_fd=self._dir_fd)
+                os.rmdir(f"{self._own}/new", dir_fd=self._dir_fd)
             error.filename = folder
             raise
 
@@ -61,12 +62,14 @@ def probe(folder: str, mounts: Collection[str] = (), *, dir_fd: int | None = Non
     Raises OSError where nothing can be made in `folder`.
     """
     name = f"{PREFIX}{os.urandom(4).hex()}"
-    full = os.path.join(folder, name)
-    os.mkdir(full, 0o700, dir_fd=dir_fd)
+    own = os.path.join(folder, name)
+    os.mkdir(own, 0o700, dir_fd=dir_fd)
     try:
-        os.mkdir(f"{full}/full", 0o700, dir_fd=dir_fd)
+        # One folder deeper: what changes its parent must be writable itself, where it is a folder.
+        for path in (f"{own}/full", f"{own}/full/inside"):
+            os.mkdir(path, 0o700, dir_fd=dir_fd)
         yield Probe(folder, name, mounts, dir_fd)
     finally:
-        for path in (f"{full}/full", full):
+        for path in (f"{own}/full/inside", f"{own}/full", own):
             with suppress(OSError):
                 os.rmdir(path, dir_fd=dir_fd)

@@ -75,7 +75,7 @@ def test_a_repo_that_something_is_mounted_in_is_left(
         assert not (hub / "models--koge--a").exists()
         if arguments == ("clear",):
             assert done.status == 74, done.err
-            assert f"left: {repo}: something is mounted on {(repo / place)}" in done.err
+            assert f"cannot remove {repo}: something is mounted on {(repo / place)}" in done.err
     assert insist(app, "clear").status == 0
     assert (precious / "mine").read_text() == "mine"
 

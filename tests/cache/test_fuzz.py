@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from launcher import cli
-from launcher.cache.roots import TRASH
+from launcher.cache.names import TRASH
 from tests.support import caches
 from tests.support.apps import Done, clean_environment, make_app
 from tests.support.caches import A, B, add_blob, add_ref

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.apps import AppFolder, Processes, clean_environment, launcher
-from tests.support.caches import A, B, add_blob, add_file, add_link, age, make_repo, share
+from tests.support.caches import A, B, add_blob, add_file, add_link, age, make_repo, make_trash, share
 from tests.support.removal import (
     COMMANDS,
     PRIVATE,
@@ -136,7 +136,7 @@ def test_a_cache_that_is_a_link_to_nowhere_makes_nothing_there(
 
 
 @pytest.mark.parametrize("arguments", COMMANDS)
-def test_a_repo_that_is_a_link_is_left_with_what_it_leads_to(
+def test_of_a_repo_that_is_a_link_the_link_goes_and_what_it_leads_to_stays(
     arguments: tuple[str, ...], app: AppFolder, hub: Path, tmp_path: Path
 ) -> None:
     make_repo(hub, "models--koge--a")
@@ -146,27 +146,31 @@ def test_a_repo_that_is_a_link_is_left_with_what_it_leads_to(
     (hub / "models--koge--d").write_text("no folder")
     before = everything(precious)
     done = insist(app, *arguments)
+    assert done.status == 0, done.err
     assert everything(precious) == before
-    assert (hub / "models--koge--b").is_symlink() and (hub / "models--koge--c").is_symlink()
+    assert (hub / "models--koge--c").is_symlink()
     assert (hub / "models--koge--d").read_text() == "no folder"
     assert not (hub / "models--koge--a").exists()
-    if arguments == ("clear",):
-        assert done.status == 74
-        assert f"left: {hub}/models--koge--b: it is a link to {precious}\n" in done.err
-        assert f"left: {hub}/models--koge--c: it is a link to nowhere\n" in done.err
-        assert f"left: {hub}/models--koge--d: it is no folder\n" in done.err
+    if arguments[0] == "prune":
+        assert (hub / "models--koge--b").is_symlink()  # it takes no space here
     else:
-        assert done.status == 0, done.err
+        assert not os.path.lexists(hub / "models--koge--b")
+        assert f"cache: {precious} stays: {hub}/models--koge--b only links to it\n" in done.err
+    if arguments == ("clear",):
+        assert f"skipped: {hub}/models--koge--c: it is a link to nowhere, which is not there\n" in done.err
+        assert f"skipped: {hub}/models--koge--d: it is not a folder\n" in done.err
 
 
-def test_a_link_that_is_asked_for_by_name_is_left_and_told(app: AppFolder, hub: Path, tmp_path: Path) -> None:
-    precious = make_repo(tmp_path / "precious", "models--koge--b")
+def test_a_revision_behind_a_link_is_not_removed_through_it(app: AppFolder, hub: Path, tmp_path: Path) -> None:
+    precious = make_repo(tmp_path / "precious", "models--koge--b", {A: {"x": b"x"}, B: {"y": b"y"}})
     (hub / "models--koge--b").symlink_to(precious)
-    before = everything(precious)
-    done = insist(app, "remove", "koge/b")
-    assert done.status == 2
-    assert everything(precious) == before
-    assert "is not in the cache" in done.err
+    before = everything(tmp_path)
+    done = insist(app, "remove", f"koge/b@{A}")
+    assert done.status == 74
+    assert f"cannot remove {hub}/models--koge--b: it is behind a link to {precious}, " in done.err
+    assert everything(tmp_path) == before
+    assert insist(app, "prune").status == 0
+    assert everything(tmp_path) == before
 
 
 @pytest.mark.parametrize("arguments", [*COMMANDS, ("remove", f"koge/a@{A}"), ("remove", "koge/a@main")])
@@ -254,10 +258,9 @@ def test_trash_that_is_a_link_is_never_followed(
     other = make_repo(hub, "models--koge--b", {A: {"x": b"x"}}, {"main": A})
     (hub / ".start_app-trash-0123456789abcdef").symlink_to(precious.parent)
     (hub / ".start_app-trash-x").symlink_to(app.path)
-    (repo / f".start_app-trash-{B}-01234567").symlink_to(precious)
-    (other / f".start_app-trash-{B}-01234567").symlink_to(precious)
-    real = hub / ".start_app-trash-1111111111111111"
-    real.mkdir()
+    (repo / ".start_app-trash-ref-0123456789abcdef").symlink_to(precious)
+    (other / ".start_app-trash-ref-0123456789abcdef").symlink_to(precious)
+    real = make_trash(hub, "1" * 16)
     (real / "models--koge--q").symlink_to(precious)
     (real / "blobs").symlink_to(precious / "blobs")
     before = everything(precious)

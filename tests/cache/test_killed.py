@@ -23,6 +23,7 @@ from types import TracebackType
 import pytest
 
 from tests.support.apps import clean_environment
+from tests.support.caches import make_trash
 from tests.support.hub_cache import Library
 from tests.support.removal import (
     CODEC,
@@ -147,9 +148,7 @@ def _litter(cached: Cached) -> None:
     missing = cached.repo(CODEC) / "snapshots" / ("1" * 40)
     missing.mkdir()
     (missing / "gone.bin").symlink_to("../../blobs/" + "d" * 64)
-    shutil.copytree(
-        cached.repo(V23), cached.hub / ".start_app-trash-0123456789abcdef" / "models--old--one", symlinks=True
-    )
+    shutil.copytree(cached.repo(V23), make_trash(cached.hub) / "models--old--one", symlinks=True)
 
 
 def _final(cached: Cached) -> Contents:
@@ -182,6 +181,8 @@ def test_killed_at_any_instant_each_repo_is_whole_or_gone_and_the_next_run_finis
     def restore() -> None:
         shutil.rmtree(cached.home, ignore_errors=True)
         shutil.copytree(template, cached.home, symlinks=True)
+        for mark in cached.hub.glob(".start_app-trash-*/.start_app"):  # it names the inode of its folder
+            mark.write_text(f"{mark.parent.stat().st_ino}\n")
 
     with Driver(cached, tmp_path / "log") as driver:
         undisturbed = []

@@ -18,7 +18,19 @@ from launcher.cache.layout import Repo
 from launcher.cache.listing import Listing, RepoRow
 from tests.support import caches, hub_cache
 from tests.support.apps import ROOT
-from tests.support.caches import MISSING, A, B, C, add_blob, add_file, add_link, add_plain, add_ref, make_repo
+from tests.support.caches import (
+    MISSING,
+    A,
+    B,
+    C,
+    add_blob,
+    add_file,
+    add_link,
+    add_plain,
+    add_ref,
+    make_repo,
+    make_trash,
+)
 from tests.support.fuzz import examples
 from tests.support.hub import Hub
 
@@ -39,7 +51,7 @@ def read(root: Path, folder: str = MODEL) -> Repo:
 
 
 def wrong(root: Path) -> str:
-    return "; ".join(row(root).wrong)
+    return "; ".join(row(root).problems)
 
 
 def facts(one: RepoRow) -> dict[str, Any]:
@@ -91,7 +103,7 @@ def test_every_cache_is_read_as_huggingface_hub_reads_it(
         assert not seen
         assert {os.path.basename(one.path) for one in ours.repos} == cache.keys()
         assert len(hidden) == len(theirs["warnings"])
-        assert all(one.wrong for one in hidden if one.kind not in unknown_kinds)
+        assert all(one.problems for one in hidden if one.kind not in unknown_kinds)
         loose = sum(cache[os.path.basename(one.path)].loose for one in both)
         assert not both or shown(root, *(one.name for one in both)).size == theirs["size_on_disk"] + loose
 
@@ -115,7 +127,7 @@ def test_what_huggingface_hub_has_downloaded_itself_is_read_as_it_reads_it(tmp_p
     told = sorted((facts(one) for one in ours.repos), key=lambda one: (one["repo_type"], one["repo_id"]))
     assert told == theirs["repos"]
     assert ours.size == theirs["size_on_disk"]
-    assert not ours.foreign and not ours.strange and not ours.trash
+    assert not ours.foreign and not ours.lookalikes and not ours.trash
 
 
 def test_a_partial_download_of_any_version_is_told_with_its_bytes_and_is_no_blob(tmp_path: Path) -> None:
@@ -164,7 +176,7 @@ def test_a_ref_to_no_revision_is_named_and_hides_nothing(text: str, tmp_path: Pa
 def test_a_ref_that_huggingface_hub_cannot_follow_for_a_newline_is_told(tmp_path: Path) -> None:
     repo = make_repo(tmp_path, MODEL)
     add_ref(repo, "main", f"{A}\n")  # it would look for a revision of that name, newline and all
-    assert row(tmp_path).wrong
+    assert row(tmp_path).problems
 
 
 def test_a_ref_that_is_a_pipe_or_a_link_to_something_else_is_broken_and_keeps_nobody_waiting(tmp_path: Path) -> None:
@@ -198,18 +210,22 @@ def test_a_file_among_the_blobs_that_bears_no_hash_is_somebodys_own(tmp_path: Pa
     assert shown(tmp_path).reclaimable == 0
 
 
-def test_what_only_looks_like_a_repo_is_named_with_the_reason_and_not_entered(tmp_path: Path) -> None:
+def test_a_repo_that_is_a_link_is_read_and_what_only_looks_like_a_repo_is_named_with_the_reason(tmp_path: Path) -> None:
     elsewhere = make_repo(tmp_path / "elsewhere", MODEL)
     root = tmp_path / "hub"
     root.mkdir()
     (root / MODEL).symlink_to(elsewhere)
     (root / "models--dangling").symlink_to("nowhere")
     (root / "datasets--file").write_text("")
-    assert shown(root).repos == ()
-    assert shown(root).strange == {
-        MODEL: f"it is a link to {elsewhere}",
-        "models--dangling": "it is a link to nowhere",
-        "datasets--file": "it is no folder",
+    (root / "spaces--link").symlink_to("datasets--file")
+    (linked,) = shown(root).repos
+    assert (linked.name, linked.size, linked.held) == (NAME, 2, 0)
+    assert linked.problems == (f"a link to {elsewhere}",)
+    assert shown(root).size == 0
+    assert shown(root).lookalikes == {
+        "models--dangling": "it is a link to nowhere, which is not there",
+        "datasets--file": "it is not a folder",
+        "spaces--link": "it is a link to datasets--file, which is not a folder",
     }
 
 
@@ -223,12 +239,14 @@ def test_locks_are_told_from_repos_and_from_what_somebody_else_keeps_there(tmp_p
 
 
 def test_what_an_interrupted_removal_left_is_told_and_is_no_repo(tmp_path: Path) -> None:
-    repo = make_repo(tmp_path, MODEL)
-    make_repo(tmp_path / ".start_app-trash-0123456789abcdef", "models--koge--gone")
-    (repo / f".start_app-trash-{B}-01234567").mkdir()
+    make_repo(tmp_path, MODEL)
+    make_repo(make_trash(tmp_path), "models--koge--gone")
+    (tmp_path / ".start_app-trash-1111111111111111" / "thesis").mkdir(parents=True)
+    (tmp_path / ".start_app-trash-..-0123456789abcdef").mkdir()
     assert shown(tmp_path).trash == (".start_app-trash-0123456789abcdef",)
     assert [one.name for one in shown(tmp_path).repos] == [NAME]
-    assert wrong(tmp_path) == "an interrupted removal"
+    assert shown(tmp_path).foreign == (".start_app-trash-..-0123456789abcdef", ".start_app-trash-1111111111111111")
+    assert wrong(tmp_path) == ""
 
 
 def test_a_blob_with_several_names_is_counted_once_on_the_disk(tmp_path: Path) -> None:
@@ -267,7 +285,7 @@ def test_a_plain_file_with_several_names_is_counted_once_on_the_disk(tmp_path: P
 def test_a_repo_of_a_hostile_name_is_read_like_any_other(folder: bytes, name: str, tmp_path: Path) -> None:
     make_repo(tmp_path, os.fsdecode(folder), {A: {"a\udcff\n.bin": b"12345"}})
     (one,) = shown(tmp_path).repos
-    assert (one.name, one.size, one.files, one.wrong, one.refs) == (name, 5, 1, (), ("main",))
+    assert (one.name, one.size, one.files, one.problems, one.refs) == (name, 5, 1, (), ("main",))
     assert shown(tmp_path).foreign == ()
 
 
@@ -360,7 +378,7 @@ def as_everybody(root: Path) -> str:
     script = (
         "import sys\nfrom launcher.cache import listing, roots\n"
         "found = listing.listing(roots.Root(sys.argv[1], sys.argv[1], 'test', True))\n"
-        "print([one.name for one in found.repos], *(one.wrong for one in found.repos if one.wrong),"
+        "print([one.name for one in found.repos], *(one.problems for one in found.repos if one.problems),"
         " [(one.path, one.reason) for one in found.unreadable])"
     )
     command = (*caches.unprivileged(), sys.executable, "-c", script, str(root))
@@ -406,7 +424,7 @@ def test_a_repo_that_vanishes_meanwhile_is_whole_or_not_there(tmp_path: Path) ->
     thread = threading.Thread(target=remove)
     thread.start()
     while found := shown(root).repos:
-        assert {(one.size, one.files, one.refs, one.wrong) for one in found} == whole
+        assert {(one.size, one.files, one.refs, one.problems) for one in found} == whole
     thread.join()
     with pytest.raises(FileNotFoundError):
         read(root, "models--koge--0")

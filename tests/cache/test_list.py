@@ -10,7 +10,18 @@ from pathlib import Path
 import pytest
 
 from tests.support.apps import ROOT, AppFolder, Done, clean_environment, launcher, program
-from tests.support.caches import MISSING, A, B, add_blob, add_link, add_plain, make_repo, share, unprivileged
+from tests.support.caches import (
+    MISSING,
+    A,
+    B,
+    add_blob,
+    add_link,
+    add_plain,
+    make_repo,
+    make_trash,
+    share,
+    unprivileged,
+)
 
 V22, VOICES = "models--koge--index-tts-v22", "datasets--koge--voices"
 HEADINGS = ["REPO", "REFS", "COMMIT", "SIZE", "LAST", "USED"]
@@ -50,7 +61,7 @@ def test_the_table_names_the_root_then_the_repos_by_size_then_the_total(hub: Pat
     assert (done.status, done.err) == (0, "")
     root, head, *rows, total = done.out.splitlines()
     assert root == f"cache: {hub} (environment)"
-    assert head.split() == [*HEADINGS, "WRONG"]
+    assert head.split() == [*HEADINGS, "PROBLEM"]
     assert [row.split() for row in rows] == [
         ["datasets/koge/voices", "main", A[:7], "3.1", "MB", "3d2h", "ago"],
         ["koge/index-tts-v22", "main", A[:7], "+1", "42.0", "kB", "3d2h", "ago"]
@@ -90,7 +101,7 @@ def test_the_json_is_one_versioned_object_with_every_number(hub: Path) -> None:
     add_link(hub / "models--koge--small", A, "shared.bin", "1" * 64)
     (hub / "mine").touch()
     (hub / "models--link").symlink_to("nowhere")
-    (hub / ".start_app-trash-0123456789abcdef").mkdir()
+    make_trash(hub)
     done = listed(hub, "--json")
     assert (done.status, done.err, done.out.count("\n")) == (0, "", 1)
     document = done.json
@@ -107,7 +118,7 @@ def test_the_json_is_one_versioned_object_with_every_number(hub: Path) -> None:
         "trash": [".start_app-trash-0123456789abcdef"],
         "unreadable": [],
     }
-    assert root["not_repos"] == {"models--link": "it is a link to nowhere"}
+    assert root["not_repos"] == {"models--link": "it is a link to nowhere, which is not there"}
     voices, repo, small = root["repos"]
     assert (voices["repo"], voices["type"], voices["size_bytes"]) == ("datasets/koge/voices", "dataset", 3_100_000)
     assert (small["size_bytes"], small["files"]) == (72, 2)

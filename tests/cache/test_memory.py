@@ -160,7 +160,7 @@ def test_a_file_that_was_written_just_now_is_not_remembered(tmp_path: Path) -> N
             settle(tmp_path)
         done = Verification(Memory())
         done.run([candidate])
-        assert (done.whole, done.found) == (1, [])
+        assert (done.whole, done.checked) == (1, [])
         assert bool(done.memory.data(everything=True)) is not young
 
 

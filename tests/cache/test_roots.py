@@ -148,7 +148,7 @@ def test_a_launch_and_status_name_the_same_cache(app: AppFolder) -> None:
     planned = launcher(*app.arguments, "-n")
     shown = launcher("status", *app.arguments)
     assert f"cache: {app.path}/cache_hub/hub (.env line 1)\n" in planned.out
-    assert f"cache: {app.path}/cache_hub/hub (not there)\n" in shown.out
+    assert f"cache: {app.path}/cache_hub/hub (does not exist)\n" in shown.out
 
 
 @pytest.mark.parametrize(

@@ -184,12 +184,6 @@ def test_a_repo_and_its_revision_named_together_are_the_whole_repo(cache: Path) 
     assert named == [f"{V22}@{MAIN[:7]}", f"{V22}@{TAGGED[:7]}"]
 
 
-def test_a_commit_of_an_interrupted_removal_can_still_be_named(tmp_path: Path) -> None:
-    repo = make_repo(tmp_path, V22, {MAIN: {"a": b"a"}})
-    (repo / f".start_app-trash-{DETACHED}-01234567").mkdir()
-    assert chosen(tmp_path, f"koge/index-tts-v22@{DETACHED[:7]}") == [f"{V22}@{DETACHED[:7]}"]
-
-
 @pytest.mark.parametrize(
     ("target", "nearest"),
     [

@@ -296,6 +296,103 @@ def test_a_release_beside_a_link_that_was_not_moved_is_another_checkout(processe
     assert (launcher(*app.arguments).status, alive(running.pid)) == (69, True)
 
 
+# --- several entries ---
+
+
+def package(app: AppFolder) -> None:
+    """Make a package whose module serves the page, and a script that only imports it."""
+    (app.path / "pkg").mkdir()
+    (app.path / "pkg" / "__init__.py").touch()
+    (app.path / "pkg" / "web.py").write_text("from . import __name__ as relative\n" + WEBUI)
+    app.script.write_text("import runpy\nrunpy.run_module('pkg.web', run_name='__main__')\n")
+
+
+def test_a_module_is_started_as_one_and_known_by_its_file(app: AppFolder, processes: Processes) -> None:
+    package(app)
+    app.write_env("APP_SCRIPT=-m pkg.web\n")
+    by_hand = serve(app, processes, "-m", "pkg.web", "--port", str(app.port))
+    ours = processes.launch(*app.arguments)
+    eventually(lambda: get(app.port) == f"pid {ours.pid}", what=ours.err)
+    assert by_hand.wait(1) == -signal.SIGTERM
+    assert launcher("stop", *app.arguments).status == 0
+    assert ours.wait(1) == -signal.SIGTERM
+
+
+@pytest.mark.parametrize(("listed", "known"), [("webui.py", False), ("webui.py -m pkg.web", True)])
+def test_two_entries_of_one_app_know_each_other_where_both_are_listed(
+    listed: str, known: bool, app: AppFolder, processes: Processes
+) -> None:
+    package(app)
+    app.write_env(f"APP_SCRIPT={listed}\n")
+    running = serve(app, processes, "-m", "pkg.web", "--port", str(app.port))
+    done = launcher("--no-launch", *app.arguments)
+    assert (done.status, alive(running.pid)) == ((0, False) if known else (69, True)), done.err
+
+
+def installed(app: AppFolder, *, editable: bool) -> Path:
+    """Make an environment with the app installed in it, with a console script; return its Python."""
+    prefix = app.path / ".venv"
+    site = prefix / "lib" / f"python3.{sys.version_info[1]}" / "site-packages"
+    for folder in (site, prefix / "bin"):
+        folder.mkdir(parents=True)
+    (prefix / "pyvenv.cfg").write_text(f"home = {Path(sys.executable).resolve().parent}\n")
+    python = prefix / "bin" / "python"
+    python.symlink_to(Path(sys.executable).resolve())
+    source = app.path / "source" if editable else site
+    (source / "pkg").mkdir(parents=True)
+    shutil.copytree(app.path / "pkg", source / "pkg", dirs_exist_ok=True)
+    shutil.rmtree(app.path / "pkg")
+    if editable:
+        (site / "app.pth").write_text(f"{source}\n")
+    script = prefix / "bin" / "serve-app"
+    script.write_text(f"#!{python}\nimport runpy\nrunpy.run_module('pkg.web', run_name='__main__')\n")
+    script.chmod(0o755)
+    return python
+
+
+@pytest.mark.parametrize("editable", [True, False])
+@pytest.mark.parametrize("entry", ["-m pkg.web", "serve-app"])
+def test_an_app_that_is_installed_is_known_by_its_module_or_its_console_script(
+    entry: str, editable: bool, app: AppFolder, processes: Processes
+) -> None:
+    package(app)
+    python = installed(app, editable=editable)
+    app.write_env(f"APP_SCRIPT={entry}\n")
+    command = [python, "-m", "pkg.web"] if entry.startswith("-m") else [python.parent / "serve-app"]
+    running = processes.start([*command, "--port", str(app.port)], cwd=app.path.parent)
+    eventually(lambda: get(app.port), what=running.err)
+    plan = launcher("--dry-run", "--json", *app.arguments).json
+    assert [one["pid"] for one in plan["terminate"]] == [running.pid]
+    words = ["-m", "pkg.web"] if entry.startswith("-m") else [str(python.parent / "serve-app")]
+    assert plan["argv"][1 : 1 + len(words)] == words
+    assert launcher("stop", *app.arguments).status == 0
+    assert running.wait(1) == -signal.SIGTERM
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ("-m pkg.missing", "no module pkg.missing in {folder} or in the app's environment (APP_SCRIPT, .env line 1)"),
+        ("-m", "no module named in {folder}"),
+        ("webui.py missing.py", "no missing.py in {folder} (APP_SCRIPT, .env line 1)"),
+        ("'webui.py", "APP_SCRIPT cannot be split into words: no closing quotation"),
+    ],
+)
+def test_an_entry_that_is_nowhere_is_refused(entry: str, message: str, app: AppFolder) -> None:
+    (app.path / ".env").write_text(f"APP_SCRIPT={entry}\n" if "'" not in entry else 'APP_SCRIPT="\'webui.py"\n')
+    done = launcher("status", *app.arguments)
+    assert done.status == 78
+    assert message.format(folder=app.path) in done.err
+
+
+def test_a_script_with_a_blank_in_its_name_is_one(app: AppFolder, processes: Processes) -> None:
+    app.script.rename(app.path / "my app.py")
+    app.write_env("APP_SCRIPT=my app.py\n")
+    running = processes.launch(*app.arguments)
+    eventually(lambda: get(app.port) == f"pid {running.pid}", what=running.err)
+    assert launcher("stop", *app.arguments).status == 0
+
+
 # --- the port ---
 
 

@@ -386,7 +386,7 @@ def test_a_sibling_on_another_port_is_left_and_named(app: AppFolder, processes: 
     assert done.status == 0
     assert ours.wait(1) == -signal.SIGTERM
     assert get(sibling.port) == f"pid {running.pid}"
-    assert f"left: pid {running.pid}, " in done.err
+    assert f"skipped: pid {running.pid}, " in done.err
     assert f"this app's instance on port {sibling.port}" in done.err
 
 
@@ -422,7 +422,7 @@ def test_an_instance_that_was_told_no_port_is_left_by_a_launch_on_a_port_that_wa
     done = launcher("--no-launch", *app.arguments)
     assert done.status == 0
     assert alive(running.pid)
-    assert f"left: pid {running.pid}, " in done.err
+    assert f"skipped: pid {running.pid}, " in done.err
     assert f"this app's instance, it was told no port, and this launch's port {app.port} is not the default" in done.err
 
 

@@ -277,7 +277,7 @@ def test_stop_names_the_instance_that_runs_on_another_port(app: AppFolder, proce
     eventually(lambda: get(sibling.port), what="page")
     done = launcher("stop", *app.arguments)
     assert done.status == 0
-    assert f"left: pid {running.pid}, " in done.err
+    assert f"skipped: pid {running.pid}, " in done.err
     assert f"this app's instance on port {sibling.port}" in done.err
     assert alive(running.pid)
 

@@ -288,7 +288,7 @@ def test_another_users_process_below_an_instance_is_left_and_named(app: AppFolde
     processes.end_also(child.pid)
     done = launcher("stop", *app.arguments)
     assert done.status == 0
-    assert f"left: pid {child.pid}, user nobody, sleep 600" in done.err
+    assert f"skipped: pid {child.pid}, user nobody, sleep 600" in done.err
     assert alive(child.pid)
 
 

@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from tests.support.apps import WEBUI, AppFolder, Processes, Running, alive, clean_environment, eventually, get, launcher
-from tests.support.caches import make_repo
+from tests.support.caches import condemn, make_repo, make_trash
 from tests.support.removal import CODEC, V22, V23, VOICES, Cached, everything, on_terminal, trash
 
 FLAGS = (("--clear-cache",), ("--remove-model", V22, CODEC), ("--prune-cache",))
@@ -301,7 +301,7 @@ def test_what_deletes_in_the_background_holds_nothing_of_the_apps(
 ) -> None:
     hub = app.path / "cache_hub"
     make_repo(hub, "models--koge--a")
-    (hub / ".start_app-trash-0123456789abcdef").mkdir()
+    make_trash(hub)
     (tmp_path / "sitecustomize.py").write_text(STOP_BEFORE_DELETING)
     running = processes.launch(*app.arguments, *flags, env=clean_environment(PYTHONPATH=str(tmp_path)))
     process = eventually(lambda: _deleting(app, running.pid, stopped=True))
@@ -336,8 +336,7 @@ def _deleting(app: AppFolder, pid: int, *, stopped: bool = False) -> psutil.Proc
 
 @pytest.mark.slow
 def test_a_plain_launch_finishes_what_an_interrupted_removal_has_left(cached: Cached, processes: Processes) -> None:
-    folder = cached.hub / ".start_app-trash-0123456789abcdef"
-    folder.mkdir()
+    folder = make_trash(cached.hub)
     cached.repo(V22).rename(folder / cached.repo(V22).name)
     serving(cached.app, processes)
     eventually(lambda: not trash(cached.hub))
@@ -345,10 +344,9 @@ def test_a_plain_launch_finishes_what_an_interrupted_removal_has_left(cached: Ca
 
 
 def test_a_plain_launch_finishes_an_interrupted_removal_of_a_revision_too(cached: Cached, processes: Processes) -> None:
-    snapshots = cached.repo(V22) / "snapshots"
     old = cached.old(V22)
     (cached.repo(V22) / "refs" / "v1").unlink()
-    (snapshots / old).rename(cached.repo(V22) / f".start_app-trash-{old}-01234567")
+    condemn(cached.hub, cached.repo(V22).name, old)
     serving(cached.app, processes)
     eventually(lambda: not trash(cached.hub))
     assert cached.loading() == cached.all_but(f"{V22}@v1", f"{V22}@{old}")

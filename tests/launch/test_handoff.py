@@ -130,7 +130,7 @@ def test_what_the_app_started_through_a_shell_keeps_the_lock_and_is_no_instance(
     replaced = processes.launch(*app.arguments)
     eventually(lambda: get(app.port) == f"pid {replaced.pid}", what=replaced.err)
     assert running.wait() == -signal.SIGTERM
-    assert f"left: pid {daemon}, sleep 600" in replaced.err
+    assert f"skipped: pid {daemon}, sleep 600" in replaced.err
     assert alive(daemon)
     assert app.lock_holder() == replaced.pid
     processes.end_also(int(replaced.out.split()[0]))

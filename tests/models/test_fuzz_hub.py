@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 pytest.importorskip("huggingface_hub")
 
-from launcher.cache.layout import HASH
+from launcher.cache.names import HASH
 from launcher.models import hub as asking
 from launcher.models import repo_id, worker
 from launcher.models.endpoints import Endpoint

@@ -85,7 +85,7 @@ def test_what_never_came_from_the_hub_is_left_and_named(pulled: Pulled) -> None:
     done = pulled.pull()
     assert done.status == 0, done.err
     assert pulled.in_folder() == {**NEW, **mine}
-    assert f"left: {pulled.folder}: what never came from the Hub: gone, mine.txt\n" in done.err
+    assert f"skipped: {pulled.folder}: what never came from the Hub: gone, mine.txt\n" in done.err
 
 
 @pytest.mark.slow
@@ -97,7 +97,8 @@ def test_a_deleted_file_that_was_changed_here_is_left_and_named(pulled: Pulled) 
     assert done.status == 0, done.err
     assert pulled.in_folder() == {**NEW, "gone/gone.txt": b"changed by hand"}
     assert (
-        f"left: {pulled.folder}/gone/gone.txt: {pulled.new[:7]} does not have it, but it was changed here" in done.err
+        f"skipped: {pulled.folder}/gone/gone.txt: {pulled.new[:7]} does not have it, but it was changed here"
+        in done.err
     )
 
 
@@ -113,7 +114,7 @@ def test_a_deleted_file_of_which_no_hub_says_whose_it_was_is_left_and_named(
     done = pulled.run(*words)
     assert done.status == 0, done.err
     assert pulled.in_folder() == {**NEW, "gone/gone.txt": OLD["gone/gone.txt"]}
-    assert f"left: {pulled.folder}/gone/gone.txt: no hub says whether an older {MODEL} has brought it" in done.err
+    assert f"skipped: {pulled.folder}/gone/gone.txt: no hub says whether an older {MODEL} has brought it" in done.err
 
 
 @pytest.mark.slow

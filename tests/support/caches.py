@@ -20,6 +20,8 @@ from typing import Any, NamedTuple
 import pytest
 from hypothesis import strategies as st
 
+from launcher.cache import entries
+from launcher.cache.names import TRASH
 from launcher.cache.roots import Root
 from tests.support.apps import AppFolder, Done, clean_environment, launcher
 
@@ -120,6 +122,29 @@ def share(root: Path, data: bytes, *blobs: Path) -> Path:
     lines = "".join(f"{blob.relative_to(root)}\n" for blob in blobs)
     payload.with_name(f"{name}.refs").write_text(lines)
     return payload
+
+
+def make_trash(root: Path, name: str = "0123456789abcdef", approved: str = "") -> Path:
+    """Make a trash folder as a removal that was killed leaves it; `approved` is what it may delete besides."""
+    path = root / f"{TRASH}{name}"
+    path.mkdir(parents=True)
+    folder = os.open(path, os.O_RDONLY)
+    entries.mark(folder, path.stat())
+    os.close(folder)
+    if approved:
+        (path / ".approved").write_text(approved)
+    return path
+
+
+def condemn(root: Path, folder: str, revision: str, approved: str = "") -> Path:
+    """Leave a revision as a removal does that was killed just after it had taken the snapshot; return the trash."""
+    repo = root / folder
+    blobs = {
+        os.path.basename(os.readlink(path)) for path in (repo / "snapshots" / revision).rglob("*") if path.is_symlink()
+    }
+    trash = make_trash(root, approved="".join(f"blob {folder}/blobs/{blob}\n" for blob in sorted(blobs)) + approved)
+    (repo / "snapshots" / revision).rename(trash / f"@{revision}@{folder}")
+    return trash
 
 
 def unprivileged() -> tuple[str, ...]:

@@ -26,7 +26,7 @@ from typing import Any
 
 import pytest
 
-from launcher.cache.roots import TRASH
+from launcher.cache.names import TRASH
 from launcher.config.paths import HUB_ENTRY
 from launcher.system import state
 from tests.support.apps import ROOT, START_APP, AppFolder, Done, clean_environment, launcher, make_app

@@ -98,7 +98,6 @@ def test_only_the_edge_reads_the_environment_and_exits(path: Path) -> None:
     found = {ast.unparse(node) for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Attribute)}
     if path.name in (
         "background.py",
-        "apart.py",
         "detach.py",
     ):  # a forked child must end without what its parent has registered
         banned -= {"os._exit"}

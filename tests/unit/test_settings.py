@@ -68,7 +68,7 @@ def test_the_highest_level_that_is_not_blank_gives_the_value_and_its_origin(
         ("APP_PORT_FLAG", "None", "port_flag", None),
         ("APP_HOST_FLAG", "none", "host_flag", None),
         ("APP_ARGS", "--fp16 --model_dir 'my models'", "app_args", ("--fp16", "--model_dir", "my models")),
-        ("APP_SCRIPT", "app.py", "script_argument", "app.py"),
+        ("APP_SCRIPT", "app.py", "entry", ("app.py",)),
     ],
 )
 def test_each_setting_is_read_from_the_file_and_from_the_environment(

@@ -1,0 +1,138 @@
+"""Where a folder cannot be renamed, it is removed file by file, and never by half.
+
+overlayfs answers a rename of a lower layer's folder with EXDEV, which is every model that was baked into a container
+image; a full disk has no room for a trash folder. So what can be made again goes first, refs and links, and comes back
+in reverse order when any of it cannot go. Only then the files go whose bytes would be lost.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Callable, Collection
+from contextlib import suppress
+from functools import partial
+from types import TracebackType
+
+from ..system.files import open_regular, read_regular
+from .deletion import Deletion
+from .dirs import below
+from .plan import Item
+
+_REF_BYTES = 1 << 20
+
+
+class Undo:
+    """Take small files and links away so that they can be put back: the last one first, unless all of it went well."""
+
+    def __init__(self) -> None:
+        self._steps: list[Callable[[], None]] = []
+        self._folders: list[int] = []
+
+    def __enter__(self) -> Undo:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        for step in reversed(self._steps if kind else ()):
+            with suppress(OSError):
+                step()
+        for folder in self._folders:
+            os.close(folder)
+
+    def forget(self) -> None:
+        """Keep what was done so far."""
+        self._steps.clear()
+
+    def unlink_file(self, parent: int, name: str) -> None:
+        """Unlink a small file, such as a ref."""
+        status = os.stat(name, dir_fd=parent, follow_symlinks=False)
+        if stat.S_ISLNK(status.st_mode):
+            self.unlink_link(parent, name)
+            return
+        data = read_regular(name, _REF_BYTES, dir_fd=parent)
+        folder = self._keep(parent)
+        os.unlink(name, dir_fd=parent)
+        self._steps.append(partial(_write, folder, name, data, status))
+
+    def unlink_link(self, parent: int, name: str) -> None:
+        """Unlink a symbolic link."""
+        target = os.readlink(name, dir_fd=parent)
+        folder = self._keep(parent)
+        os.unlink(name, dir_fd=parent)
+        self._steps.append(partial(os.symlink, target, name, dir_fd=folder))
+
+    def _keep(self, parent: int) -> int:
+        if not self._folders or not os.path.samestat(os.fstat(self._folders[-1]), os.fstat(parent)):
+            self._folders.append(os.dup(parent))
+        return self._folders[-1]
+
+
+def remove_repo(root: int, root_path: str, item: Item, deletion: Deletion) -> None:
+    """Remove a repo's folder file by file, but for what is foreign in it; of a link, the link alone.
+
+    Raises OSError when it could not begin to go; then it is as it was.
+    """
+    status = os.stat(item.folder, dir_fd=root, follow_symlinks=False)
+    if item.identity and (status.st_dev, status.st_ino) != item.identity:
+        raise OSError(errno.ESTALE, "it is not what it was when the removal was planned")
+    if stat.S_ISLNK(status.st_mode):
+        os.unlink(item.folder, dir_fd=root)
+        return
+    kept = frozenset(f"{root_path}/{item.folder}/{path}" for path in item.foreign)
+    with Undo() as undo:
+        for part in ("refs", "snapshots"):
+            _unlink_small(
+                root, f"{item.folder}/{part}", f"{root_path}/{item.folder}/{part}", kept, undo, files=part == "refs"
+            )
+        undo.forget()
+    inner = Deletion(mounts=deletion.mounts, kept=kept)
+    inner.delete(root, item.folder, item.path)
+    deletion.take_over(inner)
+
+
+def remove_snapshot(
+    parent: int, name: str, item: Item, strangers: Collection[str], undo: Undo, deletion: Deletion
+) -> None:
+    """Remove a snapshot file by file, but for what is foreign in it.
+
+    Raises OSError when it could not begin to go; `undo` then has its links.
+    """
+    kept = frozenset(f"{item.path}/{path}" for path in strangers)
+    if stat.S_ISLNK(os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode):
+        undo.unlink_link(parent, name)
+        return
+    _unlink_small(parent, name, item.path, kept, undo, files=False)
+    inner = Deletion(mounts=deletion.mounts, kept=kept)
+    inner.delete(parent, name, item.path)
+    deletion.take_over(inner)
+
+
+def _unlink_small(base: int, place: str, path: str, kept: Collection[str], undo: Undo, *, files: bool) -> None:
+    """Unlink the links below a folder, and with `files` all that is in it."""
+    pending = [(place, path)]
+    while pending:
+        inner, inner_path = pending.pop()
+        try:
+            with below(base, f"{inner}/x") as (folder, _):
+                for name in os.listdir(folder):
+                    if f"{inner_path}/{name}" in kept:
+                        continue
+                    mode = os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode
+                    if stat.S_ISDIR(mode):
+                        pending.append((f"{inner}/{name}", f"{inner_path}/{name}"))
+                    elif stat.S_ISLNK(mode):
+                        undo.unlink_link(folder, name)
+                    elif files and stat.S_ISREG(mode):
+                        undo.unlink_file(folder, name)
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+
+
+def _write(folder: int, name: str, data: bytes, status: os.stat_result) -> None:
+    descriptor = open_regular(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, stat.S_IMODE(status.st_mode), dir_fd=folder)
+    with open(descriptor, "wb") as file:
+        file.write(data)
+        os.fchmod(descriptor, stat.S_IMODE(status.st_mode))
+        with suppress(OSError):
+            os.fchown(descriptor, status.st_uid, status.st_gid)

@@ -1,0 +1,177 @@
+"""What every planner is given: one look at a root, at what it holds, and at who uses which part of it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Iterable, Mapping
+from typing import NamedTuple
+
+from . import layout, links, obstacles, store
+from .dirs import reason
+from .entries import Contents
+from .layout import Repo
+from .links import Links
+from .roots import Root
+from .snapshots import Identity, Revision
+
+
+class Payload(NamedTuple):
+    """Hold a payload of the shared store: bytes, and the repo blobs that link to it, None where unknowable.
+
+    The blobs are those of its `.refs` and those that really do.
+    """
+
+    size: int
+    references: frozenset[str] | None
+
+
+class Inventory(NamedTuple):
+    """Hold a root for the planners.
+
+    `repos` are those that were read, `identities` of all that may go, `payloads` those of the shared store that may go,
+    and `linked` the payloads that each repo links to. `in_use` is by whom a repo is read or downloaded, `links` what
+    links from outside lead to, `unreadable` why a repo could not be read.
+    """
+
+    root: Root
+    contents: Contents
+    repos: Mapping[str, Repo] = {}
+    payloads: Mapping[str, Payload] = {}
+    in_use: Mapping[str, str] = {}
+    links: Mapping[str, str] = {}
+    identities: Mapping[str, Identity] = {}
+    linked: Mapping[str, frozenset[str]] = {}
+    unreadable: Mapping[str, str] = {}
+
+    def path(self, folder: str) -> str:
+        """Return the path of a repo's folder."""
+        return f"{self.root.real}/{folder}"
+
+    def user(self, folder: str) -> str:
+        """Return why a repo is in use as a whole, blank where it is not."""
+        if folder in self.in_use:
+            return self.in_use[folder]
+        lent = self.repos[folder].lent if folder in self.repos else {}
+        link = next(iter((*links.below(self.links, folder).values(), *lent.values())), "")
+        return f"{link} links to it" if link else ""
+
+    def link_to(self, repo: Repo, revision: Revision) -> str:
+        """Return why a revision is in use: what links to it, or into it."""
+        whole, inner = f"snapshots/{revision.commit}", f"snapshots/{revision.commit}/"
+        paths = links.below(self.links, repo.folder).items()
+        return next((f"{link} links to it" for path, link in paths if path == whole or path.startswith(inner)), "")
+
+    def wanted(self, repo: Repo) -> tuple[frozenset[str], frozenset[str]]:
+        """Return the blobs and the commits of a repo that links from outside lead to."""
+        paths = links.below(self.links, repo.folder)
+        if {"", "blobs", "snapshots"} & paths.keys():
+            return frozenset(repo.blobs), frozenset(revision.commit for revision in repo.revisions)
+        parts = [path.split("/") for path in paths]
+        commits = frozenset(part[1] for part in parts if part[0] == "snapshots")
+        blobs = {part[1] for part in parts if part[0] == "blobs"} | {*repo.lent}
+        kept = (revision.blobs for revision in repo.revisions if revision.commit in commits)
+        return frozenset(blobs).union(*kept), commits
+
+    def obstacle(self, folder: str) -> str:
+        """Return why a repo cannot be removed as a whole, blank where nothing is known to keep it."""
+        if folder in self.contents.mounted:
+            return f"something is mounted on {self.contents.mounted[folder]}"
+        if folder in self.unreadable:
+            return f"it cannot be read: {self.unreadable[folder]}"
+        return obstacles.of_repo(self.root.real, folder)
+
+    def parts_obstacle(self, repo: Repo) -> str:
+        """Return why parts of a repo cannot be removed, blank where nothing is known to keep them."""
+        if repo.folder in self.contents.mounted:
+            return f"something is mounted on {self.contents.mounted[repo.folder]}"
+        return obstacles.of_parts(self.root.real, repo.folder)
+
+
+def read_repos(root: Root, folders: Iterable[str]) -> tuple[dict[str, Repo], dict[str, str]]:
+    """Read repos; of those that cannot be read, return the reason. What was removed meanwhile is left out."""
+    repos: dict[str, Repo] = {}
+    unreadable: dict[str, str] = {}
+    for folder in folders:
+        try:
+            repos[folder] = layout.read(root.real, folder)
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            unreadable[folder] = reason(error)
+    return repos, unreadable
+
+
+def read_strangers(root: Root, present: Contents, folders: Iterable[str]) -> tuple[dict[str, Repo], dict[str, str]]:
+    """Read those repos, that are to go whole, in which not everything is evidently huggingface_hub's."""
+    strange: list[str] = []
+    unreadable: dict[str, str] = {}
+    for folder in folders:
+        try:
+            if folder not in present.links and layout.has_strangers(f"{root.real}/{folder}"):
+                strange.append(folder)
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            unreadable[folder] = reason(error)
+    repos, more = read_repos(root, strange)
+    return repos, {**unreadable, **more}
+
+
+def read_identities(root: Root, folders: Iterable[str]) -> dict[str, Identity]:
+    """Return the identities of repo folders, or of the links in their places; what is gone is left out."""
+    identities = {}
+    for folder in folders:
+        try:
+            status = os.lstat(f"{root.real}/{folder}")
+        except OSError:
+            continue
+        identities[folder] = (status.st_dev, status.st_ino)
+    return identities
+
+
+def read_payloads(
+    root: Root, present: Contents, folders: Collection[str] | None = None
+) -> tuple[dict[str, Payload], dict[str, frozenset[str]]]:
+    """Return the payloads of the shared store, or those of some repos, and the payloads that each repo links to.
+
+    Where the links of any repo cannot be read, nobody knows which payloads it needs.
+    """
+    if not present.store:
+        return {}, {}
+    blobs: dict[str, set[str]] = {}
+    linked: dict[str, frozenset[str]] = {}
+    complete = True
+    for folder in present.entries:
+        try:
+            pairs = dict(store.blobs_of(root.real, folder))
+        except OSError:
+            complete = False
+            continue
+        linked[folder] = frozenset(pairs.values())
+        for path, payload in pairs.items():
+            blobs.setdefault(payload, set()).add(path)
+    only = None if folders is None else frozenset().union(*(linked.get(folder, ()) for folder in folders))
+    payloads = {}
+    for payload, size in store.sizes(root.real, only):
+        known = store.references(root.real, payload) if complete else None
+        payloads[payload] = Payload(size, None if known is None else known | blobs.get(payload, set()))
+    return payloads, linked
+
+
+def read_links(
+    root: Root, present: Contents, places: Collection[str], repos: Iterable[Repo] = (), *, aliases: bool = True
+) -> Links:
+    """Return what leads into a root from these places, and into one of its repos from another one of these.
+
+    `aliases` are repos of the root that are links to another repo.
+    """
+    found = dict(links.into(root.real, places))
+    prefix = f"{root.real}/"
+    within = [(f"{root.real}/{folder}", "") for folder in (present.links if aliases else ())]
+    within += [(f"{repo.path}/{path}", repo.folder) for repo in repos for path in repo.leads]
+    for link, folder in within:
+        for path in links.chain(link):
+            inner = path.removeprefix(prefix)
+            if inner != path and inner.partition("/")[0] != folder:
+                found.setdefault(inner, link)
+    return found
