@@ -157,6 +157,8 @@ def test_a_pinned_model_that_goes_while_the_old_instance_ends_is_missed(
     if pinned:
         pulled.lock(pulled.locked(pulled.old))
         pulled.pulled()
+        settle(pulled.cache)  # what was written just now is read again, and not taken for in place
+        pulled.pulled()
     old, new = _waiting(pulled, processes)
     shutil.rmtree(pulled.repo() / "snapshots" / pulled.old)
     old.process.kill()
