@@ -90,7 +90,7 @@ class Target(NamedTuple):
                     with suppress(FileNotFoundError):
                         probe.leave(name)
             _sweep(folder, place.name)
-            name, descriptor = _open_new(folder, place.name)
+            name, descriptor = files.open_new(f".{place.name}.start_app-", folder, 0o600, append=True)
         except BaseException:
             os.close(folder)
             raise
@@ -295,19 +295,6 @@ def _successor(path: Path, descriptor: int) -> int | None:
         return open_log(path)
     except (OSError, LauncherError):
         return None  # in the midst of a rotation
-
-
-def _open_new(folder: int, log: str) -> tuple[str, int]:
-    """Return the name and the descriptor of a new file that is to become the log; its flock says that we live."""
-    while True:
-        name = f".{log}.start_app-{os.urandom(4).hex()}"
-        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL
-        descriptor = files.open_regular(name, flags, 0o600, dir_fd=folder)
-        with suppress(OSError):  # without flock nobody sweeps either
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        if os.fstat(descriptor).st_nlink:
-            return name, descriptor
-        os.close(descriptor)  # another launcher swept it before it was locked
 
 
 def _sweep(folder: int, log: str) -> None:

@@ -70,7 +70,7 @@ def write_whole(
     name left is removed; a flock on the new file says that its writer lives.
     """
     _sweep(name, folder)
-    new, descriptor = _open_new(name, folder, mode)
+    new, descriptor = open_new(f"{name}.", folder, mode)
     try:
         with open(descriptor, "wb") as file:
             if owner:
@@ -95,10 +95,15 @@ def is_left_over(name: str, of: str) -> bool:
     return name.startswith(of) and bool(_SUFFIX.fullmatch(name.removeprefix(of)))
 
 
-def _open_new(name: str, folder: int, mode: int) -> tuple[str, int]:
+def open_new(prefix: str, folder: int, mode: int, *, append: bool = False) -> tuple[str, int]:
+    """Make a file with a new name in an open folder; return the name and the descriptor.
+
+    Its flock says that its writer lives: whoever sweeps leaves it alone.
+    """
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | (os.O_APPEND if append else 0)
     while True:
-        new = f"{name}.{os.urandom(4).hex()}"
-        descriptor = open_regular(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode, dir_fd=folder)
+        new = f"{prefix}{os.urandom(4).hex()}"
+        descriptor = open_regular(new, flags, mode, dir_fd=folder)
         with suppress(OSError):  # without flock nobody sweeps either
             fcntl.flock(descriptor, fcntl.LOCK_EX)
         if os.fstat(descriptor).st_nlink:
