@@ -28,6 +28,9 @@ settings.register_profile("long", _ALIKE, max_examples=50 * USUAL)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 
+# As in a terminal: else an app that a test leaves behind looks like a child of pid 1 where that is one of our session.
+if os.getpid() not in (os.getsid(0), os.getpgrp()):
+    os.setsid()
 # A job in the background of a script has these ignored, and so would every process that a test starts.
 for _number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
     if signal.getsignal(_number) is signal.SIG_IGN:

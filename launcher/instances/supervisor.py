@@ -178,19 +178,31 @@ def _ends_with(first: Kin, child: Kin, table: Table) -> Supervisor | None:
     names = programs(first)
     if not names.isdisjoint(_LASTING) or (is_shell(first) and is_interactive(first)):
         return None
-    if not names.isdisjoint(INITS):
-        # Such an init starts one child; whatever else is below it was adopted later.
-        ends = child.pid == _eldest(first.pid, table)
-    else:
-        ends = child.session == first.session and waits_for(first, child, table)
+    ends = _started_by_first(first, child, table) and waits_for(first, child, table)
     return (
         _container(first, f"is what pid 1 of this container, {first.name}, waits for and ends with") if ends else None
     )
 
 
-def _eldest(pid: int, table: Table) -> int | None:
-    children = [kin for child in table.children(pid) if (kin := table.kin(child))]
-    return min(children, key=lambda kin: (kin.start, kin.pid)).pid if children else None
+def _started_by_first(first: Kin, child: Kin, table: Table) -> bool:
+    """Return whether pid 1 has started this child itself, as far as that shows: it also adopts every orphan.
+
+    What it starts shares its session, unless it is an init, and it waits for one child after the other: of those that
+    live, it has started the eldest. Only the background jobs of a shell may be older.
+    """
+    if not programs(first).isdisjoint(INITS):
+        rivals = _children(first, table)
+    elif child.session == first.session:
+        rivals = [kin for kin in _children(first, table) if kin.session == first.session]
+        if is_shell(first):
+            rivals = [kin for kin in rivals if not kin.background]
+    else:
+        return False
+    return all((child.start, child.pid) <= (kin.start, kin.pid) for kin in rivals)
+
+
+def _children(parent: Kin, table: Table) -> list[Kin]:
+    return [kin for pid in table.children(parent.pid) if (kin := table.kin(pid))]
 
 
 def _container(first: Kin, why: str) -> Supervisor:

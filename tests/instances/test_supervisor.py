@@ -222,10 +222,27 @@ def test_what_pid_1_waits_for_ends_the_container(first: str, between: bool) -> N
         (one(1, 0, "python -m jupyter"), one(99, 1, APP, 60)),
         (one(1, 0, "tini -- bash start.sh"), one(50, 1, "bash start.sh"), one(99, 1, APP)),
         (one(1, 0, "dumb-init bash start.sh"), one(50, 1, "bash start.sh", 50), one(99, 1, APP, 99)),
+        # Of the same session, and younger than what pid 1 runs: left there by somebody who has ended.
+        (one(1, 0, "bash /start.sh"), one(50, 1, "python train.py"), one(99, 1, APP)),
+        (one(1, 0, "python entrypoint.py"), one(50, 1, "python train.py", background=True), one(99, 1, APP)),
     ],
 )
 def test_what_pid_1_does_not_wait_for_may_be_stopped(processes: tuple[MadeUp, ...]) -> None:
     assert of(99, *processes) is None
+
+
+@pytest.mark.parametrize(
+    "processes",
+    [
+        (one(1, 0, "bash /start.sh"), one(99, 1, APP), one(120, 1, "python left.py")),
+        (one(1, 0, "bash /start.sh"), one(50, 1, "python api.py", background=True), one(99, 1, APP)),
+        (one(1, 0, "bash /start.sh"), one(50, 1, "python api.py", background=True), one(99, 1, APP, background=True)),
+        (one(1, 0, "python entrypoint.py"), one(50, 1, "python daemon.py", 50), one(99, 1, APP)),
+    ],
+)
+def test_what_others_have_left_to_pid_1_does_not_hide_its_own_child(processes: tuple[MadeUp, ...]) -> None:
+    found = of(99, *processes)
+    assert found is not None and found.name.startswith("pid 1, ")
 
 
 def test_the_script_that_runs_the_launcher_may_restart_its_own_app() -> None:
