@@ -18,7 +18,8 @@ from ..ui import redact, text
 from .paths import absolute, unexpanded
 from .sources import Setting
 
-_OTHER_SCRIPTS = ("app.py", "main.py", "gradio_app.py", "launch.py", "demo.py", "run.py")
+_OTHER_SCRIPTS = ("app.py", "gradio_app.py", "launch.py", "demo.py")
+_NAMED_AT_MOST = 3
 _ENDPOINT = re.compile(
     r"https?://([A-Za-z0-9._~%!$&'()*+,;=:-]+@)?(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?)(:[0-9]{1,5})?(/[^\s#?]*)?"
 )
@@ -139,12 +140,25 @@ def script(app_dir: Path, setting: Setting, launcher_folders: tuple[Path, ...]) 
         what = f"{path} is a dangling link"
     else:
         what = f"no {setting.value} in {app_dir}{origin}"
+    raise LauncherError(what, _other_script(app_dir))
+
+
+def _other_script(app_dir: Path) -> str:
+    """Return the hint for a folder without the script: what else in it may be the app."""
+    from ..scripts.candidates import Folder
+
+    folder = Folder(app_dir)
+    named = folder.candidates[:_NAMED_AT_MOST]
+    if named:
+        entries = [quoted(f"APP_SCRIPT={folder.entry(candidate.path)}") for candidate in named]
+        first = f"{quoted(named[0].path.name)} {named[0].reason}"
+        line = f"{first}: set {entries[0]} in {quoted(app_dir / '.env')}"
+        return f"{line}; also possible: {shlex.join(entries[1:])}" if entries[1:] else line
     present = next((name for name in _OTHER_SCRIPTS if os.path.isfile(app_dir / name)), None)
-    hint = "start_app.py --app-dir DIR; APP_SCRIPT=app.py in .env for another script; start_app.py --demo to try it out"
     if present:
         line = f"APP_SCRIPT={quoted(present)} in {quoted(app_dir / '.env')}"
-        hint = f"{quoted(present)} is there: set {line}, or start_app.py --app-dir DIR"
-    raise LauncherError(what, hint)
+        return f"{quoted(present)} is there: set {line}, or start_app.py --app-dir DIR"
+    return "start_app.py --app-dir DIR; APP_SCRIPT=app.py in .env for another script; start_app.py --demo to try it out"
 
 
 def port(setting: Setting) -> int:
