@@ -40,6 +40,12 @@ class Contents(NamedTuple):
     store: bool = False
 
 
+def is_reserved(path: str) -> bool:
+    """Return whether the first part of a path in a root is a name that huggingface_hub or the launcher uses there."""
+    first = path.partition("/")[0]
+    return first in _ROOT_PARTS or first in (store.FOLDER, MARK) or first.startswith(TRASH) or bool(HUB_ENTRY.match(first))
+
+
 def contents(root: str) -> Contents:
     """Look at a root without looking into its repos; a root that does not exist is empty.
 
