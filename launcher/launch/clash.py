@@ -15,10 +15,9 @@ from ..errors import LauncherError, quoted
 from ..scripts.folder import content, is_launcher, python_files
 
 _PACKAGE = "launcher"
-_MODULE = re.compile(r"launcher(\.[\w-]+)?\.(py|pyc|so)")
-_IMPORT = re.compile(
-    rb"^[ \t]*(?:from[ \t]+launcher((?:\.\w+)*)[ \t]+import[ \t]+\(?\s*(\w+)|import[ \t]+launcher((?:\.\w+)*)\b)",
-    re.MULTILINE,
+_MODULE = r"launcher(\.[\w-]+)?\.(py|pyc|so)"
+_IMPORT = (
+    rb"(?m)^[ \t]*(?:from[ \t]+launcher((?:\.\w+)*)[ \t]+import[ \t]+\(?\s*(\w+)|import[ \t]+launcher((?:\.\w+)*)\b)"
 )
 _MOST_READ = 200
 
@@ -52,7 +51,7 @@ def refuse_clash(settings: Settings, python: str) -> None:
 
 def _module_beside(folder: Path) -> Path | None:
     try:
-        names = sorted(name for name in os.listdir(folder) if _MODULE.fullmatch(name))
+        names = sorted(name for name in os.listdir(folder) if re.fullmatch(_MODULE, name))
     except OSError:
         return None
     return folder / names[0] if names else None
@@ -64,7 +63,7 @@ def _importer(folder: Path, copy: Path) -> Path | None:
         data = content(path)
         if b"launcher" not in data:
             continue
-        for match in _IMPORT.finditer(data):
+        for match in re.finditer(_IMPORT, data):
             parts = (match[1] or match[3] or b"").decode().split(".")[1:]
             names = [*parts, *([match[2].decode()] if match[2] else [])]
             if not names or not any((copy / names[0]).with_suffix(end).exists() for end in (".py", "")):
