@@ -139,7 +139,7 @@ class Console(NamedTuple):
         return self.stdin.readline().strip().lower() in ("y", "yes")
 
     @contextmanager
-    def bar(self, what: str, total: int | None) -> Iterator[Callable[[int], None] | None]:
+    def bar(self, label: str, total: int | None) -> Iterator[Callable[[int], None] | None]:
         """Show a bar of `total` bytes, on a terminal only; yield a function that takes the bytes of each step."""
         if self.quiet or self.as_json or self.stderr is None or not self.stderr.isatty():
             yield None
@@ -149,7 +149,7 @@ class Console(NamedTuple):
         except ImportError:
             yield None
             return
-        with tqdm(total=total, desc=what, unit="B", unit_scale=True, file=self.stderr, leave=False) as bar:
+        with tqdm(total=total, desc=label, unit="B", unit_scale=True, file=self.stderr, leave=False) as bar:
 
             def step(count: int) -> None:
                 bar.update(count)
