@@ -18,13 +18,10 @@ from ..ui import redact, text
 from .paths import absolute, unexpanded
 from .sources import Setting
 
-_OTHER_SCRIPTS = ("app.py", "main.py", "gradio_app.py", "launch.py", "demo.py", "run.py")
-_ENDPOINT = re.compile(
-    r"https?://([A-Za-z0-9._~%!$&'()*+,;=:-]+@)?(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?)(:[0-9]{1,5})?(/[^\s#?]*)?"
-)
-_NOTIFY_URL = re.compile(
-    r"https?://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?)(:[0-9]{1,5})?([/?][!\"$-~]*)?"
-)
+_OTHER_SCRIPTS = ("app.py", "gradio_app.py", "launch.py", "demo.py")
+_NAMED_AT_MOST = 3
+_ENDPOINT = r"https?://([A-Za-z0-9._~%!$&'()*+,;=:-]+@)?(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?)(:[0-9]{1,5})?(/[^\s#?]*)?"
+_NOTIFY_URL = r"https?://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?)(:[0-9]{1,5})?([/?][!\"$-~]*)?"
 # Opening and closing: plain, typographic (English, German, French), full-width.
 _QUOTES = (('"', '"'), ("'", "'"), ("“”„‟", "“”‟"), ("‘’‚‛", "‘’‛"), ("«»", "«»"), ("＂", "＂"), ("＇", "＇"))
 _TYPOGRAPHIC = frozenset("“”„‟‘’‚‛«»＂＇")
@@ -34,9 +31,9 @@ _FORMAL = frozenset(
     "GRADIO_SERVER_PORT GRADIO_SERVER_NAME APP_PORT_FLAG APP_HOST_FLAG APP_LOCKED APP_NOTIFY_URL HF_ENDPOINT "
     "HF_OFFICIAL_ENDPOINT".split()
 )
-_SHELL = re.compile(r"[;&|]\s*(?:export\s+)?[A-Za-z_]\w*=|\$\(|`")
-_WINDOWS_PATH = re.compile(r"[A-Za-z]:[\\/\x00-\x1f]|\\\\")
-_HOST = re.compile(r"[A-Za-z0-9._:%-]+")
+_SHELL = r"[;&|]\s*(?:export\s+)?[A-Za-z_]\w*=|\$\(|`"
+_WINDOWS_PATH = r"[A-Za-z]:[\\/\x00-\x1f]|\\\\"
+_HOST = r"[A-Za-z0-9._:%-]+"
 
 
 def is_quoted(value: str) -> bool:
@@ -51,7 +48,7 @@ def check_spelling(name: str, setting: Setting) -> None:
     problem = hint = None
     if name != "APP_ARGS" and name not in _FORMAL and os.path.exists(setting.value):
         return  # a folder may have any name
-    if name not in ("APP_ARGS", "APP_NOTIFY_URL") and _WINDOWS_PATH.match(value):
+    if name not in ("APP_ARGS", "APP_NOTIFY_URL") and re.match(_WINDOWS_PATH, value):
         problem, hint = "is a path of Windows", f"{name}=/PATH"
         if value[0] != "\\":
             mounted = f"/mnt/{value[0].lower()}/" + re.sub(r"[\\/]+", "/", value[3:])
@@ -69,7 +66,7 @@ def check_spelling(name: str, setting: Setting) -> None:
     elif value[0] == "#" or _has_comment(name, setting):
         problem = "has a comment in it"
         hint = f"{name}=VALUE with nothing after it; systemd's EnvironmentFile= and containers' env files keep comments"
-    elif name != "APP_ARGS" and _SHELL.search(value):
+    elif name != "APP_ARGS" and re.search(_SHELL, value):
         problem = "is more than a value: no shell reads it"
         hint = f"write {name}=VALUE on a line of its own, and the output of a command in full"
     if problem:
@@ -139,12 +136,25 @@ def script(app_dir: Path, setting: Setting, launcher_folders: tuple[Path, ...]) 
         problem = f"{path} is a dangling link"
     else:
         problem = f"no {setting.value} in {app_dir}{origin}"
+    raise LauncherError(problem, _other_script(app_dir))
+
+
+def _other_script(app_dir: Path) -> str:
+    """Return the hint for a folder without the script: what else in it may be the app."""
+    from ..scripts.candidates import Folder
+
+    folder = Folder(app_dir)
+    named = folder.candidates[:_NAMED_AT_MOST]
+    if named:
+        entries = [quoted(f"APP_SCRIPT={folder.entry(candidate.path)}") for candidate in named]
+        first = f"{quoted(named[0].path.name)} {named[0].reason}"
+        line = f"{first}: set {entries[0]} in {quoted(app_dir / '.env')}"
+        return f"{line}; also possible: {shlex.join(entries[1:])}" if entries[1:] else line
     present = next((name for name in _OTHER_SCRIPTS if os.path.isfile(app_dir / name)), None)
-    hint = "start_app.py --app-dir DIR; APP_SCRIPT=app.py in .env for another script; start_app.py --demo to try it out"
     if present:
         line = f"APP_SCRIPT={quoted(present)} in {quoted(app_dir / '.env')}"
-        hint = f"{quoted(present)} is there: set {line}, or start_app.py --app-dir DIR"
-    raise LauncherError(problem, hint)
+        return f"{quoted(present)} is there: set {line}, or start_app.py --app-dir DIR"
+    return "start_app.py --app-dir DIR; APP_SCRIPT=app.py in .env for another script; start_app.py --demo to try it out"
 
 
 def port(setting: Setting) -> int:
@@ -238,7 +248,7 @@ def check_host(setting: Setting) -> None:
     """Check that this can be a host name or an address."""
     value = setting.value
     bare = value[1:-1] if value[:1] == "[" and value[-1:] == "]" and ":" in value else value
-    if not _HOST.fullmatch(bare) or (":" in bare and not _is_ipv6(bare)):
+    if not re.fullmatch(_HOST, bare) or (":" in bare and not _is_ipv6(bare)):
         raise LauncherError(
             f"{redact.scrub(setting.value)!r} is no host name or address (GRADIO_SERVER_NAME, {setting.origin})",
             "start_app.py --host 0.0.0.0 for every interface, --host 127.0.0.1 for this machine only",
@@ -256,7 +266,7 @@ def _is_ipv6(text: str) -> bool:
 
 def check_endpoint(name: str, setting: Setting) -> None:
     """Check that this is the http(s) address of a hub, with nothing behind it."""
-    match = _ENDPOINT.fullmatch(setting.value)
+    match = re.fullmatch(_ENDPOINT, setting.value)
     if match and (match[4] is None or 0 < int(match[4][1:]) < 65536):
         return
     # The part before an @ may be a password, even in a mistyped URL.
@@ -278,7 +288,7 @@ def check_endpoints(name: str, setting: Setting) -> None:
 
 def check_notify_url(setting: Setting) -> None:
     """Check that this is an http(s) address. It is a secret, so the error does not show it."""
-    match = _NOTIFY_URL.fullmatch(setting.value)
+    match = re.fullmatch(_NOTIFY_URL, setting.value)
     if not match or (match[3] and not 0 < int(match[3][1:]) < 65536):
         raise LauncherError(
             f"APP_NOTIFY_URL is no http(s) address ({setting.origin}); it is a secret and not shown",

@@ -30,7 +30,7 @@ from .process import Process
 LAUNCHERS = frozenset(("start_app.py", "start-app"))
 # What Python's own process pools run: `-c 'from multiprocessing.spawn import spawn_main; …'`.
 _HELPERS = ("from multiprocessing.", "from joblib.externals.loky.", "joblib.externals.loky.backend.")
-_INSTALLED = re.compile(r"/(site-packages|dist-packages|lib\d*/python[\d.]+)/|/bin/[^/]+$")
+_INSTALLED = r"/(site-packages|dist-packages|lib\d*/python[\d.]+)/|/bin/[^/]+$"
 
 
 class Bounds(NamedTuple):
@@ -96,7 +96,7 @@ def stranger(kin: Kin, table: Table, folders: Collection[str]) -> str | None:
     if own_marker(kin.pid, table):
         return "a launcher has started it, as an instance of its own"
     script = table.script(kin.pid)
-    if script is None or _INSTALLED.search(script) or any(_is_in(script, folder) for folder in folders):
+    if script is None or re.search(_INSTALLED, script) or any(_is_in(script, folder) for folder in folders):
         return None
     return f"it runs {script}, which is not in the app's folder"
 

@@ -250,7 +250,10 @@ class ModelStep:
             paths = folders(command.environment, self._context.settings.app_dir)
             self.models = versions.current(paths, self._context.settings.app_dir, self._lock)
         told = {versions.VARIABLE: versions.variable(self.models)}
-        return command._replace(environment={**command.environment, **told, **added})
+        line = versions.shown(self.models, locked=self.locked)
+        told |= {versions.TEXT_VARIABLE: line} if line else {}
+        inherited = {name: value for name, value in command.environment.items() if name != versions.TEXT_VARIABLE}
+        return command._replace(environment={**inherited, **told, **added})
 
     def tell(self, environment: Mapping[str, str]) -> None:
         """Tell the log which models the app starts with, and whom the app will send a token."""

@@ -19,6 +19,7 @@ from ..operations.held import Started, last_record, write_record
 from ..service import history
 from ..system import marker
 from ..ui import text
+from .clash import refuse_clash
 from .plan import Prepared, shown
 
 if TYPE_CHECKING:
@@ -46,10 +47,11 @@ class StartStep:
         self.log = self._target.places[0] if self._target else None
 
     def check(self, observe: Callable[[], Observed]) -> None:  # noqa: ARG002
-        """Refuse a background that would end with the launcher, and a log file that cannot be written.
+        """Refuse a background that would end with the launcher, a log file that cannot be written, and a hidden module.
 
-        Raises LauncherError (2, or 74 for the log).
+        Raises LauncherError (2, 74 for the log, 78 for the module).
         """
+        refuse_clash(self._context.settings, self._context.python)
         background, environ = self._context.arguments.background, self._context.environ
         if background and os.getpid() == 1:
             raise LauncherError(

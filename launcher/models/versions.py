@@ -11,9 +11,11 @@ from typing import NamedTuple
 from ..cache.names import name as name_of_folder
 from ..config.paths import HUB_ENTRY
 from ..system.files import read_regular
+from ..ui.text import some
 from .lockfile import Lock
 
 VARIABLE = "START_APP_MODELS"
+TEXT_VARIABLE = "START_APP_MODELS_TEXT"
 # What the kernel takes for one variable is 128 KiB: execve(2), MAX_ARG_STRLEN.
 MOST_BYTES = 100_000
 NAMED_AT_MOST = 10
@@ -53,6 +55,12 @@ def variable(models: Sequence[Current]) -> str:
             break
         told[model.repo] = model.commit
     return json.dumps(told, ensure_ascii=False)
+
+
+def shown(models: Sequence[Current], *, locked: bool) -> str:
+    """Return the models as one line for the app's page: `koge/index-tts-v23 @ 9a8b7c6 (locked)`."""
+    how = "locked" if locked else "cached"
+    return some([f"{model.repo} @ {model.commit[:7]} ({how})" for model in models], NAMED_AT_MOST)
 
 
 def lines(models: Sequence[Current], *, locked: bool) -> tuple[str, ...]:

@@ -29,7 +29,7 @@ _PAINTED = {
     "skipped": _YELLOW,
     "unreachable": _YELLOW,
 }
-_WORD = re.compile(rf"(^|  )({'|'.join(_PAINTED)})(?=$|:|  )")
+_WORD = rf"(^|  )({'|'.join(_PAINTED)})(?=$|:|  )"
 _CLEAR = "\x1b[K"
 
 
@@ -210,7 +210,9 @@ class Console(NamedTuple):
 
     @staticmethod
     def _meaning(line: str, *, coloured: bool) -> str:
-        return _WORD.sub(lambda match: f"{match[1]}{_PAINTED[match[2]]}{match[2]}{_RESET}", line) if coloured else line
+        return (
+            re.sub(_WORD, lambda match: f"{match[1]}{_PAINTED[match[2]]}{match[2]}{_RESET}", line) if coloured else line
+        )
 
     def _painted(self, colour: str, text: str) -> str:
         return f"{_BOLD}{colour}{text}{_RESET}" if self.colour else text
