@@ -89,7 +89,7 @@ def _outdated(
     lock: Sequence[LockedModel],
     is_of: Callable[[str, str], bool | None],
 ) -> local_dir.Outdated:
-    others = [one for one in lock if one.local_dir == model.local_dir and one.repo != model.repo]
+    others = [other for other in lock if other.local_dir == model.local_dir and other.repo != model.repo]
     return local_dir.outdated(place.path, model, lacking, others, is_of)
 
 

@@ -143,7 +143,7 @@ class Console(NamedTuple):
         return self.stdin.readline().strip().lower() in ("y", "yes")
 
     @contextmanager
-    def bar(self, what: str, total: int | None) -> Iterator[Progress | None]:
+    def bar(self, label: str, total: int | None) -> Iterator[Progress | None]:
         """Show a bar of `total` bytes with the file, the rate and the rest, on a terminal only; yield what moves it."""
         if self.quiet or self.as_json or self.stderr is None or not self.stderr.isatty():
             yield None
@@ -155,7 +155,7 @@ class Console(NamedTuple):
             return
         with tqdm(
             total=total,
-            desc=what,
+            desc=label,
             unit="B",
             unit_scale=True,
             file=self.stderr,
