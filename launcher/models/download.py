@@ -194,7 +194,7 @@ class _Watch:
         files = tuple(sorted(self._files()))
         count = min(max(sum(size for _, size, _ in files), received), sum(self._hashes.values()))
         if self._progress and count > self._told:
-            self._progress(count - self._told, self._growing(seen))
+            self._progress(count - self._told, self._growing(files))
             self._told = count
         return files
 
