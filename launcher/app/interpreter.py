@@ -61,9 +61,9 @@ def _refuse_broken(folder: Path) -> None:
     # A folder `venv` can be a package of the app's; nothing but an environment is called `.venv`.
     if not entries & {"pyvenv.cfg", "bin", "Scripts", "Lib"} and not (entries and folder.name == ".venv"):
         return
-    what = "it was made on Windows" if "Scripts" in entries else "parts of it are missing"
+    problem = "it was made on Windows" if "Scripts" in entries else "parts of it are missing"
     raise LauncherError(
-        f"{folder} has no bin/python: {what}",
+        f"{folder} has no bin/python: {problem}",
         f"python3 -m venv --clear {quoted(folder)}, then install the app into it; or start_app.py --python PATH",
     )
 

@@ -143,8 +143,8 @@ def _problem(entry: os.DirEntry[str], links: dict[str, str]) -> str:
         if not stat.S_ISDIR(os.stat(entry.path).st_mode):
             return f"it is a link to {target}, which is not a folder"
     except OSError as error:
-        there = "is not there" if error.errno in _NOT_THERE else "cannot be looked at"
-        return f"it is a link to {target}, which {there}"
+        problem = "is not there" if error.errno in _NOT_THERE else "cannot be looked at"
+        return f"it is a link to {target}, which {problem}"
     links[entry.name] = target
     return ""
 

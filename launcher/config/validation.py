@@ -49,33 +49,33 @@ def is_quoted(value: str) -> bool:
 def check_spelling(name: str, setting: Setting) -> None:
     """Check that a value has nothing in it that a container engine, Windows or a word processor has left there."""
     value = setting.value.strip()
-    what = hint = None
+    problem = hint = None
     if name not in _FREE and name not in _FORMAL and os.path.exists(setting.value):
         return  # a folder may have any name
     if name not in (*_FREE, "APP_NOTIFY_URL") and re.match(_WINDOWS_PATH, value):
-        what, hint = "is a path of Windows", f"{name}=/PATH"
+        problem, hint = "is a path of Windows", f"{name}=/PATH"
         if value[0] != "\\":
             mounted = f"/mnt/{value[0].lower()}/" + re.sub(r"[\\/]+", "/", value[3:])
             hint = f"{name}={quoted(mounted)} under WSL"
     elif "\r" in setting.value or (name not in _FREE and any(ord(letter) < 32 for letter in value)):
-        what = "has a line end or another control character in it"
+        problem = "has a line end or another control character in it"
         hint = "sed -i 's/\\r$//' FILE, for a file with the line ends of Windows"
     elif is_quoted(value) and (name not in _FREE or _is_one_word(value)):
-        what = "has quotes around it"
+        problem = "has quotes around it"
         hint = f"write {name}=VALUE without quotes; in an env file for containers they are a part of the value"
     elif value[0] in _TYPOGRAPHIC or value[-1] in _TYPOGRAPHIC:
-        what, hint = "begins or ends with a typographic quote", f"write {name}=VALUE without it"
+        problem, hint = "begins or ends with a typographic quote", f"write {name}=VALUE without it"
     elif name in _FORMAL:
         return  # what else is wrong with it shows in its form
     elif value[0] == "#" or _has_comment(name, setting):
-        what = "has a comment in it"
+        problem = "has a comment in it"
         hint = f"{name}=VALUE with nothing after it; systemd's EnvironmentFile= and containers' env files keep comments"
     elif name not in ("APP_ARGS", "APP_PRESTART") and re.search(_SHELL, value):
-        what = "is more than a value: no shell reads it"
+        problem = "is more than a value: no shell reads it"
         hint = f"write {name}=VALUE on a line of its own, and the output of a command in full"
-    if what:
+    if problem:
         shown = "" if name == "APP_NOTIFY_URL" else f" {redact.scrub(text.clean(value))}"
-        raise LauncherError(f"{name}{shown} {what} ({setting.origin})", hint, setting.bad)
+        raise LauncherError(f"{name}{shown} {problem} ({setting.origin})", hint, setting.bad)
 
 
 def _has_comment(name: str, setting: Setting) -> bool:
@@ -99,14 +99,14 @@ def _is_one_word(args: str) -> bool:
 def check_app_dir(app_dir: Path, setting: Setting) -> None:
     """Check that the app's folder is one."""
     try:
-        what = "" if stat.S_ISDIR(os.stat(app_dir).st_mode) else "is not a folder"
+        problem = "" if stat.S_ISDIR(os.stat(app_dir).st_mode) else "is not a folder"
     except PermissionError:
-        what = "may not be entered"
+        problem = "may not be entered"
     except OSError:
-        what = "does not exist"
-    if what:
+        problem = "does not exist"
+    if problem:
         raise LauncherError(
-            f"the app's folder {app_dir} {what} (APP_DIR, {setting.origin})",
+            f"the app's folder {app_dir} {problem} (APP_DIR, {setting.origin})",
             "start_app.py --app-dir DIR",
             setting.bad,
         )
@@ -131,16 +131,16 @@ def script(app_dir: Path, setting: Setting, launcher_folders: tuple[Path, ...]) 
         return path
     origin = "" if setting.level == "default" else f" (APP_SCRIPT, {setting.origin})"
     if stat.S_ISDIR(mode):
-        what = f"{path} is a folder, not a script{origin}"
+        problem = f"{path} is a folder, not a script{origin}"
     elif stat.S_ISREG(mode):
-        what = f"{path} is not readable"
+        problem = f"{path} is not readable"
     elif mode:
-        what = f"{path} is not a regular file{origin}"
+        problem = f"{path} is not a regular file{origin}"
     elif os.path.islink(path):
-        what = f"{path} is a dangling link"
+        problem = f"{path} is a dangling link"
     else:
-        what = f"no {setting.value} in {app_dir}{origin}"
-    raise LauncherError(what, _other_script(app_dir))
+        problem = f"no {setting.value} in {app_dir}{origin}"
+    raise LauncherError(problem, _other_script(app_dir))
 
 
 def _other_script(app_dir: Path) -> str:
@@ -296,17 +296,17 @@ def check_folder(name: str, setting: Setting) -> None:
     path = setting.value
     if os.path.isdir(path):
         return
-    what = None
+    problem = None
     if os.path.lexists(path):
-        what = "is a dangling link" if os.path.islink(path) and not os.path.exists(path) else "is not a folder"
+        problem = "is a dangling link" if os.path.islink(path) and not os.path.exists(path) else "is not a folder"
     else:
         parent = os.path.dirname(path)
         while not os.path.lexists(parent):
             parent = os.path.dirname(parent)
         if not os.path.isdir(parent):
-            what = f"cannot be made: {parent} is not a folder"
-    if what:
-        raise LauncherError(f"{path} {what} ({name}, {setting.origin})", f"set {name} to a folder, or unset it")
+            problem = f"cannot be made: {parent} is not a folder"
+    if problem:
+        raise LauncherError(f"{path} {problem} ({name}, {setting.origin})", f"set {name} to a folder, or unset it")
 
 
 def refuse_broken_lines(path: Path, unparsable: Mapping[int, tuple[str, ...]], names: Collection[str]) -> None:

@@ -103,7 +103,7 @@ def script_argument(argv: Sequence[str]) -> ScriptArgument | None:
     """Return what a Python command line runs, or None for `-c`, standard input and no command at all."""
     # The same walk that CPython's own getopt does.
     position = 1
-    seen: set[str] = set()
+    letters: set[str] = set()
     while position < len(argv):
         word = argv[position]
         if word == "--":
@@ -117,9 +117,9 @@ def script_argument(argv: Sequence[str]) -> ScriptArgument | None:
             if letter == "c":
                 return None
             if letter == "m":
-                joined = word[index + 1 :]
-                return _module(joined, argv[position + 1 :], seen) if joined else _module_of(argv[position + 1 :], seen)
-            seen.add(letter)
+                joined, rest = word[index + 1 :], argv[position + 1 :]
+                return _module(joined, rest, letters) if joined else _module_of(rest, letters)
+            letters.add(letter)
             if letter in _OPTIONS_WITH_VALUE:
                 position += 0 if word[index + 1 :] else 1
                 break

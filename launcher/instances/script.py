@@ -153,7 +153,9 @@ def _files_in(pid: int, argument: ScriptArgument, folders: Iterable[str]) -> fro
     # Of a module, the first folder that has it counts, and in that a package goes before a file.
     for folder in folders:
         paths = [os.path.join(folder, path) for path in argument.paths()]
-        files = {path: there for path in paths if (there := _look_up(pid, path) or _in_replaced_folder(pid, path))}
+        files = {
+            path: identity for path in paths if (identity := _look_up(pid, path) or _in_replaced_folder(pid, path))
+        }
         if argument.kind == "script":
             return frozenset(files.values())
         package, module, main = paths

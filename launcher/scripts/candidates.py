@@ -130,14 +130,14 @@ class Folder:
 
     def _closure(self, script: Module) -> Iterator[Module]:
         """Yield a script and the app's own modules that it imports, the nearest first."""
-        pending, seen = [script], {script.path}
-        while pending and len(seen) <= _MOST_IMPORTED:
+        pending, reached = [script], {script.path}
+        while pending and len(reached) <= _MOST_IMPORTED:
             module = pending.pop(0)
             yield module
             for name in module.imports:
                 path = self._local(name, module.path, script.path.parent)
-                if path and path not in seen:
-                    seen.add(path)
+                if path and path not in reached:
+                    reached.add(path)
                     imported = self.module(path)
                     if imported:
                         pending.append(imported)
@@ -192,8 +192,8 @@ class Folder:
             return True
         for name in module.imports:
             first = name.split(".")[0]
-            beside = any(self._is_known(module.path.parent / one) for one in (f"{first}.py", f"{first}/__init__.py"))
-            above = any(self._is_known(self.app_dir / one) for one in (f"{first}.py", f"{first}/__init__.py"))
+            beside = any(self._is_known(module.path.parent / name) for name in (f"{first}.py", f"{first}/__init__.py"))
+            above = any(self._is_known(self.app_dir / name) for name in (f"{first}.py", f"{first}/__init__.py"))
             if above and not beside:
                 return True
         return False

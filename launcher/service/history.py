@@ -107,10 +107,10 @@ def read(app_dir: Path) -> tuple[Entry, ...]:
 def rows(entries: Sequence[Entry]) -> list[tuple[str, ...]]:
     """Return the history as a table with a head."""
     table: list[tuple[str, ...]] = [("TIME", "ACTION", "PORT", "WHO", "FROM", "WHAT", "RESULT")]
-    for one in entries:
-        port = "" if one.port is None else str(one.port)
-        origin = _short(one.origin, _WIDEST)
-        table.append((one.time, one.action, port, one.who, origin, one.what, one.result))
+    for entry in entries:
+        port = "" if entry.port is None else str(entry.port)
+        origin = _short(entry.origin, _WIDEST)
+        table.append((entry.time, entry.action, port, entry.who, origin, entry.what, entry.result))
     return table
 
 
