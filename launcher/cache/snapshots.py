@@ -13,13 +13,12 @@ from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from .completeness import tree
-from .names import PIN
+from .names import PIN, UNFINISHED
 
 NOT_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 # Names of blobs that have not arrived in full: of huggingface_hub, and of clients in other languages.
 _PARTIAL = re.compile(
-    r".+\.incomplete|\..+\.[0-9a-f]{8}\.shared|(?:[0-9a-f]{64}|[0-9a-f]{40})\.(?:part|lock|downloadInProgress|tmp|aria2)",
-    re.DOTALL,
+    rf".+\.incomplete|\..+\.[0-9a-f]{{8}}\.shared|(?:[0-9a-f]{{64}}|[0-9a-f]{{40}})\.(?:lock|{UNFINISHED})", re.DOTALL
 )
 
 Identity = tuple[int, int]

@@ -236,7 +236,10 @@ def _arrived(task: Task, paths: Sequence[str], memories: Memories) -> _Arrived:
 
 
 def _remove(task: Task, path: str) -> None:
-    """Remove a file that is not what it must be: of a cache its link, and a blob that is not what it is called."""
+    """Remove a file that is not what it must be; of a cache, a blob that is not what it is called, or else the link.
+
+    A link to such a blob stays: until the blob comes again it tells that a file is missing.
+    """
     root = task.place.root
     if root is None:
         with suppress(OSError):
@@ -245,10 +248,11 @@ def _remove(task: Task, path: str) -> None:
     folder = os.path.basename(task.place.path)
     blob = placement.own_blob(task.place, f"{task.base}/{path}")
     bad = blob is not None and not is_whole_by_its_own_name(task.place, blob)
-    with suppress(OSError), opened(root.real) as descriptor:
-        inside = f"{folder}/snapshots/{task.model.commit}/{path}"
-        with below(descriptor, inside) as (parent, name):
-            os.unlink(name, dir_fd=parent)
+    if blob is None or not bad or blob != task.model.files[path].hash:
+        with suppress(OSError), opened(root.real) as descriptor:
+            inside = f"{folder}/snapshots/{task.model.commit}/{path}"
+            with below(descriptor, inside) as (parent, name):
+                os.unlink(name, dir_fd=parent)
     if blob is None or not bad:
         return
     payload = None
