@@ -328,7 +328,7 @@ def _said(task: Task, ended: hub.Downloaded, arrived: _Arrived) -> str:
 
 
 def _refused_by_disk(task: Task, ended: hub.Downloaded) -> LauncherError:
-    hint = f"{quoted('df -h' if ended.trouble == 'full' else 'ls -ld')} {quoted(task.top)}"
+    hint = f"df -h {quoted(task.top)}" if ended.trouble == "full" else f"ls -ld {quoted(task.top)}"
     return LauncherError(f"cannot pull {task.model.name}: {ended.text}", hint, ExitStatus.IO)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from launcher.cache.completeness import Copy, Files, copy_of, gaps, tree
-from tests.support.apps import AppFolder
+from tests.support.apps import AppFolder, launcher
 from tests.support.caches import (
     A,
     B,
@@ -226,3 +226,15 @@ def test_a_commit_that_nothing_loads_is_not_blamed_for_a_download_of_another(app
     (repo / "blobs" / f"{'c' * 64}.incomplete").touch()
     named = [file["path"].rpartition("/")[2] for file in verify(app, "--json").json["files"] if file["verdict"] != "ok"]
     assert named == [(repo / "refs" / "main").read_text()]
+
+
+@pytest.mark.parametrize("part", ["snapshots", f"snapshots/{A}"])
+def test_a_moved_snapshot_whose_links_lead_to_nothing_is_missing_and_its_blobs_stay(
+    part: str, app: AppFolder, tmp_path: Path
+) -> None:
+    repo = make_repo(app.path / "cache_hub", "models--a--b", {A: {"config.json": b"{}", "w.bin": b"weights"}})
+    (repo / part).rename(tmp_path / "moved")
+    (repo / part).symlink_to(tmp_path / "moved")
+    assert set(verdicts(verify(app, "--json")).values()) == {"ok", "missing"}
+    assert launcher("cache", "prune", "--app-dir", app.path).status == 0
+    assert len(list((repo / "blobs").iterdir())) == 2
