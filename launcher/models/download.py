@@ -188,22 +188,25 @@ class _Watch:
         self._task = task
         self._told = 0
         self._sizes: dict[str, int] = {}
+        self._name = ""
 
     def look(self, received: int) -> tuple[tuple[str, int, int], ...]:
         """Return what changes while bytes arrive, and tell the progress of them."""
         files = tuple(sorted(self._files()))
         count = min(max(sum(size for _, size, _ in files), received), sum(self._hashes.values()))
-        if self._progress and count > self._told:
-            self._progress(count - self._told, self._growing(files))
-            self._told = count
+        if self._progress:
+            self._progress(max(0, count - self._told), self._growing(files))
+            self._told = max(count, self._told)
         return files
 
-    def _growing(self, seen: Sequence[tuple[str, int, int]]) -> str:
-        """Return the file that has grown since the last look, blank where none can be told."""
-        grown = [name for name, size, _ in seen if size > self._sizes.get(name, 0)]
-        self._sizes = {name: size for name, size, _ in seen}
-        files = self._task.model.files
-        return next((path for name in grown for path in self._task.lacking if _is_of(name, path, files[path].hash)), "")
+    def _growing(self, files: Sequence[tuple[str, int, int]]) -> str:
+        """Return the file that grew last, blank before any has."""
+        grown = [name for name, size, _ in files if size > self._sizes.get(name, 0)]
+        self._sizes = {name: size for name, size, _ in files}
+        wanted = {path: self._task.model.files[path].hash for path in self._task.lacking}
+        paths = (path for name in grown for path in wanted if _is_of(name, path, wanted[path]))
+        self._name = next(paths, self._name)
+        return self._name
 
     def _files(self) -> Iterator[tuple[str, int, int]]:
         if self._task.place.root is None:
