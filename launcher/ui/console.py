@@ -18,6 +18,8 @@ from . import redact
 from .invocation import Invocation
 from .text import clean, fitting, table
 
+Progress = Callable[[int, str], None]
+"""Take the bytes of a step, and the name of the file they are of; none where it only waits."""
 JSON_VERSION = 1
 _RED, _YELLOW, _CYAN, _BOLD, _RESET = "\x1b[31m", "\x1b[33m", "\x1b[36m", "\x1b[1m", "\x1b[0m"
 # Words that matter to a reader, at the start of a line or as a cell of a table. The word itself says it without colour.
@@ -30,6 +32,8 @@ _PAINTED = {
     "unreachable": _YELLOW,
 }
 _WORD = rf"(^|  )({'|'.join(_PAINTED)})(?=$|:|  )"
+# How wide the name of a file in a progress bar may be.
+_BAR_NAME = 28
 _CLEAR = "\x1b[K"
 
 
@@ -102,12 +106,7 @@ class Console(NamedTuple):
     @property
     def columns(self) -> int | None:
         """Return the width of the terminal that stdout is, None where it is a file or a pipe."""
-        if self.stdout is None or not self.stdout.isatty():
-            return None
-        try:
-            return os.get_terminal_size(self.stdout.fileno()).columns or None  # a serial line does not know
-        except OSError:
-            return None
+        return _columns(self.stdout)
 
     def text(self, block: str) -> None:
         """Print a block of text that was asked for, as it is."""
@@ -139,8 +138,8 @@ class Console(NamedTuple):
         return self.stdin.readline().strip().lower() in ("y", "yes")
 
     @contextmanager
-    def bar(self, label: str, total: int | None) -> Iterator[Callable[[int], None] | None]:
-        """Show a bar of `total` bytes, on a terminal only; yield a function that takes the bytes of each step."""
+    def bar(self, label: str, total: int | None) -> Iterator[Progress | None]:
+        """Show a bar of `total` bytes with the file, the rate and the rest, on a terminal only; yield what moves it."""
         if self.quiet or self.as_json or self.stderr is None or not self.stderr.isatty():
             yield None
             return
@@ -149,10 +148,22 @@ class Console(NamedTuple):
         except ImportError:
             yield None
             return
-        with tqdm(total=total, desc=label, unit="B", unit_scale=True, file=self.stderr, leave=False) as bar:
+        with tqdm(
+            total=total,
+            desc=label,
+            unit="B",
+            unit_scale=True,
+            file=self.stderr,
+            leave=False,
+            **({"dynamic_ncols": True} if _columns(self.stderr) else {"ncols": 80, "nrows": 24}),
+            bar_format="{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} {rate_fmt} {remaining} left{postfix}",
+        ) as bar:
 
-            def step(count: int) -> None:
+            def step(count: int, name: str) -> None:
+                bar.set_postfix_str(fitting(clean(os.path.basename(name)), _BAR_NAME), refresh=False)
                 bar.update(count)
+                if not count:
+                    bar.refresh()  # nothing moves: show of what
 
             yield step
 
@@ -166,8 +177,7 @@ class Console(NamedTuple):
 
         def show(line: str) -> None:
             try:
-                columns = os.get_terminal_size(stream.fileno()).columns or 80  # a serial line does not know
-                stream.write(f"\r{_CLEAR}{fitting(clean(line), columns - 1)}")
+                stream.write(f"\r{_CLEAR}{fitting(clean(line), (_columns(stream) or 80) - 1)}")
                 stream.flush()
             except OSError:
                 pass  # the terminal is gone
@@ -216,6 +226,14 @@ class Console(NamedTuple):
 
     def _painted(self, colour: str, text: str) -> str:
         return f"{_BOLD}{colour}{text}{_RESET}" if self.colour else text
+
+
+def _columns(stream: TextIO | None) -> int | None:
+    """Return the width of a terminal, None where the stream is none or, as a serial line, does not know it."""
+    try:
+        return os.get_terminal_size(stream.fileno()).columns or None if stream and stream.isatty() else None
+    except OSError:
+        return None
 
 
 def _scrubbed(value: Any) -> Any:
