@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from ..cache.roots import Root
 from ..errors import LauncherError
+from ..ui.console import Progress
 from . import local_dir
 from .endpoints import Endpoint, Endpoints
 from .lockfile import LockedModel
@@ -72,7 +73,6 @@ STALL_SECONDS = 60.0
 
 
 Say = Callable[[str], None]
-Progress = Callable[[int], None]
 Spare = Callable[[LauncherError], bool]
 """Return whether an error skips its model only; otherwise it ends everything."""
 
