@@ -195,10 +195,10 @@ class _Watch:
             self._told = count
         return files
 
-    def _growing(self, files: Sequence[tuple[str, int, int]]) -> str:
+    def _growing(self, sizes: Sequence[tuple[str, int, int]]) -> str:
         """Return the file that has grown since the last look, blank where none can be told."""
-        grown = [name for name, size, _ in files if size > self._sizes.get(name, 0)]
-        self._sizes = {name: size for name, size, _ in files}
+        grown = [name for name, size, _ in sizes if size > self._sizes.get(name, 0)]
+        self._sizes = {name: size for name, size, _ in sizes}
         files = self._task.model.files
         return next((path for name in grown for path in self._task.lacking if _is_of(name, path, files[path].hash)), "")
 
