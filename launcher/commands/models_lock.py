@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..cache import entries, targets
@@ -10,7 +10,7 @@ from ..cache.names import name
 from ..context import Answer, Context, Report
 from ..errors import ExitStatus, LauncherError, quoted
 from ..models import hub, lockfile, repo_id, resolve, subjects
-from ..models.lockfile import LockedModel
+from ..models.lockfile import Lock, LockedModel
 from ..operations import pull
 from ..service import history
 from ..ui import text
@@ -30,9 +30,9 @@ def run(context: Context) -> Report:
 
 def _relock(context: Context) -> Report:
     arguments, console = context.arguments, context.console
-    before = context.lockfile or ()
+    before = context.lockfile or Lock()
     if arguments.remove:
-        after = _without(arguments.repos, before)
+        after = before.replaced(_without(arguments.repos, before))
         resolved: tuple[resolve.Resolved, ...] = ()
     else:
         pull.refuse_offline(context, "models lock")
@@ -40,8 +40,7 @@ def _relock(context: Context) -> Report:
         timeout = context.timeout(hub.DEFAULT_SECONDS)
         outcomes = resolve.resolve(requirements, context.endpoints, context.own_environment, timeout)
         resolved = tuple(resolve.only_resolved(outcomes))
-        replaced = {one.model.key for one in resolved}
-        after = (*(one for one in before if one.key not in replaced), *(one.model for one in resolved))
+        after = before.replaced(_with(before, [one.model for one in resolved]))
     for one in resolved:
         for warning in one.warnings:
             console.warn(warning)
@@ -58,7 +57,7 @@ def _relock(context: Context) -> Report:
         if changed:
             history.record(context.settings, "lock", text.some(lines, 3) or "models.lock")
         if arguments.remove:
-            pull.unpin(context, [one.repo for one in before if one.key not in {a.key for a in after}])
+            pull.unpin(context, [one.repo for one in before if one.repo not in {a.repo for a in after if not a.local_dir}])
     console.say(_lock_summary(context, after, changed=changed, dry_run=arguments.dry_run))
     document = {
         "dry_run": arguments.dry_run,
@@ -70,15 +69,28 @@ def _relock(context: Context) -> Report:
     return Answer(text=lines if arguments.dry_run else (), data=document, hint=hint if changed and resolved else None)
 
 
-def _lock_summary(context: Context, after: Sequence[LockedModel], *, changed: bool, dry_run: bool) -> str:
+def _lock_summary(context: Context, after: Lock, *, changed: bool, dry_run: bool) -> str:
     path = lockfile.path_of(context.settings.app_dir)
-    count = text.count(len(after), "model")
+    count = text.count(len(after), "model") + (f", {text.count(len(after.files), 'file')}" if after.files else "")
     if not changed:
         return f"unchanged: {path}, {count}"
     return f"{'would write' if dry_run else 'wrote'} {path}: {count}"
 
 
-def _write(context: Context, models: Sequence[LockedModel]) -> bool:
+def _with(before: Sequence[LockedModel], models: Sequence[LockedModel]) -> Iterator[LockedModel]:
+    """Yield the models of a lock, these in the place of those that they replace: of its repo there, or its revision."""
+    new = {_slot(one, before): one for one in models}
+    yield from (one for one in before if _slot(one, before) not in new)
+    yield from new.values()
+
+
+def _slot(model: LockedModel, models: Iterable[LockedModel]) -> tuple[str, ...]:
+    """Return what another pin of a model would replace: a repo in a place, or a revision where several are pinned."""
+    revisions = {one.revision for one in models if (one.repo, one.local_dir) == (model.repo, model.local_dir)}
+    return model.key if len(revisions) > 1 else model.key[:2]
+
+
+def _write(context: Context, models: Lock) -> bool:
     try:
         return lockfile.write(context.settings.app_dir, models)
     except OSError as error:
@@ -106,7 +118,7 @@ def _requirements(context: Context) -> list[resolve.Requirement]:
     for glob in (*(arguments.include or ()), *(arguments.exclude or ())):
         if not glob or not glob.isprintable():
             raise LauncherError(f"{glob!r} is not a valid glob", "--include '*.json'", ExitStatus.USAGE)
-    requirements: dict[tuple[str, str], resolve.Requirement] = {}
+    requirements: dict[tuple[str, ...], resolve.Requirement] = {}
     for text_ in arguments.repos:
         target = repo_id.target(text_)
         if target is None:
@@ -114,6 +126,10 @@ def _requirements(context: Context) -> list[resolve.Requirement]:
                 f"{text_!r} is not a valid repo", "start_app.py models lock OWNER/NAME", ExitStatus.USAGE
             )
         known = [one for one in before.values() if one.repo == target.repo and (not folder or one.local_dir == folder)]
+        if target.revision is None and len({one.revision for one in known}) > 1:
+            requirements |= {one.key: resolve.requirement_of(one) for one in known}
+            continue
+        known = [one for one in known if len(known) == 1 or one.revision == target.revision]
         old = known[0] if len(known) == 1 else None
         requirement = resolve.Requirement(
             target.repo,
@@ -163,7 +179,8 @@ def _without(repos: Sequence[str], before: Sequence[LockedModel]) -> tuple[Locke
 
 def _moves(before: Sequence[LockedModel], after: Sequence[LockedModel]) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Yield what moved, as a line and for `--json`."""
-    old, new = {one.key: one for one in before}, {one.key: one for one in after}
+    both = max(before, after, key=len)
+    old, new = {_slot(one, both): one for one in before}, {_slot(one, both): one for one in after}
     for key in sorted({*old, *new}):
         was, now = old.get(key), new.get(key)
         if was and now and was.commit == now.commit and was.files == now.files and was.revision == now.revision:

@@ -300,10 +300,9 @@ class ModelStep:
             if place.root is None:
                 if not self._is_noted(model, place.path):
                     return False
-            elif (
-                placement.commit_of(place, model.revision) != model.commit
-                or placement.named_by(place, PIN) != model.commit
-            ):
+            elif placement.commit_of(place, model.revision) != model.commit or placement.named_by(place, PIN) not in {
+                m.commit for m in self._lock or () if m.repo == model.repo
+            }:
                 return False
         return True
 
@@ -328,12 +327,11 @@ class ModelStep:
 
     def _seen(self) -> tuple[Current, ...]:
         """Return the models of a locked launch: what its view shows is what the lock says, and no ref is asked."""
-        own = tuple(model for model in self._lock or () if model.local_dir)
-        models = {one.repo: one for one in versions.current((), self._context.settings.app_dir, own)}
-        models |= {
-            model.repo: Current(model.repo, model.revision, model.commit, place.path) for model, place in self._shown()
-        }
-        return tuple(models[repo] for repo in sorted(models))
+        from ..models.lockfile import Lock
+
+        own = Lock(model for model in self._lock or () if model.local_dir)
+        models = [Current(m.repo, m.revision, m.commit, place.path) for m, place in self._shown()]
+        return versions.in_order((*models, *versions.current((), self._context.settings.app_dir, own)))
 
     def _refuse_lost(self, seen: Path) -> None:
         """Refuse what the app could not load: all was there when its view was made, and may have been removed since."""

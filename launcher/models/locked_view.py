@@ -96,6 +96,8 @@ def _build(path: str, shown: Iterable[Placed]) -> None:
                 file.write(model.commit)
             _make(f"{repo}/snapshots")
             snapshot = f"{repo}/snapshots/{model.commit}"
+            if os.path.lexists(snapshot):
+                continue  # another revision of the repo is the same commit
             if _is_exact(base, model):
                 Path(snapshot).symlink_to(base)
                 continue
@@ -124,14 +126,18 @@ def _is_whole(path: str, shown: Collection[Placed]) -> bool:
             repo, base = f"{path}/{repo_id.folder(model.repo)}", place.base(model.commit)
             if any(os.stat(folder).st_mode & 0o022 for folder in (path, repo, f"{repo}/refs", f"{repo}/snapshots")):
                 return False
-            if set(os.listdir(repo)) != {"refs", "snapshots"} or os.listdir(f"{repo}/snapshots") != [model.commit]:
+            same = [one for one, _ in shown if one.repo == model.repo]
+            if set(os.listdir(repo)) != {"refs", "snapshots"}:
+                return False
+            if set(os.listdir(f"{repo}/snapshots")) != {one.commit for one in same}:
                 return False
             if os.readlink(f"{repo}/snapshots/{model.commit}") != base or not _is_exact(base, model):
                 return False
-            folder = f"{repo}/refs"
+            folder, revisions = f"{repo}/refs", {f"{one.revision}/" for one in same}
             for part in model.revision.split("/"):
-                if os.listdir(folder) != [part]:
+                if set(os.listdir(folder)) != {revision.partition("/")[0] for revision in revisions}:
                     return False
+                revisions = {r.removeprefix(f"{part}/") for r in revisions if r.startswith(f"{part}/")}
                 folder = f"{folder}/{part}"
             if ref_text(folder) != model.commit:
                 return False
