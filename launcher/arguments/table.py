@@ -192,6 +192,15 @@ _COMMANDS = (
         changes=True,
     ),
     Command(
+        "models list",
+        "list every weights file that the app can load, and what it is",
+        {},
+        (
+            ("models list", "name the file, its repo and commit, and whether the instance has loaded it"),
+            ("models list --json", "the same for a script"),
+        ),
+    ),
+    Command(
         "models check",
         "compare the local models with the mirror and the Hub",
         {"hub": (own.timeout("how long to wait for each answer of a hub (default: 10)"),)},

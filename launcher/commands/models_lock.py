@@ -57,7 +57,9 @@ def _relock(context: Context) -> Report:
         if changed:
             history.record(context.settings, "lock", text.some(lines, 3) or "models.lock")
         if arguments.remove:
-            pull.unpin(context, [one.repo for one in before if one.repo not in {a.repo for a in after if not a.local_dir}])
+            pull.unpin(
+                context, [one.repo for one in before if one.repo not in {a.repo for a in after if not a.local_dir}]
+            )
     console.say(_lock_summary(context, after, changed=changed, dry_run=arguments.dry_run))
     document = {
         "dry_run": arguments.dry_run,

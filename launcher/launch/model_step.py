@@ -281,6 +281,14 @@ class ModelStep:
         held = [f"would pull {name}: {count} files" for name, count in self._lacking() if count]
         return (*held, "would start locked: HF_HUB_OFFLINE=1, and nothing in the cache but what models.lock pins")
 
+    def stamps(self) -> Mapping[str, str]:
+        """Return by what the weights that the app may load are known again, for `status` to tell what has changed."""
+        from ..instances.record import WEIGHTS
+        from ..models import weights
+        from ..operations import weights as operation
+
+        return weights.stamps(operation.library(self._context, self._context.environment), WEIGHTS)
+
     def document(self) -> Sequence[Mapping[str, Any]]:
         """Return the models for `--json`."""
         return [{"repo": one.repo, "revision": one.revision, "commit": one.commit} for one in self.models]
