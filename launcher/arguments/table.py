@@ -214,12 +214,12 @@ _COMMANDS = (
         "models lock",
         "pin models in models.lock; without REPO, pin the newest commit of every model in it",
         {
-            "lock": (own.LOCAL_DIR, own.INCLUDE, own.EXCLUDE, own.REMOVE, own.DRY_RUN),
+            "lock": (own.LOCAL_DIR, own.INCLUDE, own.EXCLUDE, own.REMOVE, own.FREEZE, own.DRY_RUN),
             "hub": (own.timeout("how long to wait for each answer of a hub (default: 10)"),),
         },
         (
-            ("models lock koge/voices@v2", "pin one revision of a model"),
             ("models lock koge/voices --local-dir checkpoints --exclude '*.md'", "pin files that are in a folder"),
+            ("models lock --freeze", "pin every weights file on the disk, with or without a hub"),
         ),
         repos="*",
         changes=True,

@@ -11,7 +11,8 @@ from ..context import Answer, Context, Report
 from ..errors import ExitStatus, LauncherError, quoted
 from ..models import hub, lockfile, repo_id, resolve, subjects
 from ..models.lockfile import Lock, LockedModel
-from ..operations import pull
+from ..operations import freeze, pull, weights
+from ..operations.instance import observe
 from ..service import history
 from ..ui import text
 
@@ -31,9 +32,12 @@ def run(context: Context) -> Report:
 def _relock(context: Context) -> Report:
     arguments, console = context.arguments, context.console
     before = context.lockfile or Lock()
-    if arguments.remove:
-        after = before.replaced(_without(arguments.repos, before))
+    if arguments.freeze:
+        after = freeze.frozen(context, _instance(context))
         resolved: tuple[resolve.Resolved, ...] = ()
+    elif arguments.remove:
+        after = _without(arguments.repos, before)
+        resolved = ()
     else:
         pull.refuse_offline(context, "models lock")
         requirements = _requirements(context)
@@ -44,7 +48,7 @@ def _relock(context: Context) -> Report:
     for one in resolved:
         for warning in one.warnings:
             console.warn(warning)
-    moved = list(_moves(before, after))
+    moved = [*_moves(before, after), *_moved_files(before, after)]
     lines = tuple(line for line, _ in moved)
     for line in () if arguments.dry_run else lines:
         console.say(line)
@@ -64,7 +68,12 @@ def _relock(context: Context) -> Report:
     document = {
         "dry_run": arguments.dry_run,
         "changed": changed,
+        "frozen": after.frozen,
         "models": [pull.model_document(one) for one in after],
+        "files": [
+            {"file": path, "size_bytes": file.size, "hash": file.hash, "origin": file.origin or None}
+            for path, file in after.files.items()
+        ],
         "moved": [document for _, document in moved],
     }
     hint = "start_app.py models pull downloads it; start_app.py --locked downloads it and restarts the app"
@@ -163,9 +172,12 @@ def _local_dir(given: str | None) -> str | None:
     return plain
 
 
-def _without(repos: Sequence[str], before: Sequence[LockedModel]) -> tuple[LockedModel, ...]:
+def _without(repos: Sequence[str], before: Lock) -> Lock:
     kept = list(before)
+    files = dict(before.files)
     for text_ in repos:
+        if files.pop(text_, None):
+            continue
         target = repo_id.target(text_)
         gone = [
             one
@@ -176,7 +188,7 @@ def _without(repos: Sequence[str], before: Sequence[LockedModel]) -> tuple[Locke
             folders = [repo_id.folder(one.repo) for one in before]
             raise targets.unknown(text_, folders, "start_app.py models check", where=f"in {lockfile.NAME}")
         kept = [one for one in kept if one not in gone]
-    return tuple(kept)
+    return Lock(kept, files, frozen=before.frozen)
 
 
 def _moves(before: Sequence[LockedModel], after: Sequence[LockedModel]) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -211,6 +223,21 @@ def _moves(before: Sequence[LockedModel], after: Sequence[LockedModel]) -> Itera
                 "size_bytes": grown,
             },
         )
+
+
+def _moved_files(before: Lock, after: Lock) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yield which single files moved, as a line and for `--json`."""
+    for path in sorted({*before.files, *after.files}):
+        was, now = before.files.get(path), after.files.get(path)
+        if was != now:
+            steps = f"{was.hash[:7] if was else 'new'} → {now.hash[:7] if now else 'gone'}"
+            line = f"{path}: {steps}{f' ({text.size(now.size)})' if now else ''}"
+            yield line, {"file": path, "before": was.hash if was else None, "after": now.hash if now else None}
+
+
+def _instance(context: Context) -> weights.Instance:
+    script = context.settings.script
+    return weights.instance_of(observe(context.settings)) if script.exists() else weights.Instance()
 
 
 def _file_of(model: LockedModel | None, path: str) -> object:

@@ -109,6 +109,11 @@ class ModelStep:
 
     def prepare(self) -> None:
         """Pull what is missing while the old instance serves; what would be refused anyway is refused before that."""
+        if self.locked:
+            from ..operations import locked
+
+            assert self._lock is not None
+            locked.refuse_changed(self._context, self._lock, self._places())
         if self.asked and not self._in_place():
             refused = observe(self._context.settings).launch_refusal(self._context.arguments.take_port)
             if refused:
@@ -116,6 +121,9 @@ class ModelStep:
             self._fetch()
         elif state.listed(self._context.settings.app_dir, JOURNAL):
             self._look_at_unfinished()
+        if self.locked:
+            assert self._lock is not None
+            locked.refuse_unpinned(self._context, self._lock)
         self._show()
 
     def _look_at_unfinished(self) -> None:
@@ -166,6 +174,9 @@ class ModelStep:
         from ..models import locked_view, placement
 
         shown = self._shown()
+        others = versions.others([root.path for root in self._roots], {model.repo for model, _ in shown})
+        if others:
+            self._context.console.say(f"not locked, so the app cannot load it: {text.some(others, 5)}")
         try:
             self._view = locked_view.make(self._context.settings.app_dir, self._context.settings.port, shown)
         except OSError as error:
@@ -181,6 +192,17 @@ class ModelStep:
                 if commit and commit != model.commit:
                     what = f"{model.repo} @ {commit[:7]} is in {root.path} too"
                     self._context.console.warn(f"{what}: an app that names that cache itself may load it")
+
+    def refuse_hidden(self, pids: Sequence[int]) -> None:
+        """Refuse, right before the stop, what these processes have loaded and a locked launch would not see.
+
+        Raises LauncherError (65).
+        """
+        if self.locked:
+            from ..operations import locked
+
+            assert self._lock is not None
+            locked.refuse_hidden(self._context, self._lock, pids)
 
     def rehearse(self) -> None:
         """Write all that the switch writes, and try its renames.
@@ -260,10 +282,6 @@ class ModelStep:
         say = self._context.console.say
         for line in versions.lines(self.models, locked=self.locked):
             say(line)
-        if self.locked:
-            others = versions.others([root.path for root in self._roots], {one.repo for one in self.models})
-            if others:
-                say(f"not locked, so the app cannot load it: {text.some(others, 5)}")
         home = str(hf_home(environment, self._context.settings.app_dir))
         url = endpoints.sends_token(environment, home)
         if url:

@@ -16,6 +16,7 @@ from ..cache import layout, names, store
 from ..cache.dirs import walk
 from ..cache.entries import unescaped
 from ..config.paths import HUB_ENTRY
+from .lockfile import Lock
 from .versions import Current
 
 _GONE = " (deleted)"
@@ -112,6 +113,39 @@ def in_use(
 ) -> tuple[InUse, ...]:
     """Return the models that these files are of; `recorded` is what the instance that has them was started with."""
     disk = {one.repo: one.commit for one in now}
+    mapped = _by_repo(files, roots)
+    models = [_by_files(repo, files, recorded.get(repo), disk.get(repo)) for repo, files in sorted(mapped.items())]
+    models += [
+        InUse(repo, commit, "lock record", "", disk.get(repo))
+        for repo, commit in sorted(recorded.items())
+        if repo not in mapped
+    ]
+    return tuple(sorted(models, key=lambda one: one.repo))
+
+
+def hidden(files: Sequence[Opened], roots: Sequence[Path], lock: Lock) -> tuple[str, ...]:
+    """Return which of these files a locked instance could not see: of repos that are not pinned, or of pinned commits.
+
+    A file of another commit than the pinned one is what a locked launch is to replace.
+    """
+    unseen: set[str] = set()
+    for repo, mapped in _by_repo(files, roots).items():
+        models = [model for model in lock if model.repo == repo and not model.local_dir]
+        if not models:
+            unseen.add(repo)
+            continue
+        with suppress(OSError):
+            read = layout.read(mapped[0].root, mapped[0].folder)
+            blobs = {one.path.removeprefix("blobs/") for one in mapped if one.path.startswith("blobs/")}
+            for model in models:
+                missing = blobs - {file.hash for file in model.files.values()}
+                own = next((one.blobs for one in read.revisions if one.commit == model.commit), frozenset())
+                unseen.update(f"{repo}: {name}" for name in _names(read, {model.commit}, missing & own))
+    return tuple(sorted(unseen))
+
+
+def _by_repo(files: Sequence[Opened], roots: Sequence[Path]) -> Mapping[str, Sequence[_Mapped]]:
+    """Return the files that are in hub caches, by repo."""
     real = [os.path.realpath(root) for root in roots]
     mapped: dict[str, list[_Mapped]] = {}
     payloads: set[tuple[str, str]] = set()
@@ -128,13 +162,7 @@ def in_use(
         for link in store.references(root, payload) or ():
             folder, _, rest = link.partition("/")
             mapped.setdefault(names.name(folder), []).append(_Mapped(root, folder, rest))
-    models = [_by_files(repo, files, recorded.get(repo), disk.get(repo)) for repo, files in sorted(mapped.items())]
-    models += [
-        InUse(repo, commit, "lock record", "", disk.get(repo))
-        for repo, commit in sorted(recorded.items())
-        if repo not in mapped
-    ]
-    return tuple(sorted(models, key=lambda one: one.repo))
+    return mapped
 
 
 def _by_files(repo: str, files: Sequence[_Mapped], recorded: str | None, now: str | None) -> InUse:

@@ -31,6 +31,13 @@ class Outdated(NamedTuple):
     unknown: tuple[str, ...] = ()
 
 
+class Others(NamedTuple):
+    """Hold what is pinned in the same folder besides a model: all of its paths there, and the models among it."""
+
+    paths: frozenset[str]
+    models: Sequence[LockedModel]
+
+
 def staging(folder: str, commit: str) -> str:
     """Return where the files of a commit are brought before they come into the folder."""
     return f"{folder}/{STAGING}/{commit}"
@@ -51,19 +58,19 @@ def outdated(
     folder: str,
     model: LockedModel,
     lacking: Sequence[str],
-    others: Sequence[LockedModel],
+    others: Others,
     is_of: Callable[[str, str], bool | None],
 ) -> Outdated:
     """Return which files in the folder an earlier commit of this model has brought and the new one does not have.
 
-    `others` are the models that share the folder, and `is_of` tells whether a commit is one of a repo, or None: a
+    `others` is what shares the folder, and `is_of` tells whether a commit is one of a repo, or None: a
     path that several repos have, such as `.gitattributes`, says nothing of the others' files.
     """
     noted = dict(_noted(folder))
-    taken = {path for other in others for path in other.files}
+    taken = others.paths
     candidates = {one.commit for path, one in noted.items() if path not in model.files and path not in taken}
     near = {noted[path].commit for path in model.files if path in noted}
-    doubtful = sorted((candidates & near) - {model.commit} - {other.commit for other in others})
+    doubtful = sorted((candidates & near) - {model.commit} - {other.commit for other in others.models})
     is_earlier = {commit: is_of(model.repo, commit) for commit in doubtful}
     going: list[str] = []
     changed: list[str] = []

@@ -76,7 +76,8 @@ def forget_others(app_dir: Path, port: int, used: Path | None) -> None:
 
 def environment(path: Path, variables: Mapping[str, str]) -> Mapping[str, str]:
     """Return what makes an app see the view alone, and ask no hub; `variables` is what it would have otherwise."""
-    shown = {"HF_HUB_CACHE": str(path), "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
+    offline = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "USE_MODELSCOPE": "false"}
+    shown = {"HF_HUB_CACHE": str(path), **offline}
     return {**shown, **{name: str(path) for name in LEGACY_CACHE_NAMES if name in variables}}
 
 

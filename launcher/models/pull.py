@@ -19,7 +19,7 @@ from ..errors import ExitStatus, LauncherError, quoted
 from ..ui.text import size
 from . import download as fetching
 from . import endpoints, local_dir, ownership, placement, refs, switch
-from .lockfile import LockedModel
+from .lockfile import Lock, LockedModel
 from .placement import Memories, Place
 from .task import Progress, Reach, Say, Served, Skipped, Spare, Survey, Task, spare_none
 
@@ -89,7 +89,10 @@ def _outdated(
     is_of: Callable[[str, str], bool | None],
 ) -> local_dir.Outdated:
     others = [one for one in lock if one.local_dir == model.local_dir and one.repo != model.repo]
-    return local_dir.outdated(place.path, model, lacking, others, is_of)
+    taken = {path for other in others for path in other.files}
+    if isinstance(lock, Lock):
+        taken.update(path.removeprefix(f"{model.local_dir}/") for path in lock.files)
+    return local_dir.outdated(place.path, model, lacking, local_dir.Others(frozenset(taken), others), is_of)
 
 
 def fetch(
