@@ -12,7 +12,7 @@ from .packages import version
 
 LOOPBACK = ("localhost", "127.0.0.1")
 _EVERY = ("0.0.0.0", "::")
-_IMPORTS_GRADIO = re.compile(rb"^\s*(?:import|from)\s+gradio\b", re.MULTILINE)
+_IMPORTS_GRADIO = rb"(?m)^\s*(?:import|from)\s+gradio\b"
 _PROXY_NAMES = ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
 
 
@@ -25,11 +25,14 @@ def app_environment_of(settings: Settings, environ: Mapping[str, str], interpret
         environment["GRADIO_SERVER_NAME"] = settings.host
         if settings.host_flag and host_argument(settings) != settings.host:
             del environment["GRADIO_SERVER_NAME"]  # with an IPv6 address there, Gradio ends, in whatever form
+    environment.update(dict.fromkeys(settings.form.port_variables, str(settings.port)))
+    if settings.host:
+        environment.update(dict.fromkeys(settings.form.host_variables, settings.host))
     environment["PWD"] = str(settings.app_dir)
     environment.setdefault("PYTHONUNBUFFERED", "1")
     _activate(environment, interpreter)
     _spare_loopback_the_proxy(environment, settings.host)
-    return environment
+    return {name: value for name, value in environment.items() if name not in settings.form.unset}
 
 
 def host_argument(settings: Settings) -> str | None:
@@ -44,7 +47,7 @@ def host_argument(settings: Settings) -> str | None:
         script = settings.script.read_bytes()
     except OSError:
         return host
-    return f"[{host}]" if _IMPORTS_GRADIO.search(script) else host
+    return f"[{host}]" if re.search(_IMPORTS_GRADIO, script) else host
 
 
 def proxy_problem(environment: Mapping[str, str], interpreter: str) -> str | None:
@@ -59,6 +62,13 @@ def proxy_problem(environment: Mapping[str, str], interpreter: str) -> str | Non
                 f"{interpreter} -m pip install 'httpx[socks]'"
             )
     return None
+
+
+def environment_of(interpreter: str) -> str | None:
+    """Return the folder of the virtual or conda environment that an interpreter is in, None where it is in none."""
+    prefix = os.path.dirname(os.path.dirname(interpreter))
+    is_one = os.path.isfile(os.path.join(prefix, "pyvenv.cfg")) or os.path.isdir(os.path.join(prefix, "conda-meta"))
+    return prefix if is_one else None
 
 
 def _activate(environment: MutableMapping[str, str], interpreter: str) -> None:

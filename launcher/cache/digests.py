@@ -7,10 +7,11 @@ import os
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from ..system.files import content_hash
+from ..ui.console import Progress
 from .memory import Memory, line_of, settled
 from .verify import buffer, cores, open_to_read
 
@@ -25,10 +26,8 @@ class Wanted(NamedTuple):
     like: str = SHA256
 
 
-def digests(
-    wanted: Iterable[Wanted], memory: Memory, progress: Callable[[int], None] | None = None
-) -> Mapping[Wanted, str]:
-    """Return the digest of each file; `progress` is called with bytes, by one thread at a time.
+def digests(wanted: Iterable[Wanted], memory: Memory, progress: Progress | None = None) -> Mapping[Wanted, str]:
+    """Return the digest of each file; the threads report their progress one at a time.
 
     Raises OSError for what cannot be read, also (EAGAIN, as BlockingIOError) for what changed meanwhile.
     """
@@ -40,7 +39,7 @@ def digests(
         if known:
             memory.knows(line_of(status, known))
             read.found[one] = known
-            read.tell(status.st_size)
+            read.tell(status.st_size, one.path)
         else:
             work.put(one)
     threads = [threading.Thread(target=read.work, args=(work,), daemon=True) for _ in range(cores())]
@@ -62,7 +61,7 @@ def digests(
 class _Read:
     """Hold what several threads have read."""
 
-    def __init__(self, memory: Memory, progress: Callable[[int], None] | None) -> None:
+    def __init__(self, memory: Memory, progress: Progress | None) -> None:
         self.found: dict[Wanted, str] = {}
         self.error: OSError | None = None
         self.stop = threading.Event()
@@ -70,11 +69,11 @@ class _Read:
         self._progress = progress
         self._guard = threading.Lock()
 
-    def tell(self, count: int) -> bool:
+    def tell(self, count: int, path: str) -> bool:
         """Tell the progress; return whether to go on."""
         if self._progress:
             with self._guard:
-                self._progress(count)
+                self._progress(count, os.path.basename(path))
         return not self.stop.is_set()
 
     def work(self, wanted: queue.SimpleQueue[Wanted | None]) -> None:
@@ -95,7 +94,7 @@ class _Read:
         descriptor = open_to_read(one.path)
         try:
             before = os.fstat(descriptor)
-            digest = content_hash(descriptor, one.like, buffer=block, proceed=self.tell)
+            digest = content_hash(descriptor, one.like, buffer=block, proceed=lambda count: self.tell(count, one.path))
             after = os.fstat(descriptor)
         finally:
             os.close(descriptor)

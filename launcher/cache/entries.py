@@ -19,7 +19,7 @@ LOCKS = ".locks"
 HELPERS = frozenset((".DS_Store", "Thumbs.db", "desktop.ini"))  # the system's: huggingface_hub ignores them too
 MARK = ".start_app"
 _ROOT_PARTS = frozenset((LOCKS, "CACHEDIR.TAG"))
-_OCTAL = re.compile(rb"\\([0-7]{3})")
+_OCTAL = rb"\\([0-7]{3})"
 _NOT_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 
 
@@ -128,7 +128,7 @@ def mount_points(root: str) -> frozenset[str]:
 
 def unescaped(path: bytes) -> bytes:
     """Return a path of a file in /proc, where blanks, newlines and backslashes are written in octal."""
-    return _OCTAL.sub(lambda match: bytes((int(match[1], 8),)), path)
+    return re.sub(_OCTAL, lambda match: bytes((int(match[1], 8),)), path)
 
 
 def _problem(entry: os.DirEntry[str], links: dict[str, str]) -> str:
@@ -141,8 +141,8 @@ def _problem(entry: os.DirEntry[str], links: dict[str, str]) -> str:
         if not stat.S_ISDIR(os.stat(entry.path).st_mode):
             return f"it is a link to {target}, which is not a folder"
     except OSError as error:
-        there = "is not there" if error.errno in _NOT_THERE else "cannot be looked at"
-        return f"it is a link to {target}, which {there}"
+        problem = "is not there" if error.errno in _NOT_THERE else "cannot be looked at"
+        return f"it is a link to {target}, which {problem}"
     links[entry.name] = target
     return ""
 

@@ -53,7 +53,7 @@ def _relock(context: Context) -> Report:
     for line in () if arguments.dry_run else lines:
         console.say(line)
     cached = [name(e) for root in context.roots for e in entries.contents(root.real).entries]
-    for trap in repo_id.traps([one.repo for one in after], cached):
+    for trap in repo_id.traps([model.repo for model in after], cached):
         console.warn(trap)
     changed = lockfile.differs(context.settings.app_dir, after)
     if not arguments.dry_run:
@@ -115,16 +115,16 @@ def _write(context: Context, models: Lock) -> bool:
 
 def _requirements(context: Context) -> list[resolve.Requirement]:
     arguments = context.arguments
-    before = {one.key: one for one in context.lockfile or ()}
+    before = {model.key: model for model in context.lockfile or ()}
     if not arguments.repos:
         if not before:
-            cached = list(dict.fromkeys(one.repo for one in subjects.of_cache(context.roots)))
+            cached = list(dict.fromkeys(model.repo for model in subjects.of_cache(context.roots)))
             raise LauncherError(
                 f"{lockfile.path_of(context.settings.app_dir)} pins no model, and none was given",
                 f"start_app.py models lock {' '.join(cached[:3]) if cached else 'REPO'}",
                 ExitStatus.USAGE,
             )
-        return [resolve.requirement_of(one) for one in before.values()]
+        return [resolve.requirement_of(model) for model in before.values()]
     folder = _local_dir(arguments.local_dir)
     for glob in (*(arguments.include or ()), *(arguments.exclude or ())):
         if not glob or not glob.isprintable():
@@ -180,12 +180,12 @@ def _without(repos: Sequence[str], before: Lock) -> Lock:
             continue
         target = repo_id.target(text_)
         gone = [
-            one
-            for one in kept
-            if target and one.repo == target.repo and target.revision in (None, one.revision, one.commit)
+            model
+            for model in kept
+            if target and model.repo == target.repo and target.revision in (None, model.revision, model.commit)
         ]
         if not gone:
-            folders = [repo_id.folder(one.repo) for one in before]
+            folders = [repo_id.folder(model.repo) for model in before]
             raise targets.unknown(text_, folders, "start_app.py models check", where=f"in {lockfile.NAME}")
         kept = [one for one in kept if one not in gone]
     return Lock(kept, files, frozen=before.frozen)
@@ -199,8 +199,8 @@ def _moves(before: Sequence[LockedModel], after: Sequence[LockedModel]) -> Itera
         was, now = old.get(key), new.get(key)
         if was and now and was.commit == now.commit and was.files == now.files and was.revision == now.revision:
             continue
-        one = now or was
-        assert one
+        model = now or was
+        assert model
         files = {
             path
             for path in {*(was.files if was else ()), *(now.files if now else ())}
@@ -210,13 +210,13 @@ def _moves(before: Sequence[LockedModel], after: Sequence[LockedModel]) -> Itera
         count = f"{len(files)} {'file' if len(files) == 1 else 'files'}"
         sign = "+" if grown >= 0 else "-"
         steps = f"{was.commit[:7] if was else 'new'} → {now.commit[:7] if now else 'gone'}"
-        line = f"{one.name} {one.revision}: {steps} ({count}, {sign}{text.size(abs(grown))})"
+        line = f"{model.name} {model.revision}: {steps} ({count}, {sign}{text.size(abs(grown))})"
         yield (
             line,
             {
-                "repo": one.repo,
-                "local_dir": one.local_dir,
-                "revision": one.revision,
+                "repo": model.repo,
+                "local_dir": model.local_dir,
+                "revision": model.revision,
                 "before": was.commit if was else None,
                 "after": now.commit if now else None,
                 "files": sorted(files),

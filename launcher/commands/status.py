@@ -93,7 +93,7 @@ class Status(NamedTuple):
         if self.instance and self.instance.listening and self.settings.port not in self.instance.listening:
             rows.append(("listens on", ", ".join(str(number) for number in sorted(self.instance.listening))))
         rows.append(("endpoint", self.endpoint or "https://huggingface.co (default)"))
-        rows += [("model", one.line(locked=self.locked)) for one in self.models[:NAMED_AT_MOST]]
+        rows += [("model", model.line(locked=self.locked)) for model in self.models[:NAMED_AT_MOST]]
         if len(self.models) > NAMED_AT_MOST:
             rows.append(("model", f"{len(self.models) - NAMED_AT_MOST} more: start_app.py status --json"))
         if self.weights.flat:

@@ -99,12 +99,12 @@ class ModelStep:
         from ..cache import targets
         from ..models import repo_id
 
-        pinned = {repo_id.folder(one.repo): one.commit for one in self._lock or () if not one.local_dir}
+        pinned = {repo_id.folder(model.repo): model.commit for model in self._lock or () if not model.local_dir}
         repo, _, revision = target.partition("@")
         if not targets.matching((repo,), pinned):
             return any(commit.startswith(target) for commit in pinned.values())
         commits = {pinned[folder] for folder in targets.matching((repo,), pinned)}
-        by_ref = {one.revision for one in self._lock or () if one.commit in commits}
+        by_ref = {model.revision for model in self._lock or () if model.commit in commits}
         return not revision or revision in by_ref or any(commit.startswith(revision) for commit in commits)
 
     def prepare(self) -> None:
@@ -190,8 +190,8 @@ class ModelStep:
                 other = placement.Place(root, f"{root.real}/{os.path.basename(place.path)}")
                 commit = placement.commit_of(other, model.revision) if other.path != place.path else None
                 if commit and commit != model.commit:
-                    what = f"{model.repo} @ {commit[:7]} is in {root.path} too"
-                    self._context.console.warn(f"{what}: an app that names that cache itself may load it")
+                    copy = f"{model.repo} @ {commit[:7]} is in {root.path} too"
+                    self._context.console.warn(f"{copy}: an app that names that cache itself may load it")
 
     def refuse_hidden(self, pids: Sequence[int]) -> None:
         """Refuse, right before the stop, what these processes have loaded and a locked launch would not see.
@@ -309,7 +309,7 @@ class ModelStep:
 
     def document(self) -> Sequence[Mapping[str, Any]]:
         """Return the models for `--json`."""
-        return [{"repo": one.repo, "revision": one.revision, "commit": one.commit} for one in self.models]
+        return [{"repo": model.repo, "revision": model.revision, "commit": model.commit} for model in self.models]
 
     def _in_place(self) -> bool:
         """Return whether the disk is known to match the lock, by a look at each file and no more."""
@@ -337,7 +337,7 @@ class ModelStep:
         from ..models import placement
 
         noted = (placement.noted_of(folder, path) for path in model.files)
-        return all(one is not None and one.commit == model.commit for one in noted)
+        return all(note is not None and note.commit == model.commit for note in noted)
 
     def _places(self) -> tuple[Placed, ...]:
         """Return where each locked model is kept; it is looked for once, unless something was pulled since."""
@@ -349,7 +349,7 @@ class ModelStep:
         return self._placed
 
     def _shown(self) -> tuple[Placed, ...]:
-        return tuple(one for one in self._places() if one.place.root)
+        return tuple(placed for placed in self._places() if placed.place.root)
 
     def _seen(self) -> tuple[Current, ...]:
         """Return the models of a locked launch: what its view shows is what the lock says, and no ref is asked."""
@@ -359,14 +359,14 @@ class ModelStep:
         models = [Current(m.repo, m.revision, m.commit, place.path) for m, place in self._shown()]
         return versions.in_order((*models, *versions.current((), self._context.settings.app_dir, own)))
 
-    def _refuse_lost(self, seen: Path) -> None:
+    def _refuse_lost(self, view: Path) -> None:
         """Refuse what the app could not load: all was there when its view was made, and may have been removed since."""
         from ..cache.memory import Memory
         from ..models import locked_view, placement
 
         removed = self._context.arguments.remove_model or self._context.arguments.prune_cache
         for model, place in self._places():
-            lost = locked_view.lost(seen, model) if place.root else None
+            lost = locked_view.lost(view, model) if place.root else None
             if removed and not lost:
                 lost = next(iter(placement.held(place.base(model.commit), model.files, Memory()).lacking), None)
             if lost:

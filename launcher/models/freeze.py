@@ -18,12 +18,12 @@ from ..cache.digests import GIT_SHA1, SHA256, Wanted, digests
 from ..cache.memory import Memory
 from ..cache.names import HASH
 from ..errors import ExitStatus, LauncherError, quoted
+from ..ui.console import Progress
 from ..ui.text import some
 from . import placement, repo_id
 from .lockfile import LockedFile, LockedModel
 from .placement import Place
 from .subjects import Subject
-from .task import Progress
 from .weights import Library, flat_files, folders, is_exempt, is_weights, name_of, repos_of_commits
 
 Commit = tuple[str, str]

@@ -120,7 +120,7 @@ def in_use(
         for repo, commit in sorted(recorded.items())
         if repo not in mapped
     ]
-    return tuple(sorted(models, key=lambda one: one.repo))
+    return tuple(sorted(models, key=lambda model: model.repo))
 
 
 def hidden(files: Sequence[Opened], roots: Sequence[Path], lock: Lock) -> tuple[str, ...]:
@@ -167,17 +167,17 @@ def _by_repo(files: Sequence[Opened], roots: Sequence[Path]) -> Mapping[str, Seq
 
 def _by_files(repo: str, files: Sequence[_Mapped], recorded: str | None, now: str | None) -> InUse:
     """Return the commit whose files these are; of several that have them all, the recorded, else the current one."""
-    blobs = {one.path.removeprefix("blobs/") for one in files if one.path.startswith("blobs/")}
-    plain = {one.path.split("/")[1] for one in files if one.path.startswith("snapshots/")}
+    blobs = {file.path.removeprefix("blobs/") for file in files if file.path.startswith("blobs/")}
+    plain = {file.path.split("/")[1] for file in files if file.path.startswith("snapshots/")}
     try:
         read = layout.read(files[0].root, files[0].folder)
-        commits = {one.commit for one in read.revisions if blobs <= one.blobs and (not plain or one.commit in plain)}
-        name = next(iter(_names(read, commits, blobs | {one.path.rpartition("/")[2] for one in files})), "")
+        commits = {r.commit for r in read.revisions if blobs <= r.blobs and (not plain or r.commit in plain)}
+        name = next(iter(_names(read, commits, blobs | {file.path.rpartition("/")[2] for file in files})), "")
     except OSError:
         commits, name = set(), ""
     if not commits and plain and not blobs:
         commits = plain if len(plain) == 1 else set()
-    commit = next((one for one in (recorded, now) if one in commits), min(commits, default=None))
+    commit = next((commit for commit in (recorded, now) if commit in commits), min(commits, default=None))
     return InUse(repo, commit, "mapped", name or files[0].path.rpartition("/")[2][:16], now)
 
 

@@ -203,11 +203,11 @@ def parse(data: bytes) -> Lock:
     if type(frozen) is not bool:
         _refuse("frozen", frozen, "neither true nor false")
     models = tuple(_model(entry, f"models[{number}]") for number, entry in enumerate(document["models"]))
-    seen: set[tuple[str, str, str]] = set()
+    keys: set[tuple[str, str, str]] = set()
     for model in models:
-        if model.key in seen:
+        if model.key in keys:
             raise _WrongError(f"{model.name} is in it twice")
-        seen.add(model.key)
+        keys.add(model.key)
     return Lock(sorted(models, key=lambda model: model.key), _single_files(document), frozen=frozen)
 
 
@@ -234,9 +234,9 @@ def _single_file(path: str, entry: Any) -> LockedFile:
     return _file(path, plain, "files")._replace(origin=origin)
 
 
-def _nonsense(path: Path, what: str) -> LauncherError:
+def _nonsense(path: Path, problem: str) -> LauncherError:
     return LauncherError(
-        f"{path}: {what}",
+        f"{path}: {problem}",
         f"git checkout {quoted(path.name)} takes it back; without it, start_app.py models lock REPO makes it anew",
         ExitStatus.CONFIG,
     )
@@ -283,8 +283,8 @@ def _shown(value: object) -> str:
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     members = dict(pairs)
     if len(members) != len(pairs):
-        seen: set[str] = set()
-        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+        names: set[str] = set()
+        twice = next(key for key, _ in pairs if key in names or names.add(key))  # type: ignore[func-returns-value]
         raise _WrongError(f"{_shown(twice)} is in one object twice")
     return members
 
@@ -367,5 +367,5 @@ def _refuse_unknown_keys(entry: Mapping[str, Any], known: frozenset[str], where:
         raise _WrongError(f"{where}{'.' if where else ''}{key} is nothing that a models.lock holds")
 
 
-def _refuse(where: str, value: object, what: str) -> NoReturn:
-    raise _WrongError(f"{where}: {_shown(value)} is {what}")
+def _refuse(where: str, value: object, problem: str) -> NoReturn:
+    raise _WrongError(f"{where}: {_shown(value)} is {problem}")

@@ -47,7 +47,7 @@ def in_order(models: Iterable[Current]) -> tuple[Current, ...]:
 
 def others(roots: Sequence[Path], repos: Collection[str]) -> tuple[str, ...]:
     """Return the cached repos that are none of these."""
-    return tuple(sorted({one.repo for one in _cached(roots, repos)}))
+    return tuple(sorted({model.repo for model in _cached(roots, repos)}))
 
 
 def variable(models: Sequence[Current]) -> str:
@@ -65,13 +65,13 @@ def variable(models: Sequence[Current]) -> str:
 def shown(models: Sequence[Current], *, locked: bool) -> str:
     """Return the models as one line for the app's page: `koge/index-tts-v23 @ 9a8b7c6 (locked)`."""
     how = "locked" if locked else "cached"
-    return some([f"{one.repo} @ {one.commit[:7]} ({how})" for one in models], NAMED_AT_MOST)
+    return some([f"{model.repo} @ {model.commit[:7]} ({how})" for model in models], NAMED_AT_MOST)
 
 
 def lines(models: Sequence[Current], *, locked: bool) -> tuple[str, ...]:
     """Return what the log is told before the exec: an app that is not locked may fetch another one than is cached."""
     how = "locked" if locked else "cached"
-    told = [f"model: {one.repo} @ {one.commit[:7]} ({how})" for one in models[:NAMED_AT_MOST]]
+    told = [f"model: {model.repo} @ {model.commit[:7]} ({how})" for model in models[:NAMED_AT_MOST]]
     more = len(models) - len(told)
     return (*told, f"model: {more} more: start_app.py cache list") if more else tuple(told)
 
@@ -96,8 +96,8 @@ def _locked(roots: Sequence[Path], app_dir: Path, lock: Lock) -> Iterator[Curren
         folder = repo_id.folder(model.repo)
         if repo_id.COMMIT.fullmatch(model.revision):
             paths = (f"{root}/{folder}" for root in roots)
-            there = (p for p in paths if os.path.isdir(f"{p}/snapshots/{model.commit}"))
-            yield from (Current(model.repo, model.revision, model.commit, path) for path in there)
+            present = (p for p in paths if os.path.isdir(f"{p}/snapshots/{model.commit}"))
+            yield from (Current(model.repo, model.revision, model.commit, path) for path in present)
         else:
             yield from _by_ref(roots, folder, model.revision)
 

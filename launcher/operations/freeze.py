@@ -14,8 +14,8 @@ from ..models import freeze, hub, placement, repo_id, subjects, verified
 from ..models.freeze import Commit, Own
 from ..models.hub import Question
 from ..models.lockfile import Lock, LockedModel
-from ..models.task import Progress
 from ..models.weights import Library, repos_of_commits
+from ..ui.console import Progress
 from . import weights
 from .weights import Instance
 

@@ -140,6 +140,7 @@ def test_what_is_exchanged_while_it_runs_is_told(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_hundred_exchanges_of_a_byte_are_all_noticed(flat: AppFolder, processes: Processes) -> None:
     run(flat, "models", "lock", "--freeze")
     start(flat, processes, "--locked")
