@@ -132,6 +132,8 @@ class _Run:
                 self.attempt(item, lambda item, own=own: self._take_revision(item, own))  # type: ignore[misc]
             elif item.kind == "link":
                 self.attempt(item, self._unlink)
+            elif item.kind == "file":
+                self.attempt(item, self._unlink_plain)
             elif item.kind == "ref" and item.commit not in revisions:
                 self.attempt(item, self._unlink_ref)
             elif item.kind == "lock":
@@ -148,7 +150,7 @@ class _Run:
             return
         for item in loose:
             name = item.path.rpartition("/")[2]
-            if item.kind == "partial" or name in now.unlinked:
+            if item.kind == "partial" or item.linked or name in now.unlinked:
                 self.attempt(item, self._unlink_blob)
             elif name in now.blobs:
                 self.failures.append(Failure(item.path, "a revision still links to it"))
@@ -199,6 +201,10 @@ class _Run:
     def _unlink_ref(self, item: Item) -> None:
         self._refuse_other_ref(item)
         self._unlink(item)
+
+    def _unlink_plain(self, item: Item) -> None:
+        with below(self.trash.descriptor, item.path[len(f"{self.root}/") :]) as (parent, name):
+            self.deletion.unlink(parent, name)
 
     def _unlink(self, item: Item) -> None:
         path = item.path[len(f"{self.root}/") :]
@@ -256,7 +262,7 @@ def _approved(plan: Plan) -> Iterator[str]:
     """Yield what a later run may delete to finish this one: blobs, payloads and locks of repos, a line each."""
     prefix = len(f"{plan.root.real}/")
     for item in plan.items:
-        if item.kind == "blob":
+        if item.kind == "blob" and not item.linked:  # by its name, a later run would take the new one
             yield f"blob {item.path[prefix:]}"
         elif item.kind == "payload":
             yield f"payload {item.path.rpartition('/')[2]}"

@@ -28,7 +28,7 @@ from .memory import Memory, line_of, settled
 from .names import HASH
 from .snapshots import Revision
 
-Verdict = Literal["ok", "corrupt", "size differs", "missing", "unverifiable"]
+Verdict = Literal["ok", "corrupt", "size differs", "missing", "incomplete", "unverifiable"]
 
 _BLOCK = 2 << 20
 _NO_HASH = "its hash is not known offline: this cache has no links, and no list of its files"
@@ -40,7 +40,8 @@ class Candidate(NamedTuple):
 
     `blob` is blank for a file that lies in a snapshot itself, and `name` is what it is called there. Without
     `expected`, `why` tells what is known instead. `doubtful` means that only the blob's own name says what it must be,
-    and that it may be no hash.
+    and that it may be no hash. One that is `incomplete` is a snapshot, some file of which is missing, nobody knows
+    which.
     """
 
     repo: str
@@ -59,6 +60,7 @@ class Candidate(NamedTuple):
     missing: bool = False
     denied: bool = False
     doubtful: bool = False
+    incomplete: bool = False
 
     @property
     def folder(self) -> str:
@@ -80,6 +82,11 @@ class Checked(NamedTuple):
     def damaged(self) -> bool:
         """Return whether the file is not what the hub had."""
         return self.verdict in ("corrupt", "size differs", "missing")
+
+    @property
+    def fails(self) -> bool:
+        """Return whether it keeps the cache from being what the hub had: a damaged file, or an incomplete snapshot."""
+        return self.damaged or self.verdict == "incomplete"
 
 
 class Verification:
@@ -142,6 +149,7 @@ class Verification:
         """Return whether a file must be read; the verdict on any other is noted."""
         if candidate.why:
             verdict: Verdict = "missing" if candidate.missing else "unverifiable"
+            verdict = "incomplete" if candidate.incomplete else verdict
             self._note(Checked(candidate, verdict, candidate.why, 0, denied=candidate.denied))
             return False
         try:
@@ -287,6 +295,9 @@ def candidates(repos: Iterable[Repo], pinned: Mapping[str, Mapping[str, Files]] 
             for name in lists.missing(revision):
                 why = f"the list of the files of {revision.commit[:7]} has it"
                 yield Candidate(repo.path, f"{snapshot}/{name}", "", commits, None, why, name, missing=True)
+            if doubt := lists.doubt(revision):
+                name = revision.commit[:7]
+                yield Candidate(repo.path, snapshot, "", commits, None, doubt, name, incomplete=True)
             for name in revision.outside:
                 why = "it is a link that leads out of the cache"
                 yield Candidate(repo.path, f"{snapshot}/{name}", "", commits, None, why, name)

@@ -188,22 +188,25 @@ class _Watch:
         self._task = task
         self._told = 0
         self._sizes: dict[str, int] = {}
+        self._name = ""
 
     def look(self, received: int) -> tuple[tuple[str, int, int], ...]:
         """Return what changes while bytes arrive, and tell the progress of them."""
         files = tuple(sorted(self._files()))
         count = min(max(sum(size for _, size, _ in files), received), sum(self._hashes.values()))
-        if self._progress and count > self._told:
-            self._progress(count - self._told, self._growing(files))
-            self._told = count
+        if self._progress:
+            self._progress(max(0, count - self._told), self._growing(files))
+            self._told = max(count, self._told)
         return files
 
-    def _growing(self, seen: Sequence[tuple[str, int, int]]) -> str:
-        """Return the file that has grown since the last look, blank where none can be told."""
-        grown = [name for name, size, _ in seen if size > self._sizes.get(name, 0)]
-        self._sizes = {name: size for name, size, _ in seen}
-        files = self._task.model.files
-        return next((path for name in grown for path in self._task.lacking if _is_of(name, path, files[path].hash)), "")
+    def _growing(self, files: Sequence[tuple[str, int, int]]) -> str:
+        """Return the file that grew last, blank before any has."""
+        grown = [name for name, size, _ in files if size > self._sizes.get(name, 0)]
+        self._sizes = {name: size for name, size, _ in files}
+        wanted = {path: self._task.model.files[path].hash for path in self._task.lacking}
+        paths = (path for name in grown for path in wanted if _is_of(name, path, wanted[path]))
+        self._name = next(paths, self._name)
+        return self._name
 
     def _files(self) -> Iterator[tuple[str, int, int]]:
         if self._task.place.root is None:
@@ -250,7 +253,10 @@ def _arrived(task: Task, paths: Sequence[str], memories: Memories) -> _Arrived:
 
 
 def _remove(task: Task, path: str) -> None:
-    """Remove a file that is not what it must be: of a cache its link, and a blob that is not what it is called."""
+    """Remove a file that is not what it must be; of a cache, a blob that is not what it is called, or else the link.
+
+    A link to such a blob stays: until the blob comes again it tells that a file is missing.
+    """
     root = task.place.root
     if root is None:
         with suppress(OSError):
@@ -259,10 +265,11 @@ def _remove(task: Task, path: str) -> None:
     folder = os.path.basename(task.place.path)
     blob = placement.own_blob(task.place, f"{task.base}/{path}")
     bad = blob is not None and not is_whole_by_its_own_name(task.place, blob)
-    with suppress(OSError), opened(root.real) as descriptor:
-        inside = f"{folder}/snapshots/{task.model.commit}/{path}"
-        with below(descriptor, inside) as (parent, name):
-            os.unlink(name, dir_fd=parent)
+    if blob is None or not bad or blob != task.model.files[path].hash:
+        with suppress(OSError), opened(root.real) as descriptor:
+            inside = f"{folder}/snapshots/{task.model.commit}/{path}"
+            with below(descriptor, inside) as (parent, name):
+                os.unlink(name, dir_fd=parent)
     if blob is None or not bad:
         return
     payload = None
@@ -338,7 +345,7 @@ def _said(task: Task, ended: hub.Downloaded, arrived: _Arrived) -> str:
 
 
 def _refused_by_disk(task: Task, ended: hub.Downloaded) -> LauncherError:
-    hint = f"{quoted('df -h' if ended.trouble == 'full' else 'ls -ld')} {quoted(task.top)}"
+    hint = f"df -h {quoted(task.top)}" if ended.trouble == "full" else f"ls -ld {quoted(task.top)}"
     return LauncherError(f"cannot pull {task.model.name}: {ended.text}", hint, ExitStatus.IO)
 
 

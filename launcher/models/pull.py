@@ -271,7 +271,7 @@ def _unswitchable(task: Task, error: OSError) -> LauncherError:
             "start_app.py models pull brings it again",
             ExitStatus.RETRY,
         )
-    where = os.fsdecode(error.filename) if error.filename else task.place.path
+    where = os.path.join(task.place.path, os.fsdecode(error.filename)) if error.filename else task.place.path
     return LauncherError(
         f"cannot switch {task.model.name} to {task.model.commit[:7]}: {reason(error)}: {where}",
         f"ls -ld {quoted(os.path.dirname(where))} {quoted(where)}; lsattr -d {quoted(where)}; "
