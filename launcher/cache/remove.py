@@ -113,8 +113,9 @@ class _Run:
             self.trash.take(self._locks, item.folder, f".locks-{len(self.done)}")
 
     def take_payload(self, item: Item) -> None:
-        name = item.path.rpartition("/")[2]
-        sweep(self.root, name, self._linked(), self._take_or_unlink, damaged=item.kind == "damaged")
+        name, linked = item.path.rpartition("/")[2], self._linked()
+        if linked is not None and name not in linked:
+            sweep(self.root, name, self._take_or_unlink, damaged=item.kind == "damaged")
 
     def close_store(self) -> None:
         """Remove a shared store in which nothing is left but its marker and folders."""
@@ -182,7 +183,7 @@ class _Run:
             except OSError as error:
                 if error.errno not in NO_RENAME:
                     raise
-                in_place.remove_snapshot(parent, name, item, strangers, undo, self.deletion)
+                in_place.remove_snapshot(parent, item, strangers, undo, self.deletion)
             else:
                 if strangers:
                     self.trash.give_back(taken, f"{item.folder}/snapshots/{commit}", strangers)

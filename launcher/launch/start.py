@@ -276,7 +276,7 @@ def _log_target(context: Context) -> logs.Target | None:
     cwd = current_folder() if arguments.log_file else settings.app_dir
     record = last_record(settings) if arguments.log_file else None
     last = record.log if record else None
-    return logs.target(settings.app_dir, settings.script, settings.port, arguments.log_file, cwd, last)
+    return logs.target(settings, arguments.log_file, cwd, last)
 
 
 def _await(context: Context, pid: int, log: Path) -> Ready | None:

@@ -27,7 +27,7 @@ from .endpoints import Endpoint
 from .hub import Question
 from .lockfile import LockedModel
 from .placement import Memories, Place
-from .task import Reach, Say, Served
+from .task import Reach, Run, Served
 
 if TYPE_CHECKING:
     from .task import Task
@@ -42,14 +42,14 @@ class _Arrived(NamedTuple):
     bad: Mapping[str, str]
 
 
-def fetch(task: Task, reach: Reach, memories: Memories, say: Say, progress: Progress | None) -> Served:
+def fetch(task: Task, reach: Reach, memories: Memories, run: Run) -> Served:
     """Have everything that a task lacks on the disk, verified.
 
     Raises LauncherError: 74 when the disk does not take it, 75 when no hub could serve it, 65 when what all of them
     serve is not what it must be.
     """
     _prepare(task)
-    watch = _Watch(task, progress)
+    watch = _Watch(task, run.progress)
     damaged = set(task.damaged)
     lacking = list(task.lacking)
     if task.place.root is None:  # an interrupted pull may have brought some of it
@@ -86,32 +86,29 @@ def fetch(task: Task, reach: Reach, memories: Memories, say: Say, progress: Prog
         lied += lying
         denied += refused
         failures.append((endpoint, why))
-        say(f"pull: {task.model.name}: {endpoint.url}: {why}")
+        run.say(f"pull: {task.model.name}: {endpoint.url}: {why}")
     if not lacking:
         return Served(task, reach.endpoints.used, 0)
     raise _unserved(task, failures, damaged=lied == len(failures) > 0, denied=denied == len(failures) > 0)
 
 
-def verified(
-    place: Place,
-    model: LockedModel,
-    paths: Sequence[str],
-    memory: Memory,
-    progress: Progress | None,
-    base: str,
-) -> tuple[list[Checked], int]:
+def candidates(place: Place, model: LockedModel, base: str, paths: Iterable[str]) -> list[Candidate]:
+    """Return files of a model, below `base`, to be verified by the hashes of the lock."""
+    return [
+        Candidate(place.path, f"{base}/{path}", "", (model.commit,), model.files[path].hash, name=path)
+        for path in paths
+    ]
+
+
+def verified(files: Sequence[Candidate], memory: Memory, progress: Progress | None = None) -> tuple[list[Checked], int]:
     """Read files and return those that are damaged, with the bytes that were read.
 
     Raises LauncherError (74) for one that cannot be read: nobody knows what it is then.
     """
-    if not paths:
+    if not files:
         return [], 0
     done = Verification(memory, keep_whole=False)
-    wanted = (
-        Candidate(place.path, f"{base}/{path}", "", (model.commit,), model.files[path].hash, name=path)
-        for path in paths
-    )
-    done.run(wanted, progress)
+    done.run(files, progress)
     for checked in done.checked:
         if checked.verdict == "unverifiable":
             raise LauncherError(
@@ -242,7 +239,7 @@ def _arrived(task: Task, paths: Sequence[str], memories: Memories) -> _Arrived:
             bad[path] = f"{os.stat(f'{task.base}/{path}').st_size} bytes instead of {files[path].size}"
     if held.unread:
         time.sleep(_SETTLE_SECONDS)  # or what was written a moment ago could not be remembered
-    for checked in verified(task.place, model, held.unread, memory, None, task.base)[0]:
+    for checked in verified(candidates(task.place, model, task.base, held.unread), memory)[0]:
         bad[checked.candidate.name] = checked.why
     good = frozenset(path for path in files if path not in bad and path not in held.missing)
     if task.place.root:
@@ -280,7 +277,7 @@ def _remove(task: Task, path: str) -> None:
     if payload:
         # While another repo links to it, it stays: cache verify --repair takes it from all of them.
         with suppress(OSError):
-            trash.sweep(root.real, payload, (), _unlink, damaged=True)
+            trash.sweep(root.real, payload, _unlink, damaged=True)
 
 
 def _unlink(parent: int, name: str) -> None:
