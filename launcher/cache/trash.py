@@ -194,7 +194,6 @@ def finish_later(roots: Sequence[str], *, quiet: bool) -> None:
 def sweep(
     root: str,
     payload: str,
-    linked: Collection[str] | None,
     take: Callable[[int, str], object],
     *,
     damaged: bool = False,
@@ -202,11 +201,10 @@ def sweep(
 ) -> int | None:
     """Hand a payload that nothing links to any more to `take`, and return its bytes; None when it stays.
 
-    `linked` are those that a repo really links to, None where that is unknown. What is unknowable stays as long as any
-    repo is there, unless it is `damaged`: then only those links count. Raises OSError when its lock cannot be had
-    within `patience` seconds.
+    The caller has seen that no repo links to it. Where its own list of links cannot be read, it stays as long as any
+    repo is there, unless it is `damaged`. Raises OSError when another process holds its lock for `patience` seconds.
     """
-    if linked is None or payload in linked or not store.is_store(root):
+    if not store.is_store(root):
         return None
     with (
         opened(root) as descriptor,
@@ -324,7 +322,8 @@ def _finish_work(root: str, folder: int, deletion: Deletion) -> None:
     linked = store.linked(root, entries.contents(root).entries) if payloads else None
     for payload in payloads:
         with suppress(OSError):
-            sweep(root, payload, linked, deletion.unlink, patience=0)
+            if linked is not None and payload not in linked:
+                sweep(root, payload, deletion.unlink, patience=0)
     if "store" in lines:
         with suppress(OSError), opened(root) as descriptor:
             store.dismantle(descriptor)

@@ -60,7 +60,6 @@ def write_whole(
     data: bytes,
     folder: int,
     *,
-    mode: int = 0o644,
     durable: bool = False,
     owner: os.stat_result | None = None,
 ) -> None:
@@ -70,7 +69,7 @@ def write_whole(
     name left is removed; a flock on the new file says that its writer lives.
     """
     _sweep(name, folder)
-    new, descriptor = open_new(f"{name}.", folder, mode)
+    new, descriptor = open_new(f"{name}.", folder, 0o644)
     try:
         with open(descriptor, "wb") as file:
             if owner:

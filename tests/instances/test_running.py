@@ -85,7 +85,7 @@ def test_an_instance_that_ends_while_it_is_looked_for_leaves_the_port_free(
         return survey(*arguments)
 
     monkeypatch.setattr(discovery, "survey", late)
-    found = settings.load({"APP_DIR": str(app.path), "GRADIO_SERVER_PORT": str(app.port)}, {}, cwd=app.path)
+    found = settings.load({"APP_DIR": str(app.path), "GRADIO_SERVER_PORT": str(app.port)}, {}, settings.Call(app.path))
     seen = running.observe(found)
     assert started.process.returncode == -signal.SIGKILL
     assert (seen.survey.stale, seen.survey.holders) == ((), ())
