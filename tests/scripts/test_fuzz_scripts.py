@@ -81,5 +81,5 @@ def test_a_folder_full_of_them_is_proposed_for(tmp_path: Path) -> None:
     for name in ("pyproject.toml", "run.sh"):
         (tmp_path / name).write_bytes(bytes(range(256)) * 10)
     (tmp_path / "a\udcff.py").write_text("import gradio\ngradio.Blocks().launch()\n")
-    loaded = settings.load({"APP_DIR": str(tmp_path)}, {}, cwd=tmp_path, needs_script=False)
+    loaded = settings.load({"APP_DIR": str(tmp_path)}, {}, settings.Call(tmp_path), needs_script=False)
     assert propose(loaded).lines

@@ -38,7 +38,7 @@ def with_port(text: str, port: str) -> str:
 
 
 def proposed(folder: Path) -> Proposal:
-    loaded = settings.load({"APP_DIR": str(folder)}, {}, cwd=folder, needs_script=False)
+    loaded = settings.load({"APP_DIR": str(folder)}, {}, settings.Call(folder), needs_script=False)
     return propose(loaded)
 
 
@@ -79,6 +79,6 @@ def test_a_preset_is_recognized_and_its_lines_are_settings(preset: presets.Prese
     usual = {"APP_PORT_FLAG": "--port", "APP_HOST_FLAG": "--host"}
     assert lines == {name: value for name, value in preset.lines.items() if usual.get(name) != value}
     (tmp_path / ".env").write_text("".join(f"{name}={value}\n" for name, value in lines.items()))
-    loaded = settings.load({"APP_DIR": str(tmp_path)}, {}, cwd=tmp_path)
+    loaded = settings.load({"APP_DIR": str(tmp_path)}, {}, settings.Call(tmp_path))
     flags = (*loaded.form.port_flags, *loaded.form.host_flags)
     assert set(flags) <= set(DECLARED.get(preset.name, ()))
