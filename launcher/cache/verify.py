@@ -107,7 +107,7 @@ class Verification:
     def run(self, candidates: Iterable[Candidate], progress: Progress | None = None) -> None:
         """Verify every candidate; several threads report their progress, one at a time."""
         work: queue.Queue[Candidate | None] = queue.Queue(256)
-        threads = [threading.Thread(target=self._work, args=(work, progress), daemon=True) for _ in range(_cores())]
+        threads = [threading.Thread(target=self._work, args=(work, progress), daemon=True) for _ in range(cores())]
         started = False
         try:
             for candidate in candidates:
@@ -173,7 +173,7 @@ class Verification:
         work: queue.Queue[Candidate | None],
         progress: Progress | None,
     ) -> None:
-        block = _buffer()
+        block = buffer()
 
         reading = ""
 
@@ -203,7 +203,7 @@ class Verification:
     def _check(self, candidate: Candidate, block: memoryview, proceed: Callable[[int], bool]) -> Checked | None:
         assert candidate.expected
         began = time.time()
-        descriptor = _open(candidate.path)
+        descriptor = open_to_read(candidate.path)
         contradicted = False
         try:
             before = os.fstat(descriptor)
@@ -260,7 +260,8 @@ class Verification:
             self.checked.append(checked)
 
 
-def _buffer() -> memoryview:
+def buffer() -> memoryview:
+    """Return a block of memory to read files into."""
     block = mmap.mmap(-1, _BLOCK)
     with suppress(AttributeError, OSError):  # where the system has huge pages, reading takes an eighth less time
         block.madvise(mmap.MADV_HUGEPAGE)
@@ -346,7 +347,8 @@ def _plain(repo: Repo, revision: Revision, listed: Files) -> Iterator[Candidate]
             yield Candidate(repo.path, entry.path, "", (revision.commit,), expected, why, name)
 
 
-def _open(path: str) -> int:
+def open_to_read(path: str) -> int:
+    """Open a file to be read without that being noted where this user may do that; links are followed."""
     try:
         # To verify is not to use: a read that is noted would make everything look used just now.
         return open_regular(path, getattr(os, "O_NOATIME", os.O_RDONLY), follow=True)
@@ -360,7 +362,8 @@ def _unreadable(candidate: Candidate, error: OSError) -> Checked:
     return Checked(candidate, "unverifiable", (error.strerror or str(error)).lower(), 0, denied=True)
 
 
-def _cores() -> int:
+def cores() -> int:
+    """Return how many threads read at once."""
     try:
         return len(os.sched_getaffinity(0))
     except AttributeError:

@@ -28,12 +28,13 @@ from ..instances.describe import (
 )
 from ..instances.resources import gpu_memory, memory
 from ..instances.survey import Instance
-from ..models import loaded, versions
+from ..models import loaded, versions, weights
 from ..models.loaded import InUse
-from ..models.locked_view import VIEW
 from ..models.lockfile import Lock
 from ..models.versions import NAMED_AT_MOST
+from ..operations import weights as operation
 from ..operations.instance import Observed, observe
+from ..operations.weights import Inventory
 from ..ui import text
 
 State = Literal["running", "loading", "launching", "another user's", "unseen", "not running"]
@@ -54,6 +55,7 @@ class Status(NamedTuple):
     memory: int | None
     gpu_memory: int | Literal["unknown"] | None
     models: tuple[InUse, ...] = ()
+    weights: Inventory = Inventory((), ())
 
     @property
     def locked(self) -> bool:
@@ -94,6 +96,12 @@ class Status(NamedTuple):
         rows += [("model", model.line(locked=self.locked)) for model in self.models[:NAMED_AT_MOST]]
         if len(self.models) > NAMED_AT_MOST:
             rows.append(("model", f"{len(self.models) - NAMED_AT_MOST} more: start_app.py status --json"))
+        if self.weights.flat:
+            rows.append(("weights", weights.summary(self.weights.flat)))
+        changes = tuple(self.weights.changes())
+        rows += [("changed", f"{change}; start_app.py models list") for change in changes[:NAMED_AT_MOST]]
+        if len(changes) > NAMED_AT_MOST:
+            rows.append(("changed", f"{len(changes) - NAMED_AT_MOST} more: start_app.py models list"))
         rows += [("cache", f"{root}{'' if os.path.isdir(root) else ' (does not exist)'}") for root in self.cache_roots]
         if self.memory is not None:
             rows.append(("memory", text.size(self.memory)))
@@ -142,7 +150,12 @@ class Status(NamedTuple):
             "gpu_memory_bytes": self.gpu_memory if isinstance(self.gpu_memory, int) else None,
             "locked": self.locked,
             "log": self.log,
-            "models": [model.document() for model in self.models],
+            "models": [one.document() for one in self.models],
+            "weights": {
+                "files": len(self.weights.flat),
+                "unknown": sum(not file.origin.known for file in self.weights.flat),
+                "changed": list(self.weights.changes()),
+            },
             "family": [member_document(member) for member in self.instance.family] if self.instance else [],
             "leftovers": [member_document(member) for member in survey.leftovers],
             "left": left_documents(survey),
@@ -183,13 +196,14 @@ def status(context: Context) -> Status:
         environment = processes.environment(instance.pid) or {}
     else:
         environment = context.environment
-    paths = _models_roots(context, environment)
+    running = operation.instance_of(observed)
+    paths = operation.roots_of(context, environment)
     record = observed.record
     recorded = record.models if instance and record and record.pid == instance.pid else {}
     models: tuple[InUse, ...] = ()
     if instance:
         now = versions.current(paths, settings.app_dir, _lock(context))
-        models = loaded.in_use(tree, paths, recorded, now)
+        models = loaded.in_use(running.opened, paths, recorded, now)
     return Status(
         settings=settings,
         observed=observed,
@@ -203,16 +217,8 @@ def status(context: Context) -> Status:
         memory=memory(tree) if instance else None,
         gpu_memory=gpu_memory(tree) if instance else None,
         models=models,
+        weights=operation.inventory(context, running, cached=False),
     )
-
-
-def _models_roots(context: Context, environment: Mapping[str, str]) -> tuple[Path, ...]:
-    """Return where its models are: in the caches that it uses, and behind a view of pinned ones in the app's."""
-    paths = (
-        *roots.folders(environment, context.settings.app_dir),
-        *roots.folders(context.environment, context.settings.app_dir),
-    )
-    return tuple(path for path in dict.fromkeys(paths) if not path.name.startswith(VIEW))
 
 
 def _lock(context: Context) -> Lock | None:

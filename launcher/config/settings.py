@@ -28,6 +28,8 @@ LAUNCHER_NAMES = (
     "GRADIO_SERVER_PORT",
     "GRADIO_SERVER_NAME",
     "APP_LOCKED",
+    "APP_MODEL_DIRS",
+    "APP_UNPINNED",
     "APP_NOTIFY_URL",
 )
 ENDPOINT_NAMES = ("HF_ENDPOINT", "HF_OFFICIAL_ENDPOINT")
@@ -79,6 +81,10 @@ class Settings(NamedTuple):
     other_entries: tuple[Path, ...] = ()
     foreign: int | None = None
     """The user that another user's `.env` belongs to."""
+    model_dirs: tuple[Path, ...] = ()
+    """Folders with the app's weights besides the usual ones."""
+    unpinned: tuple[str, ...] = ()
+    """Globs of weights that `models.lock` need not pin."""
 
     @property
     def port_flag(self) -> str | None:
@@ -151,6 +157,7 @@ def load(flags: Mapping[str, str], environ: Mapping[str, str], call: Call, *, ne
     fallback = sources.find("HF_ENDPOINT_FALLBACK")
     if fallback:
         validation.check_endpoints("HF_ENDPOINT_FALLBACK", fallback)
+    model_dirs, unpinned = sources.find("APP_MODEL_DIRS"), sources.find("APP_UNPINNED")
     notify_url = sources.find("APP_NOTIFY_URL")
     if notify_url:
         validation.check_notify_url(notify_url)
@@ -182,6 +189,8 @@ def load(flags: Mapping[str, str], environ: Mapping[str, str], call: Call, *, ne
             APP_ARGS=args,
             APP_PYTHON=python,
             APP_LOCKED=locked,
+            APP_MODEL_DIRS=model_dirs,
+            APP_UNPINNED=unpinned,
             APP_NOTIFY_URL=notify_url,
         ),
         warnings=(*(_warnings(file, environ) if file else ()), *_quoted_values(environ)),
@@ -191,6 +200,12 @@ def load(flags: Mapping[str, str], environ: Mapping[str, str], call: Call, *, ne
         env_file=file.path if file else None,
         foreign=file.owner if file else None,
         other_entries=tuple(entry.path for entry in others),
+        model_dirs=tuple(
+            _anchored(sources, model_dirs._replace(value=folder), file_folder, app_dir)
+            for folder in validation.listed(model_dirs, "APP_MODEL_DIRS")
+            if model_dirs
+        ),
+        unpinned=validation.listed(unpinned, "APP_UNPINNED"),
     )
 
 

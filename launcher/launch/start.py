@@ -244,7 +244,8 @@ class StartStep:
         """Write this process into the instance lock, and keep the lock across the exec that comes next."""
         mark = marker.parse(prepared.command.environment.get(marker.NAME))
         token = mark.token if mark else None
-        started = Started(prepared.command.argv, prepared.commits, prepared.models.locked, self.log, token)
+        weights = prepared.models.stamps()
+        started = Started(prepared.command.argv, prepared.commits, prepared.models.locked, self.log, token, weights)
         write_record(prepared.lock, self._context, started)
         prepared.lock.keep_across_exec()
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from ..system import files
 from . import placement, repo_id
-from .lockfile import LockedModel
+from .lockfile import Lock, LockedModel
 
 STAGING = ".cache/start_app"
 
@@ -66,6 +66,8 @@ def outdated(folder: str, model: LockedModel, lacking: Sequence[str], origins: O
     others = [other for other in origins.lock if other.local_dir == model.local_dir and other.repo != model.repo]
     noted = dict(_noted(folder))
     taken = {path for other in others for path in other.files}
+    if isinstance(origins.lock, Lock):
+        taken.update(path.removeprefix(f"{model.local_dir}/") for path in origins.lock.files)
     candidates = {note.commit for path, note in noted.items() if path not in model.files and path not in taken}
     near = {noted[path].commit for path in model.files if path in noted}
     doubtful = sorted((candidates & near) - {model.commit} - {other.commit for other in others})
