@@ -28,7 +28,6 @@ MARKS = (".aria2", ".part", ".crdownload", ".incomplete", ".tmp", ".download")
 """What other programs put beside a file that they have not finished, or into its name."""
 _LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 _MOST_BYTES_OF_A_POINTER = 1024
-# To look into a folder that may not be listed is enough: open(2), O_PATH, which only Linux has.
 
 
 class Place(NamedTuple):
