@@ -183,7 +183,7 @@ class StartStep:
             execute(prepared.command)
         except LauncherError:
             for stream, copy in kept.items():
-                os.dup2(copy, stream)  # the user is told, not the log
+                os.dup2(copy, stream)  # a message for the user, not for the log
             raise
 
     def spawn(self, prepared: Prepared, output: int) -> int:
