@@ -34,6 +34,8 @@ from ..models.locked_view import VIEW
 from ..models.lockfile import Lock
 from ..models.versions import NAMED_AT_MOST
 from ..operations.instance import Observed, observe
+from ..operations.outcome import look_back, see_page, set_document, start_document, told_end
+from ..service.outcomes import Outcomes
 from ..ui import text
 
 State = Literal["running", "loading", "launching", "another user's", "unseen", "not running"]
@@ -54,6 +56,7 @@ class Status(NamedTuple):
     memory: int | None
     gpu_memory: int | Literal["unknown"] | None
     models: tuple[InUse, ...] = ()
+    starts: Outcomes = Outcomes()
 
     @property
     def locked(self) -> bool:
@@ -82,6 +85,7 @@ class Status(NamedTuple):
                 rows.append(("supervisor", self.instance.supervisor.name))
         if self.log:
             rows.append(("log", self.log))
+        rows += self._starts()
         rows.append(("port", str(self.settings.port)))
         answer = "does not answer" if self.instance else "not checked: this user runs no instance of the app there"
         rows.append(("page", f"{self.page.url} answers {self.page.status}" if self.page else answer))
@@ -121,6 +125,18 @@ class Status(NamedTuple):
             rows.append(("port held by", f"{who}, {place}"))
         return tuple(rows)
 
+    def _starts(self) -> list[tuple[str, str]]:
+        """Return how the last start ended, where nothing runs, and why the last that failed did."""
+        last, failed = self.starts.last, self.starts.failed
+        rows = []
+        if last and last.over and self.instance is None:
+            rows.append(("ended", f"pid {last.pid} {told_end(last)}, {last.ended_at}"))
+        if failed and failed != last:
+            rows.append(("last failed start", f"pid {failed.pid} {told_end(failed)}, {failed.ended_at}"))
+        if last and last.rollback and not last.over:
+            rows.append(("rolled back", f"to the set of {last.ran.at}: {text.command_line(last.ran.argv)}"))
+        return rows
+
     def document(self) -> Mapping[str, Any]:
         """Return the status for `--json`."""
         survey = self.observed.survey
@@ -143,6 +159,9 @@ class Status(NamedTuple):
             "locked": self.locked,
             "log": self.log,
             "models": [one.document() for one in self.models],
+            "last_start": start_document(self.starts.last),
+            "last_failed_start": start_document(self.starts.failed),
+            "last_good": [set_document(one) for one in self.starts.good],
             "family": [member_document(member) for member in self.instance.family] if self.instance else [],
             "leftovers": [member_document(member) for member in survey.leftovers],
             "left": left_documents(survey),
@@ -170,6 +189,7 @@ def run(context: Context) -> Report:
 def status(context: Context) -> Status:
     """Look at the instance on the port, its page and its resources; where none runs, at what a launch would use."""
     settings = context.settings
+    starts = look_back(context)
     observed = observe(settings)
     instance = observed.instance
     page: Page | None = None
@@ -183,6 +203,8 @@ def status(context: Context) -> Status:
         environment = processes.environment(instance.pid) or {}
     else:
         environment = context.environment
+    if instance and page and page.ready and starts.last and starts.last.pid in tree and not starts.last.seen:
+        see_page(context, (instance,))
     paths = _models_roots(context, environment)
     record = observed.record
     recorded = record.models if instance and record and record.pid == instance.pid else {}
@@ -203,6 +225,7 @@ def status(context: Context) -> Status:
         memory=memory(tree) if instance else None,
         gpu_memory=gpu_memory(tree) if instance else None,
         models=models,
+        starts=starts,
     )
 
 

@@ -50,6 +50,11 @@ class ModelStep:
         self.locked = context.settings.locked
 
     @property
+    def lock(self) -> Lock | None:
+        """Return what `models.lock` pins, once it was checked; None where it is missing or makes no sense."""
+        return self._lock
+
+    @property
     def asked(self) -> bool:
         """Return whether anything must be on the disk that may not be there."""
         return self.locked or self._context.arguments.force_refresh

@@ -16,14 +16,18 @@ from ..cache.entries import trashed
 from ..cache.roots import folders
 from ..context import Context
 from ..errors import LauncherError
+from ..instances.proof import own_namespace
+from ..operations import outcome
 from ..operations.closed_connections import wait_out
 from ..operations.held import open_instance_lock, take_launch_lock
 from ..operations.identity import command_of
 from ..operations.instance import Observed, observe
 from ..operations.replace import clear_port, ended, refuse_taken_port
+from ..service.outcomes import Attempt, By
 from ..system import lock as locks
 from ..system import marker
 from ..system.signals import Guard
+from .launch_set import digest, launch_set
 from .model_step import ModelStep
 from .plan import LaunchPlan, Prepared, facts
 from .start import StartStep
@@ -68,11 +72,16 @@ class Launch:
     def __init__(self, context: Context) -> None:
         self.context = context
         self.models = ModelStep(context)
-        self.start = StartStep(context, lambda: self.models.expected(self.command))
+        self.start = StartStep(context, lambda: self.models.expected(self.command), self.wish)
         self.cache = _cache_step(context)
         self.steps: tuple[Step, ...] = (self.start, self.models, *((self.cache,) if self.cache else ()))
         self.guard = Guard(context.console.warn)
         self._victims: tuple[Process, ...] = ()
+
+    @cached_property
+    def by(self) -> By:
+        """Return who has called the launcher."""
+        return outcome.by(self.context)
 
     @property
     def stopped(self) -> tuple[Process, ...]:
@@ -94,6 +103,14 @@ class Launch:
         command = build(settings, self.context.environ, self.context.python)
         mark = marker.new(settings.port, str(settings.script), command_of(settings))
         return command._replace(environment={**command.environment, marker.NAME: mark.text()})
+
+    def wish(self) -> str:
+        """Return a hash of all that the settings ask for, with the models as they are now.
+
+        Raises LauncherError (78) where the app's interpreter cannot be one.
+        """
+        command = self.models.expected(self.command)
+        return digest(self.context, outcome.known_of(self.context).key, command, self.models)
 
     def plan(self) -> LaunchPlan:
         """Check all that can be checked without a change, and return what the launch would do."""
@@ -128,6 +145,7 @@ class Launch:
             self.context.console.say(line)
         self._check()
         launch_lock = take_launch_lock(self.context)
+        outcome.look_back(self.context)
         lock = open_instance_lock(settings)
         stopped = self._make_way(lock)
         if self.cache:
@@ -137,7 +155,15 @@ class Launch:
         command = self.models.command(command)
         self.models.tell(command.environment)
         wait_out(self.context, command, self.guard.check)
-        return Prepared(command, stopped, lock, launch_lock, self.models, self.cache)
+        return Prepared(command, stopped, lock, launch_lock, self.models, self.cache, self._attempt(command))
+
+    def _attempt(self, command: Command) -> Attempt:
+        """Return what is noted of the start that comes next; the process that makes it adds itself."""
+        context = self.context
+        ran = launch_set(context, command, self.models)
+        boot_id, namespace = own_namespace()
+        unit = context.environ.get("INVOCATION_ID", "") if self.by == "unit" else ""
+        return Attempt(0, 0.0, boot_id, namespace, ran.at, self.by, self.wish(), ran, unit=unit)
 
     def _check(self) -> None:
         for step in self.steps:

@@ -6,6 +6,7 @@ In the background the launcher stays only until the page answers. Whatever happe
 from __future__ import annotations
 
 import os
+import stat
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -15,8 +16,10 @@ from ..app.exec import execute
 from ..config.paths import current_folder
 from ..context import Answer, Context, Report
 from ..errors import ExitStatus, LauncherError
+from ..operations import outcome
 from ..operations.held import Started, last_record, write_record
 from ..service import history
+from ..service.outcomes import End
 from ..system import marker
 from ..ui import text
 from .plan import Prepared, shown
@@ -37,9 +40,10 @@ _LONGEST = 500
 class StartStep:
     """How the app is started, and where its output goes."""
 
-    def __init__(self, context: Context, command: Callable[[], Command]) -> None:
+    def __init__(self, context: Context, command: Callable[[], Command], wish: Callable[[], str]) -> None:
         self._context = context
         self._command = command
+        self._wish = wish
         self._target = _log_target(context)
         self._placeholder: Placeholder | None = None
         self._staged: Staged | None = None
@@ -172,16 +176,24 @@ class StartStep:
         _flush(context)
         release()
         if output is None:
-            execute(prepared.command)
+            self._execute(prepared)
         kept = {stream: os.dup(stream) for stream in (1, 2) if _is_open(stream)}
         for stream in (1, 2):
             os.dup2(output, stream)
         os.close(output)
         try:
-            execute(prepared.command)
+            self._execute(prepared)
         except LauncherError:
             for stream, copy in kept.items():
                 os.dup2(copy, stream)  # the user is told, not the log
+            raise
+
+    def _execute(self, prepared: Prepared) -> NoReturn:
+        """Become the app, or note why that was not possible."""
+        try:
+            execute(prepared.command)
+        except LauncherError as error:
+            outcome.note_own_end(self._context, error.message)
             raise
 
     def spawn(self, prepared: Prepared, output: int) -> int:
@@ -192,7 +204,7 @@ class StartStep:
         self.close()  # the place that was kept is the app's
         pid = background.spawn(
             lambda: self._record(prepared),
-            lambda: execute(prepared.command),
+            lambda: self._execute(prepared),
             output,
             (prepared.lock.descriptor,),
         )
@@ -219,13 +231,18 @@ class StartStep:
             _report_end(context, ("fail", "failed"), pid, error.message)
             raise
         if ready is None:
-            end = background.told_end(background.ended(pid))
-            _report_end(context, ("fail", "failed"), pid, f"{end} before its page answered")
+            status = background.ended(pid)
+            end = background.told_end(status)
+            outcome.note_end_of(context, pid, End(end, status, outcome.last_line(str(log))), self._wish())
+            notify(context, "failed", f"pid {pid}, {end} before its page answered")
             for line in logs.tail(log, _TAIL_LINES):
                 console.warn(f"| {line[:_LONGEST]}")
             raise LauncherError(
                 f"the app {end} before its page answered: pid {pid}, log {log}", _hint(end), ExitStatus.RETRY
             )
+        if ready.process.pid != pid:
+            outcome.note_move(context, pid, ready.process)
+        outcome.note_ready(context, ready.process)
         _report_end(context, ("ready", "ready"), pid, f"{ready.page.url} answers after {ready.seconds:.1f} s")
         console.say(ready.line())
         if ready.warning:
@@ -244,7 +261,21 @@ class StartStep:
         token = mark.token if mark else None
         started = Started(prepared.command.argv, prepared.commits, prepared.models.locked, self.log, token)
         write_record(prepared.lock, self._context, started)
+        log = str(self.log) if self.log else _output_file()
+        outcome.note_start(self._context, prepared.attempt._replace(log=log))
         prepared.lock.keep_across_exec()
+
+
+def _output_file() -> str | None:
+    """Return the file that the app's output goes to, where whoever has called the launcher sends it to one."""
+    for stream in (2, 1):
+        try:
+            path = os.readlink(f"/proc/self/fd/{stream}")
+            if stat.S_ISREG(os.fstat(stream).st_mode) and os.path.isabs(path):
+                return path
+        except OSError:
+            continue
+    return None
 
 
 def _no_process() -> LauncherError:
