@@ -25,6 +25,13 @@ def run():
             % (os.path.realpath(__file__), folder)
         )
         return 78
+    if not all(os.path.isfile(os.path.join(folder, "launcher", name)) for name in ("__main__.py", "cli.py")):
+        sys.stderr.write(
+            "%s is another program's, and start_app.py needs its own folder of that name beside it\n"
+            "hint: install the launcher beside the app, with pipx, uv tool or pip; then: start-app --app-dir '%s'\n"
+            % (os.path.join(folder, "launcher"), folder.replace("'", "'\\''"))
+        )
+        return 78
     # `python -I` and PYTHONSAFEPATH leave the script's folder out; through a link, launcher/ lies beside the real file.
     sys.path.insert(0, folder)
     from launcher.__main__ import main

@@ -5,6 +5,7 @@ An interrupt ends with 130 and one line, also while modules are still being impo
 
 from __future__ import annotations
 
+import gc
 import sys
 
 
@@ -13,6 +14,8 @@ def main(launcher_file: str | None = None) -> int:
     if sys.platform == "win32":
         sys.stderr.write("start_app.py runs on Linux and macOS\nhint: on Windows, run it inside WSL\n")
         return 78
+    # The garbage collector would run dozens of times during the imports, and find nothing.
+    gc.set_threshold(50_000)
     try:
         sys.unraisablehook = _end_if_interrupted
         # Not above: on Windows half of what it imports is missing.

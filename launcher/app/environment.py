@@ -12,7 +12,7 @@ from .packages import version
 
 LOOPBACK = ("localhost", "127.0.0.1")
 _EVERY = ("0.0.0.0", "::")
-_IMPORTS_GRADIO = re.compile(rb"^\s*(?:import|from)\s+gradio\b", re.MULTILINE)
+_IMPORTS_GRADIO = rb"(?m)^\s*(?:import|from)\s+gradio\b"
 _PROXY_NAMES = ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
 
 
@@ -44,7 +44,7 @@ def host_argument(settings: Settings) -> str | None:
         script = settings.script.read_bytes()
     except OSError:
         return host
-    return f"[{host}]" if _IMPORTS_GRADIO.search(script) else host
+    return f"[{host}]" if re.search(_IMPORTS_GRADIO, script) else host
 
 
 def proxy_problem(environment: Mapping[str, str], interpreter: str) -> str | None:

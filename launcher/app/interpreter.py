@@ -17,7 +17,7 @@ from ..errors import LauncherError, quoted
 from ..system.programs import EXECUTABLE_MAGIC, is_python_program
 
 OWN_INTERPRETER = "the launcher's own: the app has no .venv, and APP_PYTHON is unset"
-_PYTHON_NAME = re.compile(r"(python|pypy|graalpy)[0-9.]*", re.IGNORECASE)
+_PYTHON_NAME = r"(?i)(python|pypy|graalpy)[0-9.]*"
 
 
 def find_interpreter(settings: Settings, environ: Mapping[str, str], running: str) -> Setting:
@@ -61,9 +61,9 @@ def _refuse_broken(folder: Path) -> None:
     # A folder `venv` can be a package of the app's; nothing but an environment is called `.venv`.
     if not entries & {"pyvenv.cfg", "bin", "Scripts", "Lib"} and not (entries and folder.name == ".venv"):
         return
-    what = "it was made on Windows" if "Scripts" in entries else "parts of it are missing"
+    problem = "it was made on Windows" if "Scripts" in entries else "parts of it are missing"
     raise LauncherError(
-        f"{folder} has no bin/python: {what}",
+        f"{folder} has no bin/python: {problem}",
         f"python3 -m venv --clear {quoted(folder)}, then install the app into it; or start_app.py --python PATH",
     )
 
@@ -123,7 +123,7 @@ def _why_no_wrapper(path: str, head: bytes) -> str | None:
     words = head[2:].split(b"\n", 1)[0].split()
     if not words or not os.path.exists(os.fsdecode(words[0])):
         return "a script whose own interpreter is missing"
-    return None if _PYTHON_NAME.fullmatch(os.path.basename(os.path.realpath(path))) else "a script of another name"
+    return None if re.fullmatch(_PYTHON_NAME, os.path.basename(os.path.realpath(path))) else "a script of another name"
 
 
 def _architecture(head: bytes) -> bytes:

@@ -128,14 +128,14 @@ class Target(NamedTuple):
             return names
         return [names[0], *(name for name in names[1:] if _is_own(place.with_name(name)))]
 
-    def _refuse_odd(self, path: Path, what: str, odd: Callable[[int], bool]) -> None:
+    def _refuse_odd(self, path: Path, problem: str, odd: Callable[[int], bool]) -> None:
         try:
             mode = os.lstat(path).st_mode
         except OSError:
             return
         if odd(mode):
-            what = "is a link, and the log is never written through a link" if stat.S_ISLNK(mode) else what
-            raise self._refused(f"{path} {what}", _FREE_NAME)
+            problem = "is a link, and the log is never written through a link" if stat.S_ISLNK(mode) else problem
+            raise self._refused(f"{path} {problem}", _FREE_NAME)
 
     def _refused(self, message: str, hint: str) -> LauncherError:
         where = " (--log-file)" if self.named else ""

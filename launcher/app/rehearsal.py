@@ -237,14 +237,14 @@ def _too_big(command: Command, origins: Mapping[str, str]) -> LauncherError:
         for name, value in command.environment.items()
     }
     name, longest = max({**words, **variables}.items(), key=lambda item: item[1])
-    what = f"{name} ({origins[name]})" if name in origins else name
+    variable = f"{name} ({origins[name]})" if name in origins else name
     hint = f"shorten {quoted(name if name in variables else 'APP_ARGS')} in .env"
     if longest >= _STRING_BYTES:
         most = f"has {longest:,} bytes, and the kernel takes {_STRING_BYTES - 1:,} in one string"
-        return LauncherError(f"the app cannot be started: {what} {most}", hint)
+        return LauncherError(f"the app cannot be started: {variable} {most}", hint)
     total = sum(words.values()) + sum(variables.values())
     return LauncherError(
         f"the app cannot be started: arguments and environment have {total:,} bytes, more than the kernel takes; "
-        f"the longest is {what} with {longest:,}",
+        f"the longest is {variable} with {longest:,}",
         f"{hint}; getconf ARG_MAX",
     )

@@ -84,7 +84,7 @@ def value(error: BadValueError, line: Line, given: Command) -> LauncherError:
             for g in line.given
         ]
         hint = _command(given.name, line._replace(given=mended), line.words[len(given.name.split()) :])
-    return _refusal(f"{name}: {error.text!r} {error.what}", [hint])
+    return _refusal(f"{name}: {error.text!r} {error.problem}", [hint])
 
 
 def _unknown_option(line: Line, given: Command, words: Sequence[str], app_args: Sequence[str]) -> LauncherError:
@@ -182,7 +182,7 @@ def _within(group: str) -> list[str]:
 
 def _unfit(command: Command, given: Iterable[Given]) -> Given | None:
     names = {option.names for option in command.options}
-    return next((one for one in given if one.option.names not in names), None)
+    return next((word for word in given if word.option.names not in names), None)
 
 
 def _refuses(option: Option, text: str) -> bool:
@@ -219,7 +219,7 @@ def _command(name: str, line: Line, words: Sequence[str], app_args: Sequence[str
         words = ("REPO",)
     fitting = [given for given in line.given if _unfit(command, [given]) is None]
     for given in (fitting, fitting[-1:]):
-        options = [word for one in given for word in (one.option.names[-1], *one.values)]
+        options = [text for word in given for text in (word.option.names[-1], *word.values)]
         try:
             read(command, words, options, app_args)
         except (LauncherError, BadValueError):

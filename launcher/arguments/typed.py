@@ -74,10 +74,10 @@ class Arguments(argparse.Namespace):
 class BadValueError(Exception):
     """Say that an option cannot have this value; `instead` is one that it can have and that was probably meant."""
 
-    def __init__(self, text: str, what: str, instead: str | None = None) -> None:
-        super().__init__(what)
+    def __init__(self, text: str, problem: str, instead: str | None = None) -> None:
+        super().__init__(problem)
         self.text = text
-        self.what = what
+        self.problem = problem
         self.instead = instead
 
 
@@ -126,7 +126,7 @@ def size(text: str) -> int:
     return _measured(text, parsed_size, "size", "50G")
 
 
-def _measured(text: str, parsed: Callable[[str], _Number], what: str, example: str) -> _Number:
+def _measured(text: str, parsed: Callable[[str], _Number], kind: str, example: str) -> _Number:
     unit = example[-1]
     try:
         return parsed(text)
@@ -135,9 +135,9 @@ def _measured(text: str, parsed: Callable[[str], _Number], what: str, example: s
     try:
         parsed(text + unit)
     except ValueError:
-        _refuse(text, f"is not a {what} such as {example}")
-    _refuse(text, f"has no unit: write a {what} such as {example}", text.strip() + unit)
+        _refuse(text, f"is not a {kind} such as {example}")
+    _refuse(text, f"has no unit: write a {kind} such as {example}", text.strip() + unit)
 
 
-def _refuse(text: str, what: str, instead: str | None = None) -> NoReturn:
-    raise BadValueError(text, what, instead)
+def _refuse(text: str, problem: str, instead: str | None = None) -> NoReturn:
+    raise BadValueError(text, problem, instead)

@@ -19,7 +19,7 @@ LOCKS = ".locks"
 HELPERS = frozenset((".DS_Store", "Thumbs.db", "desktop.ini"))  # the system's: huggingface_hub ignores them too
 MARK = ".start_app"
 _ROOT_PARTS = frozenset((LOCKS, "CACHEDIR.TAG"))
-_OCTAL = re.compile(rb"\\([0-7]{3})")
+_OCTAL = rb"\\([0-7]{3})"
 _NOT_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 
 
@@ -38,6 +38,14 @@ class Contents(NamedTuple):
     trash: tuple[str, ...] = ()
     foreign: tuple[str, ...] = ()
     store: bool = False
+
+
+def is_reserved(path: str) -> bool:
+    """Return whether the first part of a path in a root is a name that huggingface_hub or the launcher uses there."""
+    first = path.partition("/")[0]
+    return (
+        first in _ROOT_PARTS or first in (store.FOLDER, MARK) or first.startswith(TRASH) or bool(HUB_ENTRY.match(first))
+    )
 
 
 def contents(root: str) -> Contents:
@@ -122,7 +130,7 @@ def mount_points(root: str) -> frozenset[str]:
 
 def unescaped(path: bytes) -> bytes:
     """Return a path of a file in /proc, where blanks, newlines and backslashes are written in octal."""
-    return _OCTAL.sub(lambda match: bytes((int(match[1], 8),)), path)
+    return re.sub(_OCTAL, lambda match: bytes((int(match[1], 8),)), path)
 
 
 def _problem(entry: os.DirEntry[str], links: dict[str, str]) -> str:
@@ -135,8 +143,8 @@ def _problem(entry: os.DirEntry[str], links: dict[str, str]) -> str:
         if not stat.S_ISDIR(os.stat(entry.path).st_mode):
             return f"it is a link to {target}, which is not a folder"
     except OSError as error:
-        there = "is not there" if error.errno in _NOT_THERE else "cannot be looked at"
-        return f"it is a link to {target}, which {there}"
+        problem = "is not there" if error.errno in _NOT_THERE else "cannot be looked at"
+        return f"it is a link to {target}, which {problem}"
     links[entry.name] = target
     return ""
 

@@ -128,7 +128,7 @@ def lines(shown: Listing, *, revisions: bool, now: float | None = None) -> tuple
         rows += _revision_rows(repo, moment) if revisions else [_repo_row(repo, moment)]
     if len(rows) > 1 and not any(row[-1] for row in rows[1:]):
         rows = [row[:-1] for row in rows]
-    below = [f"cannot be read: {one.path}: {one.reason}" for one in shown.unreadable]
+    below = [f"cannot be read: {skip.path}: {skip.reason}" for skip in shown.unreadable]
     below += [f"not a repo: {shown.root.real}/{folder}: {why}" for folder, why in shown.lookalikes.items()]
     if shown.foreign:
         below.append(f"not huggingface_hub's, never touched: {some(shown.foreign, 10)}")
@@ -174,7 +174,7 @@ def document(shown: Listing) -> Mapping[str, Any]:
             }
             for repo in shown.repos
         ],
-        "unreadable": [{"path": one.path, "reason": one.reason} for one in shown.unreadable],
+        "unreadable": [{"path": skip.path, "reason": skip.reason} for skip in shown.unreadable],
         "not_repos": dict(shown.lookalikes),
         "foreign": list(shown.foreign),
         "trash": list(shown.trash),

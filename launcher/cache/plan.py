@@ -88,7 +88,7 @@ def clear(inventory: Inventory) -> Plan:
     skipped += [
         Skipped(inventory.path(folder), problem, kind="foreign") for folder, problem in contents.lookalikes.items()
     ]
-    everything = not any(one.kind in ("in use", "blocked") for one in skipped)
+    everything = not any(skip.kind in ("in use", "blocked") for skip in skipped)
     payloads = payload_items(inventory, (), going, everything=everything)
     return new_plan(inventory, [*items, *payloads.items], [*skipped, *payloads.skipped])
 

@@ -129,46 +129,46 @@ def condemn(planned: Sequence[Plan], say: Callable[[Plan, Item], None]) -> Resul
     items: list[Item] = []
     failures: list[Failure] = []
     freed = 0
-    for one in planned:
-        done = remove.condemn(one, partial(say, one))
+    for part in planned:
+        done = remove.condemn(part, partial(say, part))
         items += done.items
         failures += done.failures
         freed += done.freed
-    return Result(tuple(items), tuple(s for one in planned for s in one.skipped), tuple(failures), freed)
+    return Result(tuple(items), tuple(s for part in planned for s in part.skipped), tuple(failures), freed)
 
 
 def finish(planned: Sequence[Plan], result: Result, progress: Progress | None) -> Result:
     """Delete the trash of every root that a plan touched, and return the result with what that freed."""
-    for one in planned:
-        if one.items:
-            done = trash.finish(one.root.real, progress)
+    for part in planned:
+        if part.items:
+            done = trash.finish(part.root.real, progress)
             result = result._replace(freed=result.freed + done.freed, failures=(*result.failures, *done.failures))
     return result
 
 
 def skipped_lines(skipped: Sequence[Skipped]) -> Iterator[str]:
     """Yield what stays, and why; of what is foreign, the first few."""
-    strangers = [one for one in skipped if one.kind == "foreign"]
-    for one in (*(one for one in skipped if one.kind != "foreign"), *strangers[:_NAMED_AT_MOST]):
-        kept = f", {size(one.size)}" if one.size else ""
-        verb = "cannot remove" if one.kind == "blocked" else "skipped:"
-        yield f"{verb} {one.path}{kept}: {one.reason}"
+    strangers = [skip for skip in skipped if skip.kind == "foreign"]
+    for skip in (*(skip for skip in skipped if skip.kind != "foreign"), *strangers[:_NAMED_AT_MOST]):
+        kept = f", {size(skip.size)}" if skip.size else ""
+        verb = "cannot remove" if skip.kind == "blocked" else "skipped:"
+        yield f"{verb} {skip.path}{kept}: {skip.reason}"
     if len(strangers) > _NAMED_AT_MOST:
         yield f"skipped: {count(len(strangers) - _NAMED_AT_MOST, 'more path')} that are not huggingface_hub's"
 
 
 def plan_lines(planned: Sequence[Plan]) -> Iterator[str]:
     """Yield a plan as a dry run shows it."""
-    for one in planned:
-        for item in one.items:
+    for part in planned:
+        for item in part.items:
             bytes_ = f", {size(item.size)}" if item.size is not None else ""
             yield f"would remove {item.path}{bytes_}: {item.reason}"
             yield from (f"would keep {target}: {item.path} links to it" for target in item.targets)
-        yield from skipped_lines(one.skipped)
-        if not one.items:
-            yield f"nothing to remove in {one.root.path}"
+        yield from skipped_lines(part.skipped)
+        if not part.items:
+            yield f"nothing to remove in {part.root.path}"
         else:
-            yield f"would free {size(one.size)} in {one.root.path}"
+            yield f"would free {size(part.size)} in {part.root.path}"
 
 
 def plan_document(planned: Plan) -> Mapping[str, Any]:
@@ -177,7 +177,7 @@ def plan_document(planned: Plan) -> Mapping[str, Any]:
         "path": str(planned.root.path),
         "owned": planned.root.owned,
         "remove": [item_document(item) for item in planned.items],
-        "left": [skipped_document(one) for one in planned.skipped],
+        "left": [skipped_document(skip) for skip in planned.skipped],
         "size_bytes": planned.size,
     }
 

@@ -78,11 +78,11 @@ def prune(inventory: Inventory, options: PruneOptions, stale_locks: Mapping[str,
     abandoned = [folder for folder in contents.locks if folder not in known]
     items += lock_items(inventory, abandoned, "its repo is not there")
     payloads = payload_items(inventory, gone, whole)
-    skipped += [one._replace(kind="kept") for one in payloads.skipped]
+    skipped += [skip._replace(kind="kept") for skip in payloads.skipped]
     skipped += [Skipped(inventory.path(f), f"it cannot be read: {why}") for f, why in inventory.unreadable.items()]
     if notes:
         skipped += [Skipped(inventory.root.real, note, kind="kept") for note in notes]
-        named = {one.path for one in skipped}
+        named = {skip.path for skip in skipped}
         busy = [f for f in inventory.repos if f in inventory.in_use and inventory.path(f) not in named]
         skipped += [in_use(inventory, folder, inventory.in_use[folder]) for folder in busy]
     return new_plan(inventory, [*items, *payloads.items], skipped)
@@ -110,7 +110,7 @@ def unneeded(inventory: Inventory, repo: Repo, options: PruneOptions, outdated: 
             for partial, size in repo.partial.items()
         ]
     # What something links to was not asked for by name: that it stays is no failure.
-    stays = [one._replace(kind="kept") if one.kind == "in use" else one for one in (*parts.skipped, *loose.skipped)]
+    stays = [skip._replace(kind="kept") if skip.kind == "in use" else skip for skip in (*parts.skipped, *loose.skipped)]
     return Parts(items, parts.blobs | loose.blobs, stays)
 
 

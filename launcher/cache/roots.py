@@ -16,7 +16,7 @@ from ..errors import LauncherError, quoted
 
 # By transformers' own rule before version 5, the first that is set wins over every other setting.
 TRANSFORMERS_NAMES = ("TRANSFORMERS_CACHE", "PYTORCH_TRANSFORMERS_CACHE", "PYTORCH_PRETRAINED_BERT_CACHE")
-_TRANSFORMERS = re.compile(r"transformers-(\d+)\..*\.dist-info")
+_TRANSFORMERS = r"transformers-(\d+)\..*\.dist-info"
 
 
 class Root(NamedTuple):
@@ -88,7 +88,7 @@ def _transformers(environment: Mapping[str, str], app_dir: Path) -> int | None:
     prefixes = (app_dir / ".venv", app_dir / "venv", environment.get("VIRTUAL_ENV"), environment.get("CONDA_PREFIX"))
     packages = [path for prefix in prefixes if prefix for path in Path(prefix).glob("lib/python*/site-packages")]
     for folder in (*packages, *(Path(path) for path in sys.path if path)):
-        version = next(filter(None, map(_TRANSFORMERS.fullmatch, _names(folder))), None)
+        version = next(filter(None, (re.fullmatch(_TRANSFORMERS, name) for name in _names(folder))), None)
         if version:
             return int(version[1])
     return None

@@ -21,22 +21,22 @@ def run(context: Context) -> Report:
     places = removal.places(context)
     listings = [listing.listing(root, arguments.repos, places, options) for root in context.roots]
     planning.refuse_unknown(arguments.repos, context.roots)
-    status = ExitStatus.IO if any(one.unreadable for one in listings) else ExitStatus.DONE
+    status = ExitStatus.IO if any(shown.unreadable for shown in listings) else ExitStatus.DONE
     lines: list[str] = []
-    for one in () if context.console.as_json else listings:
+    for shown in () if context.console.as_json else listings:
         lines += [""] if lines else []
-        lines.append(f"cache: {one.root.path} ({one.root.origin})")
-        if not one.exists:
+        lines.append(f"cache: {shown.root.path} ({shown.root.origin})")
+        if not shown.exists:
             lines.append("not there")
             continue
-        rows, below = listing.lines(one, revisions=arguments.revisions)
+        rows, below = listing.lines(shown, revisions=arguments.revisions)
         lines += context.console.table(rows, right=_RIGHT)
         lines += [context.console.hinted(line) for line in below]
-    size = sum(one.size for one in listings)
+    size = sum(shown.size for shown in listings)
     misplaced = roots.misplaced(context.environment, context.settings.app_dir)
     hint = f"{misplaced[1]}: {misplaced[0]}" if misplaced else None
     return Answer(
-        status, tuple(lines), {"roots": [listing.document(one) for one in listings], "size_bytes": size}, hint
+        status, tuple(lines), {"roots": [listing.document(shown) for shown in listings], "size_bytes": size}, hint
     )
 
 

@@ -58,7 +58,7 @@ def _branches(branches: Mapping[str, Mapping[str, str]], described: bool) -> str
 
 def _list(words: Mapping[str, str], described: bool) -> str:
     """Return words as the elements of a shell's array, for zsh each with what it means."""
-    return " ".join(shlex.quote(f"{word}:{what}" if described else word) for word, what in words.items())
+    return " ".join(shlex.quote(f"{word}:{meaning}" if described else word) for word, meaning in words.items())
 
 
 # Both scripts read the typed words in the same way: `option` is the one whose value comes next, `command` what the

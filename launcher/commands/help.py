@@ -78,7 +78,7 @@ def _first_screen(width: int) -> Iterator[str]:
     yield from _examples(FIRST_EXAMPLES, width)
     yield ""
     yield from textwrap.wrap(f"{PROGRAM} COMMAND --help shows every option of a command.", width)
-    statuses = [f"{int(status)} {what}" for status, what in EXIT_STATUSES.items()]
+    statuses = [f"{int(status)} {meaning}" for status, meaning in EXIT_STATUSES.items()]
     # A line breaks between them only.
     text = "; ".join((*statuses, "after the start, the app's own")).replace(" ", "\0").replace(";\0", "; ")
     yield from (line.replace("\0", " ") for line in textwrap.wrap(f"exit\0status:\0{text}", width))
@@ -113,7 +113,7 @@ def _indented(option: Option) -> str:
 
 
 def _examples(examples: Sequence[tuple[str, str]], width: int) -> Iterator[str]:
-    rows = [(f"{PROGRAM} {words}".rstrip(), what) for words, what in examples]
+    rows = [(f"{PROGRAM} {words}".rstrip(), meaning) for words, meaning in examples]
     yield from _section("examples", rows, width)
 
 
@@ -122,10 +122,10 @@ def _section(heading: str, rows: Sequence[tuple[str, str]], width: int, column: 
     yield ""
     yield f"{heading}:"
     column = column or max(len(label) for label, _ in rows)
-    for label, what in rows:
+    for label, meaning in rows:
         if column > width // 2:
             yield f"  {label}"
-            yield from textwrap.wrap(what, width, initial_indent=" " * 6, subsequent_indent=" " * 6)
+            yield from textwrap.wrap(meaning, width, initial_indent=" " * 6, subsequent_indent=" " * 6)
         else:
             indent = " " * (column + 4)
-            yield from textwrap.wrap(what, width, initial_indent=f"  {label:<{column}}  ", subsequent_indent=indent)
+            yield from textwrap.wrap(meaning, width, initial_indent=f"  {label:<{column}}  ", subsequent_indent=indent)

@@ -40,17 +40,17 @@ def _relock(context: Context) -> Report:
         timeout = context.timeout(hub.DEFAULT_SECONDS)
         outcomes = resolve.resolve(requirements, context.endpoints, context.own_environment, timeout)
         resolved = tuple(resolve.only_resolved(outcomes))
-        replaced = {one.model.key for one in resolved}
-        after = (*(one for one in before if one.key not in replaced), *(one.model for one in resolved))
-    for one in resolved:
-        for warning in one.warnings:
+        replaced = {outcome.model.key for outcome in resolved}
+        after = (*(model for model in before if model.key not in replaced), *(outcome.model for outcome in resolved))
+    for outcome in resolved:
+        for warning in outcome.warnings:
             console.warn(warning)
     moved = list(_moves(before, after))
     lines = tuple(line for line, _ in moved)
     for line in () if arguments.dry_run else lines:
         console.say(line)
     cached = [name(e) for root in context.roots for e in entries.contents(root.real).entries]
-    for trap in repo_id.traps([one.repo for one in after], cached):
+    for trap in repo_id.traps([model.repo for model in after], cached):
         console.warn(trap)
     changed = lockfile.differs(context.settings.app_dir, after)
     if not arguments.dry_run:
@@ -58,12 +58,12 @@ def _relock(context: Context) -> Report:
         if changed:
             history.record(context.settings, "lock", text.some(lines, 3) or "models.lock")
         if arguments.remove:
-            pull.unpin(context, [one.repo for one in before if one.key not in {a.key for a in after}])
+            pull.unpin(context, [model.repo for model in before if model.key not in {a.key for a in after}])
     console.say(_lock_summary(context, after, changed=changed, dry_run=arguments.dry_run))
     document = {
         "dry_run": arguments.dry_run,
         "changed": changed,
-        "models": [pull.model_document(one) for one in after],
+        "models": [pull.model_document(model) for model in after],
         "moved": [document for _, document in moved],
     }
     hint = "start_app.py models pull downloads it; start_app.py --locked downloads it and restarts the app"
@@ -92,16 +92,16 @@ def _write(context: Context, models: Sequence[LockedModel]) -> bool:
 
 def _requirements(context: Context) -> list[resolve.Requirement]:
     arguments = context.arguments
-    before = {one.key: one for one in context.lockfile or ()}
+    before = {model.key: model for model in context.lockfile or ()}
     if not arguments.repos:
         if not before:
-            cached = list(dict.fromkeys(one.repo for one in subjects.of_cache(context.roots)))
+            cached = list(dict.fromkeys(model.repo for model in subjects.of_cache(context.roots)))
             raise LauncherError(
                 f"{lockfile.path_of(context.settings.app_dir)} pins no model, and none was given",
                 f"start_app.py models lock {' '.join(cached[:3]) if cached else 'REPO'}",
                 ExitStatus.USAGE,
             )
-        return [resolve.requirement_of(one) for one in before.values()]
+        return [resolve.requirement_of(model) for model in before.values()]
     folder = _local_dir(arguments.local_dir)
     for glob in (*(arguments.include or ()), *(arguments.exclude or ())):
         if not glob or not glob.isprintable():
@@ -113,7 +113,7 @@ def _requirements(context: Context) -> list[resolve.Requirement]:
             raise LauncherError(
                 f"{text_!r} is not a valid repo", "start_app.py models lock OWNER/NAME", ExitStatus.USAGE
             )
-        known = [one for one in before.values() if one.repo == target.repo and (not folder or one.local_dir == folder)]
+        known = [m for m in before.values() if m.repo == target.repo and (not folder or m.local_dir == folder)]
         old = known[0] if len(known) == 1 else None
         requirement = resolve.Requirement(
             target.repo,
@@ -150,26 +150,26 @@ def _without(repos: Sequence[str], before: Sequence[LockedModel]) -> tuple[Locke
     for text_ in repos:
         target = repo_id.target(text_)
         gone = [
-            one
-            for one in kept
-            if target and one.repo == target.repo and target.revision in (None, one.revision, one.commit)
+            model
+            for model in kept
+            if target and model.repo == target.repo and target.revision in (None, model.revision, model.commit)
         ]
         if not gone:
-            folders = [repo_id.folder(one.repo) for one in before]
+            folders = [repo_id.folder(model.repo) for model in before]
             raise targets.unknown(text_, folders, "start_app.py models check", where=f"in {lockfile.NAME}")
-        kept = [one for one in kept if one not in gone]
+        kept = [model for model in kept if model not in gone]
     return tuple(kept)
 
 
 def _moves(before: Sequence[LockedModel], after: Sequence[LockedModel]) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Yield what moved, as a line and for `--json`."""
-    old, new = {one.key: one for one in before}, {one.key: one for one in after}
+    old, new = {model.key: model for model in before}, {model.key: model for model in after}
     for key in sorted({*old, *new}):
         was, now = old.get(key), new.get(key)
         if was and now and was.commit == now.commit and was.files == now.files and was.revision == now.revision:
             continue
-        one = now or was
-        assert one
+        model = now or was
+        assert model
         files = {
             path
             for path in {*(was.files if was else ()), *(now.files if now else ())}
@@ -179,13 +179,13 @@ def _moves(before: Sequence[LockedModel], after: Sequence[LockedModel]) -> Itera
         count = f"{len(files)} {'file' if len(files) == 1 else 'files'}"
         sign = "+" if grown >= 0 else "-"
         steps = f"{was.commit[:7] if was else 'new'} → {now.commit[:7] if now else 'gone'}"
-        line = f"{one.name} {one.revision}: {steps} ({count}, {sign}{text.size(abs(grown))})"
+        line = f"{model.name} {model.revision}: {steps} ({count}, {sign}{text.size(abs(grown))})"
         yield (
             line,
             {
-                "repo": one.repo,
-                "local_dir": one.local_dir,
-                "revision": one.revision,
+                "repo": model.repo,
+                "local_dir": model.local_dir,
+                "revision": model.revision,
                 "before": was.commit if was else None,
                 "after": now.commit if now else None,
                 "files": sorted(files),

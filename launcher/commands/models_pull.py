@@ -56,15 +56,15 @@ def _report(
     pulling.tell_skipped(skipped, context.console)
     document = {
         **_survey_document(survey),
-        "skipped": [{"name": one.name, "reason": one.error.message} for one in skipped],
+        "skipped": [{"name": skip.name, "reason": skip.error.message} for skip in skipped],
         "dry_run": served is None,
-        "served": [_served_document(one) for one in served or ()],
+        "served": [_served_document(source) for source in served or ()],
     }
     return Answer(pulling.status_of(skipped), lines, document)
 
 
 def _unlocked_repos(context: Context) -> list[str]:
-    named = {one.repo for one in context.lockfile or () if not one.local_dir}
+    named = {model.repo for model in context.lockfile or () if not model.local_dir}
     present = (naming.name(e) for root in context.roots for e in entries.contents(root.real).entries)
     return [repo for repo in present if repo not in named]
 
@@ -100,5 +100,5 @@ def _survey_document(survey: Survey) -> Mapping[str, Any]:
     }
 
 
-def _served_document(one: Served) -> Mapping[str, Any]:
-    return {"repo": one.task.model.repo, "endpoint": one.endpoint.url, "size_bytes": one.size}
+def _served_document(served: Served) -> Mapping[str, Any]:
+    return {"repo": served.task.model.repo, "endpoint": served.endpoint.url, "size_bytes": served.size}

@@ -95,7 +95,7 @@ class Status(NamedTuple):
         if self.instance and self.instance.listening and self.settings.port not in self.instance.listening:
             rows.append(("listens on", ", ".join(str(number) for number in sorted(self.instance.listening))))
         rows.append(("endpoint", self.endpoint or "https://huggingface.co (default)"))
-        rows += [("model", one.line(locked=self.locked)) for one in self.models[:NAMED_AT_MOST]]
+        rows += [("model", model.line(locked=self.locked)) for model in self.models[:NAMED_AT_MOST]]
         if len(self.models) > NAMED_AT_MOST:
             rows.append(("model", f"{len(self.models) - NAMED_AT_MOST} more: start_app.py status --json"))
         rows += [("cache", f"{root}{'' if os.path.isdir(root) else ' (does not exist)'}") for root in self.cache_roots]
@@ -158,7 +158,7 @@ class Status(NamedTuple):
             "gpu_memory_bytes": self.gpu_memory if isinstance(self.gpu_memory, int) else None,
             "locked": self.locked,
             "log": self.log,
-            "models": [one.document() for one in self.models],
+            "models": [model.document() for model in self.models],
             "last_start": start_document(self.starts.last),
             "last_failed_start": start_document(self.starts.failed),
             "last_good": [set_document(one) for one in self.starts.good],

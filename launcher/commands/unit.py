@@ -77,7 +77,7 @@ def _closed(words: Sequence[str], uid: int) -> Iterator[tuple[str, str]]:
         groups = []  # a user without a name is in no group
     for path in filter(os.path.isabs, words):
         for place in map(Path, dict.fromkeys((path, os.path.realpath(path)))):
-            closed = next((one for one in (*reversed(place.parents), place) if _is_closed(one, uid, groups)), None)
+            closed = next((p for p in (*reversed(place.parents), place) if _is_closed(p, uid, groups)), None)
             if closed:
                 yield str(place), str(closed)
                 break
@@ -95,7 +95,7 @@ def _environment(settings: Settings, environ: Mapping[str, str], uid: int) -> Ma
         home = pwd.getpwuid(uid).pw_dir
     except KeyError:
         home = environ.get("HOME", "/")
-    kept = {name: one.value for name, one in settings.variables.items() if one.level != "environment"}
+    kept = {name: setting.value for name, setting in settings.variables.items() if setting.level != "environment"}
     return {"HOME": home, **kept}
 
 

@@ -19,10 +19,10 @@ from ..errors import ExitStatus, LauncherError, quoted
 MAX_BYTES = 1 << 20
 # What Python itself may touch before the app sees it: a variable name must survive execve.
 _FORBIDDEN_IN_NAMES = "=\0"
-_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
-_WORDS = re.compile(r"[A-Z][A-Z0-9_]+")
+_NAME = r"[A-Za-z_][A-Za-z0-9_.-]*"
+_WORDS = r"[A-Z][A-Z0-9_]+"
 # `NAME= # comment` is a blank value; python-dotenv before 1.2.4 takes the comment for it.
-_COMMENT_ONLY = re.compile(r"[^=]*=[^\S\r\n]+#")
+_COMMENT_ONLY = r"[^=]*=[^\S\r\n]+#"
 
 
 class EnvFile(NamedTuple):
@@ -75,16 +75,16 @@ def parse(path: Path, text: str, environ: Mapping[str, str]) -> EnvFile:
         line = binding.original.line + _leading_blank_lines(binding.original.string)
         name = binding.key
         if binding.error or (name is not None and (not name or any(c in name for c in _FORBIDDEN_IN_NAMES))):
-            unparsable[line] = tuple(_WORDS.findall(binding.original.string))
+            unparsable[line] = tuple(re.findall(_WORDS, binding.original.string))
             continue
-        if name is not None and not _NAME.fullmatch(name):
-            odd[line] = tuple(_WORDS.findall(binding.original.string))
+        if name is not None and not re.fullmatch(_NAME, name):
+            odd[line] = tuple(re.findall(_WORDS, binding.original.string))
         if name is not None and binding.value is None:
             values[name] = None  # `NAME` without a `=` takes an earlier value back
         elif name is not None and binding.value is not None:
             known = {**values, **present}
             # The environment holds bytes; under a locale that is not UTF-8, Python's text for them differs from ours.
-            comment_only = binding.value.startswith("#") and _COMMENT_ONLY.match(binding.original.string)
+            comment_only = binding.value.startswith("#") and re.match(_COMMENT_ONLY, binding.original.string)
             literal = "" if comment_only else os.fsdecode(binding.value.encode())
             value = "".join(atom.resolve(known) for atom in parse_variables(literal))
             if "\0" in value:

@@ -12,7 +12,7 @@ from ..errors import LauncherError
 
 # What is in a hub cache: https://huggingface.co/docs/huggingface_hub/guides/manage-cache
 HUB_ENTRY = re.compile(r"(models|datasets|spaces|kernels)--.")
-_VARIABLE = re.compile(r"\$(\w+|\{[^}]*\})", re.ASCII)
+_VARIABLE = r"(?a)\$(\w+|\{[^}]*\})"
 
 
 def expand(value: str, variable: Callable[[str], str | None], home: str | None) -> str:
@@ -27,12 +27,12 @@ def expand(value: str, variable: Callable[[str], str | None], home: str | None) 
         value = ((home or home_of_user()).rstrip("/") + value[1:]) or "/"
     else:
         value = os.path.expanduser(value)
-    return _VARIABLE.sub(replaced, value)
+    return re.sub(_VARIABLE, replaced, value)
 
 
 def unexpanded(value: str) -> str | None:
     """Return the first `$NAME` that nothing was known for, or None."""
-    match = _VARIABLE.search(value)
+    match = re.search(_VARIABLE, value)
     return match[0] if match else None
 
 

@@ -18,13 +18,10 @@ from ..ui import redact, text
 from .paths import absolute, unexpanded
 from .sources import Setting
 
-_OTHER_SCRIPTS = ("app.py", "main.py", "gradio_app.py", "launch.py", "demo.py", "run.py")
-_ENDPOINT = re.compile(
-    r"https?://([A-Za-z0-9._~%!$&'()*+,;=:-]+@)?(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?)(:[0-9]{1,5})?(/[^\s#?]*)?"
-)
-_NOTIFY_URL = re.compile(
-    r"https?://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?)(:[0-9]{1,5})?([/?][!\"$-~]*)?"
-)
+_OTHER_SCRIPTS = ("app.py", "gradio_app.py", "launch.py", "demo.py")
+_NAMED_AT_MOST = 3
+_ENDPOINT = r"https?://([A-Za-z0-9._~%!$&'()*+,;=:-]+@)?(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?)(:[0-9]{1,5})?(/[^\s#?]*)?"
+_NOTIFY_URL = r"https?://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?)(:[0-9]{1,5})?([/?][!\"$-~]*)?"
 # Opening and closing: plain, typographic (English, German, French), full-width.
 _QUOTES = (('"', '"'), ("'", "'"), ("“”„‟", "“”‟"), ("‘’‚‛", "‘’‛"), ("«»", "«»"), ("＂", "＂"), ("＇", "＇"))
 _TYPOGRAPHIC = frozenset("“”„‟‘’‚‛«»＂＇")
@@ -34,9 +31,9 @@ _FORMAL = frozenset(
     "GRADIO_SERVER_PORT GRADIO_SERVER_NAME APP_PORT_FLAG APP_HOST_FLAG APP_LOCKED APP_NOTIFY_URL HF_ENDPOINT "
     "HF_OFFICIAL_ENDPOINT".split()
 )
-_SHELL = re.compile(r"[;&|]\s*(?:export\s+)?[A-Za-z_]\w*=|\$\(|`")
-_WINDOWS_PATH = re.compile(r"[A-Za-z]:[\\/\x00-\x1f]|\\\\")
-_HOST = re.compile(r"[A-Za-z0-9._:%-]+")
+_SHELL = r"[;&|]\s*(?:export\s+)?[A-Za-z_]\w*=|\$\(|`"
+_WINDOWS_PATH = r"[A-Za-z]:[\\/\x00-\x1f]|\\\\"
+_HOST = r"[A-Za-z0-9._:%-]+"
 
 
 def is_quoted(value: str) -> bool:
@@ -48,33 +45,33 @@ def is_quoted(value: str) -> bool:
 def check_spelling(name: str, setting: Setting) -> None:
     """Check that a value has nothing in it that a container engine, Windows or a word processor has left there."""
     value = setting.value.strip()
-    what = hint = None
+    problem = hint = None
     if name != "APP_ARGS" and name not in _FORMAL and os.path.exists(setting.value):
         return  # a folder may have any name
-    if name not in ("APP_ARGS", "APP_NOTIFY_URL") and _WINDOWS_PATH.match(value):
-        what, hint = "is a path of Windows", f"{name}=/PATH"
+    if name not in ("APP_ARGS", "APP_NOTIFY_URL") and re.match(_WINDOWS_PATH, value):
+        problem, hint = "is a path of Windows", f"{name}=/PATH"
         if value[0] != "\\":
             mounted = f"/mnt/{value[0].lower()}/" + re.sub(r"[\\/]+", "/", value[3:])
             hint = f"{name}={quoted(mounted)} under WSL"
     elif "\r" in setting.value or (name != "APP_ARGS" and any(ord(letter) < 32 for letter in value)):
-        what = "has a line end or another control character in it"
+        problem = "has a line end or another control character in it"
         hint = "sed -i 's/\\r$//' FILE, for a file with the line ends of Windows"
     elif is_quoted(value) and (name != "APP_ARGS" or _is_one_word(value)):
-        what = "has quotes around it"
+        problem = "has quotes around it"
         hint = f"write {name}=VALUE without quotes; in an env file for containers they are a part of the value"
     elif value[0] in _TYPOGRAPHIC or value[-1] in _TYPOGRAPHIC:
-        what, hint = "begins or ends with a typographic quote", f"write {name}=VALUE without it"
+        problem, hint = "begins or ends with a typographic quote", f"write {name}=VALUE without it"
     elif name in _FORMAL:
         return  # what else is wrong with it shows in its form
     elif value[0] == "#" or _has_comment(name, setting):
-        what = "has a comment in it"
+        problem = "has a comment in it"
         hint = f"{name}=VALUE with nothing after it; systemd's EnvironmentFile= and containers' env files keep comments"
-    elif name != "APP_ARGS" and _SHELL.search(value):
-        what = "is more than a value: no shell reads it"
+    elif name != "APP_ARGS" and re.search(_SHELL, value):
+        problem = "is more than a value: no shell reads it"
         hint = f"write {name}=VALUE on a line of its own, and the output of a command in full"
-    if what:
+    if problem:
         shown = "" if name == "APP_NOTIFY_URL" else f" {redact.scrub(text.clean(value))}"
-        raise LauncherError(f"{name}{shown} {what} ({setting.origin})", hint, setting.bad)
+        raise LauncherError(f"{name}{shown} {problem} ({setting.origin})", hint, setting.bad)
 
 
 def _has_comment(name: str, setting: Setting) -> bool:
@@ -98,14 +95,14 @@ def _is_one_word(args: str) -> bool:
 def check_app_dir(app_dir: Path, setting: Setting) -> None:
     """Check that the app's folder is one."""
     try:
-        what = "" if stat.S_ISDIR(os.stat(app_dir).st_mode) else "is not a folder"
+        problem = "" if stat.S_ISDIR(os.stat(app_dir).st_mode) else "is not a folder"
     except PermissionError:
-        what = "may not be entered"
+        problem = "may not be entered"
     except OSError:
-        what = "does not exist"
-    if what:
+        problem = "does not exist"
+    if problem:
         raise LauncherError(
-            f"the app's folder {app_dir} {what} (APP_DIR, {setting.origin})",
+            f"the app's folder {app_dir} {problem} (APP_DIR, {setting.origin})",
             "start_app.py --app-dir DIR",
             setting.bad,
         )
@@ -130,21 +127,34 @@ def script(app_dir: Path, setting: Setting, launcher_folders: tuple[Path, ...]) 
         return path
     origin = "" if setting.level == "default" else f" (APP_SCRIPT, {setting.origin})"
     if stat.S_ISDIR(mode):
-        what = f"{path} is a folder, not a script{origin}"
+        problem = f"{path} is a folder, not a script{origin}"
     elif stat.S_ISREG(mode):
-        what = f"{path} is not readable"
+        problem = f"{path} is not readable"
     elif mode:
-        what = f"{path} is not a regular file{origin}"
+        problem = f"{path} is not a regular file{origin}"
     elif os.path.islink(path):
-        what = f"{path} is a dangling link"
+        problem = f"{path} is a dangling link"
     else:
-        what = f"no {setting.value} in {app_dir}{origin}"
+        problem = f"no {setting.value} in {app_dir}{origin}"
+    raise LauncherError(problem, _other_script(app_dir))
+
+
+def _other_script(app_dir: Path) -> str:
+    """Return the hint for a folder without the script: what else in it may be the app."""
+    from ..scripts.candidates import Folder
+
+    folder = Folder(app_dir)
+    named = folder.candidates[:_NAMED_AT_MOST]
+    if named:
+        entries = [quoted(f"APP_SCRIPT={folder.entry(candidate.path)}") for candidate in named]
+        first = f"{quoted(named[0].path.name)} {named[0].reason}"
+        line = f"{first}: set {entries[0]} in {quoted(app_dir / '.env')}"
+        return f"{line}; also possible: {shlex.join(entries[1:])}" if entries[1:] else line
     present = next((name for name in _OTHER_SCRIPTS if os.path.isfile(app_dir / name)), None)
-    hint = "start_app.py --app-dir DIR; APP_SCRIPT=app.py in .env for another script; start_app.py --demo to try it out"
     if present:
         line = f"APP_SCRIPT={quoted(present)} in {quoted(app_dir / '.env')}"
-        hint = f"{quoted(present)} is there: set {line}, or start_app.py --app-dir DIR"
-    raise LauncherError(what, hint)
+        return f"{quoted(present)} is there: set {line}, or start_app.py --app-dir DIR"
+    return "start_app.py --app-dir DIR; APP_SCRIPT=app.py in .env for another script; start_app.py --demo to try it out"
 
 
 def port(setting: Setting) -> int:
@@ -238,7 +248,7 @@ def check_host(setting: Setting) -> None:
     """Check that this can be a host name or an address."""
     value = setting.value
     bare = value[1:-1] if value[:1] == "[" and value[-1:] == "]" and ":" in value else value
-    if not _HOST.fullmatch(bare) or (":" in bare and not _is_ipv6(bare)):
+    if not re.fullmatch(_HOST, bare) or (":" in bare and not _is_ipv6(bare)):
         raise LauncherError(
             f"{redact.scrub(setting.value)!r} is no host name or address (GRADIO_SERVER_NAME, {setting.origin})",
             "start_app.py --host 0.0.0.0 for every interface, --host 127.0.0.1 for this machine only",
@@ -256,7 +266,7 @@ def _is_ipv6(text: str) -> bool:
 
 def check_endpoint(name: str, setting: Setting) -> None:
     """Check that this is the http(s) address of a hub, with nothing behind it."""
-    match = _ENDPOINT.fullmatch(setting.value)
+    match = re.fullmatch(_ENDPOINT, setting.value)
     if match and (match[4] is None or 0 < int(match[4][1:]) < 65536):
         return
     # The part before an @ may be a password, even in a mistyped URL.
@@ -278,7 +288,7 @@ def check_endpoints(name: str, setting: Setting) -> None:
 
 def check_notify_url(setting: Setting) -> None:
     """Check that this is an http(s) address. It is a secret, so the error does not show it."""
-    match = _NOTIFY_URL.fullmatch(setting.value)
+    match = re.fullmatch(_NOTIFY_URL, setting.value)
     if not match or (match[3] and not 0 < int(match[3][1:]) < 65536):
         raise LauncherError(
             f"APP_NOTIFY_URL is no http(s) address ({setting.origin}); it is a secret and not shown",
@@ -302,17 +312,17 @@ def check_folder(name: str, setting: Setting) -> None:
     path = setting.value
     if os.path.isdir(path):
         return
-    what = None
+    problem = None
     if os.path.lexists(path):
-        what = "is a dangling link" if os.path.islink(path) and not os.path.exists(path) else "is not a folder"
+        problem = "is a dangling link" if os.path.islink(path) and not os.path.exists(path) else "is not a folder"
     else:
         parent = os.path.dirname(path)
         while not os.path.lexists(parent):
             parent = os.path.dirname(parent)
         if not os.path.isdir(parent):
-            what = f"cannot be made: {parent} is not a folder"
-    if what:
-        raise LauncherError(f"{path} {what} ({name}, {setting.origin})", f"set {name} to a folder, or unset it")
+            problem = f"cannot be made: {parent} is not a folder"
+    if problem:
+        raise LauncherError(f"{path} {problem} ({name}, {setting.origin})", f"set {name} to a folder, or unset it")
 
 
 def refuse_broken_lines(path: Path, unparsable: Mapping[int, tuple[str, ...]], names: Collection[str]) -> None:

@@ -24,10 +24,10 @@ _PORT_OPTIONS = (
 )
 _HOST_OPTIONS = ("--host", "--server-name", "--listen", "--listen-host", "--bind", "--address", "--addr", "--server")
 _PORT_VARIABLES = ("GRADIO_SERVER_PORT", "PORT")
-_SHORT = re.compile(r"-p=?([0-9]+)")
-_ASSIGNMENT = re.compile(r"(?:\w+\.)*(?:\w+_)?port=([0-9]+)", re.IGNORECASE)  # hydra, fire
-_ADDRESS = re.compile(r"(?:https?://)?(?:[0-9]+(?:\.[0-9]+){3}|\[[0-9A-Fa-f:.]*\]|localhost|\*)?:([0-9]+)/?")
-_COMMAND = re.compile(r"[A-Za-z][\w-]*(?::[\w-]+)*")
+_SHORT = r"-p=?([0-9]+)"
+_ASSIGNMENT = r"(?i)(?:\w+\.)*(?:\w+_)?port=([0-9]+)"  # hydra, fire
+_ADDRESS = r"(?:https?://)?(?:[0-9]+(?:\.[0-9]+){3}|\[[0-9A-Fa-f:.]*\]|localhost|\*)?:([0-9]+)/?"
+_COMMAND = r"[A-Za-z][\w-]*(?::[\w-]+)*"
 # Where only the number says that it is a port: below this it is a count more often.
 _LOWEST = 1024
 # Where Gradio looks for a free port: behind an option that may take no value, such a number is hardly anything else.
@@ -76,7 +76,7 @@ def command_words(words: Sequence[str], skipped: Collection[str], is_file: Calla
             continue
         if name.startswith("-"):
             break
-        if _COMMAND.fullmatch(words[position]) and not is_file(words[position]):
+        if re.fullmatch(_COMMAND, words[position]) and not is_file(words[position]):
             command.append(words[position])
         position += 1
     return tuple(command)
@@ -93,7 +93,7 @@ def _by_words(words: Sequence[str], options: Collection[str]) -> Told | None:
         if word.startswith("-"):
             # As in argparse, the last one counts.
             told = _by_option(word, words[position + 1] if position + 1 < len(words) else "", names) or told
-        elif match := _ASSIGNMENT.fullmatch(word):
+        elif match := re.fullmatch(_ASSIGNMENT, word):
             told = _number(match[1], word) or told
         elif not before.startswith("-") or "=" in before:
             positional = _by_position(word) or positional
@@ -104,7 +104,7 @@ def _by_words(words: Sequence[str], options: Collection[str]) -> Told | None:
 
 
 def _by_option(word: str, following: str, names: Collection[str]) -> Told | None:
-    if match := _SHORT.fullmatch(word):
+    if match := re.fullmatch(_SHORT, word):
         return _number(match[1], word)
     option, equals, value = word.partition("=")
     value, shown = (value, word) if equals else (following, f"{word} {following}")
@@ -114,12 +114,12 @@ def _by_option(word: str, following: str, names: Collection[str]) -> Told | None
         return told or Told(doubt=f"{shown} names no port by its number")
     if told and (option == "-p" or _abbreviates(dashed, names, told)):
         return told
-    match = _ADDRESS.fullmatch(value) if dashed in _HOST_OPTIONS else None
+    match = re.fullmatch(_ADDRESS, value) if dashed in _HOST_OPTIONS else None
     return _number(match[1], shown) if match else None
 
 
 def _by_position(word: str) -> Told | None:
-    match = _ADDRESS.fullmatch(word)
+    match = re.fullmatch(_ADDRESS, word)
     told = _number(match[1] if match else word, word)
     return told if told and told.port and told.port >= _LOWEST else None
 

@@ -95,8 +95,8 @@ def candidates(app: App, claim: Claim | None) -> Candidates:
     claimed = look(claim.pid) if claim and claim.pid != os.getpid() else None
     if claim and claimed and claimed.start == claim.start and not claimed.gone:
         proven[claim.pid] = Candidate(claimed, Told(claim.port, "by the record"), recorded=True)
-    seen = tuple((pid, reason) for pid, reason in left if pid not in proven)
-    return Candidates(proven, seen, tuple(unread), tuple(hidden))
+    rejected = tuple((pid, reason) for pid, reason in left if pid not in proven)
+    return Candidates(proven, rejected, tuple(unread), tuple(hidden))
 
 
 def _hidden(app: App, pid: int, argv: Sequence[str]) -> Iterator[Candidate]:

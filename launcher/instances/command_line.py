@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple
 _OPTIONS_WITH_VALUE = "WX"
 _LONG_OPTIONS_WITH_VALUE = ("--check-hash-based-pycs",)
 _OWN_FOLDER = "/proc/self/cwd/"
-_PYTHON_NAME = re.compile(r"\.?(python|pypy|graalpy)", re.IGNORECASE)
+_PYTHON_NAME = r"(?i)\.?(python|pypy|graalpy)"
 # Programs that run any command after the word `run`: their options that take a value, and those that take none.
 # After an option that is not known here nobody can tell what is run.
 _COMMAND_RUNNERS: Mapping[str, tuple[str, str]] = {
@@ -50,7 +50,7 @@ _SCRIPT_RUNNERS: Mapping[str, tuple[str | None, frozenset[str]]] = {
     "torch.distributed.run": (None, _TORCHRUN),
     "torch.distributed.launch": (None, _TORCHRUN),
 }
-_NO_PYTHON = re.compile("--no[-_]p")  # in full --no-python; argparse takes any beginning of an option for it
+_NO_PYTHON = "--no[-_]p"  # in full --no-python; argparse takes any beginning of an option for it
 # Gradio's reloader takes the script first; behind other words it does other things with it.
 _RELOADER = "gradio"
 
@@ -96,14 +96,14 @@ class ScriptArgument(NamedTuple):
 
 def has_python_name(program: str | None) -> bool:
     """Return whether a program is called like a Python; that proves nothing yet."""
-    return bool(program and _PYTHON_NAME.match(os.path.basename(program)))
+    return bool(program and re.match(_PYTHON_NAME, os.path.basename(program)))
 
 
 def script_argument(argv: Sequence[str]) -> ScriptArgument | None:
     """Return what a Python command line runs, or None for `-c`, standard input and no command at all."""
     # The same walk that CPython's own getopt does.
     position = 1
-    seen: set[str] = set()
+    letters: set[str] = set()
     while position < len(argv):
         word = argv[position]
         if word == "--":
@@ -117,9 +117,9 @@ def script_argument(argv: Sequence[str]) -> ScriptArgument | None:
             if letter == "c":
                 return None
             if letter == "m":
-                joined = word[index + 1 :]
-                return _module(joined, argv[position + 1 :], seen) if joined else _module_of(argv[position + 1 :], seen)
-            seen.add(letter)
+                joined, rest = word[index + 1 :], argv[position + 1 :]
+                return _module(joined, rest, letters) if joined else _module_of(rest, letters)
+            letters.add(letter)
             if letter in _OPTIONS_WITH_VALUE:
                 position += 0 if word[index + 1 :] else 1
                 break
@@ -201,7 +201,7 @@ def _run_by_script_runner(rest: Sequence[str], word: str | None, without: frozen
         if argument in ("-m", "--module"):
             return _module_of(rest[position + 1 :])
         if argument.startswith("-"):
-            if _NO_PYTHON.match(argument):
+            if re.match(_NO_PYTHON, argument):
                 return None
             value = "=" not in argument and argument not in without
         elif argument.endswith(".py"):

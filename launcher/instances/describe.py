@@ -95,7 +95,7 @@ def verdicts(survey: Survey) -> tuple[str, ...]:
     judged = [f"{i.verdict.standing}: pid {i.pid}: {i.verdict.reason}" for i in instances]
     # The youngest first: it is the one that somebody is wondering about.
     left = [(process, reason) for pid, reason in survey.left if (process := look(pid)) and not process.gone]
-    left.sort(key=lambda one: -one[0].start)
+    left.sort(key=lambda entry: -entry[0].start)
     lines = [f"no instance: {describe(process)}: {reason}" for process, reason in left[:NAMED_AT_MOST]]
     more = len(left) - len(lines)
     return (*judged, *lines, *((f"no instance: {more} more of this kind",) if more else ()))

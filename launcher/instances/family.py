@@ -30,7 +30,7 @@ from .process import Process
 LAUNCHERS = frozenset(("start_app.py", "start-app"))
 # What Python's own process pools run: `-c 'from multiprocessing.spawn import spawn_main; …'`.
 _HELPERS = ("from multiprocessing.", "from joblib.externals.loky.", "joblib.externals.loky.backend.")
-_INSTALLED = re.compile(r"/(site-packages|dist-packages|lib\d*/python[\d.]+)/|/bin/[^/]+$")
+_INSTALLED = r"/(site-packages|dist-packages|lib\d*/python[\d.]+)/|/bin/[^/]+$"
 
 
 class Bounds(NamedTuple):
@@ -96,7 +96,7 @@ def stranger(kin: Kin, table: Table, folders: Collection[str]) -> str | None:
     if own_marker(kin.pid, table):
         return "a launcher has started it, as an instance of its own"
     script = table.script(kin.pid)
-    if script is None or _INSTALLED.search(script) or any(_is_in(script, folder) for folder in folders):
+    if script is None or re.search(_INSTALLED, script) or any(_is_in(script, folder) for folder in folders):
         return None
     return f"it runs {script}, which is not in the app's folder"
 
@@ -123,12 +123,12 @@ def leftovers(table: Table, start: Start, bounds: Bounds, known: Collection[int]
     """
     apart = _apart(table, bounds)
     ours = {pid: mark for pid, mark in start.marked.items() if pid not in apart.union(known) and pid != bounds.own}
-    kin = {pid: one for pid, mark in ours.items() if (one := table.kin(pid)) and one.marker == mark}
-    reasons = {pid: reason for pid, one in kin.items() if (reason := _why_spared(one, table, start, bounds))}
+    kin = {pid: member for pid, mark in ours.items() if (member := table.kin(pid)) and member.marker == mark}
+    reasons = {pid: reason for pid, member in kin.items() if (reason := _why_spared(member, table, start, bounds))}
     below = table.below([pid for pid in reasons if pid not in bounds.spare])
-    own = {pid: one for pid, one in kin.items() if pid not in reasons and pid not in below}
+    own = {pid: member for pid, member in kin.items() if pid not in reasons and pid not in below}
     return Family(
-        tuple(one.process for one in sorted(own.values(), key=lambda one: (one.start, one.pid))),
+        tuple(kin.process for kin in sorted(own.values(), key=lambda kin: (kin.start, kin.pid))),
         tuple((kin[pid].process, reason) for pid, reason in sorted(reasons.items())),
     )
 
@@ -136,28 +136,28 @@ def leftovers(table: Table, start: Start, bounds: Bounds, known: Collection[int]
 def descendants(pids: Collection[int], table: Table, bounds: Bounds) -> tuple[Process, ...]:
     """Return what goes with processes that are known to be the app's: all below them, except what is another app's."""
     candidates = table.below(pids) - bounds.spare - _apart(table, bounds)
-    kin = {pid: one for pid in candidates if (one := table.kin(pid))}
-    strangers = [pid for pid, one in kin.items() if stranger(one, table, bounds.folders)]
+    kin = {pid: member for pid in candidates if (member := table.kin(pid))}
+    strangers = [pid for pid, member in kin.items() if stranger(member, table, bounds.folders)]
     apart = table.below(strangers).union(strangers)
-    return tuple(one.process for pid, one in kin.items() if pid not in apart and one.process.uid == bounds.uid)
+    return tuple(k.process for pid, k in kin.items() if pid not in apart and k.process.uid == bounds.uid)
 
 
-def _why_spared(one: Kin, table: Table, start: Start, bounds: Bounds) -> str | None:
+def _why_spared(member: Kin, table: Table, start: Start, bounds: Bounds) -> str | None:
     """Return why a marked process is not a leftover to be ended, or None when it is."""
-    mark = one.marker
+    mark = member.marker
     assert mark
-    if one.pid in bounds.spare:
+    if member.pid in bounds.spare:
         return "the launcher runs below it"
-    if one.process.uid != bounds.uid:
-        return f"user {text.user(one.process.uid)}'s"
-    reason = stranger(one, table, bounds.folders) or _still_there(one.pid, table, bounds.own)
+    if member.process.uid != bounds.uid:
+        return f"user {text.user(member.process.uid)}'s"
+    reason = stranger(member, table, bounds.folders) or _still_there(member.pid, table, bounds.own)
     if mark.command != marker.quoted(start.command):
         reason = reason or "left over by another command of the app's script"
-    if reason or one.pid in start.holding:
+    if reason or member.pid in start.holding:
         return reason
     if mark.port != start.port:
         return f"left over by this app's instance on port {mark.port}; start_app.py stop --port {mark.port} ends it"
-    if not start.attended and one.session != mark.session:
+    if not start.attended and member.session != mark.session:
         return "left over by an instance that has ended, in a session of its own: a start by hand ends it"
     return None
 
@@ -165,12 +165,12 @@ def _why_spared(one: Kin, table: Table, start: Start, bounds: Bounds) -> str | N
 def _still_there(pid: int, table: Table, own: int) -> str | None:
     """Return why the instance of a marked process may still live, or None when it is dead."""
     mark = table.marked[pid]
-    here, there = table.inner(own)[0], table.inner(pid)[0]
+    here, namespace = table.inner(own)[0], table.inner(pid)[0]
     if mark.namespace == here:
         main = table.kin(mark.pid)
         alive = main is not None and main.start <= mark.ticks + 1
-    elif mark.namespace == there:
-        alive = any(mark == other and own_marker(one, table) for one, other in table.marked.items())
+    elif mark.namespace == namespace:
+        alive = any(mark == other and own_marker(pid, table) for pid, other in table.marked.items())
     else:
         return "the container of its instance cannot be seen from here"
     return f"its instance, pid {mark.pid}, is another one than this app's here" if alive else None
@@ -201,12 +201,12 @@ class _Search:
         apart = _apart(table, self._bounds)
         mark = marked | table.below(roots | self._known.pids) | led
         candidates = mark - roots - self._known.pids - apart - self._bounds.spare
-        kin = {pid: one for pid in candidates if (one := table.kin(pid))}
-        left = {pid: why for pid, one in kin.items() if (why := stranger(one, table, self._bounds.folders))}
+        kin = {pid: member for pid in candidates if (member := table.kin(pid))}
+        left = {pid: why for pid, member in kin.items() if (why := stranger(member, table, self._bounds.folders))}
         apart |= table.below(left).union(left)
-        own = self._proven({pid: one for pid, one in kin.items() if pid not in apart})
-        for pid, one in kin.items():
-            if pid not in own and pid not in apart and (one.ppid in roots or one.ppid not in kin):
+        own = self._proven({pid: member for pid, member in kin.items() if pid not in apart})
+        for pid, member in kin.items():
+            if pid not in own and pid not in apart and (member.ppid in roots or member.ppid not in kin):
                 left[pid] = "nothing proves that the app has started it"
         goes = roots | own | self._known.pids
         whole = frozenset(session for session in self._led if table.in_session(session) <= goes)
@@ -224,7 +224,7 @@ class _Search:
         )
 
     def _proven(self, kin: Mapping[int, Kin]) -> set[int]:
-        own = {pid for pid, one in kin.items() if self._is_proven(one)}
+        own = {pid for pid, member in kin.items() if self._is_proven(member)}
         pending = [*own, *self._known.pids]
         while pending:
             new = [pid for pid in self._table.children(pending.pop()) if pid in kin and pid not in own]
@@ -232,21 +232,21 @@ class _Search:
             pending += new
         return own
 
-    def _is_proven(self, one: Kin) -> bool:
-        if one.marker in self._markers or one.session in self._known.sealed:
+    def _is_proven(self, member: Kin) -> bool:
+        if member.marker in self._markers or member.session in self._known.sealed:
             return True
-        if one.ppid not in self._roots:
+        if member.ppid not in self._roots:
             return False
-        moment = self._since[one.ppid]
-        return (moment is not None and one.start > moment) or _is_worker(one, self._table.kin(one.ppid))
+        moment = self._since[member.ppid]
+        return (moment is not None and member.start > moment) or _is_worker(member, self._table.kin(member.ppid))
 
 
 def _moments(*moments: float | None) -> list[float]:
     return [moment for moment in moments if moment is not None]
 
 
-def _is_worker(one: Kin, parent: Kin | None) -> bool:
+def _is_worker(member: Kin, parent: Kin | None) -> bool:
     """Return whether a child runs the same program as its parent: a fork of it, or one of its process pool."""
-    if parent is None or one.process.exe is None or one.process.exe != parent.process.exe:
+    if parent is None or member.process.exe is None or member.process.exe != parent.process.exe:
         return False
-    return one.argv == parent.argv or any(word.startswith(_HELPERS) for word in one.argv[1:4])
+    return member.argv == parent.argv or any(word.startswith(_HELPERS) for word in member.argv[1:4])

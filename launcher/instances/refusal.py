@@ -132,14 +132,14 @@ def _held(survey: Survey, holder: Holder, take_port: bool) -> LauncherError | No
             f"{beside}{_sudo()}ss -ltnp 'sport = :{port}' names it; or start_app.py --port {_another(survey)}",
             ExitStatus.TAKEN,
         )
-    what = f"port {port} is held on {holder.address} by {describe(process)}, which is not this app's instance"
+    problem = f"port {port} is held on {holder.address} by {describe(process)}, which is not this app's instance"
     reason = dict(survey.left).get(process.pid)
-    what += f": {reason}" if reason else ""
+    problem += f": {reason}" if reason else ""
     if process.name == "docker-proxy":
-        return LauncherError(what, f"docker ps --filter publish={port}", ExitStatus.TAKEN)
+        return LauncherError(problem, f"docker ps --filter publish={port}", ExitStatus.TAKEN)
     if holder.supervisor:
         return LauncherError(
-            f"{what}; it {holder.supervisor.why}",
+            f"{problem}; it {holder.supervisor.why}",
             f"{beside}{holder.supervisor.stop}, or start_app.py --port {_another(survey)}",
             ExitStatus.TAKEN,
         )
@@ -147,19 +147,21 @@ def _held(survey: Survey, holder: Holder, take_port: bool) -> LauncherError | No
         user = text.user(process.uid)
         if take_port:
             return LauncherError(
-                f"{what}; another user's process is never stopped",
+                f"{problem}; another user's process is never stopped",
                 f"{beside}ask {user}, or start_app.py --port {_another(survey)}",
                 ExitStatus.DENIED,
             )
-        return LauncherError(what, f"{beside}ask {user}, or start_app.py --port {_another(survey)}", ExitStatus.TAKEN)
+        return LauncherError(
+            problem, f"{beside}ask {user}, or start_app.py --port {_another(survey)}", ExitStatus.TAKEN
+        )
     if holder.above:
         return LauncherError(
-            f"{what}, but the launcher runs below it", f"start_app.py --port {_another(survey)}", ExitStatus.TAKEN
+            f"{problem}, but the launcher runs below it", f"start_app.py --port {_another(survey)}", ExitStatus.TAKEN
         )
     if take_port:
         return None
     return LauncherError(
-        what,
+        problem,
         f"{beside}start_app.py --take-port stops it first; start_app.py --port {_another(survey)} leaves it alone",
         ExitStatus.TAKEN,
     )

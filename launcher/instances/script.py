@@ -21,8 +21,8 @@ from .process import Process, environment
 from .proof import DELETED, LINUX, age, arguments, current_folder, executable, start_of
 
 _TWO_FOLDERS = "its current folder and the one it was started in name different scripts"
-_PROC_SELF = re.compile("[0-9]+(/task/[0-9]+)?")
-_MAGIC = re.compile("cwd|root|exe|fd/[0-9]+")
+_PROC_SELF = "[0-9]+(/task/[0-9]+)?"
+_MAGIC = "cwd|root|exe|fd/[0-9]+"
 _CLOCK_SECONDS = 0.1  # the start of a process is known to a tick, the time of a file to a jiffy
 _MAX_LINKS = 40  # as in the kernel, path_resolution(7)
 
@@ -153,7 +153,9 @@ def _files_in(pid: int, argument: ScriptArgument, folders: Iterable[str]) -> fro
     # Of a module, the first folder that has it counts, and in that a package goes before a file.
     for folder in folders:
         paths = [os.path.join(folder, path) for path in argument.paths()]
-        files = {path: there for path in paths if (there := _look_up(pid, path) or _in_replaced_folder(pid, path))}
+        files = {
+            path: identity for path in paths if (identity := _look_up(pid, path) or _in_replaced_folder(pid, path))
+        }
         if argument.kind == "script":
             return frozenset(files.values())
         package, module, main = paths
@@ -225,7 +227,7 @@ def _resolve(pid: int, path: str) -> str:
                 base += "/.."
             continue
         here = "/".join((base, *below, part))
-        if base == itself and _MAGIC.fullmatch("/".join((*below, part))):
+        if base == itself and re.fullmatch(_MAGIC, "/".join((*below, part))):
             base, below = here, []  # only the kernel can follow it: proc_pid_fd(5)
             continue
         try:
@@ -238,7 +240,7 @@ def _resolve(pid: int, path: str) -> str:
         links += 1
         if links > _MAX_LINKS:
             raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), here)
-        if part in ("self", "thread-self") and _PROC_SELF.fullmatch(target):
+        if part in ("self", "thread-self") and re.fullmatch(_PROC_SELF, target):
             base, below = itself, []  # of /proc: for us it leads to the launcher
             continue
         if target.startswith("/"):

@@ -66,12 +66,12 @@ def stop(
 
 
 def _undying(processes: list[Process]) -> LauncherError:
-    one = processes[0]
-    now = look(one.pid)
+    process = processes[0]
+    now = look(process.pid)
     state = f" (state {now.state})" if now else ""
     return LauncherError(
-        f"{describe(one)} does not die of SIGKILL{state}; a driver or a file system may hold it",
-        f"try again; ps -o pid,stat,wchan,cmd -p {one.pid} shows what it waits for",
+        f"{describe(process)} does not die of SIGKILL{state}; a driver or a file system may hold it",
+        f"try again; ps -o pid,stat,wchan,cmd -p {process.pid} shows what it waits for",
         ExitStatus.RETRY,
     )
 
@@ -162,8 +162,8 @@ class _Tree:
     def _send(self, handle: Handle) -> None:
         handle.send(self._signal)
         # A suspended process (Ctrl-Z) acts on SIGTERM only once it goes on.
-        seen = look(handle.process.pid) if not handle.ended() else None
-        if self._signal == signal.SIGTERM and seen and seen.state == "stopped":
+        process = look(handle.process.pid) if not handle.ended() else None
+        if self._signal == signal.SIGTERM and process and process.state == "stopped":
             handle.send(signal.SIGCONT)
 
     def _add(self, process: Process, owner: int) -> Handle | None:

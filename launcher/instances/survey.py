@@ -114,23 +114,23 @@ class Survey(NamedTuple):
 def survey(app: App, address: Address, claim: Claim | None = None) -> Survey:
     """Look at every visible process, and where the port is taken, at who listens there."""
     table = ProcessTable()
-    seen = candidates(app, claim)
+    app_processes = candidates(app, claim)
     marked = _marked(app, table)
-    own = lineage(os.getpid()) if seen.proven or address.taken or marked else ()
+    own = lineage(os.getpid()) if app_processes.proven or address.taken or marked else ()
     bounds = Bounds(app.folders, os.getpid(), os.geteuid(), frozenset((1, *own)))
-    instances = _instances(seen.proven, address.wanted, table, bounds) if seen.proven else []
+    instances = _instances(app_processes.proven, address.wanted, table, bounds) if app_processes.proven else []
     ours = [i for i in instances if i.verdict.stale]
     inside = next((i for i in ours if not set(own).isdisjoint((i.pid, *i.members))), None)
     bounds = bounds._replace(apart=frozenset(pid for i in instances if i not in ours for pid in i.tree))
     port = address.wanted.port
     listeners = ports.listeners(address.host, port, [pid for i in ours for pid in i.tree]) if address.taken else ()
-    holding = frozenset(one.pid for one in listeners if one.pid is not None)
+    holding = frozenset(listener.pid for listener in listeners if listener.pid is not None)
     left_over = _leftovers(Start(port, app.command, marked, holding), table, bounds, instances)
     leftovers = tuple(_member(process) for process in left_over.own)
     holders: tuple[Holder, ...] = ()
     if address.taken:
         gone = {process.pid for process in left_over.own}
-        holders = _holders(port, [one for one in listeners if one.pid not in gone], table, own)
+        holders = _holders(port, [listener for listener in listeners if listener.pid not in gone], table, own)
         seen_on = frozenset[int]().union(*(i.listening for i in ours), *(member.ports for member in leftovers))
         if not holders and port not in seen_on:
             unseen = Holder(address.host or "0.0.0.0", None, None, None, above=False)
@@ -139,12 +139,15 @@ def survey(app: App, address: Address, claim: Claim | None = None) -> Survey:
         port=port,
         stale=tuple(i for i in ours if i is not inside),
         siblings=tuple(i for i in instances if i.verdict.standing == "sibling"),
-        others=(*(i for i in instances if i.verdict.standing in ("other", "refused")), *_hidden(seen.hidden, port)),
+        others=(
+            *(i for i in instances if i.verdict.standing in ("other", "refused")),
+            *_hidden(app_processes.hidden, port),
+        ),
         holders=holders,
         inside=inside,
-        left=seen.left,
+        left=app_processes.left,
         bounds=bounds,
-        unread=seen.unread,
+        unread=app_processes.unread,
         leftovers=leftovers,
         spared=left_over.left,
     )

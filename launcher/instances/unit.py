@@ -15,13 +15,13 @@ from typing import NamedTuple
 from .kin import Kin, Table, is_wrapper, waits_for
 
 # Units that run jobs and log-ins for others: a process in their cgroup is not supervised by them.
-_SESSION_UNITS = re.compile(
+_SESSION_UNITS = (
     r"(user@[^/]*|init|cron|crond|cronie|anacron|atd|ssh|sshd|ssh@[^/]*|sshd@[^/]*|dropbear|getty@[^/]*"
     r"|serial-getty@[^/]*|console-getty|rc-local|gnome-terminal-server)\.service"
 )
-_CONTAINER_SCOPE = re.compile(r"(docker|libpod|crio|cri-containerd|nerdctl)-([0-9a-f]{12,64})\.scope")
-_CONTAINER_PATH = re.compile(r"/(docker|libpod|kubepods|actions_job|ecs|lxc)/(?:[^/]+/)*([^/]+)")
-_MACHINE_SCOPE = re.compile(r"machine-([^/]+)\.scope|lxc\.payload\.([^/]+)")
+_CONTAINER_SCOPE = r"(docker|libpod|crio|cri-containerd|nerdctl)-([0-9a-f]{12,64})\.scope"
+_CONTAINER_PATH = r"/(docker|libpod|kubepods|actions_job|ecs|lxc)/(?:[^/]+/)*([^/]+)"
+_MACHINE_SCOPE = r"machine-([^/]+)\.scope|lxc\.payload\.([^/]+)"
 _MANAGERS = ("systemd", "init")
 _NAMELESS = "a systemd unit"
 
@@ -124,18 +124,18 @@ def _paths(cgroup: str) -> tuple[str, ...]:
 
 def _of_path(path: str) -> Supervisor | None:
     for part in reversed(path.split("/")):
-        if match := _CONTAINER_SCOPE.fullmatch(part):
+        if match := re.fullmatch(_CONTAINER_SCOPE, part):
             return _container(match[1], match[2])
-        if match := _MACHINE_SCOPE.fullmatch(part):
+        if match := re.fullmatch(_MACHINE_SCOPE, part):
             machine = match[1] or match[2]
             return _inside(f"machine {machine}", f"machinectl terminate {machine}")
-        if part.endswith(".scope") or _SESSION_UNITS.fullmatch(part):
+        if part.endswith(".scope") or re.fullmatch(_SESSION_UNITS, part):
             return None
         if part.endswith(".service"):
             systemctl = "systemctl --user" if "/user@" in path else "systemctl"
             unit = shlex.quote(part)
             return _inside(part, f"{systemctl} stop {unit}", f"{systemctl} restart {unit}")
-    match = _CONTAINER_PATH.match(path)
+    match = re.match(_CONTAINER_PATH, path)
     return _container(match[1], match[2]) if match else None
 
 

@@ -60,7 +60,7 @@ class CacheStep:
         self._looked_at = time.monotonic()
         self._probe()
         if context.arguments.verify and not dry_run:
-            going = {item.folder for one in planned for item in one.items if item.kind == "repo"}
+            going = {item.folder for plan in planned for item in plan.items if item.kind == "repo"}
             verification.refuse_damaged(verification.check(context, besides=going), context.console)
 
     def prepare(self) -> None:
@@ -107,7 +107,7 @@ class CacheStep:
             )
             result = planning.condemn(planned, removal.console_teller(context.console))
             if not background:
-                with context.console.bar("freeing", sum(one.size for one in planned)) as progress:
+                with context.console.bar("freeing", sum(plan.size for plan in planned)) as progress:
                     result = planning.finish(planned, result, progress)
             self.done.append({**removal.result_document(planned, result), "freed_later": background})
             removal.record(context.settings, request.kind, result, later=background)
@@ -126,16 +126,16 @@ class CacheStep:
 
     def document(self) -> Sequence[Mapping[str, Any]]:
         """Return what a dry run tells of it for `--json`."""
-        return [planning.plan_document(one) for one in self._planned]
+        return [planning.plan_document(plan) for plan in self._planned]
 
     def _refuse_skipped(self, plans: Sequence[Plan]) -> None:
         """Refuse where anything that is asked for cannot go, and name all of that."""
-        skipped = [one for plan in plans for one in plan.skipped if one.kind in ("in use", "blocked")]
+        skipped = [skip for plan in plans for skip in plan.skipped if skip.kind in ("in use", "blocked")]
         if not skipped or self._context.arguments.force:
             return
-        busy = any(one.kind == "in use" for one in skipped)
-        for one in skipped[1:_NAMED_AT_MOST]:
-            self._context.console.warn(f"{one.path} stays: {one.reason}")
+        busy = any(skip.kind == "in use" for skip in skipped)
+        for skip in skipped[1:_NAMED_AT_MOST]:
+            self._context.console.warn(f"{skip.path} stays: {skip.reason}")
         more = len(skipped) - _NAMED_AT_MOST
         rest = f", and {more} more that are not named" if more > 0 else ""
         raise LauncherError(
@@ -146,20 +146,20 @@ class CacheStep:
 
     def _probe(self) -> None:
         """Refuse where nothing could be removed anyway, such as on a disk that is mounted read-only."""
-        for one in self._planned:
-            if not one.items or self._context.arguments.dry_run:
+        for plan in self._planned:
+            if not plan.items or self._context.arguments.dry_run:
                 continue
             try:
-                trash.probe(one.root.real)
+                trash.probe(plan.root.real)
             except OSError as error:
                 raise LauncherError(
-                    f"cannot remove anything from {one.root.path}: {reason(error)}; nothing was stopped",
-                    f"ls -ld {quoted(one.root.path)}",
+                    f"cannot remove anything from {plan.root.path}: {reason(error)}; nothing was stopped",
+                    f"ls -ld {quoted(plan.root.path)}",
                     ExitStatus.IO,
                 ) from error
 
     def _refuse_failed(self, result: planning.Result) -> None:
-        busy = [one for one in result.skipped if one.kind == "in use"]
+        busy = [skip for skip in result.skipped if skip.kind == "in use"]
         if result.failures or busy:
             raise LauncherError(
                 "some of it could not be removed, and the app would load it: the app was not started",
@@ -168,7 +168,7 @@ class CacheStep:
             )
 
     def _finish_later(self, planned: Sequence[Plan]) -> None:
-        touched = [one.root.real for one in planned if one.items]
+        touched = [plan.root.real for plan in planned if plan.items]
         if not touched:
             return
         try:

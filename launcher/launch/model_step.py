@@ -104,12 +104,12 @@ class ModelStep:
         from ..cache import targets
         from ..models import repo_id
 
-        pinned = {repo_id.folder(one.repo): one.commit for one in self._lock or () if not one.local_dir}
+        pinned = {repo_id.folder(model.repo): model.commit for model in self._lock or () if not model.local_dir}
         repo, _, revision = target.partition("@")
         if not targets.matching((repo,), pinned):
             return any(commit.startswith(target) for commit in pinned.values())
         commits = {pinned[folder] for folder in targets.matching((repo,), pinned)}
-        by_ref = {one.revision for one in self._lock or () if one.commit in commits}
+        by_ref = {model.revision for model in self._lock or () if model.commit in commits}
         return not revision or revision in by_ref or any(commit.startswith(revision) for commit in commits)
 
     def prepare(self) -> None:
@@ -184,8 +184,8 @@ class ModelStep:
                 other = placement.Place(root, f"{root.real}/{os.path.basename(place.path)}")
                 commit = placement.commit_of(other, model.revision) if other.path != place.path else None
                 if commit and commit != model.commit:
-                    what = f"{model.repo} @ {commit[:7]} is in {root.path} too"
-                    self._context.console.warn(f"{what}: an app that names that cache itself may load it")
+                    copy = f"{model.repo} @ {commit[:7]} is in {root.path} too"
+                    self._context.console.warn(f"{copy}: an app that names that cache itself may load it")
 
     def rehearse(self) -> None:
         """Write all that the switch writes, and try its renames.
@@ -255,7 +255,10 @@ class ModelStep:
             paths = folders(command.environment, self._context.settings.app_dir)
             self.models = versions.current(paths, self._context.settings.app_dir, self._lock)
         told = {versions.VARIABLE: versions.variable(self.models)}
-        return command._replace(environment={**command.environment, **told, **added})
+        line = versions.shown(self.models, locked=self.locked)
+        told |= {versions.TEXT_VARIABLE: line} if line else {}
+        inherited = {name: value for name, value in command.environment.items() if name != versions.TEXT_VARIABLE}
+        return command._replace(environment={**inherited, **told, **added})
 
     def tell(self, environment: Mapping[str, str]) -> None:
         """Tell the log which models the app starts with, and whom the app will send a token."""
@@ -263,7 +266,7 @@ class ModelStep:
         for line in versions.lines(self.models, locked=self.locked):
             say(line)
         if self.locked:
-            others = versions.others([root.path for root in self._roots], {one.repo for one in self.models})
+            others = versions.others([root.path for root in self._roots], {model.repo for model in self.models})
             if others:
                 say(f"not locked, so the app cannot load it: {text.some(others, 5)}")
         home = str(hf_home(environment, self._context.settings.app_dir))
@@ -285,7 +288,7 @@ class ModelStep:
 
     def document(self) -> Sequence[Mapping[str, Any]]:
         """Return the models for `--json`."""
-        return [{"repo": one.repo, "revision": one.revision, "commit": one.commit} for one in self.models]
+        return [{"repo": model.repo, "revision": model.revision, "commit": model.commit} for model in self.models]
 
     def _in_place(self) -> bool:
         """Return whether the disk is known to match the lock, by a look at each file and no more."""
@@ -314,7 +317,7 @@ class ModelStep:
         from ..models import placement
 
         noted = (placement.noted_of(folder, path) for path in model.files)
-        return all(one is not None and one.commit == model.commit for one in noted)
+        return all(note is not None and note.commit == model.commit for note in noted)
 
     def _places(self) -> tuple[Placed, ...]:
         """Return where each locked model is kept; it is looked for once, unless something was pulled since."""
@@ -326,25 +329,25 @@ class ModelStep:
         return self._placed
 
     def _shown(self) -> tuple[Placed, ...]:
-        return tuple(one for one in self._places() if one.place.root)
+        return tuple(placed for placed in self._places() if placed.place.root)
 
     def _seen(self) -> tuple[Current, ...]:
         """Return the models of a locked launch: what its view shows is what the lock says, and no ref is asked."""
         own = tuple(model for model in self._lock or () if model.local_dir)
-        models = {one.repo: one for one in versions.current((), self._context.settings.app_dir, own)}
+        models = {model.repo: model for model in versions.current((), self._context.settings.app_dir, own)}
         models |= {
             model.repo: Current(model.repo, model.revision, model.commit, place.path) for model, place in self._shown()
         }
         return tuple(models[repo] for repo in sorted(models))
 
-    def _refuse_lost(self, seen: Path) -> None:
+    def _refuse_lost(self, view: Path) -> None:
         """Refuse what the app could not load: all was there when its view was made, and may have been removed since."""
         from ..cache.memory import Memory
         from ..models import locked_view, placement
 
         removed = self._context.arguments.remove_model or self._context.arguments.prune_cache
         for model, place in self._places():
-            lost = locked_view.lost(seen, model) if place.root else None
+            lost = locked_view.lost(view, model) if place.root else None
             if removed and not lost:
                 lost = next(iter(placement.held(place.base(model.commit), model.files, Memory()).lacking), None)
             if lost:

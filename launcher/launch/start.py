@@ -22,6 +22,7 @@ from ..service import history
 from ..service.outcomes import End
 from ..system import marker
 from ..ui import text
+from .clash import refuse_clash
 from .plan import Prepared, shown
 
 if TYPE_CHECKING:
@@ -50,10 +51,11 @@ class StartStep:
         self.log = self._target.places[0] if self._target else None
 
     def check(self, observe: Callable[[], Observed]) -> None:  # noqa: ARG002
-        """Refuse a background that would end with the launcher, and a log file that cannot be written.
+        """Refuse a background that would end with the launcher, a log file that cannot be written, and a hidden module.
 
-        Raises LauncherError (2, or 74 for the log).
+        Raises LauncherError (2, 74 for the log, 78 for the module).
         """
+        refuse_clash(self._context.settings, self._context.python)
         background, environ = self._context.arguments.background, self._context.environ
         if background and os.getpid() == 1:
             raise LauncherError(
@@ -82,18 +84,18 @@ class StartStep:
             return
         name = keeper.supervisor.name
         if keeper.supervisor.is_unit:
-            what = f"systemd would stop the app when {name} ends"
+            problem = f"systemd would stop the app when {name} ends"
             hint = "start_app.py unit prints a unit that starts it without --background"
         elif name.startswith("pid 1"):
             waited = "the script that runs this" if keeper.by_script else "the launcher"
-            what = f"the app would end with the container when {waited} ends: {name}, waits for it"
+            problem = f"the app would end with the container when {waited} ends: {name}, waits for it"
             hint = "start_app.py without --background, as the last command of the container"
         else:
-            what = f"{name} would start the launcher again when it ends, and that stops the app"
+            problem = f"{name} would start the launcher again when it ends, and that stops the app"
             hint = "start_app.py without --background"
         if not keeper.by_script:
-            raise LauncherError(f"--background: {what}", hint, ExitStatus.USAGE)
-        self._context.console.warn(f"warning: {what}")
+            raise LauncherError(f"--background: {problem}", hint, ExitStatus.USAGE)
+        self._context.console.warn(f"warning: {problem}")
         self._context.console.warn(self._context.console.hinted(f"hint: {hint}"))
 
     def prepare(self) -> None:
@@ -287,12 +289,12 @@ def _no_process() -> LauncherError:
     )
 
 
-def notify(context: Context, event: Event, what: str) -> None:
+def notify(context: Context, event: Event, message: str) -> None:
     """Send an event to the webhook, where the settings name one."""
     if context.settings.notify_url:
         from ..service import notify
 
-        notify.notify(context.settings, context.environ, event, what)
+        notify.notify(context.settings, context.environ, event, message)
 
 
 def _log_target(context: Context) -> logs.Target | None:

@@ -85,10 +85,10 @@ def run(
     """Ask both hubs about every subject, all at once, and judge; `timeout` seconds is the time for each answer."""
     asked = [endpoints.official, *((endpoints.used,) if endpoints.mirrored else ())]
     questions = [
-        Question(endpoint, what, subject.repo, subject.revision, subject.file if what == "file" else "")
+        Question(endpoint, kind, subject.repo, subject.revision, subject.file if kind == "file" else "")
         for subject in chosen
         for endpoint in asked
-        for what in (("head", "file") if subject.file else ("head",))
+        for kind in (("head", "file") if subject.file else ("head",))
     ]
     answers = hub.ask(questions, environment, timeout)
 
@@ -102,7 +102,7 @@ def run(
         for subject in chosen
     ]
     told = _more(heard, endpoints, environment, timeout)
-    return tuple(_judge(*one, more) for one, more in zip(heard, told, strict=True))
+    return tuple(_judge(*said, more) for said, more in zip(heard, told, strict=True))
 
 
 def offline(chosen: Sequence[Subject]) -> tuple[Verdict, ...]:
@@ -129,7 +129,7 @@ def _more(
     trees: dict[int, list[Question]] = {}
     for number, (subject, mirror, official) in enumerate(heard):
         said = [(endpoints.official, official), *(((endpoints.used, mirror),) if mirror else ())]
-        known = [(endpoint, one.head) for endpoint, one in said if one.head.commit]
+        known = [(endpoint, report.head) for endpoint, report in said if report.head.commit]
         if known and subject.held and subject.held != known[0][1].commit:
             dates[number] = Question(known[0][0], "head", subject.repo, subject.held)
         elif known and subject.copy and not subject.problem:
@@ -140,15 +140,15 @@ def _more(
     for number in range(len(heard)):
         files = (answers[question].files for question in trees.get(number, ()))
         date = answers[dates[number]] if number in dates else Answer()
-        told.append(_Told(date, next((one for one in files if one is not None), None)))
+        told.append(_Told(date, next((report for report in files if report is not None), None)))
     return tuple(told)
 
 
 def _judge(subject: Subject, mirror: Said | None, official: Said, told: _Told) -> Verdict:
     word, detail = _word(subject, mirror, official, told)
-    there = next((said.head.repo for said in (official, mirror) if said and said.head.repo), None)
-    if there and there != subject.repo:
-        detail = f"{detail}; it is called {there} there" if detail else f"it is called {there} there"
+    name = next((said.head.repo for said in (official, mirror) if said and said.head.repo), None)
+    if name and name != subject.repo:
+        detail = f"{detail}; it is called {name} there" if detail else f"it is called {name} there"
     return Verdict(subject, mirror, official, word, detail)
 
 

@@ -189,12 +189,12 @@ class _Watch:
 
     def look(self, received: int) -> tuple[tuple[str, int, int], ...]:
         """Return what changes while bytes arrive, and tell the progress of them."""
-        seen = tuple(sorted(self._files()))
-        count = min(max(sum(size for _, size, _ in seen), received), sum(self._hashes.values()))
+        files = tuple(sorted(self._files()))
+        count = min(max(sum(size for _, size, _ in files), received), sum(self._hashes.values()))
         if self._progress and count > self._told:
             self._progress(count - self._told)
             self._told = count
-        return seen
+        return files
 
     def _files(self) -> Iterator[tuple[str, int, int]]:
         if self._task.place.root is None:

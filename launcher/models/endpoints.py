@@ -64,10 +64,10 @@ def sends_token(environment: Mapping[str, str], hf_home: str) -> str | None:
     if any(environment.get(name, "").strip() for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")):
         return hubs.used.url
     try:
-        there = os.stat(environment.get("HF_TOKEN_PATH", f"{hf_home}/token")).st_size > 0
+        has_token = os.stat(environment.get("HF_TOKEN_PATH", f"{hf_home}/token")).st_size > 0
     except OSError:
-        there = False
-    return hubs.used.url if there else None
+        has_token = False
+    return hubs.used.url if has_token else None
 
 
 def split(text: str) -> tuple[str, ...]:

@@ -58,7 +58,7 @@ class Question(NamedTuple):
     """Hold what a hub is asked: the head of a revision, the commit of a file of it, or the tree of a commit."""
 
     endpoint: Endpoint
-    what: Literal["head", "file", "tree"]
+    kind: Literal["head", "file", "tree"]
     repo: str
     revision: str
     file: str = ""
@@ -214,16 +214,16 @@ def download(
     if not transfer.endpoint.official:
         # A third-party mirror sends the client on to the Hub's own storage, which may be what it stands in for.
         variables.setdefault("HF_HUB_DISABLE_XET", "1")
-    seen: object = None
+    arrived: object = None
     received = 0
     moved = time.monotonic() + _START_SECONDS
     trouble: Downloaded | None = None
 
     def moving() -> bool:
-        nonlocal seen, moved
+        nonlocal arrived, moved
         now = watch(received)
-        if now != seen:
-            seen, moved = now, max(moved, time.monotonic())
+        if now != arrived:
+            arrived, moved = now, max(moved, time.monotonic())
         return time.monotonic() - moved < stall
 
     child = Child(task, variables)
@@ -267,7 +267,7 @@ def _asked(number: int, question: Question) -> Mapping[str, Any]:
         "id": number,
         "endpoint": question.endpoint.url,
         "token": question.endpoint.token,
-        "what": question.what,
+        "what": question.kind,
         "repo": identifier,
         "kind": kind,
         "revision": question.revision,
@@ -279,14 +279,14 @@ def _answer(event: Mapping[str, Any], question: Question) -> Answer:
     if "error" in event:
         _refuse_client(event)
         return Answer(trouble=_trouble(event), text=str(event["text"]))
-    if question.what == "tree":
+    if question.kind == "tree":
         return _tree(event["files"])
     commit, date, repo = event.get("commit"), event.get("date"), event.get("repo")
     if not isinstance(commit, str) or not repo_id.COMMIT.fullmatch(commit):
         return Answer(trouble="unreachable", text="it names no commit")
     prefix = question.repo.partition("/")[0]
-    there = f"{prefix}/{repo}" if prefix in repo_id.TYPES else repo
-    return Answer(commit, date, there if isinstance(repo, str) and repo_id.is_name(str(there)) else None)
+    name = f"{prefix}/{repo}" if prefix in repo_id.TYPES else repo
+    return Answer(commit, date, name if isinstance(repo, str) and repo_id.is_name(str(name)) else None)
 
 
 def _tree(files: Mapping[str, Any]) -> Answer:

@@ -71,7 +71,7 @@ def in_use(
     pids: Sequence[int], roots: Sequence[Path], recorded: Mapping[str, str], now: Sequence[Current]
 ) -> tuple[InUse, ...]:
     """Return the models that these processes use; `recorded` is what their instance was started with."""
-    disk = {one.repo: one.commit for one in now}
+    disk = {model.repo: model.commit for model in now}
     real = [os.path.realpath(root) for root in roots]
     mapped: dict[str, list[_Mapped]] = {}
     payloads: set[tuple[str, str]] = set()
@@ -95,22 +95,22 @@ def in_use(
         for repo, commit in sorted(recorded.items())
         if repo not in mapped
     ]
-    return tuple(sorted(models, key=lambda one: one.repo))
+    return tuple(sorted(models, key=lambda model: model.repo))
 
 
 def _by_files(repo: str, files: Sequence[_Mapped], recorded: str | None, now: str | None) -> InUse:
     """Return the commit whose files these are; of several that have them all, the recorded, else the current one."""
-    blobs = {one.path.removeprefix("blobs/") for one in files if one.path.startswith("blobs/")}
-    plain = {one.path.split("/")[1] for one in files if one.path.startswith("snapshots/")}
+    blobs = {file.path.removeprefix("blobs/") for file in files if file.path.startswith("blobs/")}
+    plain = {file.path.split("/")[1] for file in files if file.path.startswith("snapshots/")}
     try:
         read = layout.read(files[0].root, files[0].folder)
-        commits = {one.commit for one in read.revisions if blobs <= one.blobs and (not plain or one.commit in plain)}
-        name = next(iter(_names(read, commits, blobs | {one.path.rpartition("/")[2] for one in files})), "")
+        commits = {r.commit for r in read.revisions if blobs <= r.blobs and (not plain or r.commit in plain)}
+        name = next(iter(_names(read, commits, blobs | {file.path.rpartition("/")[2] for file in files})), "")
     except OSError:
         commits, name = set(), ""
     if not commits and plain and not blobs:
         commits = plain if len(plain) == 1 else set()
-    commit = next((one for one in (recorded, now) if one in commits), min(commits, default=None))
+    commit = next((commit for commit in (recorded, now) if commit in commits), min(commits, default=None))
     return InUse(repo, commit, "mapped", name or files[0].path.rpartition("/")[2][:16], now)
 
 

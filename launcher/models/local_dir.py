@@ -61,21 +61,21 @@ def outdated(
     """
     noted = dict(_noted(folder))
     taken = {path for other in others for path in other.files}
-    candidates = {one.commit for path, one in noted.items() if path not in model.files and path not in taken}
+    candidates = {note.commit for path, note in noted.items() if path not in model.files and path not in taken}
     near = {noted[path].commit for path in model.files if path in noted}
     doubtful = sorted((candidates & near) - {model.commit} - {other.commit for other in others})
     is_earlier = {commit: is_of(model.repo, commit) for commit in doubtful}
     going: list[str] = []
     changed: list[str] = []
     unknown: list[str] = []
-    for path, one in sorted(noted.items()):
-        known = is_earlier.get(one.commit, False)
+    for path, note in sorted(noted.items()):
+        known = is_earlier.get(note.commit, False)
         if path in model.files or path in taken or known is False or not os.path.lexists(f"{folder}/{path}"):
             continue
         if known is None:
             unknown.append(path)
         else:
-            (going if _is(f"{folder}/{path}", one.etag) else changed).append(path)
+            (going if _is(f"{folder}/{path}", note.etag) else changed).append(path)
     own = [path for path in lacking if os.path.lexists(f"{folder}/{path}") and not _is_known(folder, path)]
     return Outdated(tuple(going), tuple(changed), tuple(own), tuple(unknown))
 

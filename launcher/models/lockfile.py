@@ -159,17 +159,17 @@ def parse(data: bytes) -> Lock:
         raise _WrongError(f"its version is {_shown(version)}, and this launcher knows version {VERSION}")
     _refuse_unknown_keys(document, frozenset(("version", "models")), "")
     models = tuple(_model(entry, f"models[{number}]") for number, entry in enumerate(document["models"]))
-    seen: set[tuple[str, str]] = set()
+    keys: set[tuple[str, str]] = set()
     for model in models:
-        if model.key in seen:
+        if model.key in keys:
             raise _WrongError(f"{model.name} is in it twice")
-        seen.add(model.key)
+        keys.add(model.key)
     return tuple(sorted(models, key=lambda model: model.key))
 
 
-def _nonsense(path: Path, what: str) -> LauncherError:
+def _nonsense(path: Path, problem: str) -> LauncherError:
     return LauncherError(
-        f"{path}: {what}",
+        f"{path}: {problem}",
         f"git checkout {quoted(path.name)} takes it back; without it, start_app.py models lock REPO makes it anew",
         ExitStatus.CONFIG,
     )
@@ -211,8 +211,8 @@ def _shown(value: object) -> str:
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     members = dict(pairs)
     if len(members) != len(pairs):
-        seen: set[str] = set()
-        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+        names: set[str] = set()
+        twice = next(key for key, _ in pairs if key in names or names.add(key))  # type: ignore[func-returns-value]
         raise _WrongError(f"{_shown(twice)} is in one object twice")
     return members
 
@@ -295,5 +295,5 @@ def _refuse_unknown_keys(entry: Mapping[str, Any], known: frozenset[str], where:
         raise _WrongError(f"{where}{'.' if where else ''}{key} is nothing that a models.lock holds")
 
 
-def _refuse(where: str, value: object, what: str) -> NoReturn:
-    raise _WrongError(f"{where}: {_shown(value)} is {what}")
+def _refuse(where: str, value: object, problem: str) -> NoReturn:
+    raise _WrongError(f"{where}: {_shown(value)} is {problem}")

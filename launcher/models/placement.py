@@ -209,11 +209,11 @@ def dangling(place: Place, commit: str) -> str:
 
 
 def _in_folder(model: LockedModel, place: Place, memory: Memory) -> OnDisk:
-    noted = {path: one for path in model.files if (one := noted_of(place.path, path))}
-    there = [path for path in model.files if os.path.lexists(f"{place.path}/{path}")]
-    if not there:
+    noted = {path: note for path in model.files if (note := noted_of(place.path, path))}
+    present = [path for path in model.files if os.path.lexists(f"{place.path}/{path}")]
+    if not present:
         return OnDisk(None, "not downloaded", present=False)
-    commits = Counter(one.commit for path, one in noted.items() if path in there)
+    commits = Counter(note.commit for path, note in noted.items() if path in present)
     commit = commits.most_common(1)[0][0] if commits else None
     state = held(place.path, model.files, memory)
     unread = [path for path in state.unread if path not in noted or noted[path].commit != model.commit]

@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+from ..cache import entries
 from ..cache.dirs import reason
 from ..cache.memory import Memory
 from ..cache.roots import Root
@@ -87,7 +88,7 @@ def _outdated(
     lock: Sequence[LockedModel],
     is_of: Callable[[str, str], bool | None],
 ) -> local_dir.Outdated:
-    others = [one for one in lock if one.local_dir == model.local_dir and one.repo != model.repo]
+    others = [other for other in lock if other.local_dir == model.local_dir and other.repo != model.repo]
     return local_dir.outdated(place.path, model, lacking, others, is_of)
 
 
@@ -276,9 +277,10 @@ def _unswitchable(task: Task, error: OSError) -> LauncherError:
 
 
 def _refuse_astray(model: LockedModel, place: Place, roots: Sequence[Root]) -> None:
-    """Refuse a repo that is a link of somebody else's, and a folder of the app's that is a cache, or its own state.
+    """Refuse a repo that is a link of somebody else's, and a folder of the app's whose files would get into a cache.
 
-    Raises LauncherError (74, 78).
+    A folder may hold a cache, and a cache a folder of this kind: `checkpoints` of IndexTTS2 has both. Raises
+    LauncherError (74, 78).
     """
     if place.root:
         if placement.leads_astray(place.path):
@@ -288,15 +290,25 @@ def _refuse_astray(model: LockedModel, place: Place, roots: Sequence[Root]) -> N
                 ExitStatus.IO,
             )
         return
-    real = os.path.realpath(place.path) + os.sep
     for root in roots:
-        if real.startswith(f"{root.real}{os.sep}") or f"{root.real}{os.sep}".startswith(real):
+        if _is_in_cache(os.path.realpath(place.path), model, root.real):
             raise LauncherError(
-                f"{place.path} is no folder for {model.repo}: {root.path} is a model cache",
+                f"{place.path} is no folder for {model.repo}: its files would get among those of the cache {root.path}",
                 f"start_app.py models lock --remove {quoted(model.repo)}; "
                 f"start_app.py models lock {quoted(model.repo)} keeps it there",
                 ExitStatus.CONFIG,
             )
+
+
+def _is_in_cache(folder: str, model: LockedModel, root: str) -> bool:
+    """Return whether a file of the model would stand where a cache is, or have a name in it that is the library's."""
+    for path in model.files:
+        file = f"{folder}/{path}"
+        if f"{root}/".startswith(f"{file}/"):
+            return True
+        if file.startswith(f"{root}/") and entries.is_reserved(file[len(root) + 1 :]):
+            return True
+    return False
 
 
 def _refuse_contradiction(model: LockedModel, place: Place, base: str, path: str) -> None:

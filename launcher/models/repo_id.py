@@ -14,16 +14,16 @@ COMMIT = re.compile(r"[0-9a-f]{40}")
 SHA256 = re.compile(r"[0-9a-f]{64}")
 DEFAULT_REVISION = "main"
 # https://huggingface.co/docs/huggingface_hub/package_reference/utilities: validate_repo_id
-_NAME = re.compile(r"(?:(?:datasets|spaces|kernels)/)?(?:\w(?:[\w.-]*\w)?/)?\w(?:[\w.-]{0,94}\w)?", re.ASCII)
+_NAME = r"(?a)(?:(?:datasets|spaces|kernels)/)?(?:\w(?:[\w.-]*\w)?/)?\w(?:[\w.-]{0,94}\w)?"
 # `models--owner--name` is the name of a folder, NAME_MAX bytes at the most.
 _LONGEST_NAME = 255 - len("models----")
 # What git takes for a branch or tag, without what would lead out of a folder.
-_REVISION = re.compile(r"[\w][\w./+@=-]{0,199}")
+_REVISION = r"[\w][\w./+@=-]{0,199}"
 _LONGEST_PATH = 1024
 _NO_PARTS = frozenset(("", ".", ".."))
 # The app's environments and caches; its own state and git's are hidden folders.
 _NO_LOCAL_DIRS = frozenset(("venv", "env", "cache_hub", "launcher", "node_modules"))
-_VERSION = re.compile(r"(?:[-_.]?v\.?\d+(?:[._-]\d+)*|[-_]\d+(?:[._]\d+)*)$", re.IGNORECASE)
+_VERSION = r"(?i)(?:[-_.]?v\.?\d+(?:[._-]\d+)*|[-_]\d+(?:[._]\d+)*)$"
 
 
 class Target(NamedTuple):
@@ -37,7 +37,7 @@ def is_name(text: str) -> bool:
     """Return whether this can be the name of a repo, and of a folder."""
     return (
         len(text) <= _LONGEST_NAME
-        and bool(_NAME.fullmatch(text))
+        and bool(re.fullmatch(_NAME, text))
         and "--" not in text
         and ".." not in text
         and not text.endswith(".git")
@@ -46,7 +46,7 @@ def is_name(text: str) -> bool:
 
 def is_revision(text: str) -> bool:
     """Return whether this can be a branch, a tag or a commit."""
-    return bool(_REVISION.fullmatch(text)) and is_path(text)
+    return bool(re.fullmatch(_REVISION, text)) and is_path(text)
 
 
 def is_path(text: str) -> bool:
@@ -134,4 +134,4 @@ def traps(chosen: Collection[str], cached: Iterable[str]) -> Iterator[str]:
 
 
 def _family(repo: str) -> str:
-    return _VERSION.sub("", repo) or repo
+    return re.sub(_VERSION, "", repo) or repo

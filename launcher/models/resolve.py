@@ -92,12 +92,12 @@ def resolve(
     """
     asked = tuple(dict.fromkeys((endpoints.official, *endpoints.chain)))
     heads = hub.ask(
-        [Question(endpoint, "head", one.repo, one.revision) for one in requirements for endpoint in asked],
+        [Question(endpoint, "head", r.repo, r.revision) for r in requirements for endpoint in asked],
         environment,
         timeout,
     )
-    answers = [{e: heads[Question(e, "head", one.repo, one.revision)] for e in asked} for one in requirements]
-    chosen = [_choose(one, answer) for one, answer in zip(requirements, answers, strict=True)]
+    answers = [{e: heads[Question(e, "head", r.repo, r.revision)] for e in asked} for r in requirements]
+    chosen = [_choose(requirement, answer) for requirement, answer in zip(requirements, answers, strict=True)]
     chosen = _not_back(requirements, chosen, environment, timeout)
     # A hub that answered for no model is not waited for once more.
     silent = frozenset(e for e in asked if all(answer[e].trouble == "unreachable" for answer in answers))
@@ -183,22 +183,25 @@ def _not_back(
     Where that cannot be told, the model is unresolved (75).
     """
     doubtful = {
-        number: Question(choice.endpoint, "head", one.repo, one.before)
-        for number, (one, choice) in enumerate(zip(requirements, chosen, strict=True))
-        if isinstance(choice, _Chosen) and not choice.endpoint.official and one.before and choice.commit != one.before
+        number: Question(choice.endpoint, "head", requirement.repo, requirement.before)
+        for number, (requirement, choice) in enumerate(zip(requirements, chosen, strict=True))
+        if isinstance(choice, _Chosen)
+        and not choice.endpoint.official
+        and requirement.before
+        and choice.commit != requirement.before
     }
     answers = hub.ask(tuple(doubtful.values()), environment, timeout)
     kept = list(chosen)
     for number, question in doubtful.items():
-        one, choice, before = requirements[number], chosen[number], answers[question]
+        requirement, choice, before = requirements[number], chosen[number], answers[question]
         assert isinstance(choice, _Chosen)
         if before.commit is None or before.date is None or choice.head.date is None:
             text = (
-                f"{one.name} is {choice.commit[:7]} for {choice.endpoint.url}, which does not know "
-                f"{str(one.before)[:7]}, and the Hub did not answer: cannot tell which one is behind"
+                f"{requirement.name} is {choice.commit[:7]} for {choice.endpoint.url}, which does not know "
+                f"{str(requirement.before)[:7]}, and the Hub did not answer: cannot tell which one is behind"
             )
             hint = "start_app.py models check, when the Hub answers"
-            kept[number] = Unresolved(one, LauncherError(text, hint, ExitStatus.RETRY))
+            kept[number] = Unresolved(requirement, LauncherError(text, hint, ExitStatus.RETRY))
         elif choice.head.date < before.date:
             kept[number] = choice._replace(head=before)
     return kept
@@ -234,8 +237,8 @@ def _resolved(
     if not choice.endpoint.official:
         warnings.append(f"{name} is confirmed by {choice.endpoint.url} only; the Hub did not answer")
     if choice.head.repo and choice.head.repo != requirement.repo:
-        there = choice.head.repo
-        warnings.append(f"{requirement.repo} is called {there} upstream; it keeps the name that the app's code uses")
+        upstream = choice.head.repo
+        warnings.append(f"{requirement.repo} is called {upstream} upstream; it keeps the name that the app's code uses")
     files: dict[str, LockedFile] = {path: tree[path] for path in sorted(paths)}
     model = LockedModel(
         requirement.repo,

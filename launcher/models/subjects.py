@@ -93,8 +93,8 @@ def _revisions(read: layout.Repo) -> Iterator[str]:
 
 
 def _of_revision(repo: str, place: Place, read: layout.Repo, revision: str) -> Subject:
-    pinned = next((one.commit for one in read.revisions if one.pinned), None)
-    own = next((one for one in read.revisions if revision in (*one.refs, one.commit)), None)
+    pinned = next((cached.commit for cached in read.revisions if cached.pinned), None)
+    own = next((cached for cached in read.revisions if revision in (*cached.refs, cached.commit)), None)
     if own is None:
         return Subject(repo, repo, revision, None, "no snapshot of it", pinned)
     try:

@@ -159,26 +159,26 @@ def unfinished(app_dir: Path) -> tuple[Unfinished, ...]:
 
 def recover(app_dir: Path, begun: Sequence[Unfinished]) -> tuple[Recovered, ...]:
     """Finish what killed runs have begun, or undo it; what can be neither keeps its journal."""
-    return tuple(_recover(app_dir, one) for one in begun)
+    return tuple(_recover(app_dir, unfinished) for unfinished in begun)
 
 
-def _recover(app_dir: Path, one: Unfinished) -> Recovered:
-    problem = one.problem
+def _recover(app_dir: Path, unfinished: Unfinished) -> Recovered:
+    problem = unfinished.problem
     try:
         if not problem:
             try:
-                _change(one.folder, one.switch, Memory())
+                _change(unfinished.folder, unfinished.switch, Memory())
             except OSError as error:
                 problem = _reason(error)
         if problem:
-            _undo(one.folder, one.switch)
+            _undo(unfinished.folder, unfinished.switch)
     except OSError as error:
-        journal = next(filter(os.path.lexists, (f / one.switch.journal for f in state.folders(app_dir))), "")
-        return Recovered(one.folder, one.switch.commit, problem or _reason(error), os.fspath(journal))
+        journal = next(filter(os.path.lexists, (f / unfinished.switch.journal for f in state.folders(app_dir))), "")
+        return Recovered(unfinished.folder, unfinished.switch.commit, problem or _reason(error), os.fspath(journal))
     if not problem:
-        drop(one.folder)
-    abandon(app_dir, one.switch)
-    return Recovered(one.folder, one.switch.commit, problem)
+        drop(unfinished.folder)
+    abandon(app_dir, unfinished.switch)
+    return Recovered(unfinished.folder, unfinished.switch.commit, problem)
 
 
 def drop(folder: str) -> None:
@@ -228,9 +228,9 @@ def _changes(folder: str, model: LockedModel, incoming: Sequence[str], outdated:
                     yield Change(f"{path}{mark}", f"{old}{mark}", "")
         yield Change(path, old if os.path.lexists(f"{folder}/{path}") else "", f"{STAGING}/{model.commit}/{path}")
     for path in outdated.going:
-        for one in (path, f"{placement.METADATA}/{path}.metadata"):
-            if os.path.lexists(f"{folder}/{one}"):
-                yield Change(one, f"{kept}/{one}", "")
+        for name in (path, f"{placement.METADATA}/{path}.metadata"):
+            if os.path.lexists(f"{folder}/{name}"):
+                yield Change(name, f"{kept}/{name}", "")
     # Every file is of this commit then, those too that it does not change.
     for path in model.files:
         noted = placement.noted_of(folder, path)
@@ -256,7 +256,7 @@ def _change(folder: str, switch: Switch, memory: Memory) -> None:
 
 
 def _bring(folder: str, switch: Switch, change: Change, memory: Memory) -> None:
-    path, kept, staged = (f"{folder}/{one}" for one in change)
+    path, kept, staged = (f"{folder}/{part}" for part in change)
     if change.staged and not os.path.lexists(staged):
         if os.path.lexists(path):
             return  # it has come in already
@@ -281,7 +281,7 @@ def _undo(folder: str, switch: Switch) -> None:
     """
     refuse_outside(folder, [change.path for change in switch.changes])
     for change in reversed(switch.changes):
-        path, kept, staged = (f"{folder}/{one}" for one in change)
+        path, kept, staged = (f"{folder}/{part}" for part in change)
         is_kept = bool(change.kept) and os.path.lexists(kept)
         came = bool(change.staged) and not os.path.lexists(staged) and os.path.lexists(path)
         if change.kept and not is_kept:

@@ -11,9 +11,11 @@ from typing import NamedTuple
 from ..cache.names import name as name_of_folder
 from ..config.paths import HUB_ENTRY
 from ..system.files import read_regular
+from ..ui.text import some
 from .lockfile import Lock
 
 VARIABLE = "START_APP_MODELS"
+TEXT_VARIABLE = "START_APP_MODELS_TEXT"
 # What the kernel takes for one variable is 128 KiB: execve(2), MAX_ARG_STRLEN.
 MOST_BYTES = 100_000
 NAMED_AT_MOST = 10
@@ -33,39 +35,45 @@ class Current(NamedTuple):
 def current(roots: Sequence[Path], app_dir: Path, lock: Lock | None) -> tuple[Current, ...]:
     """Return the locked models, or every cached one where there is no lock; what leads to nothing is left out."""
     models: dict[str, Current] = {}
-    for one in _locked(roots, app_dir, lock) if lock is not None else _cached(roots):
-        models.setdefault(one.repo, one)
+    for model in _locked(roots, app_dir, lock) if lock is not None else _cached(roots):
+        models.setdefault(model.repo, model)
     return tuple(models[repo] for repo in sorted(models))
 
 
 def others(roots: Sequence[Path], repos: Collection[str]) -> tuple[str, ...]:
     """Return the cached repos that are none of these."""
-    return tuple(sorted({one.repo for one in _cached(roots, repos)}))
+    return tuple(sorted({model.repo for model in _cached(roots, repos)}))
 
 
 def variable(models: Sequence[Current]) -> str:
     """Return what the app is told: a JSON object of commits by repo, of as many as one variable can hold."""
     told: dict[str, str] = {}
     count = 2
-    for one in models:
-        count += len(os.fsencode(one.repo)) + len(one.commit) + 8
+    for model in models:
+        count += len(os.fsencode(model.repo)) + len(model.commit) + 8
         if count > MOST_BYTES:
             break
-        told[one.repo] = one.commit
+        told[model.repo] = model.commit
     return json.dumps(told, ensure_ascii=False)
+
+
+def shown(models: Sequence[Current], *, locked: bool) -> str:
+    """Return the models as one line for the app's page: `koge/index-tts-v23 @ 9a8b7c6 (locked)`."""
+    how = "locked" if locked else "cached"
+    return some([f"{model.repo} @ {model.commit[:7]} ({how})" for model in models], NAMED_AT_MOST)
 
 
 def lines(models: Sequence[Current], *, locked: bool) -> tuple[str, ...]:
     """Return what the log is told before the exec: an app that is not locked may fetch another one than is cached."""
     how = "locked" if locked else "cached"
-    told = [f"model: {one.repo} @ {one.commit[:7]} ({how})" for one in models[:NAMED_AT_MOST]]
+    told = [f"model: {model.repo} @ {model.commit[:7]} ({how})" for model in models[:NAMED_AT_MOST]]
     more = len(models) - len(told)
     return (*told, f"model: {more} more: start_app.py cache list") if more else tuple(told)
 
 
 def commits(models: Sequence[Current]) -> Mapping[str, str]:
     """Return the commits by repo."""
-    return {one.repo: one.commit for one in models}
+    return {model.repo: model.commit for model in models}
 
 
 def _locked(roots: Sequence[Path], app_dir: Path, lock: Lock) -> Iterator[Current]:
@@ -80,8 +88,8 @@ def _locked(roots: Sequence[Path], app_dir: Path, lock: Lock) -> Iterator[Curren
         folder = repo_id.folder(model.repo)
         if repo_id.COMMIT.fullmatch(model.revision):
             paths = (f"{root}/{folder}" for root in roots)
-            there = (p for p in paths if os.path.isdir(f"{p}/snapshots/{model.commit}"))
-            yield from (Current(model.repo, model.revision, model.commit, path) for path in there)
+            present = (p for p in paths if os.path.isdir(f"{p}/snapshots/{model.commit}"))
+            yield from (Current(model.repo, model.revision, model.commit, path) for path in present)
         else:
             yield from _by_ref(roots, folder, model.revision)
 

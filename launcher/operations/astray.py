@@ -106,12 +106,12 @@ class Astray:
         before, self._busy = self._busy, (now, used)
         return before is not None and used - before[1] <= _IDLE * (now - before[0])
 
-    def _has_lasted(self, what: int | str, holds: bool, now: float) -> bool:
+    def _has_lasted(self, fact: int | str, holds: bool, now: float) -> bool:
         """Return whether something has been so for some seconds without a break."""
         if not holds:
-            self._since.pop(what, None)
+            self._since.pop(fact, None)
             return False
-        return now - self._since.setdefault(what, now) >= _CERTAIN_SECONDS
+        return now - self._since.setdefault(fact, now) >= _CERTAIN_SECONDS
 
 
 def other_port_hint(settings: Settings, other: int) -> str:

@@ -19,7 +19,7 @@ from .held import last_record
 _SECONDS = 65.0
 _POLL_SECONDS = 0.25
 _TAIL_LINES = 20
-_IN_USE = re.compile(r"port \d+ is in use|address already in use|is occupied|errno 98\b|empty port in range", re.I)
+_IN_USE = r"(?i)port \d+ is in use|address already in use|is occupied|errno 98\b|empty port in range"
 
 
 def wait_out(context: Context, command: Command, check: Callable[[], None] = lambda: None) -> None:
@@ -53,6 +53,6 @@ def _why_plain(context: Context, command: Command) -> str | None:
     record = last_record(settings)
     log = Path(record.log) if record and record.log else logs.find(settings.app_dir, settings.script, settings.port)
     kept = (log, *(log.with_name(f"{log.name}.{number}") for number in range(1, logs.KEPT + 1))) if log else ()
-    if any(_IN_USE.search(line) for path in kept for line in logs.tail(path, _TAIL_LINES)):
+    if any(re.search(_IN_USE, line) for path in kept for line in logs.tail(path, _TAIL_LINES)):
         return "a start of this app ended because the port was in use"
     return None

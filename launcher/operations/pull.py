@@ -64,17 +64,19 @@ def pull_lock(context: Context) -> Iterator[None]:
 def recover(context: Context, begun: Sequence[switch.Unfinished] | None = None) -> None:
     """Finish or undo what killed pulls have begun in folders of the app's own, and tell it; `begun` was looked at."""
     console, app_dir = context.console, context.settings.app_dir
-    for one in switch.recover(app_dir, switch.unfinished(app_dir) if begun is None else begun):
-        commit = one.commit[:7]
-        if one.journal:
-            console.warn(f"{one.folder} is partly {commit}, and can be neither finished nor undone: {one.problem}")
-            journal = quoted(one.journal)
+    for recovered in switch.recover(app_dir, switch.unfinished(app_dir) if begun is None else begun):
+        commit = recovered.commit[:7]
+        if recovered.journal:
+            console.warn(
+                f"{recovered.folder} is partly {commit}, and can be neither finished nor undone: {recovered.problem}"
+            )
+            journal = quoted(recovered.journal)
             console.warn(console.hinted(f"hint: start_app.py models pull makes it whole; rm {journal} leaves it so"))
-        elif one.problem:
-            console.warn(f"undid in {one.folder} what an interrupted pull had begun: {one.problem}")
+        elif recovered.problem:
+            console.warn(f"undid in {recovered.folder} what an interrupted pull had begun: {recovered.problem}")
             console.warn(console.hinted(f"hint: start_app.py models pull brings {commit}"))
         else:
-            console.warn(f"finished in {one.folder} what an interrupted pull had begun")
+            console.warn(f"finished in {recovered.folder} what an interrupted pull had begun")
 
 
 class Wanted(NamedTuple):
@@ -148,10 +150,10 @@ def _requirement(subject: Subject, context: Context) -> resolve.Requirement:
 
 def tell_skipped(skipped: Sequence[Skipped], console: Console) -> None:
     """Tell which models are left as they are, and what would help."""
-    for one in skipped:
-        console.warn(f"skipped: {one.error.message}")
-        if one.error.hint:
-            console.warn(console.hinted(f"hint: {one.error.hint}"))
+    for skip in skipped:
+        console.warn(f"skipped: {skip.error.message}")
+        if skip.error.hint:
+            console.warn(console.hinted(f"hint: {skip.error.hint}"))
 
 
 def spare_refused(error: LauncherError) -> bool:
@@ -161,26 +163,26 @@ def spare_refused(error: LauncherError) -> bool:
 
 def status_of(skipped: Sequence[Skipped]) -> ExitStatus:
     """Return the exit status of what was skipped: what another try may bring first, what is gone last."""
-    statuses = {one.error.status for one in skipped}
+    statuses = {skip.error.status for skip in skipped}
     severest = next((status for status in _SEVEREST if status in statuses), None)
     return severest or (ExitStatus.STALE if statuses else ExitStatus.DONE)
 
 
-def refuse_offline(context: Context, what: str) -> None:
+def refuse_offline(context: Context, command: str) -> None:
     """Refuse what asks a hub where none may be asked.
 
     Raises LauncherError (78).
     """
     if context.offline and context.arguments.demo:
         raise LauncherError(
-            f"{what} needs a hub, and no hub has the demo's models: they are fake",
+            f"{command} needs a hub, and no hub has the demo's models: they are fake",
             f"rm -r {quoted(context.settings.app_dir)}, then start_app.py --demo restores what was removed",
             ExitStatus.CONFIG,
         )
     if context.offline:
         raise LauncherError(
-            f"{what} needs a hub, and HF_HUB_OFFLINE is set",
-            f"HF_HUB_OFFLINE=0 start_app.py {what}",
+            f"{command} needs a hub, and HF_HUB_OFFLINE is set",
+            f"HF_HUB_OFFLINE=0 start_app.py {command}",
             ExitStatus.CONFIG,
         )
 
@@ -224,10 +226,10 @@ def fetch(
             console.say(f"pull: {task.model.name} @ {task.model.commit[:7]}: {count}, {text.size(task.size)}")
     with console.bar("pulling", survey.size) as progress:
         come, served = pull.fetch(survey, reach, memories, console.say, progress, spare=spare)
-    for one in served:
-        name = f"{one.task.model.name} @ {one.task.model.commit[:7]}"
-        history.record(context.settings, "pull", name, f"{text.size(one.size)} from {one.endpoint.url}, verified")
-        console.say(f"pull: {one.task.model.name}: {text.size(one.size)} from {one.endpoint.url}, verified")
+    for download in served:
+        model, result = download.task.model, f"{text.size(download.size)} from {download.endpoint.url}, verified"
+        history.record(context.settings, "pull", f"{model.name} @ {model.commit[:7]}", result)
+        console.say(f"pull: {model.name}: {result}")
     return come, served
 
 
@@ -257,16 +259,16 @@ def chosen_subjects(repos: Sequence[str], known: Sequence[Subject], context: Con
     chosen: dict[tuple[str, str], Subject] = {}
     for repo in repos:
         target = repo_id.target(repo)
-        named = [one for one in known if target and one.repo == target.repo]
-        named = named or [one for one in cached if target and one.repo == target.repo]
+        named = [subject for subject in known if target and subject.repo == target.repo]
+        named = named or [subject for subject in cached if target and subject.repo == target.repo]
         if not (named and target):
-            raise unknown(repo, [repo_id.folder(one.repo) for one in (*known, *cached)], "start_app.py cache list")
-        same = [one for one in named if target.revision in (None, one.revision)]
+            raise unknown(repo, [repo_id.folder(s.repo) for s in (*known, *cached)], "start_app.py cache list")
+        same = [subject for subject in named if target.revision in (None, subject.revision)]
         if not same:
             place = placement.cached_place(target.repo, context.roots)
             same = list(subjects.of_repo(target.repo, place, target.revision))
-        for one in same:
-            chosen.setdefault((one.name, one.revision), one)
+        for subject in same:
+            chosen.setdefault((subject.name, subject.revision), subject)
     return tuple(chosen.values())
 
 
@@ -281,13 +283,13 @@ def unpin(context: Context, repos: Sequence[str]) -> None:
                     continue  # it was not pinned there
 
 
-def model_document(one: LockedModel) -> Mapping[str, Any]:
+def model_document(model: LockedModel) -> Mapping[str, Any]:
     """Return a locked model for `--json`."""
     return {
-        "repo": one.repo,
-        "revision": one.revision,
-        "commit": one.commit,
-        "local_dir": one.local_dir,
-        "files": len(one.files),
-        "size_bytes": one.size,
+        "repo": model.repo,
+        "revision": model.revision,
+        "commit": model.commit,
+        "local_dir": model.local_dir,
+        "files": len(model.files),
+        "size_bytes": model.size,
     }

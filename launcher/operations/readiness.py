@@ -171,9 +171,9 @@ def _nothing() -> None:
     return None
 
 
-def _ended(what: str) -> LauncherError:
+def _ended(reason: str) -> LauncherError:
     return LauncherError(
-        f"the instance has ended before its page answered: {what}",
+        f"the instance has ended before its page answered: {reason}",
         "start_app.py logs shows what it printed last; start_app.py starts it again",
         ExitStatus.RETRY,
     )

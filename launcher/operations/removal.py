@@ -97,14 +97,14 @@ def apply(
     """
     console = context.console
     if context.arguments.dry_run:
-        documents = [planning.plan_document(one) for one in planned]
+        documents = [planning.plan_document(plan) for plan in planned]
         lines = tuple(planning.plan_lines(planned))
         return Answer(
             _status(planned, None), lines, {"dry_run": True, "roots": documents}, _hint(planned, kind, context)
         )
     confirm(planned, kind, context)
     result = planning.condemn(planned, console_teller(console))
-    with console.bar("freeing", sum(one.size for one in planned)) as progress:
+    with console.bar("freeing", sum(plan.size for plan in planned)) as progress:
         result = planning.finish(planned, result, progress)
     record(context.settings, kind, result, later=False)
     tell(planned, result, console)
@@ -116,12 +116,12 @@ def apply(
 
 def _hint(planned: Sequence[Plan], kind: str, context: Context) -> str | None:
     """Return what helps where nothing could be removed: another setting, or on a full disk another command."""
-    if any(one.items for one in planned):
+    if any(plan.items for plan in planned):
         return None
     misplaced = roots.misplaced(context.environment, context.settings.app_dir)
     if misplaced:
         return f"{misplaced[1]}: {misplaced[0]}"
-    if kind == "prune" and any(_is_full(one.root.real) for one in planned):
+    if kind == "prune" and any(_is_full(plan.root.real) for plan in planned):
         return "start_app.py cache list shows what takes the space; start_app.py cache remove REPO frees it"
     return None
 
@@ -141,32 +141,32 @@ def confirm(planned: Sequence[Plan], kind: str, context: Context, *, ask: bool =
     only see whether somebody could be asked. Raises LauncherError when nobody can be, or the answer is no.
     """
     console = context.console
-    for one in planned:
-        going = [item for item in one.items if item.kind != "trash"]
+    for plan in planned:
+        going = [item for item in plan.items if item.kind != "trash"]
         if (
             context.arguments.yes
-            or (one.root.owned and one.root.inside)
+            or (plan.root.owned and plan.root.inside)
             or not going
-            or (one.root.owned and kind != "clear")
+            or (plan.root.owned and kind != "clear")
         ):
             continue
-        names = [plans.label(item) for item in one.items if item.kind in ("repo", "revision")]
-        amount = f", {text.size(one.size)}" if one.size else ""
-        where = f"{one.root.path} ({one.root.origin})"
-        if one.root.owned and (not console.interactive or console.as_json):
+        names = [plans.label(item) for item in plan.items if item.kind in ("repo", "revision")]
+        amount = f", {text.size(plan.size)}" if plan.size else ""
+        where = f"{plan.root.path} ({plan.root.origin})"
+        if plan.root.owned and (not console.interactive or console.as_json):
             console.say(f"cache: clearing {where}{amount}, outside the app's folder")
             continue
-        whose = "is outside the app's folder" if one.root.owned else "is shared with other programs"
-        what = f"{where} {whose}: {_summary(names, one)}{amount}"
+        whose = "is outside the app's folder" if plan.root.owned else "is shared with other programs"
+        removal = f"{where} {whose}: {_summary(names, plan)}{amount}"
         if not console.interactive or console.as_json:
             raise LauncherError(
-                f"{what}; nothing was changed",
+                f"{removal}; nothing was changed",
                 "--yes removes it; --dry-run shows what would be removed",
                 ExitStatus.USAGE,
             )
         if not ask:
             continue
-        console.warn(what)
+        console.warn(removal)
         if not console.confirm("remove that?"):
             raise LauncherError("nothing was changed", None, ExitStatus.INTERRUPTED)
 
@@ -204,45 +204,45 @@ def tell(planned: Sequence[Plan], result: Result, console: Console, *, later: bo
     kept = [*(failure.path for failure in result.failures), *(s.path for s in result.skipped if s.kind == "blocked")]
     if kept:
         console.warn(f"hint: {text.command_line(('ls', '-ld', kept[0]))} shows whose it is")
-    if not any(one.items for one in planned):
-        console.say(f"cache: nothing to remove in {', '.join(str(one.root.path) for one in planned)}")
+    if not any(plan.items for plan in planned):
+        console.say(f"cache: nothing to remove in {', '.join(str(plan.root.path) for plan in planned)}")
         return
     gone = sum(1 for item in result.items if item.kind in _NAMED)
-    what = f"removed {gone}, " if gone > _NAMED_AT_MOST else ""
+    removed = f"removed {gone}, " if gone > _NAMED_AT_MOST else ""
     how = "the disk space is freed in the background" if later else f"freed {text.size(result.freed)}"
-    console.say(f"cache: {what}{how}")
+    console.say(f"cache: {removed}{how}")
 
 
 def record(settings: Settings, kind: history.Action, result: Result, *, later: bool) -> None:
     """Write into the app's history what a removal took."""
     names = [plans.label(item) for item in result.items if item.kind in ("repo", "revision")]
-    what = text.some(names, 3) or (f"{len(result.items)} leftovers" if result.items else "nothing to remove")
+    removed = text.some(names, 3) or (f"{len(result.items)} leftovers" if result.items else "nothing to remove")
     freed = "freed in the background" if later else f"freed {text.size(result.freed)}"
     failed = f", {len(result.failures)} could not be removed" if result.failures else ""
-    history.record(settings, kind, what, freed + failed)
+    history.record(settings, kind, removed, freed + failed)
 
 
 def result_document(planned: Sequence[Plan], result: Result) -> Mapping[str, Any]:
     """Return what a removal did for `--json`."""
     return {
-        "roots": [str(one.root.path) for one in planned],
+        "roots": [str(plan.root.path) for plan in planned],
         "removed": [planning.item_document(item) for item in result.items],
-        "left": [planning.skipped_document(one) for one in result.skipped],
+        "left": [planning.skipped_document(skip) for skip in result.skipped],
         "failures": [failure._asdict() for failure in result.failures],
         "freed_bytes": result.freed,
     }
 
 
 def _status(planned: Sequence[Plan], result: Result | None) -> ExitStatus:
-    kinds = {one.kind for plan in planned for one in plan.skipped}
+    kinds = {skip.kind for plan in planned for skip in plan.skipped}
     if (result and result.failures) or "blocked" in kinds:
         return ExitStatus.IO
     return ExitStatus.RETRY if "in use" in kinds else ExitStatus.DONE
 
 
-def _summary(names: Sequence[str], one: Plan) -> str:
+def _summary(names: Sequence[str], plan: Plan) -> str:
     if not names:
-        return f"{len(one.items)} leftovers would be removed"
+        return f"{len(plan.items)} leftovers would be removed"
     if len(names) <= 3:
         return f"{', '.join(names)} would go"
     return f"{len(names)} of its repos and revisions would be removed, among them {', '.join(names[:3])}"

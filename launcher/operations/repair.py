@@ -33,12 +33,12 @@ class Broken(NamedTuple):
 def broken(planned: Sequence[Plan]) -> tuple[Broken, ...]:
     """Return the revisions that a repair takes away, to be asked before it does."""
     taken = []
-    for one in planned:
-        going = {item.path for item in one.items if item.kind == "snapshot"}
-        for folder in sorted({item.folder for item in one.items if item.kind == "snapshot"}):
-            repo = layout.read(one.root.real, folder)
+    for plan in planned:
+        going = {item.path for item in plan.items if item.kind == "snapshot"}
+        for folder in sorted({item.folder for item in plan.items if item.kind == "snapshot"}):
+            repo = layout.read(plan.root.real, folder)
             revisions = [r for r in repo.revisions if f"{repo.path}/snapshots/{r.commit}" in going]
-            taken += [_broken(one.root, repo, revision) for revision in revisions]
+            taken += [_broken(plan.root, repo, revision) for revision in revisions]
     return tuple(taken)
 
 
@@ -51,12 +51,12 @@ def refuse_unavailable(revisions: Sequence[Broken], context: Context) -> None:
     if context.offline or not wanted:
         return
     chain = context.endpoints.chain
-    asked = [[hub.Question(endpoint, "head", one.model.repo, one.model.commit) for endpoint in chain] for one in wanted]
-    answers = hub.ask([one for questions in asked for one in questions], context.own_environment, hub.DEFAULT_SECONDS)
-    for one, questions in zip(wanted, asked, strict=True):
-        if not any(answers[question].commit == one.model.commit for question in questions):
+    asked = [[hub.Question(e, "head", r.model.repo, r.model.commit) for e in chain] for r in wanted]
+    answers = hub.ask([q for questions in asked for q in questions], context.own_environment, hub.DEFAULT_SECONDS)
+    for revision, questions in zip(wanted, asked, strict=True):
+        if not any(answers[question].commit == revision.model.commit for question in questions):
             said = "; ".join(f"{question.endpoint.url}: {answers[question].text}" for question in questions)
-            named = f"{one.model.repo}@{one.model.commit[:7]}"
+            named = f"{revision.model.repo}@{revision.model.commit[:7]}"
             raise LauncherError(
                 f"{named} cannot be fetched now, so nothing was removed: {said}",
                 "start_app.py cache verify --repair again when a hub answers; "
@@ -76,17 +76,17 @@ def fetch(revisions: Sequence[Broken], context: Context) -> Mapping[str, Any]:
         return {"repaired": []}
     memories = verified.load(context.settings.app_dir)
     tasks = tuple(
-        Task(one.model, one.place, None, tuple(one.model.files), (), local_dir.Outdated((), (), ())) for one in wanted
+        Task(r.model, r.place, None, tuple(r.model.files), (), local_dir.Outdated((), (), ())) for r in wanted
     )
     try:
         with pulling.pull_lock(context):
             pulling.fetch(Survey(tasks, 0), context, memories)
-            for one, task in zip(wanted, tasks, strict=True):
-                for ref in one.refs:
-                    pull.move(task._replace(model=one.model._replace(revision=ref)), pin=False)
+            for revision, task in zip(wanted, tasks, strict=True):
+                for ref in revision.refs:
+                    pull.move(task._replace(model=revision.model._replace(revision=ref)), pin=False)
     except LauncherError as error:
-        lost = ", ".join(f"{ref} of {one.model.repo} was {one.model.commit}" for one in wanted for ref in one.refs)
-        locked = " ".join(f"{one.model.repo}@{one.model.commit}" for one in wanted)
+        lost = ", ".join(f"{ref} of {r.model.repo} was {r.model.commit}" for r in wanted for ref in r.refs)
+        locked = " ".join(f"{r.model.repo}@{r.model.commit}" for r in wanted)
         raise LauncherError(
             f"what was damaged is removed, and could not be fetched: {error.message}; {lost}",
             f"start_app.py models lock {locked}; start_app.py models pull; both when the hub answers again",
@@ -94,14 +94,14 @@ def fetch(revisions: Sequence[Broken], context: Context) -> Mapping[str, Any]:
         ) from error
     finally:
         verified.save(context.settings.app_dir, memories, console.detail)
-    for one in wanted:
-        console.say(f"repaired: {one.model.repo} @ {one.model.commit[:7]}")
-    return {"repaired": [{"repo": one.model.repo, "commit": one.model.commit} for one in wanted]}
+    for revision in wanted:
+        console.say(f"repaired: {revision.model.repo} @ {revision.model.commit[:7]}")
+    return {"repaired": [{"repo": revision.model.repo, "commit": revision.model.commit} for revision in wanted]}
 
 
 def _fetched(revisions: Sequence[Broken]) -> list[Broken]:
     """Return those that a hub can be asked for."""
-    return [one for one in revisions if one.model.files and repo_id.is_name(one.model.repo)]
+    return [revision for revision in revisions if revision.model.files and repo_id.is_name(revision.model.repo)]
 
 
 def _broken(root: Root, repo: layout.Repo, revision: Revision) -> Broken:

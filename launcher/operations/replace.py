@@ -38,27 +38,27 @@ def clear_port(
     settings, console, take_port = context.settings, context.console, context.arguments.take_port
     stopped: list[Stopped] = []
     for attempt in range(_ROUNDS):
-        seen = observe(settings)
+        observed = observe(settings)
         if attempt == 0:
-            for line in left_alone(seen.survey):
+            for line in left_alone(observed.survey):
                 console.say(line)
-            for line in verdicts(seen.survey):
+            for line in verdicts(observed.survey):
                 console.detail(line)
-        refused = seen.launch_refusal(take_port)
+        refused = observed.launch_refusal(take_port)
         if refused and stopped:
             raise LauncherError(refused.message, refused.hint, ExitStatus.RETRY)
         if refused:
             raise refused
-        victims = refusal.targets(seen.survey, take_port=take_port)
+        victims = refusal.targets(observed.survey, take_port=take_port)
         if victims:
             about_to_stop(victims)
-            shells = shells_of(seen.survey)
-            stopped += _stop(context, seen, victims)
+            shells = shells_of(observed.survey)
+            stopped += _stop(context, observed, victims)
             _await_free_port(settings)
             refuse_again(context, shells)
         elif lock is None or lock.acquire(PROBE_SECONDS):
             return tuple(stopped)
-        elif seen.orphaned:
+        elif observed.orphaned:
             _leave_orphans(lock, console.say)
             return tuple(stopped)
     raise _reborn(settings)
@@ -66,8 +66,8 @@ def clear_port(
 
 def ended(processes: Iterable[Process]) -> tuple[Process, ...]:
     """Return which of these processes have ended."""
-    now = ((process, look(process.pid)) for process in processes)
-    return tuple(process for process, seen in now if seen is None or seen.start != process.start or seen.gone)
+    pairs = ((process, look(process.pid)) for process in processes)
+    return tuple(process for process, now in pairs if now is None or now.start != process.start or now.gone)
 
 
 def refuse_taken_port(settings: Settings) -> None:
@@ -90,28 +90,28 @@ def stop_instance(context: Context) -> tuple[Stopped, ...]:
     try:
         stopped: list[Stopped] = []
         for _ in range(_ROUNDS):
-            seen = observe(settings)
-            refused = seen.instance_refusal()
+            observed = observe(settings)
+            refused = observed.instance_refusal()
             if refused:
                 raise refused
-            victims = refusal.targets(seen.survey)
+            victims = refusal.targets(observed.survey)
             if not victims:
                 return tuple(stopped)
             if not stopped:
-                for line in left_alone(seen.survey):
+                for line in left_alone(observed.survey):
                     context.console.say(line)
-            shells = shells_of(seen.survey)
-            stopped += _stop(context, seen, victims)
+            shells = shells_of(observed.survey)
+            stopped += _stop(context, observed, victims)
             refuse_again(context, shells)
         raise _reborn(settings)
     finally:
         launch_lock.close()
 
 
-def _stop(context: Context, seen: Observed, victims: tuple[Process, ...]) -> tuple[Stopped, ...]:
+def _stop(context: Context, observed: Observed, victims: tuple[Process, ...]) -> tuple[Stopped, ...]:
     from ..instances.stop import relatives_of, stop  # most launches have nothing to stop
 
-    timeout, say, survey = context.arguments.stop_timeout, context.console.say, seen.survey
+    timeout, say, survey = context.arguments.stop_timeout, context.console.say, observed.survey
     kinds = {instance.pid: "stale" for instance in survey.stale}
     kinds |= {member.process.pid: "left over" for member in survey.leftovers}
     for process in victims:
@@ -119,19 +119,19 @@ def _stop(context: Context, seen: Observed, victims: tuple[Process, ...]) -> tup
     members = (pid for instance in survey.stale for pid in instance.tree)
     outcome.see_page(context, survey.stale)
     outcome.note_stopping(context, {*(process.pid for process in victims), *members})
-    unchanged = tuple(process for process in victims if not changed(process, seen.record))
+    unchanged = tuple(process for process in victims if not changed(process, observed.record))
     try:
         done = stop(unchanged, timeout, survey.bounds.spare | survey.bounds.apart, say, relatives_of(survey))
     except BaseException:
         for process in ended(victims):
             history.record(context.settings, "stop", describe(process), "ended before the stop of all was done")
         raise
-    for one in done:
-        end = f"killed after {timeout:g} s" if one.killed else f"terminated after {one.seconds:.1f} s"
-        history.record(context.settings, "kill" if one.killed else "stop", describe(one.process), end)
-        below = f" and {one.others} below it" if one.others else ""
-        how = f"killed pid {one.process.pid}{below} (still there after {timeout:g} s)"
-        say(how if one.killed else f"terminated pid {one.process.pid}{below} ({one.seconds:.1f} s)")
+    for stopped in done:
+        end = f"killed after {timeout:g} s" if stopped.killed else f"terminated after {stopped.seconds:.1f} s"
+        history.record(context.settings, "kill" if stopped.killed else "stop", describe(stopped.process), end)
+        below = f" and {stopped.others} below it" if stopped.others else ""
+        how = f"killed pid {stopped.process.pid}{below} (still there after {timeout:g} s)"
+        say(how if stopped.killed else f"terminated pid {stopped.process.pid}{below} ({stopped.seconds:.1f} s)")
     return done
 
 

@@ -27,7 +27,7 @@ MAX_BYTES = 1 << 20
 _LONGEST = 600  # of one value: a hostile command line must not push out what others did
 _WIDEST = 40  # of where it came from, in the table: a script's whole command line is in --json
 _LOCK_SECONDS = 1.0
-_UNIT = re.compile(r"/((?!user@)[^/\n]+\.service)")
+_UNIT = r"/((?!user@)[^/\n]+\.service)"
 
 Action = Literal[
     "start",
@@ -120,10 +120,10 @@ def read(app_dir: Path) -> tuple[Entry, ...]:
 def rows(entries: Sequence[Entry]) -> list[tuple[str, ...]]:
     """Return the history as a table with a head."""
     table: list[tuple[str, ...]] = [("TIME", "ACTION", "PORT", "WHO", "FROM", "WHAT", "RESULT")]
-    for one in entries:
-        port = "" if one.port is None else str(one.port)
-        origin = _short(one.origin, _WIDEST)
-        table.append((one.time, one.action, port, one.who, origin, one.what, one.result))
+    for entry in entries:
+        port = "" if entry.port is None else str(entry.port)
+        origin = _short(entry.origin, _WIDEST)
+        table.append((entry.time, entry.action, port, entry.who, origin, entry.what, entry.result))
     return table
 
 
@@ -208,7 +208,7 @@ def _unit() -> str | None:
     """Return the service that this process runs in; a login session is a scope instead."""
     try:
         with open("/proc/self/cgroup", encoding="utf-8", errors="replace") as file:
-            units = _UNIT.findall(file.read())
+            units = re.findall(_UNIT, file.read())
     except OSError:
         return None
     return units[-1] if units else None

@@ -27,12 +27,12 @@ _DINGTALK = ("dingtalk.com",)
 Event = Literal["started", "ready", "failed", "refused"]
 
 
-def notify(settings: Settings, environ: Mapping[str, str], event: Event, what: str) -> None:
+def notify(settings: Settings, environ: Mapping[str, str], event: Event, message: str) -> None:
     """Post an event to the webhook that the settings name; without a free process slot, skip it."""
     if settings.notify_url is None:
         return
     url = settings.notify_url.value
-    line = text.clean(f"{settings.script.name} on {os.uname().nodename}, port {settings.port}: {event}: {what}")
+    line = text.clean(f"{settings.script.name} on {os.uname().nodename}, port {settings.port}: {event}: {message}")
     environment = app_environment(settings, environ)
     try:
         beside(lambda: post(url, payload(url, line), environment), seconds=_SECONDS)

@@ -205,7 +205,7 @@ def _hardening(settings: Settings, machine: Machine, *, user_manager: bool) -> t
 
 
 def _below(path: str, places: tuple[str, ...]) -> bool:
-    return any(f"{one}/".startswith(f"{place}/") for one in (path, os.path.realpath(path)) for place in places)
+    return any(f"{p}/".startswith(f"{place}/") for p in (path, os.path.realpath(path)) for place in places)
 
 
 def _name(app_dir: Path) -> str:

@@ -19,7 +19,7 @@ from contextlib import suppress
 NO_FLOCK = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 _POLL_SECONDS = 0.005
 _BLOCK = 1 << 20
-_SUFFIX = re.compile(r"\.[0-9a-f]{8}")
+_SUFFIX = r"\.[0-9a-f]{8}"
 Path = str | os.PathLike[str]
 
 
@@ -92,7 +92,7 @@ def write_whole(
 
 def is_left_over(name: str, of: str) -> bool:
     """Return whether `name` is a new file of `of` that never took its place."""
-    return name.startswith(of) and bool(_SUFFIX.fullmatch(name.removeprefix(of)))
+    return name.startswith(of) and bool(re.fullmatch(_SUFFIX, name.removeprefix(of)))
 
 
 def open_new(prefix: str, folder: int, mode: int, *, append: bool = False) -> tuple[str, int]:

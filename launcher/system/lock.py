@@ -168,10 +168,10 @@ def _user(pid: int) -> tuple[int | None, frozenset[int]]:
     return int(fields["Uid"].split()[1]), frozenset(int(group) for group in groups)
 
 
-def preferred(app_dir: Path, one: Path, other: Path) -> bool:
+def preferred(app_dir: Path, first: Path, second: Path) -> bool:
     """Return whether the folder of the lock file `one` comes before that of `other`."""
     folders = state.folders(app_dir)
-    return folders.index(one.parent) < folders.index(other.parent)
+    return folders.index(first.parent) < folders.index(second.parent)
 
 
 def holds(pid: int, path: Path) -> bool:

@@ -36,11 +36,11 @@ def check(app_dirs: Iterable[Path], again: str) -> None:
     raise error
 
 
-def missing(requirements: Iterable[str], what: str) -> LauncherError:
+def missing(requirements: Iterable[str], problem: str) -> LauncherError:
     """Return the error for packages that this interpreter lacks."""
     packages = list(requirements)
     names = " and ".join(packages)
-    return LauncherError(f"{names}: {what} for {sys.executable}", install_command(packages))
+    return LauncherError(f"{names}: {problem} for {sys.executable}", install_command(packages))
 
 
 def install_command(requirements: Iterable[str]) -> str:

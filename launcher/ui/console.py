@@ -29,7 +29,7 @@ _PAINTED = {
     "skipped": _YELLOW,
     "unreachable": _YELLOW,
 }
-_WORD = re.compile(rf"(^|  )({'|'.join(_PAINTED)})(?=$|:|  )")
+_WORD = rf"(^|  )({'|'.join(_PAINTED)})(?=$|:|  )"
 _CLEAR = "\x1b[K"
 
 
@@ -139,7 +139,7 @@ class Console(NamedTuple):
         return self.stdin.readline().strip().lower() in ("y", "yes")
 
     @contextmanager
-    def bar(self, what: str, total: int | None) -> Iterator[Callable[[int], None] | None]:
+    def bar(self, label: str, total: int | None) -> Iterator[Callable[[int], None] | None]:
         """Show a bar of `total` bytes, on a terminal only; yield a function that takes the bytes of each step."""
         if self.quiet or self.as_json or self.stderr is None or not self.stderr.isatty():
             yield None
@@ -149,7 +149,7 @@ class Console(NamedTuple):
         except ImportError:
             yield None
             return
-        with tqdm(total=total, desc=what, unit="B", unit_scale=True, file=self.stderr, leave=False) as bar:
+        with tqdm(total=total, desc=label, unit="B", unit_scale=True, file=self.stderr, leave=False) as bar:
 
             def step(count: int) -> None:
                 bar.update(count)
@@ -210,7 +210,9 @@ class Console(NamedTuple):
 
     @staticmethod
     def _meaning(line: str, *, coloured: bool) -> str:
-        return _WORD.sub(lambda match: f"{match[1]}{_PAINTED[match[2]]}{match[2]}{_RESET}", line) if coloured else line
+        return (
+            re.sub(_WORD, lambda match: f"{match[1]}{_PAINTED[match[2]]}{match[2]}{_RESET}", line) if coloured else line
+        )
 
     def _painted(self, colour: str, text: str) -> str:
         return f"{_BOLD}{colour}{text}{_RESET}" if self.colour else text

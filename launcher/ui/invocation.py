@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 START_APP = "start_app.py"
 # What `uv run --with …` makes for one run and removes at its end, below uv's cache.
-_PASSING = re.compile(r"/(?:builds|archive|environments)-v\d+/")
+_PASSING = r"/(?:builds|archive|environments)-v\d+/"
 _PLACES = {"--app-dir": "--app-dir", "--env-file": "--env-file", "--port": "--port", "-p": "--port"}
 
 
@@ -75,7 +75,7 @@ def passing_python() -> bool:
 
 def _uv_run() -> tuple[str, ...]:
     """Return the words of the `uv run` that made this Python for one run only; empty for a permanent Python."""
-    if not _PASSING.search(sys.executable):
+    if not re.search(_PASSING, sys.executable):
         return ()
     try:
         with open(f"/proc/{os.getppid()}/cmdline", "rb") as file:

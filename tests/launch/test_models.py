@@ -57,6 +57,7 @@ def test_a_locked_app_gets_the_pinned_commit_although_hub_and_mirror_have_moved_
     assert "error" in _asked(loading.app.port, f"{MODEL}@{loading.new}")
     assert told["env"]["HF_HUB_OFFLINE"] == "1"
     assert json.loads(told["env"]["START_APP_MODELS"]) == {MODEL: loading.old}
+    assert told["env"]["START_APP_MODELS_TEXT"] == f"{MODEL} @ {loading.old[:7]} (locked)"
     assert f"model: {MODEL} @ {loading.old[:7]} (locked)" in running.err
     assert not loading.hub.requests and not loading.mirror.requests
 
@@ -330,13 +331,17 @@ def test_a_plain_launch_tells_which_commits_are_cached(pulled: Pulled) -> None:
     assert f"model: {OTHER} @ {pulled.other[:7]} (cached)" in done.err
     hello = json.loads(done.out.splitlines()[0])
     assert json.loads(hello["env"]["START_APP_MODELS"]) == {MODEL: pulled.old, OTHER: pulled.other}
+    shown = (f"{OTHER} @ {pulled.other[:7]} (cached)", f"{MODEL} @ {pulled.old[:7]} (cached)")
+    assert hello["env"]["START_APP_MODELS_TEXT"] == ", ".join(shown)
 
 
 def test_without_models_the_app_is_told_of_none(pulled: Pulled) -> None:
     shutil.rmtree(pulled.cache)
     done = pulled.run("--", "--exit", "0")
     assert "model:" not in done.err
-    assert json.loads(json.loads(done.out.splitlines()[0])["env"]["START_APP_MODELS"]) == {}
+    environment = json.loads(done.out.splitlines()[0])["env"]
+    assert json.loads(environment["START_APP_MODELS"]) == {}
+    assert "START_APP_MODELS_TEXT" not in environment
 
 
 @pytest.mark.slow

@@ -184,6 +184,32 @@ def test_a_folder_that_a_link_leads_out_of_is_refused(pulled: Pulled) -> None:
 
 
 @pytest.mark.slow
+def test_a_folder_may_hold_a_cache_and_a_cache_a_folder(pulled: Pulled) -> None:
+    cache = pulled.folder / "hf_cache"
+    with Library(pulled.hub) as library:
+        library.download(cache, OTHER)
+    inside = pulled.locked(pulled.hub.commit("a/b", {"w.bin": b"w" * 99}), "a/b", local_dir=f"{FOLDER}/hf_cache/b")
+    pulled.lock(pulled.locked(pulled.new, local_dir=FOLDER), inside)
+    done = pulled.run("--locked", "--", "--exit", "0")
+    assert done.status == 0, done.err
+    assert {path: pulled.in_folder()[path] for path in NEW} == NEW
+    assert pulled.in_folder()["hf_cache/b/w.bin"] == b"w" * 99
+    assert pulled.library.load(cache, OTHER)
+
+
+@pytest.mark.parametrize("path", ["hf_cache", "hf_cache/models--x--y/refs/main", "hf_cache/.locks/x"])
+def test_a_file_that_would_get_among_those_of_a_cache_is_refused(path: str, pulled: Pulled) -> None:
+    shutil.copytree(pulled.cache, pulled.folder / "hf_cache", symlinks=True)
+    model = pulled.locked(pulled.new, local_dir=FOLDER)
+    pulled.lock(model._replace(files={**model.files, path: model.files["config.json"]}))
+    before = everything(pulled.folder)
+    done = pulled.pull()
+    assert done.status == 78
+    assert f"its files would get among those of the cache {pulled.folder}/hf_cache" in done.err
+    assert everything(pulled.folder) == before
+
+
+@pytest.mark.slow
 def test_a_folder_that_is_a_link_itself_is_its_owner_s_choice(pulled: Pulled) -> None:
     elsewhere = pulled.app.path.parent / "big-disk"
     elsewhere.mkdir()

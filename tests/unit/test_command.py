@@ -422,7 +422,7 @@ def test_nothing_of_the_launcher_is_left_behind_in_the_app(app: AppFolder) -> No
         fd for fd, link in seen["fds"].items() if link in lock or "/fd" in link
     }
     added = {"GRADIO_SERVER_PORT", "PYTHONUNBUFFERED", "PWD", "VIRTUAL_ENV", "PATH", "LC_CTYPE", "START_APP_MODELS"}
-    added.add("START_APP_INSTANCE")
+    added |= {"START_APP_INSTANCE", "START_APP_MODELS_TEXT"}
     assert {n: v for n, v in seen["env"].items() if n not in added} == {
         n: v for n, v in before.items() if n not in added and v.strip()
     }

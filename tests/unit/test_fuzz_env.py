@@ -155,6 +155,6 @@ def test_any_file_reaches_a_real_process_so_or_is_refused(
         assert done.status in (2, 78), done.err
         return
     # What the launcher itself tells the app besides.
-    besides = {"START_APP_MODELS", "LC_CTYPE"}
+    besides = {"START_APP_MODELS", "START_APP_MODELS_TEXT", "LC_CTYPE"}
     found = {name: text for name, text in json.loads(told)["env"].items() if name not in besides}
     check({**found, "GRADIO_SERVER_PORT": "1"}, data, {**variables, "GRADIO_SERVER_PORT": "1"}, app)

@@ -24,6 +24,7 @@ LAYERS = (
     {"models"},
     {"cache", "instances", "app", "service"},
     {"config", "arguments"},
+    {"scripts"},
     {"system", "ui"},
     {"errors", "__init__"},
 )

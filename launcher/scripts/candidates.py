@@ -1,0 +1,199 @@
+"""Which scripts of a folder start a Gradio page: those that import gradio and launch one, the likeliest first.
+
+A training script launches nothing. A script that only imports the module which launches is the one to start, where
+that module does nothing when it is run itself.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple
+
+from . import module as modules
+from .folder import content, python_files
+from .module import Launch, Module
+
+_SECONDS = 0.3
+_MOST_FILES = 5000
+_MOST_PARSED = 120
+_MOST_IMPORTED = 40
+_NEAR = 3
+_LIKELY = (
+    "webui app gradio_app web_ui web_demo gradio_demo gradio_web gradio_ui demo ui launch web gui main run".split()
+)
+_UNLIKELY = re.compile(
+    r"(^|[_-])(train|training|finetune|test|tests|eval|benchmark|example|examples|setup|convert)([_-]|$)"
+)
+_SIDE_FOLDERS = frozenset("test tests example examples docs doc scripts tools benchmark benchmarks third_party".split())
+_OPENS = (b".launch(", b"uvicorn", b"hypercorn")
+_RUNS = re.compile(rb"__name__|^\w[\w.]*\(", re.MULTILINE)
+
+
+class Candidate(NamedTuple):
+    """Hold a script that starts a page.
+
+    `launch` is the call that opens it, in the script or in a module that it imports: `launched_in` is that file.
+    `modules` are the script and what it imports of the app's own files.
+    """
+
+    path: Path
+    script: Module
+    launch: Launch
+    launched_in: Path
+    modules: tuple[Module, ...]
+
+    @property
+    def reason(self) -> str:
+        """Return why it is one, in words."""
+        where = f"in line {self.launch.line}"
+        if self.launched_in == self.path:
+            return f"imports gradio and launches a page {where}"
+        return f"imports {self.launched_in.name}, which launches a page {where}"
+
+
+class Folder:
+    """Hold an app's folder, and read of its files what is asked for, each once."""
+
+    def __init__(self, app_dir: Path) -> None:
+        self.app_dir = app_dir
+        self._modules: dict[Path, Module | None] = {}
+        self._deadline = time.monotonic() + _SECONDS
+
+    @cached_property
+    def files(self) -> Sequence[Path]:
+        """Return the Python files of the folder, those nearest to its top first."""
+        return [path for path, _ in zip(python_files(self.app_dir), range(_MOST_FILES), strict=False)]
+
+    def module(self, path: Path, data: bytes | None = None) -> Module | None:
+        """Return what a file tells, None where it cannot be read or there is no time left for it."""
+        if path not in self._modules:
+            late = time.monotonic() > self._deadline or len(self._modules) >= _MOST_PARSED
+            if late and len(path.relative_to(self.app_dir).parts) > 1:
+                return None
+            self._modules[path] = modules.read(path, data)
+        return self._modules[path]
+
+    @cached_property
+    def candidates(self) -> tuple[Candidate, ...]:
+        """Return the scripts that start a page, the likeliest first."""
+        pages = dict(self._pages())
+        # What launches in a function is started by whoever imports and calls that.
+        called = [path for path, module in pages.items() if any(launch.function for launch in module.launches)]
+        names = {path.stem if path.stem != "__init__" else path.parent.name for path in called}
+        importers = (path for path in self._running(names) if path not in pages)
+        scripts = [*(path for path, module in pages.items() if module.runs), *importers]
+        made = [candidate for path in scripts if (candidate := self.candidate(path))]
+        if not made:  # a page that only something else could start, such as a console script
+            made = [candidate for path in pages if (candidate := self.candidate(path))]
+        return tuple(sorted(made, key=self._rank))
+
+    def candidate(self, path: Path) -> Candidate | None:
+        """Return a script as a candidate, None where neither it nor what it imports opens a page of Gradio's."""
+        script = self.module(path)
+        if script is None:
+            return None
+        closure = tuple(self._closure(script))
+        if not any(module.gradio for module in closure):
+            return None
+        opened = next((module for module in closure if module.launches), None)
+        if opened is None:
+            return None
+        return Candidate(path, script, opened.launches[0], opened.path, closure)
+
+    def _pages(self) -> Iterator[tuple[Path, Module]]:
+        """Yield the files that launch something."""
+        for path in self.files:
+            data = content(path)
+            if any(word in data for word in _OPENS):
+                module = self.module(path, data)
+                if module and module.launches and (module.gradio or self._gradio(module)):
+                    yield path, module
+
+    def _running(self, names: set[str]) -> Iterator[Path]:
+        """Yield the files that do something when they are run, and mention one of these modules."""
+        mentions = re.compile(rb"\b(%s)\b" % b"|".join(re.escape(os.fsencode(name)) for name in names or {"\0"}))
+        near = [path for path in self.files if len(path.relative_to(self.app_dir).parts) <= _NEAR]
+        for path in near if names else ():
+            data = content(path)
+            if mentions.search(data) and _RUNS.search(data):
+                module = self.module(path, data)
+                if module and module.runs:
+                    yield path
+
+    def _gradio(self, module: Module) -> bool:
+        return any(imported.gradio for imported in self._closure(module))
+
+    def _closure(self, script: Module) -> Iterator[Module]:
+        """Yield a script and the app's own modules that it imports, the nearest first."""
+        pending, reached = [script], {script.path}
+        while pending and len(reached) <= _MOST_IMPORTED:
+            module = pending.pop(0)
+            yield module
+            for name in module.imports:
+                path = self._local(name, module.path, script.path.parent)
+                if path and path not in reached:
+                    reached.add(path)
+                    imported = self.module(path)
+                    if imported:
+                        pending.append(imported)
+
+    def _local(self, name: str, importer: Path, script_folder: Path) -> Path | None:
+        """Return the file of the app's that an import means, or None."""
+        bare = name.lstrip(".")
+        dots = len(name) - len(bare)
+        if dots:
+            folders = [importer.parents[min(dots, len(importer.parents)) - 1]]
+        else:
+            folders = [script_folder, self.app_dir, self.app_dir / "src"]
+        for folder in folders:
+            base = folder.joinpath(*bare.split("."))
+            for path in (base.with_name(f"{base.name}.py"), base / "__init__.py") if bare else (base / "__init__.py",):
+                if self._is_known(path):
+                    return path
+        return None
+
+    def _is_known(self, path: Path) -> bool:
+        return path in self._known
+
+    @cached_property
+    def _known(self) -> frozenset[Path]:
+        return frozenset(self.files)
+
+    def _rank(self, candidate: Candidate) -> tuple[int | str | bool, ...]:
+        parts = candidate.path.relative_to(self.app_dir).parts
+        name = candidate.path.stem.lower() if candidate.path.stem != "__main__" else candidate.path.parent.name.lower()
+        return (
+            bool(_UNLIKELY.search(name)),
+            not _SIDE_FOLDERS.isdisjoint(parts[:-1]),
+            not candidate.script.runs,
+            len(parts),
+            _LIKELY.index(name) if name in _LIKELY else len(_LIKELY),
+            str(candidate.path),
+        )
+
+    def entry(self, path: Path) -> str:
+        """Return how `APP_SCRIPT` names a file: by its path, or as a module where its path alone does not run."""
+        parts = path.relative_to(self.app_dir).parts
+        module = self.module(path)
+        name = ".".join((*parts[:-1], path.stem)) if path.stem != "__main__" else ".".join(parts[:-1])
+        importable = all(part.isidentifier() for part in name.split("."))
+        if len(parts) > 1 and importable and module and self._needs_package(module):
+            return f"-m {name}"
+        return "/".join(parts)
+
+    def _needs_package(self, module: Module) -> bool:
+        """Return whether a file below the app's folder imports from its package, or from the app's folder itself."""
+        if module.relative:
+            return True
+        for name in module.imports:
+            first = name.split(".")[0]
+            beside = any(self._is_known(module.path.parent / name) for name in (f"{first}.py", f"{first}/__init__.py"))
+            above = any(self._is_known(self.app_dir / name) for name in (f"{first}.py", f"{first}/__init__.py"))
+            if above and not beside:
+                return True
+        return False
