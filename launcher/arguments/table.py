@@ -67,6 +67,8 @@ _COMMANDS = (
                 own.OPEN_IN_BACKGROUND,
                 own.LOG_FILE,
                 own.NO_LAUNCH,
+                own.IF_DOWN,
+                own.NO_ROLLBACK,
             ),
             "models": (own.FORCE_REFRESH, own.LOCKED, own.VERIFY, own.CLEAR_CACHE, own.REMOVE_MODEL, own.PRUNE_CACHE),
             "with --prune-cache": _PRUNING,
@@ -125,6 +127,25 @@ _COMMANDS = (
             ("history", "show the last 50 entries"),
             ("history --lines 10 --json", "the last ten, for a script"),
         ),
+    ),
+    Command(
+        "rollback",
+        "go back to the last models and arguments that ran well",
+        {
+            "stop": (own.TAKE_PORT, own.STOP_TIMEOUT),
+            "start": (
+                own.BACKGROUND,
+                own.timeout("how long --background waits for the page (default: 600)"),
+                own.OPEN_IN_BACKGROUND,
+                own.LOG_FILE,
+                own.DRY_RUN,
+            ),
+        },
+        (
+            ("rollback --dry-run", "show what would be started"),
+            ("rollback --background", "start it, and return when its page answers"),
+        ),
+        changes=True,
     ),
     Command(
         "unit",

@@ -11,6 +11,8 @@ from typing import NoReturn, TypeVar
 from ..ui.text import parsed_duration, parsed_port, parsed_size
 
 LAUNCH = "launch"
+LAUNCHING = (LAUNCH, "rollback")
+"""The commands that start the app and record their own refusals."""
 _LONGEST_WAIT = 86400  # seconds: a day
 _PIDS = 1 << 31
 _Number = TypeVar("_Number", int, float)

@@ -125,6 +125,12 @@ class Status(NamedTuple):
             rows.append(("port held by", f"{who}, {place}"))
         return tuple(rows)
 
+    def hint(self) -> str | None:
+        """Return the way back, where the last start has failed and another set has run well."""
+        last = self.starts.last
+        failed = last is not None and last.stage == "ended" and not last.seen and self.instance is None
+        return "start_app.py rollback starts what ran well before" if failed and self.starts.other_good() else None
+
     def _starts(self) -> list[tuple[str, str]]:
         """Return how the last start ended, where nothing runs, and why the last that failed did."""
         last, failed = self.starts.last, self.starts.failed
@@ -183,7 +189,8 @@ def run(context: Context) -> Report:
     shown = status(context)
     for line in verdicts(shown.observed.survey):
         context.console.detail(line)
-    return Answer(text=tuple(f"{name}: {value}" for name, value in shown.facts()), data=shown.document())
+    lines = tuple(f"{name}: {value}" for name, value in shown.facts())
+    return Answer(text=lines, data=shown.document(), hint=shown.hint())
 
 
 def status(context: Context) -> Status:

@@ -1,13 +1,13 @@
-"""The models of the last good set as a step of its launch: shown by their commits, whatever refs and the lock say now.
+"""The models of the last good set as a step of its launch: shown by their commits, whatever refs and the lock say.
 
-Nothing is asked of a hub for models in a cache: their commits are there, or the set cannot be started. Models in folders
-of the app's own are put back from the files that a switch has kept, and only what is missing is pulled.
+Models in a cache are asked of no hub: their commits are there, or the set cannot be started. Models in folders of the
+app's own are put back from the files that a switch has kept, and only what is missing is pulled.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING
 
 from ..context import Context
@@ -42,7 +42,7 @@ class GoodModels(ModelStep):
 
         Raises LauncherError (75).
         """
-        self._in_folders = lockfile.parse_text(self._good.folders) if self._good.folders else ()
+        self._in_folders = lockfile.remembered(self._good.folders)
         self._lock = (*(locked_model(one) for one in self._good.models), *self._in_folders)
         lost = next((one for one in self._good.models if not is_there(one)), None)
         if lost:
@@ -54,10 +54,35 @@ class GoodModels(ModelStep):
 
     def prepare(self) -> None:
         """Bring back what the folders of the app's own had, while the old instance serves."""
-        changed = [model for model in self._in_folders if not self._is_in_place(model)]
+        changed = tuple(model for model in self._in_folders if not self._is_in_place(model))
         if changed:
-            self._fetch(changed)
+            self._put_back(changed)
         self._show()
+
+    def _put_back(self, models: Lock) -> None:
+        """Bring the files of these commits beside those that are there: what a switch has kept, and else from a hub.
+
+        Raises LauncherError as a pull does.
+        """
+        from ..models import switch, verified
+        from ..models.task import spare_none
+        from ..operations import pull as pulling
+
+        context = self._context
+        self._held.enter_context(pulling.pull_lock(context))
+        pulling.recover(context)
+        for model in models:
+            switch.gather(context.settings.app_dir, model)
+        self._memories = verified.load(context.settings.app_dir)
+        try:
+            survey = pulling.survey(models, context, self._memories, spare_none)
+            self._survey, _ = pulling.fetch(survey, context, self._memories, spare_none)
+        finally:
+            verified.save(context.settings.app_dir, self._memories, context.console.detail)
+
+    def _keep(self) -> Collection[str]:
+        """Return that nothing is kept: what is put back has proved itself."""
+        return ()
 
     def _is_in_place(self, model: LockedModel) -> bool:
         folder = str(self._context.settings.app_dir / (model.local_dir or ""))
@@ -69,7 +94,9 @@ class GoodModels(ModelStep):
             roots = self._context.roots
             self._roots = roots
             cached = (Placed(locked_model(one), Place(_root(one, roots), one.path)) for one in self._good.models)
-            own = (Placed(one, placement.place_of(one, roots, self._context.settings.app_dir)) for one in self._in_folders)
+            own = (
+                Placed(one, placement.place_of(one, roots, self._context.settings.app_dir)) for one in self._in_folders
+            )
             self._placed = (*cached, *own)
         return self._placed
 
@@ -85,9 +112,7 @@ def is_there(model: Pinned) -> bool:
 def locked_model(model: Pinned) -> LockedModel:
     """Return a cached model as a lock would have it, with the files that its snapshot has."""
     base = f"{model.path}/snapshots/{model.commit}"
-    names = (
-        os.path.relpath(f"{parent}/{name}", base) for parent, _, files in os.walk(base) for name in files
-    )
+    names = (os.path.relpath(f"{parent}/{name}", base) for parent, _, files in os.walk(base) for name in files)
     files = {name: LockedFile(ANY_SIZE, "") for name in names}
     return LockedModel(model.repo, model.revision, model.commit, None, (), (), files)
 

@@ -38,6 +38,10 @@ _TAIL_LINES = 20
 _LONGEST = 500
 
 
+class FailedStartError(LauncherError):
+    """Say that the app has ended before its page answered."""
+
+
 class StartStep:
     """How the app is started, and where its output goes."""
 
@@ -220,7 +224,7 @@ class StartStep:
     def see_ready(self, prepared: Prepared, pid: int) -> Report:
         """Wait until the page answers.
 
-        Raises LauncherError (75) when the app ends first, or `--timeout` is over.
+        Raises FailedStartError (75) when the app ends first, LauncherError (75) when `--timeout` is over.
         """
         from ..app import background, logs
 
@@ -239,7 +243,7 @@ class StartStep:
             notify(context, "failed", f"pid {pid}, {end} before its page answered")
             for line in logs.tail(log, _TAIL_LINES):
                 console.warn(f"| {line[:_LONGEST]}")
-            raise LauncherError(
+            raise FailedStartError(
                 f"the app {end} before its page answered: pid {pid}, log {log}", _hint(end), ExitStatus.RETRY
             )
         if ready.process.pid != pid:
@@ -327,7 +331,8 @@ def _await(context: Context, pid: int, log: Path) -> Ready | None:
 def _report_start(context: Context, prepared: Prepared, pid: int, how: str) -> None:
     commits = [f"{repo} @ {commit[:7]}" for repo, commit in prepared.commits.items()]
     models = f"; {text.some(commits, 3)}" if commits else ""
-    history.record(context.settings, "start", f"pid {pid}, {shown(prepared.command)}{models}", how)
+    action: history.Action = "rollback" if prepared.attempt.rollback else "start"
+    history.record(context.settings, action, f"pid {pid}, {shown(prepared.command)}{models}", how)
     notify(context, "started", f"pid {pid}{models}")
 
 

@@ -167,6 +167,14 @@ def parse(data: bytes) -> Lock:
     return tuple(sorted(models, key=lambda model: model.key))
 
 
+def remembered(text: str) -> Lock:
+    """Return the models of a lock that the launcher has kept; none where somebody has spoiled it."""
+    try:
+        return parse(text.encode()) if text else ()
+    except _WrongError:
+        return ()
+
+
 def _nonsense(path: Path, problem: str) -> LauncherError:
     return LauncherError(
         f"{path}: {problem}",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Collection, Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,11 @@ def note_start(context: Context, attempt: Attempt) -> None:
     _change(context, lambda known: outcomes.started(known, own))
 
 
+def note_parked(context: Context) -> None:
+    """Note that the history has been told of parked starts: once is enough."""
+    _change(context, lambda known: known._replace(told_parked=True))
+
+
 def note_own_end(context: Context, how: str) -> None:
     """Note why this process could not become the app."""
     last = outcomes.read(context.settings.app_dir, context.settings.port).last
@@ -107,6 +113,24 @@ def note_ready(context: Context, process: Process, *, at_once: bool = True) -> N
         lambda known: outcomes.ready(known, ran) if known.last and known.last.is_process(*last[:2]) else known,
         durable=True,
     )
+    _drop_kept(context)
+
+
+def _drop_kept(context: Context) -> None:
+    """Remove the files that switches have replaced, now that the new ones have proved themselves."""
+    from ..models import switch
+    from . import pull as pulling
+
+    app_dir = context.settings.app_dir
+    own = {model.local_dir for one in outcomes.good_sets(app_dir) for model in lockfile.remembered(one.folders)}
+    with suppress(LauncherError):
+        own |= {model.local_dir for model in context.lockfile or ()}
+    folders = [str(app_dir / folder) for folder in own if folder and switch.has_kept(str(app_dir / folder))]
+    if not folders:
+        return
+    with suppress(LauncherError), pulling.pull_lock(context):
+        for folder in folders:
+            switch.drop_kept(folder)
 
 
 def see_page(context: Context, instances: Iterable[Instance]) -> None:
@@ -211,12 +235,6 @@ def last_line(log: str | None) -> str:
     path = Path(log)
     lines = logs.tail(path, 5) if logs.is_log(path) else ()
     return next((line.strip() for line in reversed(lines) if line.strip()), "")
-
-
-def pinned(context: Context) -> tuple[Pinned, ...]:
-    """Return the models of the last good sets: prune keeps their commits."""
-    settings = context.settings
-    return tuple(model for one in outcomes.read(settings.app_dir, settings.port).good for model in one.models)
 
 
 def cached_models(models: Iterable[Current]) -> tuple[Pinned, ...]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -19,6 +20,7 @@ from ..system import files, state
 
 MOST_DOOMED = 5
 """So many unattended starts in a row may fail before further ones are refused."""
+_NAME = re.compile(r"outcomes-(\d{1,5})\.json")
 _KEPT = 2
 _LOCK = "outcomes.lock"
 _LOCK_SECONDS = 1.0
@@ -110,6 +112,7 @@ class Outcomes(NamedTuple):
     good: tuple[LaunchSet, ...] = ()
     doomed: int = 0
     wish: str = ""
+    told_parked: bool = False
 
     @property
     def refused(self) -> Attempt | None:
@@ -145,6 +148,12 @@ def read(app_dir: Path, port: int) -> Outcomes:
     return Outcomes()
 
 
+def good_sets(app_dir: Path) -> tuple[LaunchSet, ...]:
+    """Return the last good sets of every port of an app."""
+    ports = (_NAME.fullmatch(name) for name in state.listed(app_dir, "outcomes-"))
+    return tuple(good for port in ports if port for good in read(app_dir, int(port[1])).good)
+
+
 def change(app_dir: Path, port: int, how: Callable[[Outcomes], Outcomes], *, durable: bool = False) -> Outcomes:
     """Change what is known of a port in one step, and return it; without a key, it gets one.
 
@@ -163,7 +172,7 @@ def started(outcomes: Outcomes, attempt: Attempt) -> Outcomes:
     """Return what is known once a start was made; one that asks for something else is not doomed yet."""
     if attempt.wish != outcomes.wish:
         outcomes = outcomes._replace(doomed=0, wish=attempt.wish)
-    return outcomes._replace(last=attempt)
+    return outcomes._replace(last=attempt, told_parked=False)
 
 
 def ready(outcomes: Outcomes, ran: LaunchSet) -> Outcomes:
@@ -295,6 +304,7 @@ def _outcomes(document: Any) -> Outcomes:
         good=tuple(_set(one) for one in document["good"]),
         doomed=document["doomed"],
         wish=_text(document["wish"]),
+        told_parked=bool(document["told_parked"]),
     )
 
 
