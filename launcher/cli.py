@@ -26,7 +26,7 @@ from .ui.console import Console
 from .ui.invocation import Invocation
 
 # These commands need no script, so that a cache can be freed before the app is there.
-_WITHOUT_SCRIPT = ("cache ", "models ", "history")
+_WITHOUT_SCRIPT = ("cache ", "models ", "history", "ended")
 # The rest removes and clears by one module: what differs is the plan.
 _MODULES = {"cache clear": "cache_remove", "cache prune": "cache_remove"}
 

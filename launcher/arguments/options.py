@@ -146,4 +146,5 @@ PID = _option(
     "--pid", metavar="PID", type=typed.pid, help="wait for the page of this process (default: MAINPID, set by systemd)"
 )
 TEMPLATE = _flag("--template", help="print a unit for several instances, each named by its port")
+SUPERVISORD = _flag("--supervisord", help="print a program section for supervisord instead")
 USER = _flag("--user", help="print a unit for systemctl --user")

@@ -18,6 +18,11 @@ def refuse_contradictions(arguments: Arguments) -> None:
         _refuse_in_start(arguments)
     elif arguments.command == "models lock":
         _refuse_in_lock(arguments)
+    if arguments.supervisord and (arguments.template or arguments.user):
+        raise _refusal(
+            "--template and --user are about systemd, and have no effect with --supervisord",
+            "start_app.py unit --supervisord",
+        )
     if arguments.follow and arguments.json:
         raise _refusal("-f prints the log as it grows, and --json prints it once", "start_app.py logs --json")
     if arguments.quiet and arguments.verbose:

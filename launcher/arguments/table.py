@@ -149,8 +149,8 @@ _COMMANDS = (
     ),
     Command(
         "unit",
-        "print a systemd unit that keeps this app running",
-        {"unit": (own.TEMPLATE, own.USER, own.PYTHON, own.LOCKED)},
+        "print a unit for systemd or supervisord that keeps this app running",
+        {"unit": (own.TEMPLATE, own.USER, own.SUPERVISORD, own.PYTHON, own.LOCKED)},
         (
             ("unit", "print the unit, and the commands that install it"),
             ("unit --user -- --fp16", "the same for systemctl --user; the app gets --fp16"),
@@ -247,6 +247,7 @@ _COMMANDS = (
         repos="*",
         changes=True,
     ),
+    Command("ended", "note how the main process of the unit has ended, for ExecStopPost=", {}, (), hidden=True),
     Command("cache names", "print the names of the cached repos, for completion", {}, (), hidden=True),
 )
 TABLE: Mapping[str, Command] = {command.name: command for command in _COMMANDS}

@@ -70,6 +70,7 @@ class Arguments(argparse.Namespace):
     pid: int | None = None
     template: bool = False
     user: bool = False
+    supervisord: bool = False
     print_completion: str | None = None
 
 

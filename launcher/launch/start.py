@@ -180,6 +180,8 @@ class StartStep:
             console.say(f"log: {log}")
         console.say(f"exec: {shown(prepared.command)}")
         _flush(context)
+        if prepared.attempt.by != "hand" and "NOTIFY_SOCKET" not in context.environ:
+            self._watch()  # a unit of ours has `wait`
         release()
         if output is None:
             self._execute(prepared)
@@ -193,6 +195,17 @@ class StartStep:
             for stream, copy in kept.items():
                 os.dup2(copy, stream)  # the user is told, not the log
             raise
+
+    def _watch(self) -> None:
+        """Have another process see whether the page answers: whoever keeps the app running does not look at it."""
+        from ..operations import watch
+        from ..system.detach import beside
+
+        context, pid = self._context, os.getpid()
+        try:
+            beside(lambda: watch.until_ready(context, pid))
+        except OSError as error:
+            context.console.detail(f"nobody watches for the page: {error.strerror}")
 
     def _execute(self, prepared: Prepared) -> NoReturn:
         """Become the app, or note why that was not possible."""

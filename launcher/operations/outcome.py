@@ -98,15 +98,16 @@ def note_move(context: Context, pid: int, process: Process) -> None:
     _change(context, move)
 
 
-def note_ready(context: Context, process: Process, *, at_once: bool = True) -> None:
+def note_ready(context: Context, process: Process, *, at_once: bool = True) -> bool:
     """Note that the page of the last start has answered, where this process is it: what it ran is good now.
 
-    `at_once`: it has answered just now, so that the models are still what the app has loaded.
+    `at_once`: it has answered just now, so that the models are still what the app has loaded. Returns whether nobody
+    had noted it before.
     """
     settings = context.settings
     last = outcomes.read(settings.app_dir, settings.port).last
     if last is None or last.over or last.seen or not _is(last, process.pid, process.start):
-        return
+        return False
     ran = _now(context, last.ran) if at_once and not last.rollback else last.ran
     _change(
         context,
@@ -114,6 +115,7 @@ def note_ready(context: Context, process: Process, *, at_once: bool = True) -> N
         durable=True,
     )
     _drop_kept(context)
+    return True
 
 
 def _drop_kept(context: Context) -> None:
@@ -189,6 +191,24 @@ def note_end(context: Context, attempt: Attempt, end: End, wish: str | None = No
         if one.stage == "ended":
             history.record(context.settings, "death" if one.seen else "fail", f"pid {one.pid}", told_end(one))
     return known
+
+
+def note_unit_end(context: Context) -> None:
+    """Note how the main process of our unit has ended, as systemd tells an `ExecStopPost=` of it."""
+    settings, environ = context.settings, context.environ
+    last = outcomes.read(settings.app_dir, settings.port).last
+    invocation = environ.get("INVOCATION_ID", "")
+    if last is None or not invocation or last.unit != invocation:
+        return
+    from ..app.background import told_end as in_words
+    from ..service import journal
+
+    status = journal.status_of(environ)
+    line = last_line(last.log) or journal.last_line(last.pid, invocation)
+    how = f"{in_words(status)}{journal.more(environ)}"
+    known = note_end(context, last, End(how, status, line, journal.was_asked(environ)))
+    if known.last and known.last.stage == "stopped" and not last.over:
+        history.record(settings, "stop", f"pid {last.pid}", f"{how}, by systemd")
 
 
 def told_end(attempt: Attempt) -> str:
