@@ -7,29 +7,39 @@ passes is run, by the rehearsal and by the exec.
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 from ..config.settings import Settings
-from .environment import app_environment_of, host_argument
+from ..errors import LauncherError, quoted
+from ..ui import text
+from . import activation
+from .environment import app_environment_of, environment_of, host_argument
 from .interpreter import checked, find_interpreter
 
 
 class Command(NamedTuple):
-    """Hold what exec needs: the interpreter (and why that one), the argument list, the environment and the folder."""
+    """Hold what exec needs: the interpreter (and why that one), the argument list, the environment and the folder.
+
+    `program` is what is executed, the interpreter or what stands before it. `script` are the words that the
+    interpreter runs first.
+    """
 
     interpreter: str
     origin: str
     argv: tuple[str, ...]
     environment: Mapping[str, str]
     folder: Path
+    program: str
+    script: tuple[str, ...]
 
     @property
     def shown(self) -> tuple[str, ...]:
         """Return the argument list as a person would type it in the app's folder."""
         prefix = f"{self.folder}{os.sep}"
-        return (self.argv[0].removeprefix(prefix), *self.argv[1:])
+        return tuple(word.removeprefix(prefix) if word == self.interpreter else word for word in self.argv)
 
 
 def build(settings: Settings, environ: Mapping[str, str], running: str) -> Command:
@@ -39,11 +49,52 @@ def build(settings: Settings, environ: Mapping[str, str], running: str) -> Comma
     """
     setting = find_interpreter(settings, environ, running)
     interpreter = checked(setting, running)
-    argv = [interpreter, *settings.entry]
-    if settings.port_flag:
-        argv += [settings.port_flag, str(settings.port)]
-    host = host_argument(settings)
-    if host and settings.host_flag:
-        argv += [settings.host_flag, host]
     environment = app_environment_of(settings, environ, interpreter)
-    return Command(interpreter, setting.origin, (*argv, *settings.app_args), environment, settings.app_dir)
+    host = host_argument(settings)
+    argv = (*settings.form.argv(interpreter, settings.entry, settings.port, host), *settings.app_args)
+    program = _program(argv[0], environment, settings)
+    return Command(interpreter, setting.origin, argv, environment, settings.app_dir, program, settings.entry)
+
+
+def activated(command: Command, settings: Settings, environ: Mapping[str, str]) -> Command:
+    """Return the command with what the scripts of its environment set, unless that is active already.
+
+    Raises LauncherError (75) when they fail.
+    """
+    prefix = to_activate(command, environ)
+    if prefix is None:
+        return command
+    settled = (*settings.variables, "GRADIO_SERVER_PORT", "GRADIO_SERVER_NAME", *settings.form.port_variables)
+    environment = activation.activated(command.environment, prefix, settled)
+    kept = {name: value for name, value in environment.items() if name not in settings.form.unset}
+    return command._replace(environment=kept)
+
+
+def to_activate(command: Command, environ: Mapping[str, str]) -> str | None:
+    """Return the environment that has variables or scripts of its own and is not active yet, None where none has."""
+    prefix = environment_of(command.interpreter)
+    active = [os.path.realpath(environ[name]) for name in ("VIRTUAL_ENV", "CONDA_PREFIX") if environ.get(name)]
+    if prefix is None or os.path.realpath(prefix) in active:
+        return None
+    return prefix if activation.scripts(prefix) or activation.variables(prefix) else None
+
+
+def _program(name: str, environment: Mapping[str, str], settings: Settings) -> str:
+    """Return the program that a command line begins with, as a shell in the app's environment would find it.
+
+    Raises LauncherError (78) where there is none.
+    """
+    if os.path.isabs(name):
+        path: str | None = name
+    elif os.sep in name:
+        path = os.path.join(settings.app_dir, name)
+    else:
+        path = shutil.which(name, path=environment.get("PATH"))
+    if path and os.path.isfile(path) and os.access(path, os.X_OK):
+        return path
+    setting = settings.origins.get("APP_PREFIX") or settings.origins.get("APP_COMMAND")
+    where = f" ({setting.origin})" if setting else ""
+    raise LauncherError(
+        f"{text.clean(name)} is no program that can be run{where}",
+        f"command -v {quoted(name)}; write its path in full",
+    )

@@ -25,11 +25,14 @@ def app_environment_of(settings: Settings, environ: Mapping[str, str], interpret
         environment["GRADIO_SERVER_NAME"] = settings.host
         if settings.host_flag and host_argument(settings) != settings.host:
             del environment["GRADIO_SERVER_NAME"]  # with an IPv6 address there, Gradio ends, in whatever form
+    environment.update(dict.fromkeys(settings.form.port_variables, str(settings.port)))
+    if settings.host:
+        environment.update(dict.fromkeys(settings.form.host_variables, settings.host))
     environment["PWD"] = str(settings.app_dir)
     environment.setdefault("PYTHONUNBUFFERED", "1")
     _activate(environment, interpreter)
     _spare_loopback_the_proxy(environment, settings.host)
-    return environment
+    return {name: value for name, value in environment.items() if name not in settings.form.unset}
 
 
 def host_argument(settings: Settings) -> str | None:
@@ -59,6 +62,13 @@ def proxy_problem(environment: Mapping[str, str], interpreter: str) -> str | Non
                 f"{interpreter} -m pip install 'httpx[socks]'"
             )
     return None
+
+
+def environment_of(interpreter: str) -> str | None:
+    """Return the folder of the virtual or conda environment that an interpreter is in, None where it is in none."""
+    prefix = os.path.dirname(os.path.dirname(interpreter))
+    is_one = os.path.isfile(os.path.join(prefix, "pyvenv.cfg")) or os.path.isdir(os.path.join(prefix, "conda-meta"))
+    return prefix if is_one else None
 
 
 def _activate(environment: MutableMapping[str, str], interpreter: str) -> None:

@@ -22,11 +22,11 @@ def execute(command: Command) -> NoReturn:
         signal.signal(getattr(signal, name), signal.SIG_DFL)
     try:
         os.chdir(command.folder)
-        os.execve(command.interpreter, command.argv, _marked(command.environment))
+        os.execve(command.program, command.argv, _marked(command.environment))
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise LauncherError(
-            f"cannot start {command.interpreter} in {command.folder}: {reason}", "start_app.py --python PATH"
+            f"cannot start {command.program} in {command.folder}: {reason}", "start_app.py --python PATH"
         ) from error
 
 

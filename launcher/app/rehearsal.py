@@ -107,14 +107,18 @@ def rehearse(command: Command, origins: Mapping[str, str], seconds: float = SECO
     `origins` say where variables of the environment come from. Returns None where no process can be started. Raises
     LauncherError: 78 when the kernel refuses the exec, or Python the script; 75 when Python is not up in time.
     """
-    interpreter, *words = command.argv
-    script = "" if words[0].startswith("-") else words[0]
-    argv = (interpreter, "-c", _WORD, *("x" * len(os.fsencode(word)) for word in words))
+    script = "" if command.script[0].startswith("-") else command.script[0]
+    # What stands before the Python is tried too; what stands in its place would run the script.
+    at = command.argv.index(command.interpreter) if command.interpreter in command.argv else None
+    before, words = (command.argv[:at], command.argv[at + 1 :]) if at is not None else ((), command.argv)
+    program = command.program if before else command.interpreter
+    called = text.command_line((*before, command.interpreter))
+    argv = (*before, command.interpreter, "-c", _WORD, *("x" * len(os.fsencode(word)) for word in words))
     environment = {_NO_MARKER if name == marker.NAME else name: value for name, value in command.environment.items()}
     try:
         process = subprocess.Popen(
             argv,
-            executable=command.interpreter,
+            executable=program,
             env=environment,
             cwd=command.folder,
             stdin=subprocess.PIPE,
@@ -131,12 +135,12 @@ def rehearse(command: Command, origins: Mapping[str, str], seconds: float = SECO
         answer = _hear(process, os.fsencode(script), seconds)
         if answer is None:
             raise LauncherError(
-                f"{command.interpreter} is not up after {seconds:g} s",
-                f"time {text.command_line((command.interpreter, '-c', 'pass'))}",
+                f"{called} is not up after {seconds:g} s",
+                f"time {text.command_line((*before, command.interpreter, '-c', 'pass'))}",
                 ExitStatus.RETRY,
             )
         if not answer.version:
-            raise LauncherError(f"{command.interpreter} does not run: {answer.reason}", "start_app.py --python PATH")
+            raise LauncherError(f"{called} does not run: {answer.reason}", "start_app.py --python PATH")
         if answer.reason:
             raise _no_script(command, script, answer)
     except BaseException:

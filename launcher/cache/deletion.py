@@ -5,17 +5,16 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from typing import NamedTuple
 
 from ..system.files import open_folder
+from ..ui.console import Progress
 from .dirs import reason
 
 # So deep, a folder is moved up before it is entered: how many files may be open is for the system to decide.
 _DEEPEST = 60
 _PATH_ONLY = getattr(os, "O_PATH", os.O_RDONLY)
-
-Progress = Callable[[int], None]
 
 
 class Failure(NamedTuple):
@@ -86,14 +85,14 @@ class Deletion:
         """Unlink one file and count it."""
         status = os.stat(name, dir_fd=parent, follow_symlinks=False)
         os.unlink(name, dir_fd=parent)
-        self.count(status)
+        self.count(status, name)
 
-    def count(self, status: os.stat_result) -> None:
+    def count(self, status: os.stat_result, name: str) -> None:
         """Count a file that is gone."""
         if stat.S_ISREG(status.st_mode) and status.st_nlink == 1:
             self.freed += status.st_size
             if self._progress:
-                self._progress(status.st_size)
+                self._progress(status.st_size, name)
 
     def _enter(self, stack: list[_Level], parent: int, name: str, path: str) -> None:
         if path in self._kept:
@@ -102,7 +101,7 @@ class Deletion:
             status = os.stat(name, dir_fd=parent, follow_symlinks=False)
             if not stat.S_ISDIR(status.st_mode):
                 os.unlink(name, dir_fd=parent)
-                self.count(status)
+                self.count(status, name)
                 return
             if status.st_dev != self._device or path in self._mounts:
                 raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))

@@ -9,11 +9,12 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from ..errors import ExitStatus, LauncherError
+from ..ui.console import Progress
 from ..ui.text import count, size
 from . import entries, layout, remove, targets, trash
 from . import plan as plans
 from . import prune as pruning
-from .deletion import Failure, Progress
+from .deletion import Failure
 from .entries import Contents
 from .inventory import Inventory, read_identities, read_links, read_payloads, read_repos, read_strangers
 from .layout import Repo

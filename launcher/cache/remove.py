@@ -222,7 +222,7 @@ class _Run:
     def _unlink_blob(self, item: Item) -> None:
         status = os.lstat(item.path)
         unlink_blob(self.root, item.folder, item.path.rpartition("/")[2], item.identity)
-        self.deletion.count(status)
+        self.deletion.count(status, item.folder)
 
     def _take_or_unlink(self, parent: int, name: str) -> None:
         try:

@@ -17,9 +17,10 @@ from typing import NamedTuple
 from ..config.paths import HUB_ENTRY
 from ..system.detach import beside
 from ..system.files import NO_FLOCK, open_folder, open_regular, read_regular, try_lock
+from ..ui.console import Progress
 from ..ui.text import clean, size
 from . import entries, foreign, layout, store
-from .deletion import Deletion, Failure, Progress
+from .deletion import Deletion, Failure
 from .dirs import below, locked, opened, reason, taking_turns
 from .entries import LOCKS, MARK
 from .names import is_new_ref, new_trash
@@ -319,7 +320,7 @@ def _finish_work(root: str, folder: int, deletion: Deletion) -> None:
                 with suppress(OSError):
                     status = os.lstat(f"{now.path}/blobs/{blob}")
                     unlink_blob(root, repo, blob, now.blobs[blob].identity)
-                    deletion.count(status)
+                    deletion.count(status, repo)
     linked = store.linked(root, entries.contents(root).entries) if payloads else None
     for payload in payloads:
         with suppress(OSError):

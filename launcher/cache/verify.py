@@ -19,6 +19,7 @@ from contextlib import suppress
 from typing import Literal, NamedTuple
 
 from ..system.files import content_hash, open_regular
+from ..ui.console import Progress
 from .completeness import Files, tree
 from .dirs import walk
 from .layout import Repo
@@ -49,6 +50,12 @@ class Candidate(NamedTuple):
     expected: str | None
     why: str = ""
     name: str = ""
+
+    @property
+    def shown(self) -> str:
+        """Return what a progress bar calls it: its own name, or its repo's folder."""
+        return self.name or self.folder
+
     missing: bool = False
     denied: bool = False
     doubtful: bool = False
@@ -90,8 +97,8 @@ class Verification:
         self._named_by_hash: set[str] = set()
         self._guard = threading.Lock()
 
-    def run(self, candidates: Iterable[Candidate], progress: Callable[[int], None] | None = None) -> None:
-        """Verify every candidate; `progress` is called with bytes, from several threads, one at a time."""
+    def run(self, candidates: Iterable[Candidate], progress: Progress | None = None) -> None:
+        """Verify every candidate; several threads report their progress, one at a time."""
         work: queue.Queue[Candidate | None] = queue.Queue(256)
         threads = [threading.Thread(target=self._work, args=(work, progress), daemon=True) for _ in range(_cores())]
         started = False
@@ -131,7 +138,7 @@ class Verification:
                 continue
             return
 
-    def _needs_reading(self, candidate: Candidate, progress: Callable[[int], None] | None) -> bool:
+    def _needs_reading(self, candidate: Candidate, progress: Progress | None) -> bool:
         """Return whether a file must be read; the verdict on any other is noted."""
         if candidate.why:
             verdict: Verdict = "missing" if candidate.missing else "unverifiable"
@@ -149,28 +156,31 @@ class Verification:
             self._note(Checked(candidate, "ok", "", status.st_size, remembered=True))
             if progress:
                 with self._guard:
-                    progress(status.st_size)
+                    progress(status.st_size, candidate.shown)
             return False
         return True
 
     def _work(
         self,
         work: queue.Queue[Candidate | None],
-        progress: Callable[[int], None] | None,
+        progress: Progress | None,
     ) -> None:
         block = _buffer()
+
+        reading = ""
 
         def proceed(count: int) -> bool:
             with self._guard:
                 self.read_bytes += count
                 if progress:
-                    progress(count)
+                    progress(count, reading)
             return not self._stop.is_set()
 
         while not self._stop.is_set():
             task = work.get()
             if task is None:
                 return
+            reading = task.shown
             try:
                 checked = self._check(task, block, proceed)
             except OSError as error:

@@ -10,6 +10,8 @@ from typing import NamedTuple
 
 from ..errors import ExitStatus
 from . import entries, env_file, validation
+from . import form as forms
+from .form import Form
 from .paths import HUB_ENTRY, absolute
 from .sources import Level, Setting, Sources
 
@@ -22,6 +24,7 @@ LAUNCHER_NAMES = (
     "APP_ARGS",
     "APP_PORT_FLAG",
     "APP_HOST_FLAG",
+    *forms.NAMES,
     "GRADIO_SERVER_PORT",
     "GRADIO_SERVER_NAME",
     "APP_LOCKED",
@@ -63,8 +66,7 @@ class Settings(NamedTuple):
     entry: tuple[str, ...]
     port: int
     host: str | None
-    port_flag: str | None
-    host_flag: str | None
+    form: Form
     app_args: tuple[str, ...]
     python: Setting | None
     locked: bool
@@ -77,6 +79,16 @@ class Settings(NamedTuple):
     other_entries: tuple[Path, ...] = ()
     foreign: int | None = None
     """The user that another user's `.env` belongs to."""
+
+    @property
+    def port_flag(self) -> str | None:
+        """Return the app's option for its port, None where it has none."""
+        return self.form.port_flags[0] if self.form.port_flags else None
+
+    @property
+    def host_flag(self) -> str | None:
+        """Return the app's option for its address, None where it has none."""
+        return self.form.host_flags[0] if self.form.host_flags else None
 
 
 def load(
@@ -109,11 +121,10 @@ def load(
     app_dir_setting = sources.find("APP_DIR") or Setting(str(home), _home_origin(home, launcher_folders), "default")
     app_dir = _anchored(sources, app_dir_setting, file_folder, cwd)
     validation.check_app_dir(app_dir, app_dir_setting)
-    script_setting = sources.find("APP_SCRIPT", DEFAULT_SCRIPT)
-    port_setting = sources.find("GRADIO_SERVER_PORT", DEFAULT_PORT)
-    port_flag_setting = sources.find("APP_PORT_FLAG", "--port")
-    host_flag_setting = sources.find("APP_HOST_FLAG", "--host")
-    assert script_setting and port_setting and port_flag_setting and host_flag_setting
+    form = forms.read(sources)
+    script_setting = form.script or sources.find("APP_SCRIPT", DEFAULT_SCRIPT)
+    port_setting = _port(sources, form)
+    assert script_setting and port_setting
     host = sources.find("GRADIO_SERVER_NAME")
     args = sources.find("APP_ARGS")
     python = sources.find("APP_PYTHON")
@@ -121,16 +132,14 @@ def load(
     if python:
         python = Setting(_python_path(sources, python, app_dir, file_folder, cwd), python.origin, python.level)
 
-    first, *others = entries.read(script_setting, app_dir, _prefixes(app_dir, python, environ))
+    first, *others = _entries(sources, script_setting, app_dir, _prefixes(app_dir, python, environ))
     if needs_script:
         for entry in (first, *others):
             named = Setting(str(entry.path) if entry.words[0] == "-m" else entry.words[0], *script_setting[1:])
             validation.script(app_dir, named, launcher_folders)
     port = validation.port(port_setting)
-    port_flag = validation.option_name(port_flag_setting, "APP_PORT_FLAG")
-    host_flag = None if port_flag is None else validation.option_name(host_flag_setting, "APP_HOST_FLAG")
     split_args = validation.split(args)
-    validation.refuse_other_port(port, port_flag, args, split_args, app_args)
+    validation.refuse_other_port(port, form.port_flags, args, split_args, app_args)
     if host:
         validation.check_host(host)
     variables = _variables(sources, app_dir, file_folder)
@@ -155,8 +164,7 @@ def load(
         entry=first.words,
         port=port,
         host=host.value.strip("[]") if host else None,
-        port_flag=port_flag,
-        host_flag=host_flag,
+        form=form,
         app_args=(*split_args, *app_args),
         python=python,
         locked=locked is not None and validation.yes_or_no("APP_LOCKED", locked),
@@ -166,8 +174,9 @@ def load(
             APP_SCRIPT=script_setting,
             GRADIO_SERVER_PORT=port_setting,
             GRADIO_SERVER_NAME=host,
-            APP_PORT_FLAG=port_flag_setting,
-            APP_HOST_FLAG=host_flag_setting,
+            APP_PORT_FLAG=sources.find("APP_PORT_FLAG", " ".join(form.port_flags) or "none"),
+            APP_HOST_FLAG=sources.find("APP_HOST_FLAG", " ".join(form.host_flags) or "none"),
+            **{name: sources.find(name) for name in forms.NAMES},
             APP_ARGS=args,
             APP_PYTHON=python,
             APP_LOCKED=locked,
@@ -183,6 +192,21 @@ def load(
     )
 
 
+def _port(sources: Sources, form: Form) -> Setting | None:
+    """Return the port: Gradio's own variable has it, else the app's own."""
+    named = (sources.find(name) for name in ("GRADIO_SERVER_PORT", *form.port_variables))
+    return next((setting for setting in named if setting), None) or sources.find("GRADIO_SERVER_PORT", DEFAULT_PORT)
+
+
+def _entries(
+    sources: Sources, script: Setting, app_dir: Path, prefixes: tuple[str, ...]
+) -> tuple[entries.AppEntry, ...]:
+    """Return what starts the app: what a command names goes before what `APP_SCRIPT` names."""
+    named = sources.find("APP_SCRIPT")
+    first = entries.read(script, app_dir, prefixes)
+    return (*first, *entries.read(named, app_dir, prefixes)) if named and named != script else first
+
+
 def _prefixes(app_dir: Path, python: Setting | None, environ: Mapping[str, str]) -> tuple[str, ...]:
     """Return the environments that the app may run in, in the order in which its Python is looked for."""
     named = python.value if python and os.sep in python.value else ""
@@ -195,7 +219,7 @@ def app_environment(settings: Settings, environ: Mapping[str, str]) -> Mapping[s
     """Return the variables that decide what an app with these settings uses: blanks are unset, `.env` included."""
     environment = {name: value for name, value in environ.items() if value.strip()}
     environment.update((name, setting.value) for name, setting in settings.variables.items())
-    return environment
+    return {name: value for name, value in environment.items() if name not in settings.form.unset}
 
 
 # What another user's `.env` may tell the launcher: which hub to ask, and how long.

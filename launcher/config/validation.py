@@ -15,6 +15,7 @@ from pathlib import Path
 
 from ..errors import ExitStatus, LauncherError, quoted
 from ..ui import redact, text
+from . import form
 from .paths import absolute, unexpanded
 from .sources import Setting
 
@@ -26,9 +27,12 @@ _NOTIFY_URL = r"https?://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0
 _QUOTES = (('"', '"'), ("'", "'"), ("“”„‟", "“”‟"), ("‘’‚‛", "‘’‛"), ("«»", "«»"), ("＂", "＂"), ("＇", "＇"))
 _TYPOGRAPHIC = frozenset("“”„‟‘’‚‛«»＂＇")
 _DASHES = "–—―－−"
+# Settings that are words for a shell or for an app.
+_FREE = ("APP_ARGS", "APP_COMMAND", "APP_PREFIX", "APP_PRESTART")
 # Settings whose form is checked on its own.
 _FORMAL = frozenset(
-    "GRADIO_SERVER_PORT GRADIO_SERVER_NAME APP_PORT_FLAG APP_HOST_FLAG APP_LOCKED APP_NOTIFY_URL HF_ENDPOINT "
+    "GRADIO_SERVER_PORT GRADIO_SERVER_NAME APP_PORT_FLAG APP_HOST_FLAG APP_PORT_ENV APP_HOST_ENV APP_UNSET APP_LOCKED "
+    "APP_NOTIFY_URL HF_ENDPOINT "
     "HF_OFFICIAL_ENDPOINT".split()
 )
 _SHELL = r"[;&|]\s*(?:export\s+)?[A-Za-z_]\w*=|\$\(|`"
@@ -46,17 +50,17 @@ def check_spelling(name: str, setting: Setting) -> None:
     """Check that a value has nothing in it that a container engine, Windows or a word processor has left there."""
     value = setting.value.strip()
     problem = hint = None
-    if name != "APP_ARGS" and name not in _FORMAL and os.path.exists(setting.value):
+    if name not in _FREE and name not in _FORMAL and os.path.exists(setting.value):
         return  # a folder may have any name
-    if name not in ("APP_ARGS", "APP_NOTIFY_URL") and re.match(_WINDOWS_PATH, value):
+    if name not in (*_FREE, "APP_NOTIFY_URL") and re.match(_WINDOWS_PATH, value):
         problem, hint = "is a path of Windows", f"{name}=/PATH"
         if value[0] != "\\":
             mounted = f"/mnt/{value[0].lower()}/" + re.sub(r"[\\/]+", "/", value[3:])
             hint = f"{name}={quoted(mounted)} under WSL"
-    elif "\r" in setting.value or (name != "APP_ARGS" and any(ord(letter) < 32 for letter in value)):
+    elif "\r" in setting.value or (name not in _FREE and any(ord(letter) < 32 for letter in value)):
         problem = "has a line end or another control character in it"
         hint = "sed -i 's/\\r$//' FILE, for a file with the line ends of Windows"
-    elif is_quoted(value) and (name != "APP_ARGS" or _is_one_word(value)):
+    elif is_quoted(value) and (name not in _FREE or _is_one_word(value)):
         problem = "has quotes around it"
         hint = f"write {name}=VALUE without quotes; in an env file for containers they are a part of the value"
     elif value[0] in _TYPOGRAPHIC or value[-1] in _TYPOGRAPHIC:
@@ -66,7 +70,7 @@ def check_spelling(name: str, setting: Setting) -> None:
     elif value[0] == "#" or _has_comment(name, setting):
         problem = "has a comment in it"
         hint = f"{name}=VALUE with nothing after it; systemd's EnvironmentFile= and containers' env files keep comments"
-    elif name != "APP_ARGS" and re.search(_SHELL, value):
+    elif name not in ("APP_ARGS", "APP_PRESTART") and re.search(_SHELL, value):
         problem = "is more than a value: no shell reads it"
         hint = f"write {name}=VALUE on a line of its own, and the output of a command in full"
     if problem:
@@ -78,7 +82,7 @@ def _has_comment(name: str, setting: Setting) -> bool:
     """Return whether a value from the environment ends in what was a comment; dotenv takes it off, others do not."""
     if setting.level != "environment" or not re.search(r"\s#", setting.value):
         return False
-    if name == "APP_ARGS":
+    if name in _FREE:
         return "#" in setting.value.split()
     return not os.path.exists(setting.value)
 
@@ -170,32 +174,11 @@ def port(setting: Setting) -> int:
         ) from None
 
 
-def option_name(setting: Setting, name: str) -> str | None:
-    """Return the name of an option of the app, or None where the setting says `none`."""
-    text = setting.value.strip()
-    if text.lower() == "none":
-        return None
-    if re.fullmatch(r"--?[A-Za-z0-9][\w.-]*", text):
-        return text
-    raise LauncherError(
-        f"{text!r} is no option name ({name}, {setting.origin})",
-        f"{name}=--port, or {name}=none when the app takes it from the environment only",
-        setting.bad,
-    )
-
-
 def split(args: Setting | None) -> tuple[str, ...]:
     """Return the app's arguments, split as a shell would."""
     if args is None:
         return ()
-    try:
-        words = tuple(shlex.split(args.value))
-    except ValueError as error:
-        raise LauncherError(
-            f"APP_ARGS cannot be split into arguments: {str(error).lower()} ({args.origin})",
-            "quote as a shell would: APP_ARGS=\"--model_dir 'my models'\"",
-            args.bad,
-        ) from error
+    words = form.split(args, "APP_ARGS")
     for word in words:
         if word[0:1] in (*_DASHES, *_TYPOGRAPHIC) and len(word) > 1:
             raise LauncherError(
@@ -228,20 +211,21 @@ def _told_port(argv: Sequence[str], flag: str) -> str | None:
 
 
 def refuse_other_port(
-    port: int, flag: str | None, args: Setting | None, split: tuple[str, ...], rest: tuple[str, ...]
+    port: int, flags: Sequence[str], args: Setting | None, split: tuple[str, ...], rest: tuple[str, ...]
 ) -> None:
     """Check that APP_ARGS sets no other port: the app would use that one, while the launcher checks its own."""
     for arguments, where, status in (
         (rest, "after --", ExitStatus.USAGE),
         (split, f"APP_ARGS, {args.origin}" if args else "", args.bad if args else ExitStatus.CONFIG),
     ):
-        value = _told_port(arguments, flag) if flag else None
-        if value is not None and value != str(port):
-            raise LauncherError(
-                f"the app would be told {flag} {redact.scrub(value)} ({where}), but the launcher's port is {port}",
-                f"start_app.py --port {quoted(value)}, or GRADIO_SERVER_PORT={quoted(value)} in .env",
-                status,
-            )
+        for flag in flags:
+            value = _told_port(arguments, flag.rstrip("="))
+            if value is not None and value != str(port):
+                raise LauncherError(
+                    f"the app would be told {flag} {redact.scrub(value)} ({where}), but the launcher's port is {port}",
+                    f"start_app.py --port {quoted(value)}, or GRADIO_SERVER_PORT={quoted(value)} in .env",
+                    status,
+                )
 
 
 def check_host(setting: Setting) -> None:

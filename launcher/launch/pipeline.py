@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ..app.command import Command, build
+from ..app.command import Command, activated, build
 from ..app.environment import app_environment_of
 from ..arguments import LAUNCH
 from ..cache.entries import trashed
@@ -33,6 +33,7 @@ from .good_models import GoodModels
 from .launch_set import digest, launch_set, restored
 from .model_step import ModelStep
 from .plan import LaunchPlan, Prepared, facts
+from .prestart import PrestartStep
 from .start import StartStep
 
 if TYPE_CHECKING:
@@ -92,7 +93,8 @@ class Launch:
         self.models = GoodModels(context, good) if good else ModelStep(context)
         self.start = StartStep(context, lambda: self.models.expected(self.command), self.wish)
         self.cache = None if good else _cache_step(context)
-        self.steps: tuple[Step, ...] = (self.start, self.models, *((self.cache,) if self.cache else ()))
+        prestart = PrestartStep(context, lambda: self.command)
+        self.steps: tuple[Step, ...] = (self.start, self.models, *((self.cache,) if self.cache else ()), prestart)
         self.guard = Guard(context.console.warn)
         self._victims: tuple[Process, ...] = ()
 
@@ -115,12 +117,15 @@ class Launch:
     def command(self) -> Command:
         """Return the command that starts the app.
 
-        Raises LauncherError (78) where its interpreter cannot be one.
+        A dry run does not run the scripts of its environment. Raises LauncherError (78) where its interpreter cannot be
+        one, 75 when those scripts fail.
         """
         settings = self.context.settings
         command = build(settings, self.context.environ, self.context.python)
         if self.good:
             command = self._restored(command, self.good)
+        if not self.context.arguments.dry_run:
+            command = activated(command, settings, self.context.environ)
         mark = marker.new(settings.port, str(settings.script), command_of(settings))
         return command._replace(environment={**command.environment, marker.NAME: mark.text()})
 

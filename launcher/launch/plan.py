@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ..app.command import Command
+from ..app.command import Command, to_activate
 from ..app.environment import proxy_problem
 from ..app.interpreter import OWN_INTERPRETER
 from ..cache.roots import hub_cache
@@ -82,6 +82,7 @@ class LaunchPlan(NamedTuple):
         if self.cache:
             yield from self.cache.lines()
         if self.problem is None:
+            yield from self._first()
             if self.log:
                 yield f"would log: {self.log}"
             how = "would start in the background" if arguments.background else "would exec"
@@ -91,6 +92,15 @@ class LaunchPlan(NamedTuple):
             if self.command.origin != OWN_INTERPRETER:  # shown already
                 yield f"interpreter: {self.command.interpreter} ({self.command.origin})"
             yield from verdicts(self.observed.survey)
+
+    def _first(self) -> Iterator[str]:
+        """Yield what would be run before anything is stopped."""
+        prefix = to_activate(self.command, self.context.environ)
+        if prefix:
+            yield f"would activate: {prefix}"
+        prestart = self.context.settings.form.prestart
+        if prestart and not self.context.arguments.no_launch:
+            yield f"would run first: {prestart.value} ({prestart.origin})"
 
     def document(self) -> Mapping[str, Any]:
         """Return the plan for `--json`."""

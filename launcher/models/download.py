@@ -20,13 +20,14 @@ from ..cache.memory import Memory
 from ..cache.names import HASH
 from ..cache.verify import Candidate, Checked, Verification
 from ..errors import ExitStatus, LauncherError, quoted
+from ..ui.console import Progress
 from ..ui.text import count, size
 from . import hub, local_dir, placement
 from .endpoints import Endpoint
 from .hub import Question
 from .lockfile import LockedModel
 from .placement import Memories, Place
-from .task import Progress, Reach, Say, Served
+from .task import Reach, Say, Served
 
 if TYPE_CHECKING:
     from .task import Task
@@ -186,15 +187,23 @@ class _Watch:
         self._hashes = {task.model.files[path].hash: max(0, task.model.files[path].size) for path in task.lacking}
         self._task = task
         self._told = 0
+        self._sizes: dict[str, int] = {}
 
     def look(self, received: int) -> tuple[tuple[str, int, int], ...]:
         """Return what changes while bytes arrive, and tell the progress of them."""
         files = tuple(sorted(self._files()))
         count = min(max(sum(size for _, size, _ in files), received), sum(self._hashes.values()))
         if self._progress and count > self._told:
-            self._progress(count - self._told)
+            self._progress(count - self._told, self._growing(files))
             self._told = count
         return files
+
+    def _growing(self, seen: Sequence[tuple[str, int, int]]) -> str:
+        """Return the file that has grown since the last look, blank where none can be told."""
+        grown = [name for name, size, _ in seen if size > self._sizes.get(name, 0)]
+        self._sizes = {name: size for name, size, _ in seen}
+        files = self._task.model.files
+        return next((path for name in grown for path in self._task.lacking if _is_of(name, path, files[path].hash)), "")
 
     def _files(self) -> Iterator[tuple[str, int, int]]:
         if self._task.place.root is None:
@@ -212,6 +221,11 @@ class _Watch:
             with suppress(OSError):
                 status = os.stat(f"{folder}/{name}")
                 yield name, status.st_size, status.st_mtime_ns
+
+
+def _is_of(partial: str, path: str, content: str) -> bool:
+    """Return whether a file that a download writes is the one that will be at this path."""
+    return content in partial or partial == os.path.basename(path)
 
 
 def _arrived(task: Task, paths: Sequence[str], memories: Memories) -> _Arrived:

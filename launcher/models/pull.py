@@ -16,12 +16,13 @@ from ..cache.dirs import reason
 from ..cache.memory import Memory
 from ..cache.roots import Root
 from ..errors import ExitStatus, LauncherError, quoted
+from ..ui.console import Progress
 from ..ui.text import size
 from . import download as fetching
 from . import endpoints, local_dir, ownership, placement, refs, switch
 from .lockfile import LockedModel
 from .placement import Memories, Place
-from .task import Progress, Reach, Say, Served, Skipped, Spare, Survey, Task, spare_none
+from .task import Reach, Say, Served, Skipped, Spare, Survey, Task, spare_none
 
 # What a folder of staged files and the file system itself want beside the bytes.
 _SPARE_BYTES = 16 << 20

@@ -70,7 +70,6 @@ STALL_SECONDS = 60.0
 
 
 Say = Callable[[str], None]
-Progress = Callable[[int], None]
 Spare = Callable[[LauncherError], bool]
 """Return whether an error skips its model only; otherwise it ends everything."""
 

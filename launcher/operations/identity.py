@@ -27,17 +27,18 @@ def app_of(settings: Settings) -> App:
     return App(
         entries=entries,
         command=command_of(settings),
-        port_options=(settings.port_flag,) if settings.port_flag else (),
+        port_options=tuple(flag.rstrip("=") for flag in settings.form.port_flags if flag.startswith("-")),
+        port_variables=settings.form.port_variables,
         options=_options(settings),
         folders=tuple(os.path.realpath(folder) for folder in (settings.app_dir, os.path.dirname(settings.script))),
     )
 
 
 def command_of(settings: Settings) -> tuple[str, ...]:
-    """Return the words of `APP_ARGS` that say which command of the script is served."""
+    """Return the words of `APP_COMMAND` and `APP_ARGS` that say which command of the script is served."""
     told = settings.origins.get("APP_ARGS")
     return command_words(
-        shlex.split(told.value) if told else (),
+        (*settings.form.told(settings.port, settings.host), *(shlex.split(told.value) if told else ())),
         _options(settings),
         lambda word: os.path.isfile(os.path.join(settings.app_dir, word)),
     )
@@ -68,4 +69,4 @@ def is_of(record: Record, app: App) -> bool:
 
 
 def _options(settings: Settings) -> tuple[str, ...]:
-    return tuple(option for option in (settings.port_flag, settings.host_flag) if option)
+    return tuple(flag.rstrip("=") for flag in (*settings.form.port_flags, *settings.form.host_flags))

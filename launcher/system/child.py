@@ -7,21 +7,36 @@ import select
 import signal
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
 _BLOCK = 1 << 16
 
 
-def output_within(command: Sequence[str], seconds: float, *, most: int = 1 << 20) -> bytes | None:
+def output_within(
+    command: Sequence[str],
+    seconds: float,
+    *,
+    most: int = 1 << 20,
+    environment: Mapping[str, str] | None = None,
+    folder: str | None = None,
+) -> bytes | None:
     """Return what a program prints, or None when it cannot be run, fails, or is not done within `seconds`.
+
+    It gets our environment and folder unless others are given.
 
     It runs in a process group of its own, which is killed as a whole and not waited for: what hangs in a driver does
     not end on SIGKILL either.
     """
     try:
         child = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+            env=environment,
+            cwd=folder,
         )
     except (OSError, ValueError):
         return None

@@ -18,6 +18,8 @@ from . import redact
 from .invocation import Invocation
 from .text import clean, fitting, table
 
+Progress = Callable[[int, str], None]
+"""Take the bytes of a step, and the name of the file they are of."""
 JSON_VERSION = 1
 _RED, _YELLOW, _CYAN, _BOLD, _RESET = "\x1b[31m", "\x1b[33m", "\x1b[36m", "\x1b[1m", "\x1b[0m"
 # Words that matter to a reader, at the start of a line or as a cell of a table. The word itself says it without colour.
@@ -30,6 +32,8 @@ _PAINTED = {
     "unreachable": _YELLOW,
 }
 _WORD = rf"(^|  )({'|'.join(_PAINTED)})(?=$|:|  )"
+# How wide the name of a file in a progress bar may be.
+_BAR_NAME = 28
 _CLEAR = "\x1b[K"
 
 
@@ -139,8 +143,8 @@ class Console(NamedTuple):
         return self.stdin.readline().strip().lower() in ("y", "yes")
 
     @contextmanager
-    def bar(self, label: str, total: int | None) -> Iterator[Callable[[int], None] | None]:
-        """Show a bar of `total` bytes, on a terminal only; yield a function that takes the bytes of each step."""
+    def bar(self, label: str, total: int | None) -> Iterator[Progress | None]:
+        """Show a bar of `total` bytes with the file, the rate and the rest, on a terminal only; yield what moves it."""
         if self.quiet or self.as_json or self.stderr is None or not self.stderr.isatty():
             yield None
             return
@@ -149,9 +153,19 @@ class Console(NamedTuple):
         except ImportError:
             yield None
             return
-        with tqdm(total=total, desc=label, unit="B", unit_scale=True, file=self.stderr, leave=False) as bar:
+        with tqdm(
+            total=total,
+            desc=label,
+            unit="B",
+            unit_scale=True,
+            file=self.stderr,
+            leave=False,
+            dynamic_ncols=True,
+            bar_format="{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} {rate_fmt} {remaining} left{postfix}",
+        ) as bar:
 
-            def step(count: int) -> None:
+            def step(count: int, name: str) -> None:
+                bar.set_postfix_str(fitting(clean(os.path.basename(name)), _BAR_NAME), refresh=False)
                 bar.update(count)
 
             yield step

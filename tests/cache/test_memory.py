@@ -313,3 +313,13 @@ def test_another_users_files_are_verified_although_reading_them_is_noted(app: Ap
     # O_NOATIME is for the owner of a file, and for CAP_FOWNER.
     done = verify(app, "--json", python=("setpriv", "--bounding-set=-all", sys.executable))
     assert (done.status, done.json["whole"]) == (0, 4)
+
+
+def test_the_progress_names_each_file_with_its_bytes(app: AppFolder, cache: Path, tmp_path: Path) -> None:
+    steps: list[tuple[int, str]] = []
+    own = tmp_path / "own.bin"
+    own.write_bytes(FIRST)
+    blob = Candidate(str(cache / "models--a--b"), str(own), NAMES[FIRST], (A,), NAMES[FIRST])
+    for candidate in (blob, blob._replace(name="own.bin")):
+        Verification(Memory()).run([candidate], lambda count, name: steps.append((count, name)))
+    assert steps == [(len(FIRST), "models--a--b"), (len(FIRST), "own.bin")]

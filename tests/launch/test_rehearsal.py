@@ -161,7 +161,8 @@ def test_what_python_runs_without_compiling_it_is_left_to_python(kind: str, tmp_
 
 
 def command(folder: Path, script: str, python: str = sys.executable, **environment: str) -> Command:
-    return Command(python, "a test", (python, script, "--port", "1"), clean_environment(**environment), folder)
+    argv = (python, script, "--port", "1")
+    return Command(python, "a test", argv, clean_environment(**environment), folder, python, (script,))
 
 
 def test_a_python_that_does_not_come_up_is_not_waited_for_without_end(tmp_path: Path) -> None:
@@ -210,3 +211,21 @@ def test_a_launch_with_nothing_to_stop_rehearses_nothing(app: AppFolder, process
     processes.launch(*app.arguments)
     eventually(lambda: get(app.port), what="page")
     assert "launcher.app.rehearsal" in launcher(*app.arguments, "--", "--exit", "0", python=options).err
+
+
+def test_what_stands_before_the_app_is_tried_too(app: AppFolder, processes: Processes) -> None:
+    old = processes.start((sys.executable, "webui.py", "--port", str(app.port)), cwd=app.path)
+    eventually(lambda: get(app.port), what="page")
+    prefix = app.path / "prefix"
+    prefix.write_text("#!/bin/sh\necho 'prefix: no such node' >&2\nexit 1\n")
+    prefix.chmod(0o755)
+    app.write_env("APP_PREFIX=./prefix --node 0\n")
+    done = launcher(*app.arguments, "--", "--exit", "0")
+    assert done.status == 78
+    assert "./prefix --node 0" in done.err
+    assert "does not run: prefix: no such node (exit status 1)" in done.err
+    assert alive(old.pid)
+    prefix.write_text('#!/bin/sh\nshift 2\nexec "$@"\n')
+    done = launcher(*app.arguments, "--", "--exit", "0")
+    assert f"terminated pid {old.pid}" in done.err
+    assert done.status == 0, done.err

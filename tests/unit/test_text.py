@@ -5,10 +5,12 @@ from __future__ import annotations
 import fcntl
 import os
 import pty
+import re
 import struct
 import subprocess
 import sys
 import termios
+import time
 from contextlib import suppress
 
 import pytest
@@ -16,6 +18,7 @@ import pytest
 from launcher.config import settings
 from launcher.service import history
 from launcher.ui import text
+from launcher.ui.console import Console
 from tests.support.apps import START_APP, clean_environment
 from tests.support.removal import Cached
 
@@ -76,3 +79,21 @@ def test_what_is_printed_on_a_terminal_fits_it(cached: Cached, columns: int, arg
     assert len(lines) > 3
     # Only a path or a command that is longer than the terminal may be wider.
     assert all(text.width(line) <= columns or max(map(len, line.split())) > columns - 12 for line in lines)
+
+
+@pytest.mark.parametrize("columns", [60, 120])
+def test_a_bar_names_the_file_at_work_and_fits_the_terminal(columns: int) -> None:
+    pytest.importorskip("tqdm")
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    names = ("weights/model-00001-of-00002.safetensors", "\x1b[2Jevil\n", "模型" * 40)
+    with open(theirs, "w") as stream, Console(None, stream).bar("pulling", 3 << 20) as step:
+        assert step
+        for name in names:
+            time.sleep(0.15)  # a bar is drawn ten times a second
+            step(1 << 20, name)
+    shown = os.read(ours, 1 << 16).decode()
+    os.close(ours)
+    assert "pulling:" in shown and "MB/s" in shown and "left, model-000" in shown
+    assert "\x1b" not in shown and "\\x1b" in shown
+    assert all(text.width(line.removesuffix("\x1b[A")) <= columns for line in re.split(r"[\r\n]", shown))

@@ -1,0 +1,108 @@
+"""`APP_PRESTART`: a command that runs while the old instance serves; when it fails, nothing is stopped."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from ..app.background import told_end
+from ..context import Context
+from ..errors import ExitStatus, LauncherError, quoted
+from ..system import marker
+
+if TYPE_CHECKING:
+    from ..app.command import Command
+    from ..operations.instance import Observed
+
+_END_SECONDS = 5.0
+
+
+class PrestartStep:
+    """A check or a download of the user's own, run in the app's folder and environment by a shell."""
+
+    def __init__(self, context: Context, command: Callable[[], Command]) -> None:
+        self._context = context
+        self._command = command
+        self._setting = None if context.arguments.no_launch else context.settings.form.prestart
+
+    def check(self, observe: Callable[[], Observed]) -> None:  # noqa: ARG002
+        """Refuse to run what another user's `.env` says.
+
+        Raises LauncherError (78).
+        """
+        setting = self._setting
+        if setting and setting.level == "foreign":
+            raise LauncherError(
+                f"APP_PRESTART ({setting.origin}) is another user's, and is not run for you",
+                f"start_app.py --env-file {quoted(self._context.settings.env_file)} trusts that file",
+            )
+
+    def prepare(self) -> None:
+        """Run the command; its output goes to stderr.
+
+        Raises LauncherError (75) when it fails: nothing has been stopped then.
+        """
+        if self._setting is None:
+            return
+        console = self._context.console
+        line, origin = self._setting.value, self._setting.origin
+        console.say(f"running first: {line} ({origin})")
+        console.flush()
+        status = self._run(line)
+        if status:
+            raise LauncherError(
+                f"APP_PRESTART {told_end(status)}: {line} ({origin})",
+                f"cd {quoted(self._context.settings.app_dir)} && {line}",
+                ExitStatus.RETRY,
+            )
+
+    def _run(self, line: str) -> int:
+        command = self._command()
+        environment = {name: value for name, value in command.environment.items() if name != marker.NAME}
+        stderr = self._context.console.stderr
+        try:
+            output = stderr.fileno() if stderr else subprocess.DEVNULL
+        except (OSError, ValueError):
+            output = subprocess.DEVNULL
+        child = subprocess.Popen(
+            (shutil.which("bash") or "sh", "-c", line),
+            env=environment,
+            cwd=command.folder,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
+        try:
+            return child.wait()
+        except BaseException:  # an interrupt ends it too, with what it has started
+            for number in (signal.SIGTERM, signal.SIGKILL):
+                with suppress(ProcessLookupError):
+                    os.killpg(child.pid, number)  # noqa: TID251  # our child, which nobody has collected yet
+                with suppress(subprocess.TimeoutExpired):
+                    child.wait(_END_SECONDS)
+                    break
+            raise
+
+    def rehearse(self) -> None:
+        """Do nothing: the command has run."""
+
+    def apply(self, changed: bool) -> bool:  # noqa: ARG002
+        """Do nothing to the disk."""
+        return False
+
+    def close(self) -> None:
+        """Do nothing: nothing was acquired."""
+
+    def lines(self) -> Iterable[str]:
+        """Return nothing: the plan itself shows the command."""
+        return ()
+
+    def document(self) -> Sequence[Mapping[str, Any]]:
+        """Return nothing: the plan itself shows the command."""
+        return ()
