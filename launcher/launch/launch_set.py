@@ -25,6 +25,9 @@ def launch_set(context: Context, command: Command, models: ModelStep) -> LaunchS
     """Return what this command runs with these models."""
     return LaunchSet(
         argv=redact.arguments(command.argv),
+        interpreter=command.interpreter,
+        program=command.program,
+        script=command.script,
         models=outcome.cached_models(models.models),
         folders=outcome.models_in_folders(models.models, models.lock or ()),
         environment=tuple(sorted(context.settings.variables)),

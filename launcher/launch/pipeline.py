@@ -93,8 +93,9 @@ class Launch:
         self.models = GoodModels(context, good) if good else ModelStep(context)
         self.start = StartStep(context, lambda: self.models.expected(self.command), self.wish)
         self.cache = None if good else _cache_step(context)
-        prestart = PrestartStep(context, lambda: self.command)
-        self.steps: tuple[Step, ...] = (self.start, self.models, *((self.cache,) if self.cache else ()), prestart)
+        # What the settings want done first is part of what has failed, or has been done already.
+        prestart = () if good else (PrestartStep(context, lambda: self.command),)
+        self.steps: tuple[Step, ...] = (self.start, self.models, *((self.cache,) if self.cache else ()), *prestart)
         self.guard = Guard(context.console.warn)
         self._victims: tuple[Process, ...] = ()
 
@@ -150,8 +151,9 @@ class Launch:
                 "the arguments of the last good set hold a secret, which is not recorded",
                 "APP_ARGS in .env has it, or start_app.py starts what the settings name",
             )
-        environment = app_environment_of(self.context.settings, self.context.environ, argv[0])
-        return Command(argv[0], f"the set of {good.at}", argv, environment, command.folder)
+        environment = app_environment_of(self.context.settings, self.context.environ, good.interpreter)
+        origin = f"what ran well since {good.at}"
+        return Command(good.interpreter, origin, argv, environment, command.folder, good.program, good.script)
 
     def plan(self) -> LaunchPlan:
         """Check all that can be checked without a change, and return what the launch would do."""

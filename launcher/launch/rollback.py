@@ -123,8 +123,9 @@ def unusable(launch: Launch, good: LaunchSet) -> str:
     owner = os.stat(settings.app_dir).st_uid
     if owner not in (0, os.geteuid()):
         return f"what ran well is noted in a folder of {text.user(owner)}, who may have changed it"
-    if not good.argv or not os.access(good.argv[0], os.X_OK):
-        return f"there is no {good.argv[0] if good.argv else 'command'} any more"
+    gone = next((path for path in (good.interpreter, good.program) if not os.access(path, os.X_OK)), None)
+    if gone is not None:
+        return f"there is no {gone} any more"
     if restored(good.argv, launch.command.argv) is None:
         return "its arguments hold a secret, which is not recorded, and the settings do not have it"
     words = command_of(settings)

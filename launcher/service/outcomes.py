@@ -47,11 +47,15 @@ class Pinned(NamedTuple):
 class LaunchSet(NamedTuple):
     """Hold what a start ran: its command line with secrets masked, the models in hub caches and those in folders.
 
+    `interpreter`, `program` and `script` are those of the app's command.
     `folders` is the text of a `models.lock` that has the models in folders of the app's own. `environment` are the
     names of the variables that the settings decide, and `digest` is a keyed hash of all that the start depended on.
     """
 
     argv: tuple[str, ...] = ()
+    interpreter: str = ""
+    program: str = ""
+    script: tuple[str, ...] = ()
     models: tuple[Pinned, ...] = ()
     folders: str = ""
     environment: tuple[str, ...] = ()
@@ -326,6 +330,9 @@ def _attempt(document: Any) -> Attempt | None:
 def _set(document: Any) -> LaunchSet:
     return LaunchSet(
         argv=tuple(map(_text, document["argv"])),
+        interpreter=_text(document["interpreter"]),
+        program=_text(document["program"]),
+        script=tuple(map(_text, document["script"])),
         models=tuple(Pinned(*map(_text, model)) for model in document["models"]),
         folders=_text(document["folders"]),
         environment=tuple(map(_text, document["environment"])),

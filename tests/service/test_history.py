@@ -113,7 +113,7 @@ def test_the_life_of_one_in_the_background(app: AppFolder, processes: Processes)
     pid = app.lock_holder()
     assert pid
     processes.end_also(pid)
-    assert launcher("--background", *app.arguments, "--", "--exit", "4").status == 75
+    assert launcher("--background", "--no-rollback", *app.arguments, "--", "--exit", "4").status == 75
     assert actions(app) == ["start", "ready", "stop", "start", "fail"]
     assert entries(app)[1]["what"] == f"pid {pid}"
     assert entries(app)[1]["result"].startswith(f"http://127.0.0.1:{app.port} answers after ")
