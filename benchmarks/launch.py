@@ -206,7 +206,7 @@ def finding(scale: Scale) -> Iterator[Result]:
 
 def answer(folder: str) -> None:
     """Observe the app in `folder` for every line on stdin, and tell the seconds it took and the stale pids."""
-    found = settings.load({"APP_DIR": folder}, {}, cwd=Path(folder))
+    found = settings.load({"APP_DIR": folder}, {}, settings.Call(Path(folder)))
     for _ in sys.stdin:
         begun = time.perf_counter()
         seen = instance.observe(found)

@@ -103,10 +103,7 @@ def _run(arguments: Arguments, console: Console) -> int:
     loaded = settings.load(
         _flags(arguments),
         environ,
-        cwd=current_folder(),
-        launcher_folders=() if arguments.demo else folders,
-        env_file_flag=arguments.env_file,
-        app_args=arguments.app_args,
+        settings.Call(current_folder(), () if arguments.demo else folders, arguments.env_file, arguments.app_args),
         needs_script=not arguments.command.startswith(_WITHOUT_SCRIPT),
     )
     for warning in loaded.warnings:

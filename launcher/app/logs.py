@@ -18,6 +18,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
+from ..config.settings import Settings
 from ..errors import ExitStatus, LauncherError, quoted
 from ..system import files, renames, state
 
@@ -181,8 +182,9 @@ class Staged(NamedTuple):
         os.close(self.folder)
 
 
-def target(app_dir: Path, script: Path, port: int, named: str | None, cwd: Path, last: str | None = None) -> Target:
-    """Return where the log of an instance is to be: where the user says, else in the app's state folder."""
+def target(settings: Settings, named: str | None, cwd: Path, last: str | None = None) -> Target:
+    """Return where to write the log of an instance: where the user says, else in the app's state folder."""
+    app_dir, script, port = settings.app_dir, settings.script, settings.port
     if named is not None:
         path = cwd / os.path.expanduser(named)
         title = f"{script} on port {port}, started {time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())}"

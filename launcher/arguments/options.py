@@ -139,6 +139,7 @@ LOCAL_DIR = _option(
 INCLUDE = _option("--include", metavar="GLOB", action="append", help="pin only matching files; can be repeated")
 EXCLUDE = _option("--exclude", metavar="GLOB", action="append", help="do not pin matching files; can be repeated")
 REMOVE = _flag("--remove", help="remove these models from models.lock")
+FREEZE = _flag("--freeze", help="pin what is on the disk; REPO says whose files those may be that have no origin")
 # The service
 FOLLOW = _flag("-f", "--follow", help="keep printing new output")
 LINES = _option("--lines", metavar="N", type=typed.count, help="how many of the last lines to print (default: 50)")

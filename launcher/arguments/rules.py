@@ -74,6 +74,11 @@ def _refuse_in_start(arguments: Arguments) -> None:
 
 def _refuse_in_lock(arguments: Arguments) -> None:
     details = arguments.local_dir or arguments.include or arguments.exclude
+    if arguments.freeze and (details or arguments.remove):
+        raise _refusal(
+            "--freeze pins everything on the disk: no other option of models lock has an effect with it",
+            "start_app.py models lock --freeze",
+        )
     if arguments.remove and (details or not arguments.repos):
         raise _refusal(
             "--remove takes the models to remove from models.lock, and nothing else",

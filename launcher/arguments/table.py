@@ -213,6 +213,15 @@ _COMMANDS = (
         changes=True,
     ),
     Command(
+        "models list",
+        "list every weights file that the app can load, and what it is",
+        {},
+        (
+            ("models list", "name the file, its repo and commit, and whether the instance has loaded it"),
+            ("models list --json", "the same for a script"),
+        ),
+    ),
+    Command(
         "models check",
         "compare the local models with the mirror and the Hub",
         {"hub": (own.timeout("how long to wait for each answer of a hub (default: 10)"),)},
@@ -226,12 +235,12 @@ _COMMANDS = (
         "models lock",
         "pin models in models.lock; without REPO, pin the newest commit of every model in it",
         {
-            "lock": (own.LOCAL_DIR, own.INCLUDE, own.EXCLUDE, own.REMOVE, own.DRY_RUN),
+            "lock": (own.LOCAL_DIR, own.INCLUDE, own.EXCLUDE, own.REMOVE, own.FREEZE, own.DRY_RUN),
             "hub": (own.timeout("how long to wait for each answer of a hub (default: 10)"),),
         },
         (
-            ("models lock koge/voices@v2", "pin one revision of a model"),
             ("models lock koge/voices --local-dir checkpoints --exclude '*.md'", "pin files that are in a folder"),
+            ("models lock --freeze", "pin every weights file on the disk, with or without a hub"),
         ),
         repos="*",
         changes=True,

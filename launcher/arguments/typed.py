@@ -52,6 +52,7 @@ class Arguments(argparse.Namespace):
     include: list[str] | None = None
     exclude: list[str] | None = None
     remove: bool = False
+    freeze: bool = False
     older_than: float | None = None
     max_size: int | None = None
     keep: list[str] | None = None

@@ -16,15 +16,17 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 from ..system.files import read_regular
+from ..ui.text import count
 from .dirs import walk
-from .names import HASH, PIN, read_ref
+from .names import HASH, PIN, UNFINISHED, read_ref
 
 Files = Mapping[str, tuple[str, int]]
 """The files of a commit by path: hash and bytes."""
 
 _MOST_BYTES_OF_A_TREE = 1 << 28
-# huggingface_hub's own, and those of hub clients in other languages and of aria2.
-_PARTIAL = re.compile(r"(.+?)(?:\.[0-9a-f]{8})?\.(?:incomplete|part|downloadInProgress|aria2|tmp)", re.DOTALL)
+_PARTIAL = re.compile(rf"(.+?)(?:\.[0-9a-f]{{8}})?\.(?:incomplete|{UNFINISHED})", re.DOTALL)
+# aria2 gives a file its name and its size at once, and removes what it notes beside it at the end.
+_NOTED = ".aria2"
 _WEIGHTS = frozenset(
     (".safetensors", ".bin", ".pth", ".pt", ".ckpt", ".gguf", ".ggml", ".onnx", ".msgpack", ".h5", ".npz", ".tflite")
 )
@@ -60,9 +62,9 @@ class Copy(NamedTuple):
         if not (self.files or self.dangling):
             return "no files"
         if self.dangling:
-            return f"{len(self.dangling)} files missing: {min(self.dangling)}"
+            return f"{count(len(self.dangling), 'file')} missing: {min(self.dangling)}"
         if self.partial:
-            return f"a download broke off: {len(self.partial)} files have arrived in part"
+            return f"a download broke off: {count(len(self.partial), 'file')} arrived in part"
         lost = sorted(path for path in self.siblings if is_weights(path))
         if lost and not any(map(is_weights, self.files)):
             return f"no weights; the commit before has {lost[0]}"
@@ -84,8 +86,9 @@ def copy_of(repo: str, commit: str) -> Copy:
     whole = any(_is_whole(paths, tree(f"{repo}/trees/{other}.json")) for other, paths in others.items())
     blobs = frozenset(_names(f"{repo}/blobs"))
     partial = {match[1] for name in blobs if (match := _PARTIAL.fullmatch(name))}
+    whole_names = {name for name in blobs if f"{name}{_NOTED}" not in blobs}
     listed = os.path.exists(f"{repo}/trees/{commit}.json")
-    return Copy(commit, files, frozenset(dangling), siblings, frozenset(partial - blobs), listed, whole)
+    return Copy(commit, files, frozenset(dangling), siblings, frozenset(partial - whole_names), listed, whole)
 
 
 def _is_whole(paths: frozenset[str], listed: Files) -> bool:
@@ -95,7 +98,8 @@ def _is_whole(paths: frozenset[str], listed: Files) -> bool:
 def gaps(copy: Copy, listed: Files) -> tuple[str, ...]:
     """Return the files of a commit that are meant to be here and are not, or are cut; `listed` are all that it has."""
     missing = frozenset(listed).difference(copy.files)
-    cut = {path for path, size in copy.files.items() if path in listed and size != listed[path][1]}
+    known = [(path, size) for path, size in copy.files.items() if path in listed]
+    cut = {path for path, size in known if size != listed[path][1] or listed[path][0] in copy.partial}
     if not missing:
         return tuple(sorted(cut))
     if not copy.files:

@@ -43,9 +43,7 @@ class Contents(NamedTuple):
 def is_reserved(path: str) -> bool:
     """Return whether the first part of a path in a root is a name that huggingface_hub or the launcher uses there."""
     first = path.partition("/")[0]
-    return (
-        first in _ROOT_PARTS or first in (store.FOLDER, MARK) or first.startswith(TRASH) or bool(HUB_ENTRY.match(first))
-    )
+    return first in {*_ROOT_PARTS, store.FOLDER, MARK} or first.startswith(TRASH) or bool(HUB_ENTRY.match(first))
 
 
 def contents(root: str) -> Contents:

@@ -62,6 +62,26 @@ class Undo:
         os.unlink(name, dir_fd=parent)
         self._steps.append(partial(os.symlink, target, name, dir_fd=folder))
 
+    def unlink_all(self, base: int, path: str, kept: Collection[str], *, files: bool) -> None:
+        """Unlink the links below a folder, and with `files` its small files too; `path` and `kept` are below `base`."""
+        pending = [path]
+        while pending:
+            inner = pending.pop()
+            try:
+                with below(base, f"{inner}/x") as (folder, _):
+                    for name in os.listdir(folder):
+                        if f"{inner}/{name}" in kept:
+                            continue
+                        mode = os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode
+                        if stat.S_ISDIR(mode):
+                            pending.append(f"{inner}/{name}")
+                        elif stat.S_ISLNK(mode):
+                            self.unlink_link(folder, name)
+                        elif files and stat.S_ISREG(mode):
+                            self.unlink_file(folder, name)
+            except (FileNotFoundError, NotADirectoryError):
+                continue
+
     def _keep(self, parent: int) -> int:
         if not self._folders or not os.path.samestat(os.fstat(self._folders[-1]), os.fstat(parent)):
             self._folders.append(os.dup(parent))
@@ -81,52 +101,28 @@ def remove_repo(root: int, root_path: str, item: Item, deletion: Deletion) -> No
         return
     kept = frozenset(f"{root_path}/{item.folder}/{path}" for path in item.foreign)
     with Undo() as undo:
+        foreign = frozenset(f"{item.folder}/{path}" for path in item.foreign)
         for part in ("refs", "snapshots"):
-            _unlink_small(
-                root, f"{item.folder}/{part}", f"{root_path}/{item.folder}/{part}", kept, undo, files=part == "refs"
-            )
+            undo.unlink_all(root, f"{item.folder}/{part}", foreign, files=part == "refs")
         undo.forget()
     inner = Deletion(mounts=deletion.mounts, kept=kept)
     inner.delete(root, item.folder, item.path)
     deletion.take_over(inner)
 
 
-def remove_snapshot(
-    parent: int, name: str, item: Item, strangers: Collection[str], undo: Undo, deletion: Deletion
-) -> None:
-    """Remove a snapshot file by file, but for what is foreign in it.
+def remove_snapshot(parent: int, item: Item, strangers: Collection[str], undo: Undo, deletion: Deletion) -> None:
+    """Remove a snapshot file by file, but for what is foreign in it; `parent` is the open folder that has it.
 
     Raises OSError when it could not begin to go; `undo` then has its links.
     """
-    kept = frozenset(f"{item.path}/{path}" for path in strangers)
+    name = os.path.basename(item.path)
     if stat.S_ISLNK(os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode):
         undo.unlink_link(parent, name)
         return
-    _unlink_small(parent, name, item.path, kept, undo, files=False)
-    inner = Deletion(mounts=deletion.mounts, kept=kept)
+    undo.unlink_all(parent, name, frozenset(f"{name}/{path}" for path in strangers), files=False)
+    inner = Deletion(mounts=deletion.mounts, kept=frozenset(f"{item.path}/{path}" for path in strangers))
     inner.delete(parent, name, item.path)
     deletion.take_over(inner)
-
-
-def _unlink_small(base: int, place: str, path: str, kept: Collection[str], undo: Undo, *, files: bool) -> None:
-    """Unlink the links below a folder, and with `files` all that is in it."""
-    pending = [(place, path)]
-    while pending:
-        inner, inner_path = pending.pop()
-        try:
-            with below(base, f"{inner}/x") as (folder, _):
-                for name in os.listdir(folder):
-                    if f"{inner_path}/{name}" in kept:
-                        continue
-                    mode = os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode
-                    if stat.S_ISDIR(mode):
-                        pending.append((f"{inner}/{name}", f"{inner_path}/{name}"))
-                    elif stat.S_ISLNK(mode):
-                        undo.unlink_link(folder, name)
-                    elif files and stat.S_ISREG(mode):
-                        undo.unlink_file(folder, name)
-        except (FileNotFoundError, NotADirectoryError):
-            continue
 
 
 def _write(folder: int, name: str, data: bytes, status: os.stat_result) -> None:

@@ -159,15 +159,15 @@ def read_payloads(
 
 
 def read_links(
-    root: Root, present: Contents, places: Collection[str], repos: Iterable[Repo] = (), *, aliases: bool = True
+    listed: Inventory, places: Collection[str], repos: Iterable[Repo] = (), *, aliases: bool = True
 ) -> Links:
     """Return what leads into a root from these places, and into one of its repos from another one of these.
 
     `aliases` are repos of the root that are links to another repo.
     """
-    links_in = dict(links.into(root.real, places))
-    prefix = f"{root.real}/"
-    within = [(f"{root.real}/{folder}", "") for folder in (present.links if aliases else ())]
+    links_in = dict(links.into(listed.root.real, places))
+    prefix = f"{listed.root.real}/"
+    within = [(listed.path(folder), "") for folder in (listed.contents.links if aliases else ())]
     within += [(f"{repo.path}/{path}", repo.folder) for repo in repos for path in repo.leads]
     for link, folder in within:
         for path in links.chain(link):

@@ -77,7 +77,8 @@ def listing(
     options = options or PruneOptions(time.time())
     contents = entries.contents(root.real)
     wanted = targets.matching(patterns, contents.entries) if patterns else contents.entries
-    inventory = Inventory(root, contents, links=read_links(root, contents, places))
+    inventory = Inventory(root, contents)
+    inventory = inventory._replace(links=read_links(inventory, places))
     rows, unreadable = [], []
     linked: set[str] = set()
     needed: set[str] = set()

@@ -47,6 +47,13 @@ class Lists:
             meant.update(gaps(copy_of(self._repo.path, revision.commit), noted))
         yield from sorted(name for name in meant if not os.path.lexists(f"{path}/{name}"))
 
+    def doubt(self, revision: Revision) -> str:
+        """Return what speaks of missing files in a commit that something loads and no list is known of; else blank."""
+        named = revision.refs or len(self._repo.revisions) == 1
+        if not named or revision.dangling or self.of(revision.commit):
+            return ""
+        return copy_of(self._repo.path, revision.commit).doubt
+
     def _noted_of(self, commit: str) -> Files:
         if commit not in self._noted:
             self._noted[commit] = tree(f"{self._repo.path}/trees/{commit}.json")

@@ -21,6 +21,7 @@ class Memory:
     def __init__(self, data: bytes = b"") -> None:
         self._known = frozenset(data.split(b"\n"))
         self._seen: set[bytes] = set()
+        self._hashes: dict[tuple[bytes, int], str] | None = None
         self.grown = False
 
     def knows(self, line: bytes) -> bool:
@@ -40,7 +41,15 @@ class Memory:
     def remember(self, line: bytes) -> None:
         """Note a file that was found whole."""
         self._seen.add(line)
+        self._hashes = None
         self.grown = True
+
+    def hash_of(self, status: os.stat_result, like: str) -> str | None:
+        """Return the hash, in the form of `like`, that exactly this file was read with, None where it was not."""
+        if self._hashes is None:
+            parts = (line.rpartition(b" ") for line in self._known | self._seen)
+            self._hashes = {(look, len(digest)): digest.decode() for look, _, digest in parts}
+        return self._hashes.get((line_of(status, "")[:-1], len(like)))
 
     def forget(self, line: bytes) -> None:
         """Drop a file that was found damaged."""

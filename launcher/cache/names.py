@@ -13,6 +13,8 @@ from ..system.files import read_regular
 
 PIN = "start_app"
 TRASH = ".start_app-trash-"
+# What hub clients in other languages, aria2 and browsers add to a file's name until all of it has come.
+UNFINISHED = "part|partial|download|downloadInProgress|crdownload|tmp|temp|aria2|aria2__temp|st"
 # A commit, and a blob: git's SHA-1 or SHA-256.
 HASH = re.compile(r"[0-9a-f]{64}|[0-9a-f]{40}")
 _TRASH_NAME = re.compile(re.escape(TRASH) + r"[0-9a-f]{16}")

@@ -6,7 +6,7 @@ applies.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Literal, NamedTuple
 
 from . import store
@@ -18,17 +18,17 @@ from .roots import Root
 from .snapshots import Identity, Revision
 from .targets import Selection
 
-_Part = Literal["ref", "link", "revision", "snapshot", "blob", "partial", "lock"]
+_Part = Literal["ref", "link", "file", "revision", "snapshot", "blob", "partial", "lock"]
 Kind = _Part | Literal["repo", "locks", "payload", "damaged", "trash"]
 EVERYTHING = "every repo goes"
-PARTS: tuple[_Part, ...] = ("ref", "link", "revision", "snapshot", "blob", "partial", "lock")
+PARTS: tuple[_Part, ...] = ("ref", "link", "file", "revision", "snapshot", "blob", "partial", "lock")
 
 
 class Item(NamedTuple):
     """Hold one path that goes: `size` in bytes, None where it was not measured; `folder` is its repo's, if any.
 
     `commit` is what a ref names. `foreign` are the paths in it that stay, `targets` the places that links in it lead
-    to, which stay too.
+    to, which stay too. A blob that is `linked` goes although snapshots link to it: these links wait for a new one.
     """
 
     kind: Kind
@@ -40,6 +40,7 @@ class Item(NamedTuple):
     commit: str = ""
     foreign: tuple[str, ...] = ()
     targets: tuple[str, ...] = ()
+    linked: bool = False
 
 
 class Skipped(NamedTuple):
@@ -140,6 +141,28 @@ def repair(inventory: Inventory, files: Collection[str]) -> Plan:
         if payload in inventory.payloads
     ]
     return new_plan(inventory, items, skipped)
+
+
+def in_place(plan: Plan, files: Mapping[str, int], fetched: Collection[str]) -> Plan:
+    """Return a repair of which the snapshots `fetched`, by path, stay and get new files in the places of damaged ones.
+
+    `files` are the damaged files, in bytes by path, that lie in a snapshot themselves. Refs and links stay: killed at
+    any instant, a link to nothing tells which file is missing, and of what.
+    """
+    repos = {path.rpartition("/snapshots/")[0] for path in fetched}
+    items: list[Item] = []
+    for item in plan.items:
+        repo = f"{plan.root.real}/{item.folder}"
+        if item.kind == "snapshot" and item.path in fetched:
+            plain = {path: size for path, size in sorted(files.items()) if path.startswith(f"{item.path}/")}
+            items += [Item("file", path, size, "it is damaged", item.folder) for path, size in plain.items()]
+        elif item.kind == "blob" and repo in repos:
+            items.append(item._replace(linked=True))
+        elif not (item.kind == "ref" and f"{repo}/snapshots/{item.commit}" in fetched):
+            items.append(item)
+    inside = tuple(f"{path}/" for path in fetched)
+    stay = tuple(one for one in plan.skipped if not (one.kind == "foreign" and one.path.startswith(inside)))
+    return plan._replace(items=tuple(items), skipped=stay)
 
 
 def checked(inventory: Inventory, repo: Repo, parts: Parts, *, asked: bool = True) -> Parts:

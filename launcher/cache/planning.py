@@ -15,7 +15,6 @@ from . import entries, layout, remove, targets, trash
 from . import plan as plans
 from . import prune as pruning
 from .deletion import Failure
-from .entries import Contents
 from .inventory import Inventory, read_identities, read_links, read_payloads, read_repos, read_strangers
 from .layout import Repo
 from .plan import Item, Plan, Skipped
@@ -36,7 +35,8 @@ class Request(NamedTuple):
     """Hold what is asked of the cache; `keep` are names or globs of repos, `force` insists on what is in use.
 
     `locked` are the commits of each repo folder that stay, with `only_locked` nothing else. `places` are folders whose
-    links into the cache count as a use of it.
+    links into the cache count as a use of it, `spare` the pids that do not count as using anything. Without `sizes` a
+    clear or remove reads only the repos that may hold something foreign.
     """
 
     kind: Literal["clear", "remove", "prune"]
@@ -48,6 +48,8 @@ class Request(NamedTuple):
     locked: Mapping[str, frozenset[str]] = {}
     only_locked: bool = False
     places: tuple[str, ...] = ()
+    spare: frozenset[int] = frozenset()
+    sizes: bool = True
 
 
 class Result(NamedTuple):
@@ -59,30 +61,25 @@ class Result(NamedTuple):
     freed: int
 
 
-def plan(
-    request: Request, roots: Sequence[Root], *, spare: Collection[int] = (), sizes: bool = True, again: bool = False
-) -> tuple[Plan, ...]:
-    """Return what the request takes from each root; pids in `spare` do not count as using anything.
+def plan(request: Request, roots: Sequence[Root], *, again: bool = False) -> tuple[Plan, ...]:
+    """Return what the request takes from each root.
 
-    Without `sizes` a clear or remove reads only the repos that may hold something foreign. Raises LauncherError for a
-    target that means nothing, unless this is done `again`: what was there the first time is then gone already.
+    Raises LauncherError for a target that means nothing, unless this is done `again`: the first time may have removed
+    what it named.
     """
-    present = [(root, entries.contents(root.real)) for root in roots]
-    look = partial(_inventory, request, spare=spare, sizes=sizes)
+    present = [Inventory(root, entries.contents(root.real)) for root in roots]
     if request.kind == "remove":
-        places = [Place(contents.entries, _reader(root)) for root, contents in present]
+        places = [Place(listed.contents.entries, _reader(listed.root)) for listed in present]
         chosen = targets.select(request.targets, places, LIST, lenient=again)
         return tuple(
-            plans.remove(look(root, contents, _folders(selected), parts=_parts(selected)), selected)
-            for (root, contents), selected in zip(present, chosen, strict=True)
+            plans.remove(_read(request, listed, _folders(selected), _parts(selected)), selected)
+            for listed, selected in zip(present, chosen, strict=True)
         )
     if request.kind == "clear":
-        return tuple(plans.clear(look(root, contents, contents.entries)) for root, contents in present)
+        return tuple(plans.clear(_read(request, listed, listed.contents.entries)) for listed in present)
     if not again:
         refuse_unknown(request.keep, roots)
-    return tuple(
-        _prune(request, look(root, contents, contents.entries, parts=contents.entries)) for root, contents in present
-    )
+    return tuple(_prune(request, _read_whole(request, listed)) for listed in present)
 
 
 def plan_repair(damaged: Sequence[Checked], roots: Sequence[Root], *, force: bool) -> tuple[Plan, ...]:
@@ -96,7 +93,7 @@ def plan_repair(damaged: Sequence[Checked], roots: Sequence[Root], *, force: boo
         files = frozenset(c.candidate.path for c in damaged if c.candidate.path.startswith(f"{root.real}/"))
         if not files:
             continue
-        inventory = _inventory(Request("remove", force=force), root, contents, contents.entries, parts=contents.entries)
+        inventory = _read_whole(Request("remove", force=force), Inventory(root, contents))
         unreadable = [
             Skipped(inventory.path(folder), f"it cannot be read: {why}") for folder, why in inventory.unreadable.items()
         ]
@@ -200,33 +197,27 @@ def skipped_document(skipped: Skipped) -> Mapping[str, Any]:
     }
 
 
-def _inventory(
-    request: Request,
-    root: Root,
-    contents: Contents,
-    folders: Sequence[str],
-    *,
-    parts: Collection[str] = (),
-    spare: Collection[int] = (),
-    sizes: bool = True,
-) -> Inventory:
-    """Look at a root for a request that may take these repos, and of those in `parts` a part alone."""
-    wanted = folders if sizes else [folder for folder in folders if folder in parts]
+def _read_whole(request: Request, listed: Inventory) -> Inventory:
+    return _read(request, listed, listed.contents.entries, listed.contents.entries)
+
+
+def _read(request: Request, listed: Inventory, folders: Sequence[str], parts: Collection[str] = ()) -> Inventory:
+    """Read a listed root for a request that may take these repos, and of those in `parts` a part alone."""
+    root, contents = listed.root, listed.contents
+    wanted = folders if request.sizes else [folder for folder in folders if folder in parts]
     repos, unreadable = read_repos(root, wanted)
     whole = [folder for folder in folders if folder not in repos]
     strangers, strange = read_strangers(root, contents, whole)
     watched = folders if request.kind == "remove" else tuple(dict.fromkeys((*folders, *contents.locks)))
-    users = in_use(root.real, watched, spare, force=request.force)
+    users = in_use(root.real, watched, request.spare, force=request.force)
     links = {}
     if request.force:  # what links within a repo to its blobs does not count either
         repos, strangers = ({f: repo._replace(lent={}) for f, repo in some.items()} for some in (repos, strangers))
     else:
         near = repos.values() if request.kind == "prune" else ()
-        links = dict(read_links(root, contents, request.places, near, aliases=request.kind != "clear"))
+        links = dict(read_links(listed, request.places, near, aliases=request.kind != "clear"))
     payloads, linked = read_payloads(root, contents, folders if request.kind == "remove" else None)
-    return Inventory(
-        root=root,
-        contents=contents,
+    return listed._replace(
         repos={**strangers, **repos},
         payloads=payloads,
         in_use=users,

@@ -16,13 +16,14 @@ from typing import NamedTuple
 
 from ..system.files import open_folder
 from . import entries, foreign, in_place, layout, store
+from .blobs import sweep, unlink_blob
 from .deletion import Deletion, Failure
 from .dirs import below, locked, reason, taking_turns, walk
 from .entries import LOCKS
 from .in_place import Undo
 from .names import read_ref
 from .plan import EVERYTHING, Item, Plan
-from .trash import NO_RENAME, Trash, revision_name, sweep, unlink_blob
+from .trash import NO_RENAME, Trash, revision_name
 
 Say = Callable[[Item], None]
 
@@ -113,8 +114,9 @@ class _Run:
             self.trash.take(self._locks, item.folder, f".locks-{len(self.done)}")
 
     def take_payload(self, item: Item) -> None:
-        name = item.path.rpartition("/")[2]
-        sweep(self.root, name, self._linked(), self._take_or_unlink, damaged=item.kind == "damaged")
+        name, linked = item.path.rpartition("/")[2], self._linked()
+        if linked is not None and name not in linked:
+            sweep(self.root, name, self._take_or_unlink, damaged=item.kind == "damaged")
 
     def close_store(self) -> None:
         """Remove a shared store in which nothing is left but its marker and folders."""
@@ -132,6 +134,8 @@ class _Run:
                 self.attempt(item, lambda item, own=own: self._take_revision(item, own))  # type: ignore[misc]
             elif item.kind == "link":
                 self.attempt(item, self._unlink)
+            elif item.kind == "file":
+                self.attempt(item, self._unlink_plain)
             elif item.kind == "ref" and item.commit not in revisions:
                 self.attempt(item, self._unlink_ref)
             elif item.kind == "lock":
@@ -148,7 +152,7 @@ class _Run:
             return
         for item in loose:
             name = item.path.rpartition("/")[2]
-            if item.kind == "partial" or name in now.unlinked:
+            if item.kind == "partial" or item.linked or name in now.unlinked:
                 self.attempt(item, self._unlink_blob)
             elif name in now.blobs:
                 self.failures.append(Failure(item.path, "a revision still links to it"))
@@ -180,7 +184,7 @@ class _Run:
             except OSError as error:
                 if error.errno not in NO_RENAME:
                     raise
-                in_place.remove_snapshot(parent, name, item, strangers, undo, self.deletion)
+                in_place.remove_snapshot(parent, item, strangers, undo, self.deletion)
             else:
                 if strangers:
                     self.trash.give_back(taken, f"{item.folder}/snapshots/{commit}", strangers)
@@ -199,6 +203,10 @@ class _Run:
     def _unlink_ref(self, item: Item) -> None:
         self._refuse_other_ref(item)
         self._unlink(item)
+
+    def _unlink_plain(self, item: Item) -> None:
+        with below(self.trash.descriptor, item.path[len(f"{self.root}/") :]) as (parent, name):
+            self.deletion.unlink(parent, name)
 
     def _unlink(self, item: Item) -> None:
         path = item.path[len(f"{self.root}/") :]
@@ -256,7 +264,7 @@ def _approved(plan: Plan) -> Iterator[str]:
     """Yield what a later run may delete to finish this one: blobs, payloads and locks of repos, a line each."""
     prefix = len(f"{plan.root.real}/")
     for item in plan.items:
-        if item.kind == "blob":
+        if item.kind == "blob" and not item.linked:  # by its name, a later run would take the new one
             yield f"blob {item.path[prefix:]}"
         elif item.kind == "payload":
             yield f"payload {item.path.rpartition('/')[2]}"

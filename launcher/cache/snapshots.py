@@ -13,13 +13,12 @@ from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from .completeness import tree
-from .names import PIN
+from .names import PIN, UNFINISHED
 
 NOT_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 # Names of blobs that have not arrived in full: of huggingface_hub, and of clients in other languages.
 _PARTIAL = re.compile(
-    r".+\.incomplete|\..+\.[0-9a-f]{8}\.shared|(?:[0-9a-f]{64}|[0-9a-f]{40})\.(?:part|lock|downloadInProgress|tmp|aria2)",
-    re.DOTALL,
+    rf".+\.incomplete|\..+\.[0-9a-f]{{8}}\.shared|(?:[0-9a-f]{{64}}|[0-9a-f]{{40}})\.(?:lock|{UNFINISHED})", re.DOTALL
 )
 
 Identity = tuple[int, int]
@@ -117,7 +116,7 @@ def read_snapshot(place: Place, commit: str, refs: tuple[str, ...]) -> Revision:
     for path, entry in walk_snapshot(base):
         if entry.is_symlink():
             files += 1
-            blob, target = _blob(place, base, path, os.readlink(entry.path), direct=not link)
+            blob, target = _blob(place, base, path, os.readlink(entry.path), direct=not (link or place.linked))
             if blob:
                 linked.add(blob)
             if not target:
@@ -206,7 +205,8 @@ def _blob(place: Place, base: str, path: str, text: str, *, direct: bool) -> tup
     """Return the blob of its own repo that a link stands for, and where it leads unless that is just this blob.
 
     An absolute link of huggingface_hub 0.13 to 0.22 names the place where the cache was when it was made. In a cache
-    that was moved or copied, it stands for the blob that is here.
+    that was moved or copied, it stands for the blob that is here. So does a relative one of a snapshot that was moved
+    alone, as long as it leads to nothing.
     """
     if direct:
         usual = f"{'../' * (path.count('/') + 2)}blobs/"
@@ -218,5 +218,7 @@ def _blob(place: Place, base: str, path: str, text: str, *, direct: bool) -> tup
         if real == os.path.realpath(f"{place.path}/blobs"):
             return name, ""
         if os.path.isabs(text) and parent.endswith(f"/{os.path.basename(place.path)}/blobs"):
+            return name, f"{real}/{name}"
+        if parent.endswith("/blobs") and not os.path.lexists(f"{real}/{name}"):
             return name, f"{real}/{name}"
     return "", f"{real}/{name}"

@@ -193,7 +193,7 @@ def _opened(watched: _Watched, spare: frozenset[int]) -> Iterator[_Opened]:
         except OSError:
             continue  # gone, or another user's
         by_path, by_identity = not elsewhere, elsewhere or other_names
-        yield from _mapped(pid, maps, raw, watched.devices, by_path, by_identity)
+        yield from _mapped(pid, maps, raw if by_path else (), watched.devices if by_identity else frozenset())
         for descriptor in descriptors:
             path = f"/proc/{pid}/fd/{descriptor}"
             try:
@@ -219,19 +219,17 @@ def _has_other_names(devices: Collection[int]) -> bool:
     return any(mounted.count(f"{os.major(device)}:{os.minor(device)}".encode()) > 1 for device in devices)
 
 
-def _mapped(
-    pid: int, maps: bytes, prefixes: tuple[bytes, ...], devices: Collection[int], by_path: bool, by_identity: bool
-) -> Iterator[_Opened]:
-    if not by_identity and b"\\" not in maps and not any(prefix in maps for prefix in prefixes):
+def _mapped(pid: int, maps: bytes, prefixes: tuple[bytes, ...], devices: Collection[int]) -> Iterator[_Opened]:
+    if not devices and b"\\" not in maps and not any(prefix in maps for prefix in prefixes):
         return
     for line in maps.splitlines():
         fields = line.split(None, 5)
         if len(fields) < 6 or not fields[5].startswith(b"/"):
             continue
         path = unescaped(fields[5])
-        if by_path and path.startswith(prefixes):
+        if path.startswith(prefixes):
             yield _Opened(pid, os.fsdecode(path), None)
-        elif by_identity:
+        elif devices:
             major, _, minor = fields[3].partition(b":")
             device = os.makedev(int(major, 16), int(minor, 16))
             if device in devices:

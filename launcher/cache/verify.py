@@ -28,7 +28,7 @@ from .memory import Memory, line_of, settled
 from .names import HASH
 from .snapshots import Revision
 
-Verdict = Literal["ok", "corrupt", "size differs", "missing", "unverifiable"]
+Verdict = Literal["ok", "corrupt", "size differs", "missing", "incomplete", "unverifiable"]
 
 _BLOCK = 2 << 20
 _NO_HASH = "its hash is not known offline: this cache has no links, and no list of its files"
@@ -40,7 +40,8 @@ class Candidate(NamedTuple):
 
     `blob` is blank for a file that lies in a snapshot itself, and `name` is what it is called there. Without
     `expected`, `why` tells what is known instead. `doubtful` means that only the blob's own name says what it must be,
-    and that it may be no hash.
+    and that it may be no hash. One that is `incomplete` is a snapshot, some file of which is missing, nobody knows
+    which.
     """
 
     repo: str
@@ -59,6 +60,7 @@ class Candidate(NamedTuple):
     missing: bool = False
     denied: bool = False
     doubtful: bool = False
+    incomplete: bool = False
 
     @property
     def folder(self) -> str:
@@ -81,6 +83,11 @@ class Checked(NamedTuple):
         """Return whether the file is not what the hub had."""
         return self.verdict in ("corrupt", "size differs", "missing")
 
+    @property
+    def fails(self) -> bool:
+        """Return whether it keeps the cache from being what the hub had: a damaged file, or an incomplete snapshot."""
+        return self.damaged or self.verdict == "incomplete"
+
 
 class Verification:
     """Verify files with all cores; an interrupted one keeps what it has found so far."""
@@ -100,7 +107,7 @@ class Verification:
     def run(self, candidates: Iterable[Candidate], progress: Progress | None = None) -> None:
         """Verify every candidate; several threads report their progress, one at a time."""
         work: queue.Queue[Candidate | None] = queue.Queue(256)
-        threads = [threading.Thread(target=self._work, args=(work, progress), daemon=True) for _ in range(_cores())]
+        threads = [threading.Thread(target=self._work, args=(work, progress), daemon=True) for _ in range(cores())]
         started = False
         try:
             for candidate in candidates:
@@ -142,6 +149,7 @@ class Verification:
         """Return whether a file must be read; the verdict on any other is noted."""
         if candidate.why:
             verdict: Verdict = "missing" if candidate.missing else "unverifiable"
+            verdict = "incomplete" if candidate.incomplete else verdict
             self._note(Checked(candidate, verdict, candidate.why, 0, denied=candidate.denied))
             return False
         try:
@@ -165,7 +173,7 @@ class Verification:
         work: queue.Queue[Candidate | None],
         progress: Progress | None,
     ) -> None:
-        block = _buffer()
+        block = buffer()
 
         reading = ""
 
@@ -195,7 +203,7 @@ class Verification:
     def _check(self, candidate: Candidate, block: memoryview, proceed: Callable[[int], bool]) -> Checked | None:
         assert candidate.expected
         began = time.time()
-        descriptor = _open(candidate.path)
+        descriptor = open_to_read(candidate.path)
         contradicted = False
         try:
             before = os.fstat(descriptor)
@@ -252,7 +260,8 @@ class Verification:
             self.checked.append(checked)
 
 
-def _buffer() -> memoryview:
+def buffer() -> memoryview:
+    """Return a block of memory to read files into."""
     block = mmap.mmap(-1, _BLOCK)
     with suppress(AttributeError, OSError):  # where the system has huge pages, reading takes an eighth less time
         block.madvise(mmap.MADV_HUGEPAGE)
@@ -286,6 +295,9 @@ def candidates(repos: Iterable[Repo], pinned: Mapping[str, Mapping[str, Files]] 
             for name in lists.missing(revision):
                 why = f"the list of the files of {revision.commit[:7]} has it"
                 yield Candidate(repo.path, f"{snapshot}/{name}", "", commits, None, why, name, missing=True)
+            if doubt := lists.doubt(revision):
+                name = revision.commit[:7]
+                yield Candidate(repo.path, snapshot, "", commits, None, doubt, name, incomplete=True)
             for name in revision.outside:
                 why = "it is a link that leads out of the cache"
                 yield Candidate(repo.path, f"{snapshot}/{name}", "", commits, None, why, name)
@@ -335,7 +347,8 @@ def _plain(repo: Repo, revision: Revision, listed: Files) -> Iterator[Candidate]
             yield Candidate(repo.path, entry.path, "", (revision.commit,), expected, why, name)
 
 
-def _open(path: str) -> int:
+def open_to_read(path: str) -> int:
+    """Open a file to be read without that being noted where this user may do that; links are followed."""
     try:
         # To verify is not to use: a read that is noted would make everything look used just now.
         return open_regular(path, getattr(os, "O_NOATIME", os.O_RDONLY), follow=True)
@@ -349,7 +362,8 @@ def _unreadable(candidate: Candidate, error: OSError) -> Checked:
     return Checked(candidate, "unverifiable", (error.strerror or str(error)).lower(), 0, denied=True)
 
 
-def _cores() -> int:
+def cores() -> int:
+    """Return how many threads read at once."""
     try:
         return len(os.sched_getaffinity(0))
     except AttributeError:

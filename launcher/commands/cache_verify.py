@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from ..cache import planning, roots
+from contextlib import nullcontext
+
+from ..cache import roots
 from ..cache.verify import Names, Verification
 from ..context import Answer, Context, Report
 from ..errors import ExitStatus
+from ..operations import pull as pulling
 from ..operations import removal, repair, verification
 
 
@@ -16,12 +19,12 @@ def run(context: Context) -> Report:
         roots.refuse_unsafe(context.roots, context.settings.app_dir, context.home)
     keep_whole = console.as_json or console.verbose
     done = verification.check(context, arguments.repos, full=arguments.full, keep_whole=keep_whole)
-    damaged = [checked for checked in done.checked if checked.damaged]
+    failing = [checked for checked in done.checked if checked.fails]
     unread = ExitStatus.IO if any(checked.denied for checked in done.checked) else ExitStatus.DONE
-    if damaged and arguments.repair:
+    if failing and arguments.repair:
         return _repair(context, done, unread)
-    status = ExitStatus.DAMAGED if damaged else unread
-    hint = "start_app.py cache verify --repair removes the damaged files and downloads them again" if damaged else None
+    status = ExitStatus.DAMAGED if failing else unread
+    hint = "start_app.py cache verify --repair downloads what is damaged or missing" if failing else None
     return Answer(status, _lines(done), {**verification.document(done), "exit_status": int(status)}, hint)
 
 
@@ -30,16 +33,22 @@ def _repair(context: Context, done: Verification, unread: ExitStatus) -> Report:
     if not console.as_json:
         for line in _lines(done):
             console.out(line)
-    damaged = [checked for checked in done.checked if checked.damaged]
-    planned = planning.plan_repair(damaged, context.roots, force=context.arguments.force)
-    going = repair.broken(planned)
-    repair.refuse_unavailable(going, context)
-    applied = removal.apply(planned, "repair", context, lambda: repair.fetch(going, context))
-    status = applied.status or (ExitStatus.DAMAGED if context.arguments.dry_run else unread)
+    failing = [checked for checked in done.checked if checked.fails]
+    ready = repair.prepare(failing, context)
+    applied = Answer()
+    fetches = bool(ready.fetched) and not context.arguments.dry_run
+    with pulling.pull_lock(context) if fetches else nullcontext():
+        if ready.planned:
+            applied = removal.apply(ready.planned, "repair", context, lambda: repair.fetch(ready, context))
+        elif fetches:
+            applied = Answer(data=repair.fetch(ready, context))
+    incomplete = any(checked.verdict == "incomplete" for checked in failing) and context.offline
+    unsolved = ExitStatus.RETRY if ready.skipped else ExitStatus.DAMAGED if incomplete else unread
+    status = applied.status or (ExitStatus.DAMAGED if context.arguments.dry_run else unsolved)
     return applied._replace(status=status, data={**verification.document(done), **(applied.data or {})})
 
 
 def _lines(done: Verification) -> tuple[str, ...]:
     names = Names()
-    ordered = sorted(done.checked, key=lambda checked: (not checked.damaged, checked.candidate.path))
+    ordered = sorted(done.checked, key=lambda checked: (not checked.fails, checked.candidate.path))
     return (*(verification.line(checked, names) for checked in ordered), verification.summary(done))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..cache import entries, targets
@@ -10,8 +10,9 @@ from ..cache.names import name
 from ..context import Answer, Context, Report
 from ..errors import ExitStatus, LauncherError, quoted
 from ..models import hub, lockfile, repo_id, resolve, subjects
-from ..models.lockfile import LockedModel
-from ..operations import pull
+from ..models.lockfile import Lock, LockedModel
+from ..operations import freeze, pull, weights
+from ..operations.instance import observe
 from ..service import history
 from ..ui import text
 
@@ -30,22 +31,24 @@ def run(context: Context) -> Report:
 
 def _relock(context: Context) -> Report:
     arguments, console = context.arguments, context.console
-    before = context.lockfile or ()
-    if arguments.remove:
-        after = _without(arguments.repos, before)
+    before = context.lockfile or Lock()
+    if arguments.freeze:
+        after = freeze.frozen(context, _instance(context))
         resolved: tuple[resolve.Resolved, ...] = ()
+    elif arguments.remove:
+        after = _without(arguments.repos, before)
+        resolved = ()
     else:
         pull.refuse_offline(context, "models lock")
         requirements = _requirements(context)
         timeout = context.timeout(hub.DEFAULT_SECONDS)
         outcomes = resolve.resolve(requirements, context.endpoints, context.own_environment, timeout)
         resolved = tuple(resolve.only_resolved(outcomes))
-        replaced = {outcome.model.key for outcome in resolved}
-        after = (*(model for model in before if model.key not in replaced), *(outcome.model for outcome in resolved))
-    for outcome in resolved:
-        for warning in outcome.warnings:
+        after = before.replaced(_with(before, [one.model for one in resolved]))
+    for one in resolved:
+        for warning in one.warnings:
             console.warn(warning)
-    moved = list(_moves(before, after))
+    moved = [*_moves(before, after), *_moved_files(before, after)]
     lines = tuple(line for line, _ in moved)
     for line in () if arguments.dry_run else lines:
         console.say(line)
@@ -58,27 +61,47 @@ def _relock(context: Context) -> Report:
         if changed:
             history.record(context.settings, "lock", text.some(lines, 3) or "models.lock")
         if arguments.remove:
-            pull.unpin(context, [model.repo for model in before if model.key not in {a.key for a in after}])
+            pull.unpin(
+                context, [one.repo for one in before if one.repo not in {a.repo for a in after if not a.local_dir}]
+            )
     console.say(_lock_summary(context, after, changed=changed, dry_run=arguments.dry_run))
     document = {
         "dry_run": arguments.dry_run,
         "changed": changed,
-        "models": [pull.model_document(model) for model in after],
+        "frozen": after.frozen,
+        "models": [pull.model_document(one) for one in after],
+        "files": [
+            {"file": path, "size_bytes": file.size, "hash": file.hash, "origin": file.origin or None}
+            for path, file in after.files.items()
+        ],
         "moved": [document for _, document in moved],
     }
     hint = "start_app.py models pull downloads it; start_app.py --locked downloads it and restarts the app"
     return Answer(text=lines if arguments.dry_run else (), data=document, hint=hint if changed and resolved else None)
 
 
-def _lock_summary(context: Context, after: Sequence[LockedModel], *, changed: bool, dry_run: bool) -> str:
+def _lock_summary(context: Context, after: Lock, *, changed: bool, dry_run: bool) -> str:
     path = lockfile.path_of(context.settings.app_dir)
-    count = text.count(len(after), "model")
+    count = text.count(len(after), "model") + (f", {text.count(len(after.files), 'file')}" if after.files else "")
     if not changed:
         return f"unchanged: {path}, {count}"
     return f"{'would write' if dry_run else 'wrote'} {path}: {count}"
 
 
-def _write(context: Context, models: Sequence[LockedModel]) -> bool:
+def _with(before: Sequence[LockedModel], models: Sequence[LockedModel]) -> Iterator[LockedModel]:
+    """Yield the models of a lock, these in the place of those that they replace: of its repo there, or its revision."""
+    new = {_slot(one, before): one for one in models}
+    yield from (one for one in before if _slot(one, before) not in new)
+    yield from new.values()
+
+
+def _slot(model: LockedModel, models: Iterable[LockedModel]) -> tuple[str, ...]:
+    """Return what another pin of a model would replace: a repo in a place, or a revision where several are pinned."""
+    revisions = {one.revision for one in models if (one.repo, one.local_dir) == (model.repo, model.local_dir)}
+    return model.key if len(revisions) > 1 else model.key[:2]
+
+
+def _write(context: Context, models: Lock) -> bool:
     try:
         return lockfile.write(context.settings.app_dir, models)
     except OSError as error:
@@ -106,14 +129,18 @@ def _requirements(context: Context) -> list[resolve.Requirement]:
     for glob in (*(arguments.include or ()), *(arguments.exclude or ())):
         if not glob or not glob.isprintable():
             raise LauncherError(f"{glob!r} is not a valid glob", "--include '*.json'", ExitStatus.USAGE)
-    requirements: dict[tuple[str, str], resolve.Requirement] = {}
+    requirements: dict[tuple[str, ...], resolve.Requirement] = {}
     for text_ in arguments.repos:
         target = repo_id.target(text_)
         if target is None:
             raise LauncherError(
                 f"{text_!r} is not a valid repo", "start_app.py models lock OWNER/NAME", ExitStatus.USAGE
             )
-        known = [m for m in before.values() if m.repo == target.repo and (not folder or m.local_dir == folder)]
+        known = [one for one in before.values() if one.repo == target.repo and (not folder or one.local_dir == folder)]
+        if target.revision is None and len({one.revision for one in known}) > 1:
+            requirements |= {one.key: resolve.requirement_of(one) for one in known}
+            continue
+        known = [one for one in known if len(known) == 1 or one.revision == target.revision]
         old = known[0] if len(known) == 1 else None
         requirement = resolve.Requirement(
             target.repo,
@@ -145,9 +172,12 @@ def _local_dir(given: str | None) -> str | None:
     return plain
 
 
-def _without(repos: Sequence[str], before: Sequence[LockedModel]) -> tuple[LockedModel, ...]:
+def _without(repos: Sequence[str], before: Lock) -> Lock:
     kept = list(before)
+    files = dict(before.files)
     for text_ in repos:
+        if files.pop(text_, None):
+            continue
         target = repo_id.target(text_)
         gone = [
             model
@@ -157,13 +187,14 @@ def _without(repos: Sequence[str], before: Sequence[LockedModel]) -> tuple[Locke
         if not gone:
             folders = [repo_id.folder(model.repo) for model in before]
             raise targets.unknown(text_, folders, "start_app.py models check", where=f"in {lockfile.NAME}")
-        kept = [model for model in kept if model not in gone]
-    return tuple(kept)
+        kept = [one for one in kept if one not in gone]
+    return Lock(kept, files, frozen=before.frozen)
 
 
 def _moves(before: Sequence[LockedModel], after: Sequence[LockedModel]) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Yield what moved, as a line and for `--json`."""
-    old, new = {model.key: model for model in before}, {model.key: model for model in after}
+    both = max(before, after, key=len)
+    old, new = {_slot(one, both): one for one in before}, {_slot(one, both): one for one in after}
     for key in sorted({*old, *new}):
         was, now = old.get(key), new.get(key)
         if was and now and was.commit == now.commit and was.files == now.files and was.revision == now.revision:
@@ -192,6 +223,21 @@ def _moves(before: Sequence[LockedModel], after: Sequence[LockedModel]) -> Itera
                 "size_bytes": grown,
             },
         )
+
+
+def _moved_files(before: Lock, after: Lock) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yield which single files moved, as a line and for `--json`."""
+    for path in sorted({*before.files, *after.files}):
+        was, now = before.files.get(path), after.files.get(path)
+        if was != now:
+            steps = f"{was.hash[:7] if was else 'new'} → {now.hash[:7] if now else 'gone'}"
+            line = f"{path}: {steps}{f' ({text.size(now.size)})' if now else ''}"
+            yield line, {"file": path, "before": was.hash if was else None, "after": now.hash if now else None}
+
+
+def _instance(context: Context) -> weights.Instance:
+    script = context.settings.script
+    return weights.instance_of(observe(context.settings)) if script.exists() else weights.Instance()
 
 
 def _file_of(model: LockedModel | None, path: str) -> object:

@@ -28,13 +28,14 @@ from ..instances.describe import (
 )
 from ..instances.resources import gpu_memory, memory
 from ..instances.survey import Instance
-from ..models import loaded, versions
+from ..models import loaded, versions, weights
 from ..models.loaded import InUse
-from ..models.locked_view import VIEW
 from ..models.lockfile import Lock
 from ..models.versions import NAMED_AT_MOST
+from ..operations import weights as operation
 from ..operations.instance import Observed, observe
 from ..operations.outcome import look_back, see_page, set_document, start_document, told_end
+from ..operations.weights import Inventory
 from ..service.outcomes import Outcomes
 from ..ui import text
 
@@ -57,6 +58,7 @@ class Status(NamedTuple):
     gpu_memory: int | Literal["unknown"] | None
     models: tuple[InUse, ...] = ()
     starts: Outcomes = Outcomes()
+    weights: Inventory = Inventory((), ())
 
     @property
     def locked(self) -> bool:
@@ -98,6 +100,12 @@ class Status(NamedTuple):
         rows += [("model", model.line(locked=self.locked)) for model in self.models[:NAMED_AT_MOST]]
         if len(self.models) > NAMED_AT_MOST:
             rows.append(("model", f"{len(self.models) - NAMED_AT_MOST} more: start_app.py status --json"))
+        if self.weights.flat:
+            rows.append(("weights", weights.summary(self.weights.flat)))
+        changes = tuple(self.weights.changes())
+        rows += [("changed", f"{change}; start_app.py models list") for change in changes[:NAMED_AT_MOST]]
+        if len(changes) > NAMED_AT_MOST:
+            rows.append(("changed", f"{len(changes) - NAMED_AT_MOST} more: start_app.py models list"))
         rows += [("cache", f"{root}{'' if os.path.isdir(root) else ' (does not exist)'}") for root in self.cache_roots]
         if self.memory is not None:
             rows.append(("memory", text.size(self.memory)))
@@ -167,7 +175,12 @@ class Status(NamedTuple):
             "models": [model.document() for model in self.models],
             "last_start": start_document(self.starts.last),
             "last_failed_start": start_document(self.starts.failed),
-            "last_good": [set_document(one) for one in self.starts.good],
+            "last_good": [set_document(good) for good in self.starts.good],
+            "weights": {
+                "files": len(self.weights.flat),
+                "unknown": sum(not file.origin.known for file in self.weights.flat),
+                "changed": list(self.weights.changes()),
+            },
             "family": [member_document(member) for member in self.instance.family] if self.instance else [],
             "leftovers": [member_document(member) for member in survey.leftovers],
             "left": left_documents(survey),
@@ -212,13 +225,14 @@ def status(context: Context) -> Status:
         environment = context.environment
     if instance and page and page.ready and starts.last and starts.last.pid in tree and not starts.last.seen:
         see_page(context, (instance,))
-    paths = _models_roots(context, environment)
+    running = operation.instance_of(observed)
+    paths = operation.roots_of(context, environment)
     record = observed.record
     recorded = record.models if instance and record and record.pid == instance.pid else {}
     models: tuple[InUse, ...] = ()
     if instance:
         now = versions.current(paths, settings.app_dir, _lock(context))
-        models = loaded.in_use(tree, paths, recorded, now)
+        models = loaded.in_use(running.opened, paths, recorded, now)
     return Status(
         settings=settings,
         observed=observed,
@@ -233,16 +247,8 @@ def status(context: Context) -> Status:
         gpu_memory=gpu_memory(tree) if instance else None,
         models=models,
         starts=starts,
+        weights=operation.inventory(context, running, cached=False),
     )
-
-
-def _models_roots(context: Context, environment: Mapping[str, str]) -> tuple[Path, ...]:
-    """Return where its models are: in the caches that it uses, and behind a view of pinned ones in the app's."""
-    paths = (
-        *roots.folders(environment, context.settings.app_dir),
-        *roots.folders(context.environment, context.settings.app_dir),
-    )
-    return tuple(path for path in dict.fromkeys(paths) if not path.name.startswith(VIEW))
 
 
 def _lock(context: Context) -> Lock | None:

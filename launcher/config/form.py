@@ -201,9 +201,9 @@ def _names(sources: Sources, name: str) -> Iterator[str]:
         yield word
 
 
-def _wrong(what: str, setting: Setting) -> LauncherError:
+def _wrong(problem: str, setting: Setting) -> LauncherError:
     return LauncherError(
-        f"APP_COMMAND: {what} ({setting.origin})",
+        f"APP_COMMAND: {problem} ({setting.origin})",
         "APP_COMMAND={python} {script} serve --port {port} --host {host}",
         setting.bad,
     )

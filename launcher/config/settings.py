@@ -28,6 +28,8 @@ LAUNCHER_NAMES = (
     "GRADIO_SERVER_PORT",
     "GRADIO_SERVER_NAME",
     "APP_LOCKED",
+    "APP_MODEL_DIRS",
+    "APP_UNPINNED",
     "APP_NOTIFY_URL",
 )
 ENDPOINT_NAMES = ("HF_ENDPOINT", "HF_OFFICIAL_ENDPOINT")
@@ -79,6 +81,10 @@ class Settings(NamedTuple):
     other_entries: tuple[Path, ...] = ()
     foreign: int | None = None
     """The user that another user's `.env` belongs to."""
+    model_dirs: tuple[Path, ...] = ()
+    """Folders with the app's weights besides the usual ones."""
+    unpinned: tuple[str, ...] = ()
+    """Globs of weights that `models.lock` need not pin."""
 
     @property
     def port_flag(self) -> str | None:
@@ -91,24 +97,26 @@ class Settings(NamedTuple):
         return self.form.host_flags[0] if self.form.host_flags else None
 
 
-def load(
-    flags: Mapping[str, str],
-    environ: Mapping[str, str],
-    *,
-    cwd: Path,
-    launcher_folders: tuple[Path, ...] = (),
-    env_file_flag: str | None = None,
-    app_args: tuple[str, ...] = (),
-    needs_script: bool = True,
-) -> Settings:
+class Call(NamedTuple):
+    """Hold how the launcher was called: the current folder, `--env-file`, and the arguments after `--`.
+
+    `folders` have `start_app.py` in them: the one that was called, and the one its links lead to.
+    """
+
+    cwd: Path
+    folders: tuple[Path, ...] = ()
+    env_file: str | None = None
+    app_args: tuple[str, ...] = ()
+
+
+def load(flags: Mapping[str, str], environ: Mapping[str, str], call: Call, *, needs_script: bool = True) -> Settings:
     """Resolve and check every setting.
 
-    `launcher_folders` are where `start_app.py` is, as called and with links resolved; `app_args` are what follows
-    `--`. Without `needs_script` the app's script may be missing. Raises LauncherError for the first value that cannot
-    be.
+    Without `needs_script` the app's script may be missing. Raises LauncherError for the first invalid value.
     """
-    home = _home(flags, environ, cwd, launcher_folders)
-    file = _read_env_file(env_file_flag, home, environ, cwd)
+    cwd = call.cwd
+    home = _home(flags, environ, call)
+    file = _read_env_file(home, environ, call)
     if file:
         validation.refuse_broken_lines(file.path, {**file.unparsable, **file.odd}, _CHECKED_NAMES)
     sources = Sources(flags, environ, file)
@@ -118,7 +126,7 @@ def load(
             validation.check_spelling(name, setting)
     file_folder = file.path.parent if file else home
 
-    app_dir_setting = sources.find("APP_DIR") or Setting(str(home), _home_origin(home, launcher_folders), "default")
+    app_dir_setting = sources.find("APP_DIR") or Setting(str(home), _home_origin(home, call.folders), "default")
     app_dir = _anchored(sources, app_dir_setting, file_folder, cwd)
     validation.check_app_dir(app_dir, app_dir_setting)
     form = forms.read(sources)
@@ -136,10 +144,10 @@ def load(
     if needs_script:
         for entry in (first, *others):
             named = Setting(str(entry.path) if entry.words[0] == "-m" else entry.words[0], *script_setting[1:])
-            validation.script(app_dir, named, launcher_folders)
+            validation.script(app_dir, named, call.folders)
     port = validation.port(port_setting)
     split_args = validation.split(args)
-    validation.refuse_other_port(port, form.port_flags, args, split_args, app_args)
+    validation.refuse_other_port(port, form.port_flags, args, split_args, call.app_args)
     if host:
         validation.check_host(host)
     variables = _variables(sources, app_dir, file_folder)
@@ -149,6 +157,7 @@ def load(
     fallback = sources.find("HF_ENDPOINT_FALLBACK")
     if fallback:
         validation.check_endpoints("HF_ENDPOINT_FALLBACK", fallback)
+    model_dirs, unpinned = sources.find("APP_MODEL_DIRS"), sources.find("APP_UNPINNED")
     notify_url = sources.find("APP_NOTIFY_URL")
     if notify_url:
         validation.check_notify_url(notify_url)
@@ -165,7 +174,7 @@ def load(
         port=port,
         host=host.value.strip("[]") if host else None,
         form=form,
-        app_args=(*split_args, *app_args),
+        app_args=(*split_args, *call.app_args),
         python=python,
         locked=locked is not None and validation.yes_or_no("APP_LOCKED", locked),
         variables=variables,
@@ -180,6 +189,8 @@ def load(
             APP_ARGS=args,
             APP_PYTHON=python,
             APP_LOCKED=locked,
+            APP_MODEL_DIRS=model_dirs,
+            APP_UNPINNED=unpinned,
             APP_NOTIFY_URL=notify_url,
         ),
         warnings=(*(_warnings(file, environ) if file else ()), *_quoted_values(environ)),
@@ -189,6 +200,12 @@ def load(
         env_file=file.path if file else None,
         foreign=file.owner if file else None,
         other_entries=tuple(entry.path for entry in others),
+        model_dirs=tuple(
+            _anchored(sources, model_dirs._replace(value=folder), file_folder, app_dir)
+            for folder in validation.listed(model_dirs, "APP_MODEL_DIRS")
+            if model_dirs
+        ),
+        unpinned=validation.listed(unpinned, "APP_UNPINNED"),
     )
 
 
@@ -279,25 +296,25 @@ def _warnings(file: env_file.EnvFile, environ: Mapping[str, str]) -> tuple[str, 
     return tuple(broken)
 
 
-def _home(flags: Mapping[str, str], environ: Mapping[str, str], cwd: Path, folders: tuple[Path, ...]) -> Path:
+def _home(flags: Mapping[str, str], environ: Mapping[str, str], call: Call) -> Path:
     # The folder whose .env is read: the app's when it is named, else where the launcher was put, else the cwd.
     named = flags.get("APP_DIR", "").strip() or environ.get("APP_DIR", "").strip()
     if named:
-        return absolute(cwd, Sources(flags, environ, None).expand(named))
+        return absolute(call.cwd, Sources(flags, environ, None).expand(named))
     script = environ.get("APP_SCRIPT", "").strip() or DEFAULT_SCRIPT
-    for folder in (*folders, cwd):
+    for folder in (*call.folders, call.cwd):
         if os.path.exists(folder / ".env") or os.path.exists(folder / script):
             return folder
-    return folders[0] if folders else cwd
+    return call.folders[0] if call.folders else call.cwd
 
 
 def _home_origin(home: Path, folders: tuple[Path, ...]) -> str:
     return "where start_app.py is" if home in folders else "current folder"
 
 
-def _read_env_file(flag: str | None, home: Path, environ: Mapping[str, str], cwd: Path) -> env_file.EnvFile | None:
-    if flag and flag.strip():
-        return env_file.read(cwd / os.path.expanduser(flag), environ, bad=ExitStatus.USAGE)
+def _read_env_file(home: Path, environ: Mapping[str, str], call: Call) -> env_file.EnvFile | None:
+    if call.env_file and call.env_file.strip():
+        return env_file.read(call.cwd / os.path.expanduser(call.env_file), environ, bad=ExitStatus.USAGE)
     path = home / ".env"
     return env_file.read(path, environ, trusted=_trusted(environ)) if os.path.lexists(path) else None
 

@@ -190,6 +190,23 @@ def split(args: Setting | None) -> tuple[str, ...]:
     return words
 
 
+def listed(setting: Setting | None, name: str) -> tuple[str, ...]:
+    """Return the parts of a list that blanks, commas or colons divide; quotes keep what they enclose together.
+
+    Raises LauncherError for a quote that is not closed.
+    """
+    if setting is None:
+        return ()
+    words = shlex.shlex(setting.value, posix=True, punctuation_chars=False)
+    words.whitespace, words.whitespace_split, words.commenters = " \t\n,:", True, ""
+    try:
+        return tuple(words)
+    except ValueError as error:
+        raise LauncherError(
+            f"{name} cannot be split: {str(error).lower()} ({setting.origin})", f"{name}=one:another", setting.bad
+        ) from error
+
+
 def option_value(argv: Sequence[str], flag: str) -> str | None:
     """Return what `--flag VALUE` or `--flag=VALUE` says in a command line; the last one counts, as in argparse."""
     value = None

@@ -17,6 +17,7 @@ _READ_BYTES = 1 << 20
 _ARGUMENT_LETTERS = 1000
 _ARGUMENTS_LETTERS = 20_000
 _MODELS = 4000
+WEIGHTS = 1000
 # The kernel's own bounds: proc_sys_kernel(5), pid_max, and tcp(7).
 _MOST_PID = 1 << 22
 _MOST_PORT = (1 << 16) - 1
@@ -31,7 +32,8 @@ class Record(NamedTuple):
     `script` is the path of the app's script as it was named, `command` the words that say which of its commands is
     served; both are None in records of earlier versions.
     `network` names the network namespace, empty where that is unknown.
-    `marker` is the token in the environment of all that it starts.
+    `marker` is the token in the environment of all that it starts. `weights` are by what each of its weights files was
+    known at the start.
     """
 
     pid: int
@@ -52,11 +54,14 @@ class Record(NamedTuple):
     script: str | None = None
     command: tuple[str, ...] | None = None
     marker: str | None = None
+    weights: Mapping[str, str] = MappingProxyType({})
 
     def line(self) -> bytes:
         """Return the record as the one line of its lock file; what is too long for it is cut short."""
         models = dict(tuple(self.models.items())[:_MODELS])
-        return (json.dumps({**self._asdict(), "argv": _shortened(self.argv), "models": models}) + "\n").encode()
+        weights = dict(tuple(self.weights.items())[:WEIGHTS])
+        document = {**self._asdict(), "argv": _shortened(self.argv), "models": models, "weights": weights}
+        return (json.dumps(document) + "\n").encode()
 
 
 def instance_name(port: int) -> str:
@@ -119,9 +124,10 @@ def _record(document: Any) -> Record:
             raise TypeError(f"{name} is a text")
     if not isinstance(values["argv"], list):
         raise TypeError("argv is a list")
-    models = values.get("models", {})
-    if not isinstance(models, dict) or not all(isinstance(commit, str) for commit in models.values()):
-        raise TypeError("models are commits")
+    for name in ("models", "weights"):
+        texts = values.get(name, {})
+        if not isinstance(texts, dict) or not all(isinstance(text, str) for text in texts.values()):
+            raise TypeError(f"{name} are texts by name")
     if not isinstance(values.get("log"), str | None) or not isinstance(values.get("network", ""), str):
         raise TypeError("the log is a path, the network a name")
     if not isinstance(values.get("script"), str | None):

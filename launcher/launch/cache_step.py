@@ -48,11 +48,12 @@ class CacheStep:
         if self._requests:
             roots.refuse_unsafe(context.roots, context.settings.app_dir, context.home)
         sizes = dry_run or not all(root.inside for root in context.roots)
-        for request in self._requests:
-            plans = planning.plan(request, context.roots, sizes=sizes)
+        for asked in self._requests:
+            request = asked._replace(sizes=sizes)
+            plans = planning.plan(request, context.roots)
             if any(skipped.kind == "in use" for plan in plans for skipped in plan.skipped):
                 gone = observe().to_stop(take_port=context.arguments.take_port)
-                plans = planning.plan(request, context.roots, spare=gone, sizes=sizes)
+                plans = planning.plan(request._replace(spare=frozenset(gone)), context.roots)
             self._refuse_skipped(plans)
             removal.confirm(plans, request.kind, context, ask=not dry_run)
             planned += plans
@@ -101,10 +102,9 @@ class CacheStep:
         context, background = self._context, not self._context.arguments.no_launch
         # What was looked at a moment ago, with nothing stopped or pulled since, need not be looked at once more.
         fresh = not changed and len(self._requests) == 1 and time.monotonic() - self._looked_at < _FRESH_SECONDS
-        for request in self._requests:
-            planned = (
-                self._planned if fresh else planning.plan(request, context.roots, sizes=not background, again=True)
-            )
+        for asked in self._requests:
+            request = asked._replace(sizes=not background)
+            planned = self._planned if fresh else planning.plan(request, context.roots, again=True)
             result = planning.condemn(planned, removal.console_teller(context.console))
             if not background:
                 with context.console.bar("freeing", sum(plan.size for plan in planned)) as progress:

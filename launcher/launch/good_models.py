@@ -7,7 +7,7 @@ app's own are put back from the files that a switch has kept, and only what is m
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING
 
 from ..context import Context
@@ -29,7 +29,7 @@ class GoodModels(ModelStep):
     def __init__(self, context: Context, good: LaunchSet) -> None:
         super().__init__(context)
         self._good = good
-        self._in_folders: Lock = ()
+        self._in_folders = Lock()
         self.locked = bool(good.models)
 
     @property
@@ -43,7 +43,7 @@ class GoodModels(ModelStep):
         Raises LauncherError (75).
         """
         self._in_folders = lockfile.remembered(self._good.folders)
-        self._lock = (*(locked_model(one) for one in self._good.models), *self._in_folders)
+        self._lock = Lock((*(locked_model(one) for one in self._good.models), *self._in_folders))
         lost = next((one for one in self._good.models if not is_there(one)), None)
         if lost:
             raise LauncherError(
@@ -59,7 +59,7 @@ class GoodModels(ModelStep):
             self._put_back(changed)
         self._show()
 
-    def _put_back(self, models: Lock) -> None:
+    def _put_back(self, models: Sequence[LockedModel]) -> None:
         """Bring the files of these commits beside those that are there: what a switch has kept, and else from a hub.
 
         Raises LauncherError as a pull does.

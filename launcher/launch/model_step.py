@@ -114,6 +114,11 @@ class ModelStep:
 
     def prepare(self) -> None:
         """Pull what is missing while the old instance serves; what would be refused anyway is refused before that."""
+        if self.locked:
+            from ..operations import locked
+
+            assert self._lock is not None
+            locked.refuse_changed(self._context, self._lock, self._places())
         if self.asked and not self._in_place():
             refused = observe(self._context.settings).launch_refusal(self._context.arguments.take_port)
             if refused:
@@ -121,6 +126,9 @@ class ModelStep:
             self._fetch()
         elif state.listed(self._context.settings.app_dir, JOURNAL):
             self._look_at_unfinished()
+        if self.locked:
+            assert self._lock is not None
+            locked.refuse_unpinned(self._context, self._lock)
         self._show()
 
     def _look_at_unfinished(self) -> None:
@@ -171,6 +179,9 @@ class ModelStep:
         from ..models import locked_view, placement
 
         shown = self._shown()
+        others = versions.others([root.path for root in self._roots], {model.repo for model, _ in shown})
+        if others:
+            self._context.console.say(f"not locked, so the app cannot load it: {text.some(others, 5)}")
         try:
             self._view = locked_view.make(self._context.settings.app_dir, self._context.settings.port, shown)
         except OSError as error:
@@ -186,6 +197,17 @@ class ModelStep:
                 if commit and commit != model.commit:
                     copy = f"{model.repo} @ {commit[:7]} is in {root.path} too"
                     self._context.console.warn(f"{copy}: an app that names that cache itself may load it")
+
+    def refuse_hidden(self, pids: Sequence[int]) -> None:
+        """Refuse, right before the stop, what these processes have loaded and a locked launch would not see.
+
+        Raises LauncherError (65).
+        """
+        if self.locked:
+            from ..operations import locked
+
+            assert self._lock is not None
+            locked.refuse_hidden(self._context, self._lock, pids)
 
     def rehearse(self) -> None:
         """Write all that the switch writes, and try its renames.
@@ -273,10 +295,6 @@ class ModelStep:
         say = self._context.console.say
         for line in versions.lines(self.models, locked=self.locked):
             say(line)
-        if self.locked:
-            others = versions.others([root.path for root in self._roots], {model.repo for model in self.models})
-            if others:
-                say(f"not locked, so the app cannot load it: {text.some(others, 5)}")
         home = str(hf_home(environment, self._context.settings.app_dir))
         url = endpoints.sends_token(environment, home)
         if url:
@@ -293,6 +311,14 @@ class ModelStep:
             return ("would pull the newest commit of every model: start_app.py models check compares them",)
         held = [f"would pull {name}: {count} files" for name, count in self._lacking() if count]
         return (*held, "would start locked: HF_HUB_OFFLINE=1, and nothing in the cache but what models.lock pins")
+
+    def stamps(self) -> Mapping[str, str]:
+        """Return by what the weights that the app may load are known again, for `status` to tell what has changed."""
+        from ..instances.record import WEIGHTS
+        from ..models import weights
+        from ..operations import weights as operation
+
+        return weights.stamps(operation.library(self._context, self._context.environment), WEIGHTS)
 
     def document(self) -> Sequence[Mapping[str, Any]]:
         """Return the models for `--json`."""
@@ -313,10 +339,9 @@ class ModelStep:
             if place.root is None:
                 if not self._is_noted(model, place.path):
                     return False
-            elif (
-                placement.commit_of(place, model.revision) != model.commit
-                or placement.named_by(place, PIN) != model.commit
-            ):
+            elif placement.commit_of(place, model.revision) != model.commit or placement.named_by(place, PIN) not in {
+                m.commit for m in self._lock or () if m.repo == model.repo
+            }:
                 return False
         return True
 
@@ -341,12 +366,11 @@ class ModelStep:
 
     def _seen(self) -> tuple[Current, ...]:
         """Return the models of a locked launch: what its view shows is what the lock says, and no ref is asked."""
-        own = tuple(model for model in self._lock or () if model.local_dir)
-        models = {model.repo: model for model in versions.current((), self._context.settings.app_dir, own)}
-        models |= {
-            model.repo: Current(model.repo, model.revision, model.commit, place.path) for model, place in self._shown()
-        }
-        return tuple(models[repo] for repo in sorted(models))
+        from ..models.lockfile import Lock
+
+        own = Lock(model for model in self._lock or () if model.local_dir)
+        models = [Current(m.repo, m.revision, m.commit, place.path) for m, place in self._shown()]
+        return versions.in_order((*models, *versions.current((), self._context.settings.app_dir, own)))
 
     def _refuse_lost(self, view: Path) -> None:
         """Refuse what the app could not load: all was there when its view was made, and may have been removed since."""

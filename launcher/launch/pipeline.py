@@ -247,6 +247,7 @@ class Launch:
     def _about_to_stop(self, victims: tuple[Process, ...]) -> None:
         """Have every step try what it will need before the first stop; signals wait, so that nothing of it is left."""
         if not self._victims:
+            self.models.refuse_hidden([process.pid for process in victims])
             self.guard.begin()
             for step in self.steps:
                 step.rehearse()

@@ -25,6 +25,7 @@ from ..instances.describe import (
     verdicts,
     victim,
 )
+from ..models import versions
 from ..operations.instance import Observed
 from ..service.outcomes import Attempt
 from ..system import lock as locks
@@ -147,7 +148,7 @@ class Prepared(NamedTuple):
     @property
     def commits(self) -> Mapping[str, str]:
         """Return the commit of each model that the app starts with."""
-        return {model.repo: model.commit for model in self.models.models}
+        return versions.commits(self.models.models)
 
     def document(self) -> Mapping[str, Any]:
         """Return for `--json` what was done just before the exec."""

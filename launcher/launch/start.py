@@ -278,7 +278,8 @@ class StartStep:
         """Write this process into the instance lock, and keep the lock across the exec that comes next."""
         mark = marker.parse(prepared.command.environment.get(marker.NAME))
         token = mark.token if mark else None
-        started = Started(prepared.command.argv, prepared.commits, prepared.models.locked, self.log, token)
+        weights = prepared.models.stamps()
+        started = Started(prepared.command.argv, prepared.commits, prepared.models.locked, self.log, token, weights)
         write_record(prepared.lock, self._context, started)
         log = str(self.log) if self.log else _output_file()
         outcome.note_start(self._context, prepared.attempt._replace(log=log))
@@ -323,7 +324,7 @@ def _log_target(context: Context) -> logs.Target | None:
     cwd = current_folder() if arguments.log_file else settings.app_dir
     record = last_record(settings) if arguments.log_file else None
     last = record.log if record else None
-    return logs.target(settings.app_dir, settings.script, settings.port, arguments.log_file, cwd, last)
+    return logs.target(settings, arguments.log_file, cwd, last)
 
 
 def _await(context: Context, pid: int, log: Path) -> Ready | None:

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
-from ..cache import entries, store, trash, usage
+from ..cache import blobs, entries, store, usage
 from ..cache.dirs import below, opened, reason, walk
 from ..cache.memory import Memory
 from ..cache.names import HASH
@@ -27,7 +27,7 @@ from .endpoints import Endpoint
 from .hub import Question
 from .lockfile import LockedModel
 from .placement import Memories, Place
-from .task import Reach, Say, Served
+from .task import Reach, Run, Served
 
 if TYPE_CHECKING:
     from .task import Task
@@ -42,14 +42,14 @@ class _Arrived(NamedTuple):
     bad: Mapping[str, str]
 
 
-def fetch(task: Task, reach: Reach, memories: Memories, say: Say, progress: Progress | None) -> Served:
+def fetch(task: Task, reach: Reach, memories: Memories, run: Run) -> Served:
     """Have everything that a task lacks on the disk, verified.
 
     Raises LauncherError: 74 when the disk does not take it, 75 when no hub could serve it, 65 when what all of them
     serve is not what it must be.
     """
     _prepare(task)
-    watch = _Watch(task, progress)
+    watch = _Watch(task, run.progress)
     damaged = set(task.damaged)
     lacking = list(task.lacking)
     if task.place.root is None:  # an interrupted pull may have brought some of it
@@ -86,32 +86,29 @@ def fetch(task: Task, reach: Reach, memories: Memories, say: Say, progress: Prog
         lied += lying
         denied += refused
         failures.append((endpoint, why))
-        say(f"pull: {task.model.name}: {endpoint.url}: {why}")
+        run.say(f"pull: {task.model.name}: {endpoint.url}: {why}")
     if not lacking:
         return Served(task, reach.endpoints.used, 0)
     raise _unserved(task, failures, damaged=lied == len(failures) > 0, denied=denied == len(failures) > 0)
 
 
-def verified(
-    place: Place,
-    model: LockedModel,
-    paths: Sequence[str],
-    memory: Memory,
-    progress: Progress | None,
-    base: str,
-) -> tuple[list[Checked], int]:
+def candidates(place: Place, model: LockedModel, base: str, paths: Iterable[str]) -> list[Candidate]:
+    """Return files of a model, below `base`, to be verified by the hashes of the lock."""
+    return [
+        Candidate(place.path, f"{base}/{path}", "", (model.commit,), model.files[path].hash, name=path)
+        for path in paths
+    ]
+
+
+def verified(files: Sequence[Candidate], memory: Memory, progress: Progress | None = None) -> tuple[list[Checked], int]:
     """Read files and return those that are damaged, with the bytes that were read.
 
     Raises LauncherError (74) for one that cannot be read: nobody knows what it is then.
     """
-    if not paths:
+    if not files:
         return [], 0
     done = Verification(memory, keep_whole=False)
-    wanted = (
-        Candidate(place.path, f"{base}/{path}", "", (model.commit,), model.files[path].hash, name=path)
-        for path in paths
-    )
-    done.run(wanted, progress)
+    done.run(files, progress)
     for checked in done.checked:
         if checked.verdict == "unverifiable":
             raise LauncherError(
@@ -188,22 +185,25 @@ class _Watch:
         self._task = task
         self._told = 0
         self._sizes: dict[str, int] = {}
+        self._name = ""
 
     def look(self, received: int) -> tuple[tuple[str, int, int], ...]:
         """Return what changes while bytes arrive, and tell the progress of them."""
         files = tuple(sorted(self._files()))
         count = min(max(sum(size for _, size, _ in files), received), sum(self._hashes.values()))
-        if self._progress and count > self._told:
-            self._progress(count - self._told, self._growing(files))
-            self._told = count
+        if self._progress:
+            self._progress(max(0, count - self._told), self._growing(files))
+            self._told = max(count, self._told)
         return files
 
-    def _growing(self, seen: Sequence[tuple[str, int, int]]) -> str:
-        """Return the file that has grown since the last look, blank where none can be told."""
-        grown = [name for name, size, _ in seen if size > self._sizes.get(name, 0)]
-        self._sizes = {name: size for name, size, _ in seen}
-        files = self._task.model.files
-        return next((path for name in grown for path in self._task.lacking if _is_of(name, path, files[path].hash)), "")
+    def _growing(self, files: Sequence[tuple[str, int, int]]) -> str:
+        """Return the file that grew last, blank before any has."""
+        grown = [name for name, size, _ in files if size > self._sizes.get(name, 0)]
+        self._sizes = {name: size for name, size, _ in files}
+        wanted = {path: self._task.model.files[path].hash for path in self._task.lacking}
+        paths = (path for name in grown for path in wanted if _is_of(name, path, wanted[path]))
+        self._name = next(paths, self._name)
+        return self._name
 
     def _files(self) -> Iterator[tuple[str, int, int]]:
         if self._task.place.root is None:
@@ -239,7 +239,7 @@ def _arrived(task: Task, paths: Sequence[str], memories: Memories) -> _Arrived:
             bad[path] = f"{os.stat(f'{task.base}/{path}').st_size} bytes instead of {files[path].size}"
     if held.unread:
         time.sleep(_SETTLE_SECONDS)  # or what was written a moment ago could not be remembered
-    for checked in verified(task.place, model, held.unread, memory, None, task.base)[0]:
+    for checked in verified(candidates(task.place, model, task.base, held.unread), memory)[0]:
         bad[checked.candidate.name] = checked.why
     good = frozenset(path for path in files if path not in bad and path not in held.missing)
     if task.place.root:
@@ -250,7 +250,10 @@ def _arrived(task: Task, paths: Sequence[str], memories: Memories) -> _Arrived:
 
 
 def _remove(task: Task, path: str) -> None:
-    """Remove a file that is not what it must be: of a cache its link, and a blob that is not what it is called."""
+    """Remove a file that is not what it must be; of a cache, a blob that is not what it is called, or else the link.
+
+    A link to such a blob stays: until the blob comes again it tells that a file is missing.
+    """
     root = task.place.root
     if root is None:
         with suppress(OSError):
@@ -259,21 +262,22 @@ def _remove(task: Task, path: str) -> None:
     folder = os.path.basename(task.place.path)
     blob = placement.own_blob(task.place, f"{task.base}/{path}")
     bad = blob is not None and not is_whole_by_its_own_name(task.place, blob)
-    with suppress(OSError), opened(root.real) as descriptor:
-        inside = f"{folder}/snapshots/{task.model.commit}/{path}"
-        with below(descriptor, inside) as (parent, name):
-            os.unlink(name, dir_fd=parent)
+    if blob is None or not bad or blob != task.model.files[path].hash:
+        with suppress(OSError), opened(root.real) as descriptor:
+            inside = f"{folder}/snapshots/{task.model.commit}/{path}"
+            with below(descriptor, inside) as (parent, name):
+                os.unlink(name, dir_fd=parent)
     if blob is None or not bad:
         return
     payload = None
     with suppress(OSError):
         payload = store.target(root.real, f"{task.place.path}/blobs", os.readlink(f"{task.place.path}/blobs/{blob}"))
     with suppress(OSError):  # a downloader that is just at it brings a new one
-        trash.unlink_blob(root.real, folder, blob, None)
+        blobs.unlink_blob(root.real, folder, blob, None)
     if payload:
         # While another repo links to it, it stays: cache verify --repair takes it from all of them.
         with suppress(OSError):
-            trash.sweep(root.real, payload, (), _unlink, damaged=True)
+            blobs.sweep(root.real, payload, _unlink, damaged=True)
 
 
 def _unlink(parent: int, name: str) -> None:
@@ -304,7 +308,7 @@ def _clear_partial(task: Task, lacking: Sequence[str]) -> bool:
             if name == f"{digest}.incomplete" and _is_shorter(f"{task.place.path}/blobs/{name}", sizes[digest]):
                 resumed = True
             else:
-                trash.unlink_blob(root.real, folder, name, None)
+                blobs.unlink_blob(root.real, folder, name, None)
     return resumed
 
 
@@ -338,7 +342,7 @@ def _said(task: Task, ended: hub.Downloaded, arrived: _Arrived) -> str:
 
 
 def _refused_by_disk(task: Task, ended: hub.Downloaded) -> LauncherError:
-    hint = f"{quoted('df -h' if ended.trouble == 'full' else 'ls -ld')} {quoted(task.top)}"
+    hint = f"df -h {quoted(task.top)}" if ended.trouble == "full" else f"ls -ld {quoted(task.top)}"
     return LauncherError(f"cannot pull {task.model.name}: {ended.text}", hint, ExitStatus.IO)
 
 

@@ -257,6 +257,8 @@ def _refuse_client(event: Mapping[str, Any]) -> None:
     text = str(event["text"])
     advised = _INSTALL.search(text)
     package = advised[1] if advised else "PySocks" if "SOCKS" in text else ""
+    if "SOCKS" in text and "proxy" not in text:  # requests says it in fewer words than httpx
+        text = f"{text} They are needed for the SOCKS proxy in the environment."
     hint = f"{quoted(sys.executable)} -m pip {f'install {quoted(package)}' if package else 'check'}"
     raise LauncherError(f"huggingface_hub cannot ask any hub: {text}", hint, ExitStatus.CONFIG)
 

@@ -6,7 +6,9 @@ A file that was mapped shows for as long as the process lives, even when it is g
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -14,6 +16,7 @@ from ..cache import layout, names, store
 from ..cache.dirs import walk
 from ..cache.entries import unescaped
 from ..config.paths import HUB_ENTRY
+from .lockfile import Lock
 from .versions import Current
 
 _GONE = " (deleted)"
@@ -67,28 +70,50 @@ class _Mapped(NamedTuple):
     path: str
 
 
-def in_use(
-    pids: Sequence[int], roots: Sequence[Path], recorded: Mapping[str, str], now: Sequence[Current]
-) -> tuple[InUse, ...]:
-    """Return the models that these processes use; `recorded` is what their instance was started with."""
-    disk = {model.repo: model.commit for model in now}
-    real = [os.path.realpath(root) for root in roots]
-    mapped: dict[str, list[_Mapped]] = {}
-    payloads: set[tuple[str, str]] = set()
+class Opened(NamedTuple):
+    """Hold a file that a process has mapped or open: its path, its device and inode, and whether the path is gone."""
+
+    path: str
+    identity: tuple[int, int]
+    gone: bool
+
+
+def opened(pids: Sequence[int]) -> tuple[Opened, ...]:
+    """Return the files that these processes have mapped or open, as far as this user may know."""
+    files: set[Opened] = set()
     for pid in pids:
-        for path in _files(pid):
-            for root in real:
-                if not path.startswith(f"{root}/"):
-                    continue
-                folder, _, rest = path[len(root) + 1 :].partition("/")
-                if HUB_ENTRY.match(folder) and rest.startswith(("blobs/", "snapshots/")):
-                    mapped.setdefault(names.name(folder), []).append(_Mapped(root, folder, rest))
-                elif folder == store.FOLDER:
-                    payloads.add((root, rest.rpartition("/")[2].removesuffix(_GONE)))
-    for root, payload in payloads:
-        for link in store.references(root, payload) or ():
-            folder, _, rest = link.partition("/")
-            mapped.setdefault(names.name(folder), []).append(_Mapped(root, folder, rest))
+        with suppress(OSError):  # gone, another user's, or a system without /proc
+            files |= _mapped_files(pid)
+            for number in os.listdir(f"/proc/{pid}/fd"):
+                with suppress(OSError):
+                    path, status = os.readlink(f"/proc/{pid}/fd/{number}"), os.stat(f"/proc/{pid}/fd/{number}")
+                    if path.startswith("/") and stat.S_ISREG(status.st_mode):
+                        files.add(_opened(path, (status.st_dev, status.st_ino)))
+    return tuple(sorted(files))
+
+
+def _mapped_files(pid: int) -> set[Opened]:
+    files = set()
+    with open(f"/proc/{pid}/maps", "rb") as file:
+        for line in file:
+            fields = line.split(None, 5)
+            if len(fields) == 6 and fields[5].startswith(b"/"):
+                major, _, minor = fields[3].partition(b":")
+                identity = (os.makedev(int(major, 16), int(minor, 16)), int(fields[4]))
+                files.add(_opened(os.fsdecode(unescaped(fields[5].rstrip(b"\n"))), identity))
+    return files
+
+
+def _opened(path: str, identity: tuple[int, int]) -> Opened:
+    return Opened(path.removesuffix(_GONE), identity, path.endswith(_GONE))
+
+
+def in_use(
+    files: Sequence[Opened], roots: Sequence[Path], recorded: Mapping[str, str], now: Sequence[Current]
+) -> tuple[InUse, ...]:
+    """Return the models that these files are of; `recorded` is what the instance that has them was started with."""
+    disk = {one.repo: one.commit for one in now}
+    mapped = _by_repo(files, roots)
     models = [_by_files(repo, files, recorded.get(repo), disk.get(repo)) for repo, files in sorted(mapped.items())]
     models += [
         InUse(repo, commit, "lock record", "", disk.get(repo))
@@ -96,6 +121,48 @@ def in_use(
         if repo not in mapped
     ]
     return tuple(sorted(models, key=lambda model: model.repo))
+
+
+def hidden(files: Sequence[Opened], roots: Sequence[Path], lock: Lock) -> tuple[str, ...]:
+    """Return which of these files a locked instance could not see: of repos that are not pinned, or of pinned commits.
+
+    A file of another commit than the pinned one is what a locked launch is to replace.
+    """
+    unseen: set[str] = set()
+    for repo, mapped in _by_repo(files, roots).items():
+        models = [model for model in lock if model.repo == repo and not model.local_dir]
+        if not models:
+            unseen.add(repo)
+            continue
+        with suppress(OSError):
+            read = layout.read(mapped[0].root, mapped[0].folder)
+            blobs = {one.path.removeprefix("blobs/") for one in mapped if one.path.startswith("blobs/")}
+            for model in models:
+                missing = blobs - {file.hash for file in model.files.values()}
+                own = next((one.blobs for one in read.revisions if one.commit == model.commit), frozenset())
+                unseen.update(f"{repo}: {name}" for name in _names(read, {model.commit}, missing & own))
+    return tuple(sorted(unseen))
+
+
+def _by_repo(files: Sequence[Opened], roots: Sequence[Path]) -> Mapping[str, Sequence[_Mapped]]:
+    """Return the files that are in hub caches, by repo."""
+    real = [os.path.realpath(root) for root in roots]
+    mapped: dict[str, list[_Mapped]] = {}
+    payloads: set[tuple[str, str]] = set()
+    for path in dict.fromkeys(file.path for file in files):
+        for root in real:
+            if not path.startswith(f"{root}/"):
+                continue
+            folder, _, rest = path[len(root) + 1 :].partition("/")
+            if HUB_ENTRY.match(folder) and rest.startswith(("blobs/", "snapshots/")):
+                mapped.setdefault(names.name(folder), []).append(_Mapped(root, folder, rest))
+            elif folder == store.FOLDER:
+                payloads.add((root, rest.rpartition("/")[2]))
+    for root, payload in payloads:
+        for link in store.references(root, payload) or ():
+            folder, _, rest = link.partition("/")
+            mapped.setdefault(names.name(folder), []).append(_Mapped(root, folder, rest))
+    return mapped
 
 
 def _by_files(repo: str, files: Sequence[_Mapped], recorded: str | None, now: str | None) -> InUse:
@@ -121,22 +188,3 @@ def _names(repo: layout.Repo, commits: set[str], blobs: set[str]) -> Iterator[st
             target = os.path.basename(os.readlink(entry.path)) if entry.is_symlink() else entry.name
             if target in blobs:
                 yield os.path.relpath(entry.path, base)
-
-
-def _files(pid: int) -> Iterator[str]:
-    """Yield the files that a process has mapped or open, as its own mount namespace names them."""
-    paths: set[str] = set()
-    try:
-        with open(f"/proc/{pid}/maps", "rb") as file:
-            for line in file:
-                fields = line.split(None, 5)
-                if len(fields) == 6 and fields[5].startswith(b"/"):
-                    paths.add(os.fsdecode(unescaped(fields[5].rstrip(b"\n"))))
-        for number in os.listdir(f"/proc/{pid}/fd"):
-            try:
-                paths.add(os.readlink(f"/proc/{pid}/fd/{number}"))
-            except OSError:
-                continue
-    except OSError:
-        pass  # gone, another user's, or a system without /proc: then the record is all there is
-    yield from sorted(paths)

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from ..system import files
 from . import placement, repo_id
-from .lockfile import LockedModel
+from .lockfile import Lock, LockedModel
 
 STAGING = ".cache/start_app"
 
@@ -47,24 +47,31 @@ def refuse_outside(folder: str, paths: Sequence[str]) -> None:
             raise OSError(f"{folder}/{parent} is reached by a link")
 
 
-def outdated(
-    folder: str,
-    model: LockedModel,
-    lacking: Sequence[str],
-    others: Sequence[LockedModel],
-    is_of: Callable[[str, str], bool | None],
-) -> Outdated:
+class Origins(NamedTuple):
+    """Hold what shows where a file in a folder of the app's comes from: every locked model, and the repo of a commit.
+
+    `has_commit` returns whether a repo has a commit, or None where no hub says so.
+    """
+
+    lock: Sequence[LockedModel] = ()
+    has_commit: Callable[[str, str], bool | None] = lambda _repo, _commit: False
+
+
+def outdated(folder: str, model: LockedModel, lacking: Sequence[str], origins: Origins) -> Outdated:
     """Return which files in the folder an earlier commit of this model has brought and the new one does not have.
 
-    `others` are the models that share the folder, and `is_of` tells whether a commit is one of a repo, or None: a
-    path that several repos have, such as `.gitattributes`, says nothing of the others' files.
+    A path that several repos have, such as `.gitattributes`, says nothing of the files of the models that share the
+    folder.
     """
+    others = [other for other in origins.lock if other.local_dir == model.local_dir and other.repo != model.repo]
     noted = dict(_noted(folder))
     taken = {path for other in others for path in other.files}
+    if isinstance(origins.lock, Lock):
+        taken.update(path.removeprefix(f"{model.local_dir}/") for path in origins.lock.files)
     candidates = {note.commit for path, note in noted.items() if path not in model.files and path not in taken}
     near = {noted[path].commit for path in model.files if path in noted}
     doubtful = sorted((candidates & near) - {model.commit} - {other.commit for other in others})
-    is_earlier = {commit: is_of(model.repo, commit) for commit in doubtful}
+    is_earlier = {commit: origins.has_commit(model.repo, commit) for commit in doubtful}
     going: list[str] = []
     changed: list[str] = []
     unknown: list[str] = []

@@ -76,7 +76,8 @@ def forget_others(app_dir: Path, port: int, used: Path | None) -> None:
 
 def environment(path: Path, variables: Mapping[str, str]) -> Mapping[str, str]:
     """Return what makes an app see the view alone, and ask no hub; `variables` is what it would have otherwise."""
-    shown = {"HF_HUB_CACHE": str(path), "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
+    offline = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "USE_MODELSCOPE": "false"}
+    shown = {"HF_HUB_CACHE": str(path), **offline}
     return {**shown, **{name: str(path) for name in LEGACY_CACHE_NAMES if name in variables}}
 
 
@@ -96,6 +97,8 @@ def _build(path: str, shown: Iterable[Placed]) -> None:
                 file.write(model.commit)
             _make(f"{repo}/snapshots")
             snapshot = f"{repo}/snapshots/{model.commit}"
+            if os.path.lexists(snapshot):
+                continue  # another revision of the repo is the same commit
             if _is_exact(base, model):
                 Path(snapshot).symlink_to(base)
                 continue
@@ -124,14 +127,18 @@ def _is_whole(path: str, shown: Collection[Placed]) -> bool:
             repo, base = f"{path}/{repo_id.folder(model.repo)}", place.base(model.commit)
             if any(os.stat(folder).st_mode & 0o022 for folder in (path, repo, f"{repo}/refs", f"{repo}/snapshots")):
                 return False
-            if set(os.listdir(repo)) != {"refs", "snapshots"} or os.listdir(f"{repo}/snapshots") != [model.commit]:
+            same = [one for one, _ in shown if one.repo == model.repo]
+            if set(os.listdir(repo)) != {"refs", "snapshots"}:
+                return False
+            if set(os.listdir(f"{repo}/snapshots")) != {one.commit for one in same}:
                 return False
             if os.readlink(f"{repo}/snapshots/{model.commit}") != base or not _is_exact(base, model):
                 return False
-            folder = f"{repo}/refs"
+            folder, revisions = f"{repo}/refs", {f"{one.revision}/" for one in same}
             for part in model.revision.split("/"):
-                if os.listdir(folder) != [part]:
+                if set(os.listdir(folder)) != {revision.partition("/")[0] for revision in revisions}:
                     return False
+                revisions = {r.removeprefix(f"{part}/") for r in revisions if r.startswith(f"{part}/")}
                 folder = f"{folder}/{part}"
             if ref_text(folder) != model.commit:
                 return False

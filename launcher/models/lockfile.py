@@ -1,5 +1,8 @@
 """`models.lock` pins an app's models: which commit of each, and what every file of it must be.
 
+A file of which nobody can tell the repo is pinned by its hash alone, under its path from the app's folder. Version 1
+had no such files; it is read, and written as version 2.
+
 It is made to be committed: the same models give the same bytes, a line a file, so that a review sees what moved. It
 comes from elsewhere as often as from here, so nothing in it is believed that could lead out of the app's folder.
 """
@@ -19,9 +22,11 @@ from ..system import files
 from . import repo_id
 
 NAME = "models.lock"
-VERSION = 1
+VERSION = 2
+_VERSIONS = (1, VERSION)
 MAX_BYTES = 1 << 25  # a quarter of a million files
 MOST_BYTES_OF_A_FILE = 1 << 63
+_KEYS = frozenset(("version", "frozen", "models", "files"))
 _MODEL_KEYS = frozenset(("repo", "revision", "commit", "local_dir", "include", "exclude", "files"))
 _MOST_DIGITS = 640  # what any Python turns into a number at once
 _SHORT = reprlib.Repr()
@@ -29,10 +34,14 @@ _SHORT.maxstring = _SHORT.maxlong = _SHORT.maxother = 100
 
 
 class LockedFile(NamedTuple):
-    """Hold what a file must be: bytes, and its sha256 (64 hex digits) or git's sha1 of it (40)."""
+    """Hold what a file must be: bytes, and its sha256 (64 hex digits) or git's sha1 of it (40).
+
+    `origin` is where a single file came from under another name: `REPO@COMMIT/PATH`; blank where nobody can tell.
+    """
 
     size: int
     hash: str
+    origin: str = ""
 
 
 class LockedModel(NamedTuple):
@@ -47,9 +56,9 @@ class LockedModel(NamedTuple):
     files: Mapping[str, LockedFile]
 
     @property
-    def key(self) -> tuple[str, str]:
-        """Return what there is only one of: a repo in a place."""
-        return self.repo, self.local_dir or ""
+    def key(self) -> tuple[str, str, str]:
+        """Return what there is only one of: a repo in a folder of the app's, a revision of it in the cache."""
+        return self.repo, self.local_dir or "", "" if self.local_dir else self.revision
 
     @property
     def name(self) -> str:
@@ -62,7 +71,34 @@ class LockedModel(NamedTuple):
         return sum(file.size for file in self.files.values())
 
 
-Lock = tuple[LockedModel, ...]
+class Lock(tuple[LockedModel, ...]):
+    """Hold the models of a lock file, and the single files that it pins by their paths from the app's folder.
+
+    A `frozen` lock was made of what was on the disk: weights that it does not pin are refused.
+    """
+
+    files: Mapping[str, LockedFile]
+    frozen: bool
+
+    def __new__(
+        cls, models: Iterable[LockedModel] = (), files: Mapping[str, LockedFile] = {}, *, frozen: bool = False
+    ) -> Lock:
+        """Return a lock of these."""
+        lock = super().__new__(cls, tuple(models))
+        lock.files = files
+        lock.frozen = frozen
+        return lock
+
+    def __bool__(self) -> bool:
+        """Return whether it pins anything."""
+        return bool(len(self) or self.files)
+
+    def replaced(self, models: Iterable[LockedModel]) -> Lock:
+        """Return the lock with these models instead; a single file that one of them has is theirs."""
+        after = tuple(models)
+        theirs = {f"{one.local_dir}/{path}" for one in after if one.local_dir for path in one.files}
+        files = {path: file for path, file in self.files.items() if path not in theirs}
+        return Lock(after, files, frozen=self.frozen)
 
 
 class _WrongError(Exception):
@@ -134,9 +170,15 @@ def differs(app_dir: Path, models: Iterable[LockedModel]) -> bool:
 
 def dump(models: Iterable[LockedModel]) -> bytes:
     """Return a lock file's bytes, which follow from the models alone."""
-    blocks = ",\n".join(_block(model) for model in sorted(models, key=lambda model: model.key))
-    body = f"[\n{blocks}\n  ]" if blocks else "[]"
-    return f'{{\n  "version": {VERSION},\n  "models": {body}\n}}\n'.encode()
+    lock = models if isinstance(models, Lock) else Lock(models)
+    blocks = ",\n".join(_block(model) for model in sorted(lock, key=lambda model: model.key))
+    members = [f'"version": {VERSION}']
+    if lock.frozen:
+        members.append('"frozen": true')
+    members.append(f'"models": [\n{blocks}\n  ]' if blocks else '"models": []')
+    if lock.files:
+        members.append(f'"files": {{\n{_file_lines(lock.files, 4)}\n  }}')
+    return ("{\n  " + ",\n  ".join(members) + "\n}\n").encode()
 
 
 def parse(data: bytes) -> Lock:
@@ -153,26 +195,51 @@ def parse(data: bytes) -> Lock:
     except RecursionError:
         raise _WrongError("it is nested too deeply") from None
     if not isinstance(document, dict) or not isinstance(document.get("models"), list):
-        raise _WrongError('it is not {"version": 1, "models": […]}')
-    version = document.get("version")
-    if type(version) is not int or version != VERSION:
-        raise _WrongError(f"its version is {_shown(version)}, and this launcher knows version {VERSION}")
-    _refuse_unknown_keys(document, frozenset(("version", "models")), "")
+        raise _WrongError('it is not {"version": 2, "models": […]}')
+    version, frozen = document.get("version"), document.get("frozen", False)
+    if type(version) is not int or version not in _VERSIONS:
+        raise _WrongError(f"its version is {_shown(version)}, and this launcher knows versions 1 and {VERSION}")
+    _refuse_unknown_keys(document, _KEYS if version == VERSION else _KEYS - {"frozen", "files"}, "")
+    if type(frozen) is not bool:
+        _refuse("frozen", frozen, "neither true nor false")
     models = tuple(_model(entry, f"models[{number}]") for number, entry in enumerate(document["models"]))
-    keys: set[tuple[str, str]] = set()
+    keys: set[tuple[str, str, str]] = set()
     for model in models:
         if model.key in keys:
             raise _WrongError(f"{model.name} is in it twice")
         keys.add(model.key)
-    return tuple(sorted(models, key=lambda model: model.key))
+    return Lock(sorted(models, key=lambda model: model.key), _single_files(document), frozen=frozen)
+
+
+def _single_files(document: Mapping[str, Any]) -> Mapping[str, LockedFile]:
+    entries = document.get("files", {})
+    if not isinstance(entries, dict):
+        raise _WrongError("files is no object")
+    for path in entries:
+        # A folder that a setting names may be outside the app's: its files are looked at, and never written.
+        if not repo_id.is_path(path.removeprefix("/")) or path.partition("/")[0].startswith("."):
+            raise _WrongError(f"files[{_shown(path)}] is no path of a file")
+    return {path: _single_file(path, entry) for path, entry in sorted(entries.items())}
+
+
+def _single_file(path: str, entry: Any) -> LockedFile:
+    origin = entry.get("origin", "") if isinstance(entry, dict) else ""
+    repo, _, rest = str(origin).partition("@")
+    commit, _, name = rest.partition("/")
+    if origin and not (
+        isinstance(origin, str) and repo_id.is_name(repo) and repo_id.COMMIT.fullmatch(commit) and repo_id.is_path(name)
+    ):
+        _refuse(f"files[{_shown(path)}].origin", origin, "not REPO@COMMIT/PATH")
+    plain = {key: value for key, value in entry.items() if key != "origin"} if isinstance(entry, dict) else entry
+    return _file(path, plain, "files")._replace(origin=origin)
 
 
 def remembered(text: str) -> Lock:
     """Return the models of a lock that the launcher has kept; none where somebody has spoiled it."""
     try:
-        return parse(text.encode()) if text else ()
+        return parse(text.encode()) if text else Lock()
     except _WrongError:
-        return ()
+        return Lock()
 
 
 def _nonsense(path: Path, problem: str) -> LauncherError:
@@ -191,14 +258,19 @@ def _block(model: LockedModel) -> str:
     for key, globs in (("include", model.include), ("exclude", model.exclude)):
         if globs:
             lines.append(f"      {_json(key)}: {_json(list(globs))}")
-    files = ",\n".join(f"        {_json(path)}: {_file_text(file)}" for path, file in sorted(model.files.items()))
+    files = _file_lines(model.files, 8)
     lines.append(f'      "files": {{\n{files}\n      }}' if files else '      "files": {}')
     return "    {\n" + ",\n".join(lines) + "\n    }"
 
 
+def _file_lines(entries: Mapping[str, LockedFile], indent: int) -> str:
+    return ",\n".join(f"{' ' * indent}{_json(path)}: {_file_text(file)}" for path, file in sorted(entries.items()))
+
+
 def _file_text(file: LockedFile) -> str:
     kind = "sha256" if len(file.hash) == 64 else "git_sha1"
-    return f'{{"size": {file.size}, "{kind}": "{file.hash}"}}'
+    origin = f', "origin": {_json(file.origin)}' if file.origin else ""
+    return f'{{"size": {file.size}, "{kind}": "{file.hash}"{origin}}}'
 
 
 def _json(value: object) -> str:
@@ -256,7 +328,7 @@ def _model(entry: Any, where: str) -> LockedModel:
         local_dir,
         _globs(entry, "include", where),
         _globs(entry, "exclude", where),
-        _files(files, where),
+        _files(files, f"{where}.files"),
     )
 
 
@@ -264,22 +336,22 @@ def _files(entries: Mapping[str, Any], where: str) -> Mapping[str, LockedFile]:
     # A lock of thousands of files is read at every launch: all paths at once, and of each file what it takes.
     if not repo_id.are_paths(entries):
         wrong = next(path for path in sorted(entries) if not repo_id.is_path(path))
-        raise _WrongError(f"{where}.files[{_shown(wrong)}] is no path below a folder")
+        raise _WrongError(f"{where}[{_shown(wrong)}] is no path below a folder")
     return {path: _file(path, entry, where) for path, entry in sorted(entries.items())}
 
 
 def _file(path: str, entry: Any, where: str) -> LockedFile:
     if not isinstance(entry, dict) or len(entry) != 2:
-        raise _WrongError(f"{where}.files[{_shown(path)}] is not a size and a hash")
+        raise _WrongError(f"{where}[{_shown(path)}] is not a size and a hash")
     size, sha256 = entry.get("size"), entry.get("sha256")
     if type(size) is not int or not 0 <= size < MOST_BYTES_OF_A_FILE:
-        _refuse(f"{where}.files[{_shown(path)}].size", size, "no number of bytes")
+        _refuse(f"{where}[{_shown(path)}].size", size, "no number of bytes")
     if isinstance(sha256, str) and repo_id.SHA256.fullmatch(sha256):
         return LockedFile(size, sha256)
     sha1 = entry.get("git_sha1")
     if isinstance(sha1, str) and repo_id.COMMIT.fullmatch(sha1):
         return LockedFile(size, sha1)
-    raise _WrongError(f"{where}.files[{_shown(path)}] has neither a sha256 of 64 hex digits nor a git_sha1 of 40")
+    raise _WrongError(f"{where}[{_shown(path)}] has neither a sha256 of 64 hex digits nor a git_sha1 of 40")
 
 
 def _text(entry: Mapping[str, Any], key: str, where: str) -> str:

@@ -8,7 +8,7 @@ until the end the old revision stays what it was. The steps are `survey` (what i
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
 from ..cache import entries
@@ -22,54 +22,42 @@ from . import download as fetching
 from . import endpoints, local_dir, ownership, placement, refs, switch
 from .lockfile import LockedModel
 from .placement import Memories, Place
-from .task import Reach, Say, Served, Skipped, Spare, Survey, Task, spare_none
+from .task import Disk, Reach, Run, Served, Skipped, Spare, Survey, Task, spare_none
 
 # What a folder of staged files and the file system itself want beside the bytes.
 _SPARE_BYTES = 16 << 20
 
 
-def survey(
-    models: Iterable[LockedModel],
-    roots: Sequence[Root],
-    app_dir: Path,
-    memories: Memories,
-    progress: Progress | None = None,
-    *,
-    lock: Sequence[LockedModel] = (),
-    is_of: Callable[[str, str], bool | None] = lambda _repo, _commit: False,
-    spare: Spare = spare_none,
-) -> Survey:
-    """Look at what is there; only files that are not remembered as whole are read.
+def survey(models: Iterable[LockedModel], disk: Disk, run: Run, origins: local_dir.Origins) -> Survey:
+    """Look at what is on the disk; read only files that are not remembered as whole.
 
-    `lock` are all models of the app, also those that are not surveyed, and `is_of` tells whether a commit is one of a
-    repo: without it nothing in a folder of the app's is taken for outdated. Raises LauncherError: 74 for what cannot be
-    read or lies behind a link, 65 where the lock contradicts what is whole; what `spare` takes is skipped instead.
+    Raises LauncherError: 74 for what cannot be read or is reached by a link, 65 where the lock contradicts what is
+    whole; a model with an error that `run` spares is skipped instead.
     """
     tasks = []
     skipped = []
     read = 0
     for model in models:
         try:
-            task, count = _survey(model, placement.place_of(model, roots, app_dir), roots, memories, progress)
+            task, count = _survey(model, disk, run.progress)
         except LauncherError as error:
-            if not spare(error):
+            if not run.spare(error):
                 raise
             skipped.append(Skipped(model.name, error))
             continue
         read += count
         if task.place.root is None:
-            task = task._replace(outdated=_outdated(model, task.place, task.lacking, lock, is_of))
+            task = task._replace(outdated=local_dir.outdated(task.place.path, model, task.lacking, origins))
         tasks.append(task)
     return Survey(tuple(tasks), read, tuple(skipped))
 
 
-def _survey(
-    model: LockedModel, place: Place, roots: Sequence[Root], memories: Memories, progress: Progress | None
-) -> tuple[Task, int]:
-    _refuse_astray(model, place, roots)
-    base = place.base(model.commit)
-    held = placement.held(base, model.files, memories.of(place))
-    bad, count = fetching.verified(place, model, held.unread, memories.of(place), progress, base)
+def _survey(model: LockedModel, disk: Disk, progress: Progress | None) -> tuple[Task, int]:
+    place = placement.place_of(model, disk.roots, disk.app_dir)
+    _refuse_astray(model, place, disk.roots)
+    base, memory = place.base(model.commit), disk.memories.of(place)
+    held = placement.held(base, model.files, memory)
+    bad, count = fetching.verified(fetching.candidates(place, model, base, held.unread), memory, progress)
     wrong = {checked.candidate.name for checked in bad}
     if place.root:
         wrong.update(path for path in held.resized if os.path.lexists(f"{base}/{path}"))
@@ -82,29 +70,10 @@ def _survey(
     return Task(model, place, before, lacking, damaged, local_dir.Outdated((), (), ())), count
 
 
-def _outdated(
-    model: LockedModel,
-    place: Place,
-    lacking: Sequence[str],
-    lock: Sequence[LockedModel],
-    is_of: Callable[[str, str], bool | None],
-) -> local_dir.Outdated:
-    others = [other for other in lock if other.local_dir == model.local_dir and other.repo != model.repo]
-    return local_dir.outdated(place.path, model, lacking, others, is_of)
-
-
-def fetch(
-    survey: Survey,
-    reach: Reach,
-    memories: Memories,
-    say: Say,
-    progress: Progress | None = None,
-    *,
-    spare: Spare = spare_none,
-) -> tuple[Survey, tuple[Served, ...]]:
+def fetch(survey: Survey, reach: Reach, memories: Memories, run: Run) -> tuple[Survey, tuple[Served, ...]]:
     """Download what is lacking and verify it; afterwards everything is there, and nothing has moved yet.
 
-    Returns the survey without the models that `spare` takes the error of, and which hub has served. Raises
+    Returns the survey without the models that `run` spares the error of, and which hub has served. Raises
     LauncherError: 74 when the disk has no room or could not be switched afterwards, 75 when no hub could serve it, 65
     when what all of them serve is not what it must be.
     """
@@ -116,10 +85,10 @@ def fetch(
         try:
             with ownership.handed_over((task.top, *reach.homes)):
                 if task.lacking:
-                    served.append(fetching.fetch(task, reach, memories, say, progress))
+                    served.append(fetching.fetch(task, reach, memories, run))
                 _probe(task)
         except LauncherError as error:
-            if not spare(error):
+            if not run.spare(error):
                 raise
             skipped.append(Skipped(task.model.name, error))
         else:
@@ -276,7 +245,7 @@ def _unswitchable(task: Task, error: OSError) -> LauncherError:
             "start_app.py models pull brings it again",
             ExitStatus.RETRY,
         )
-    where = os.fsdecode(error.filename) if error.filename else task.place.path
+    where = os.path.join(task.place.path, os.fsdecode(error.filename)) if error.filename else task.place.path
     return LauncherError(
         f"cannot switch {task.model.name} to {task.model.commit[:7]}: {reason(error)}: {where}",
         f"ls -ld {quoted(os.path.dirname(where))} {quoted(where)}; lsattr -d {quoted(where)}; "

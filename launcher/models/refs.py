@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 
 from ..cache.dirs import below, opened, taking_turns
@@ -29,7 +29,7 @@ def move(model: LockedModel, place: Place, *, pin: bool) -> None:
     with _opened(place) as repo, taking_turns(repo):
         for path in model.files:
             os.stat(f"{place.base(model.commit)}/{path}")
-        for ref in wanted:
+        for ref in () if _needs_none(repo, wanted, model.commit) else wanted:
             _write(repo, ref, model.commit)
 
 
@@ -41,12 +41,31 @@ def probe(model: LockedModel, place: Place) -> None:
     assert place.root
     name = new_ref()
     with _opened(place) as repo:
+        if _needs_none(repo, [ref for ref in (model.revision, PIN) if not repo_id.COMMIT.fullmatch(ref)], model.commit):
+            return
         os.close(os.open(name, _NEW, 0o666, dir_fd=repo))
         os.unlink(name, dir_fd=repo)
         for ref in (*(() if repo_id.COMMIT.fullmatch(model.revision) else (model.revision,)), PIN):
             with suppress(FileNotFoundError), below(repo, f"refs/{ref}") as (parent, entry):
                 if stat.S_ISDIR(os.stat(entry, dir_fd=parent, follow_symlinks=False).st_mode):
                     raise IsADirectoryError(errno.EISDIR, f"refs/{ref} is a folder")
+
+
+def _needs_none(repo: int, refs: Sequence[str], commit: str) -> bool:
+    """Return whether nothing has to be written: every ref leads there, or on a read-only disk all but the pin do.
+
+    Nothing can be pruned from a read-only disk, so nothing must be pinned there.
+    """
+    other = [ref for ref in refs if _named(repo, ref) != commit]
+    return not other or (other == [PIN] and bool(os.fstatvfs(repo).f_flag & os.ST_RDONLY))
+
+
+def _named(repo: int, ref: str) -> str | None:
+    try:
+        with below(repo, f"refs/{ref}") as (parent, name):
+            return _read(parent, name)
+    except OSError:
+        return None
 
 
 def unpin(root: str, folder: str) -> None:

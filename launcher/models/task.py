@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
+from ..cache.roots import Root
 from ..errors import LauncherError
+from ..ui.console import Progress
 from . import local_dir
 from .endpoints import Endpoint, Endpoints
 from .lockfile import LockedModel
-from .placement import Place
+from .placement import Memories, Place
 from .switch import Switch
 
 
@@ -90,6 +93,22 @@ class Served(NamedTuple):
     task: Task
     endpoint: Endpoint
     size: int
+
+
+class Disk(NamedTuple):
+    """Hold where models are kept, and which of their files there are known to be whole."""
+
+    roots: Sequence[Root]
+    app_dir: Path
+    memories: Memories
+
+
+class Run(NamedTuple):
+    """Hold how a pull of several models goes on: what shows its progress, and which errors skip one model only."""
+
+    say: Say
+    progress: Progress | None = None
+    spare: Spare = spare_none
 
 
 class Reach(NamedTuple):

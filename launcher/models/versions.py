@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -34,10 +34,15 @@ class Current(NamedTuple):
 
 def current(roots: Sequence[Path], app_dir: Path, lock: Lock | None) -> tuple[Current, ...]:
     """Return the locked models, or every cached one where there is no lock; what leads to nothing is left out."""
-    models: dict[str, Current] = {}
-    for model in _locked(roots, app_dir, lock) if lock is not None else _cached(roots):
-        models.setdefault(model.repo, model)
-    return tuple(models[repo] for repo in sorted(models))
+    return in_order(_locked(roots, app_dir, lock) if lock is not None else _cached(roots))
+
+
+def in_order(models: Iterable[Current]) -> tuple[Current, ...]:
+    """Return the models by name, the first of each; `main` goes before other revisions of a repo."""
+    first: dict[tuple[str, bool, str], Current] = {}
+    for one in models:
+        first.setdefault((one.repo, one.revision != _MAIN, one.revision), one)
+    return tuple(first[key] for key in sorted(first))
 
 
 def others(roots: Sequence[Path], repos: Collection[str]) -> tuple[str, ...]:
@@ -49,11 +54,11 @@ def variable(models: Sequence[Current]) -> str:
     """Return what the app is told: a JSON object of commits by repo, of as many as one variable can hold."""
     told: dict[str, str] = {}
     count = 2
-    for model in models:
-        count += len(os.fsencode(model.repo)) + len(model.commit) + 8
+    for name, commit in commits(models).items():
+        count += len(os.fsencode(name)) + len(commit) + 8
         if count > MOST_BYTES:
             break
-        told[model.repo] = model.commit
+        told[name] = commit
     return json.dumps(told, ensure_ascii=False)
 
 
@@ -72,8 +77,11 @@ def lines(models: Sequence[Current], *, locked: bool) -> tuple[str, ...]:
 
 
 def commits(models: Sequence[Current]) -> Mapping[str, str]:
-    """Return the commits by repo."""
-    return {model.repo: model.commit for model in models}
+    """Return the commits by repo; a second revision of one has its name behind an @."""
+    named: dict[str, str] = {}
+    for one in models:
+        named[f"{one.repo}@{one.revision}" if one.repo in named else one.repo] = one.commit
+    return named
 
 
 def _locked(roots: Sequence[Path], app_dir: Path, lock: Lock) -> Iterator[Current]:

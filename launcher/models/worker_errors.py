@@ -35,8 +35,9 @@ def classified(error: BaseException, *, withheld: bool, too_much: type[Exception
             return {"error": "wrong", "text": "it sends more than was announced"}
         if isinstance(cause, NoAnswerError):
             return {"error": "unreachable", "text": str(cause)}
-        if isinstance(cause, PermissionError) and cause.filename:
-            return {"error": "disk", "text": f"{(cause.strerror or 'permission denied').lower()}: {cause.filename}"}
+        if isinstance(cause, OSError) and _is_of_disk(cause):
+            where = f": {cause.filename}" if cause.filename else ""
+            return {"error": "disk", "text": f"{(cause.strerror or str(cause)).lower()}{where}"}
     statuses = [status for cause in chain if (status := _status_of(cause)) is not None]
     refused = next((status for status in statuses if status in (401, 403)), None)
     if withheld and refused:
@@ -59,6 +60,12 @@ def classified(error: BaseException, *, withheld: bool, too_much: type[Exception
     # The library cannot ask anybody as it is installed here, and says what it lacks.
     lacking = any(isinstance(cause, ImportError) or type(cause).__name__ == "InvalidSchema" for cause in chain)
     return {"error": "client" if lacking else "unreachable", "text": _reason(chain)}
+
+
+def _is_of_disk(error: OSError) -> bool:
+    """Return whether an error is one of a file system and not of a connection, which has no file's name."""
+    named = isinstance(error.filename, (str, bytes)) and error.errno not in (None, errno.ENOENT)
+    return named or error.errno in (errno.EROFS, errno.EIO)
 
 
 def _chain(error: BaseException) -> list[BaseException]:

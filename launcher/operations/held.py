@@ -94,13 +94,14 @@ def held_lock(settings: Settings, name: str, besides: Path | None = None) -> tup
 
 
 class Started(NamedTuple):
-    """Hold what an instance is started with, for its record: `models` are commits by repo."""
+    """Hold what an instance is started with, for its record: `models` are commits by repo, `weights` looks at files."""
 
     argv: tuple[str, ...] = ()
     models: Mapping[str, str] = MappingProxyType({})
     locked: bool = False
     log: Path | None = None
     marker: str | None = None
+    weights: Mapping[str, str] = MappingProxyType({})
 
 
 def write_record(lock: locks.Lock, context: Context, started: Started | None = None) -> None:
@@ -124,6 +125,7 @@ def write_record(lock: locks.Lock, context: Context, started: Started | None = N
         log=str(started.log) if started.log else None,
         network=network(),
         marker=started.marker,
+        weights=started.weights,
     )
     try:
         lock.write(record.line())

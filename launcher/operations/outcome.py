@@ -19,7 +19,7 @@ from ..instances.process import Process, look
 from ..instances.proof import own_namespace, start_of
 from ..instances.survey import Instance
 from ..models import lockfile, versions
-from ..models.lockfile import Lock
+from ..models.lockfile import Lock, LockedModel
 from ..models.versions import Current
 from ..service import history, outcomes
 from ..service.outcomes import Attempt, By, End, LaunchSet, Outcomes, Pinned
@@ -262,7 +262,7 @@ def cached_models(models: Iterable[Current]) -> tuple[Pinned, ...]:
     return tuple(Pinned(*one) for one in models if os.path.isdir(f"{one.path}/snapshots/{one.commit}"))
 
 
-def models_in_folders(models: Iterable[Current], lock: Lock) -> str:
+def models_in_folders(models: Iterable[Current], lock: Iterable[LockedModel]) -> str:
     """Return the text of a lock with the models in folders of the app's own that are just what `lock` says."""
     commits = {(one.repo, one.path): one.commit for one in models}
     exact = [

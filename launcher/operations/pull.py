@@ -16,7 +16,7 @@ from ..errors import ExitStatus, LauncherError, quoted
 from ..models import hub, local_dir, lockfile, placement, pull, refs, repo_id, resolve, subjects, switch
 from ..models.lockfile import LockedModel
 from ..models.subjects import Subject
-from ..models.task import STALL_SECONDS, Reach, Served, Skipped, Spare, Survey, spare_none
+from ..models.task import STALL_SECONDS, Disk, Reach, Run, Served, Skipped, Spare, Survey, spare_none
 from ..service import history, outcomes
 from ..system import lock as locks
 from ..ui import text
@@ -203,16 +203,9 @@ def survey(
     console = context.console
     total = sum(model.size for model in models) if console.interactive else None
     with console.bar("verifying", total) as progress:
-        surveyed = pull.survey(
-            models,
-            context.roots,
-            context.settings.app_dir,
-            memories,
-            progress,
-            lock=context.lockfile or (),
-            is_of=partial(has_commit, context),
-            spare=spare,
-        )
+        origins = local_dir.Origins(context.lockfile or (), partial(has_commit, context))
+        disk = Disk(context.roots, context.settings.app_dir, memories)
+        surveyed = pull.survey(models, disk, Run(console.say, progress, spare), origins)
     for task in surveyed.tasks:
         for path in task.outdated.unknown:
             console.warn(
@@ -234,7 +227,7 @@ def fetch(
             count = text.count(len(task.lacking), "file")
             console.say(f"pull: {task.model.name} @ {task.model.commit[:7]}: {count}, {text.size(task.size)}")
     with console.bar("pulling", survey.size) as progress:
-        come, served = pull.fetch(survey, reach, memories, console.say, progress, spare=spare)
+        come, served = pull.fetch(survey, reach, memories, Run(console.say, progress, spare))
     for download in served:
         model, result = download.task.model, f"{text.size(download.size)} from {download.endpoint.url}, verified"
         history.record(context.settings, "pull", f"{model.name} @ {model.commit[:7]}", result)

@@ -94,7 +94,7 @@ def apply(
 ) -> Answer:
     """Apply plans, or show them in a dry run, and return what was done.
 
-    When everything could go, `afterwards` is done too, and its document is part of the answer.
+    `afterwards` is done too, unless nothing could go, and its document is part of the answer.
     """
     console = context.console
     if context.arguments.dry_run:
@@ -110,7 +110,7 @@ def apply(
     record(context.settings, kind, result, later=False)
     tell(planned, result, console)
     status = _status(planned, result)
-    more = afterwards() if afterwards and not status else {}
+    more = afterwards() if afterwards and (result.items or not status) else {}
     done = {"dry_run": False, **more, **result_document(planned, result), "exit_status": int(status)}
     return Answer(status, data=done, hint=_hint(planned, kind, context))
 

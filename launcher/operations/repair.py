@@ -1,122 +1,214 @@
-"""What was removed as damaged is fetched again: the same files of the same commits, and the refs that led to them."""
+"""What is damaged or missing is fetched again: the same files of the same commits, in the places where they were.
+
+A hub is asked first what it has. Refs and links stay meanwhile: when the launcher is killed, a link to nothing tells
+every later command which file is missing, and another repair goes on.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple
 
-from ..cache import layout
+from ..cache import layout, planning
 from ..cache import names as naming
-from ..cache.completeness import tree
+from ..cache import plan as plans
+from ..cache.completeness import copy_of, gaps, tree
+from ..cache.dirs import walk
 from ..cache.plan import Plan
 from ..cache.roots import Root
 from ..cache.snapshots import Revision
+from ..cache.verify import Checked
 from ..context import Context
 from ..errors import ExitStatus, LauncherError, quoted
-from ..models import hub, local_dir, placement, pull, repo_id, verified
+from ..models import hub, local_dir, placement, repo_id, verified
 from ..models.lockfile import LockedFile, LockedModel
 from ..models.placement import Place
-from ..models.task import Survey, Task
+from ..models.task import Survey, Task, spare_all
 from . import pull as pulling
+
+_UNKNOWN = LockedFile(placement.ANY_SIZE, "")
 
 
 class Broken(NamedTuple):
-    """Hold a revision that goes because a file in it is damaged: what it is made of, and the refs that lead to it."""
+    """Hold a revision of which files are damaged or missing, and which; of an `incomplete` one, nobody knows yet."""
 
     model: LockedModel
     place: Place
-    refs: tuple[str, ...]
+    incomplete: bool = False
+
+    @property
+    def name(self) -> str:
+        """Return what a person calls it."""
+        return f"{self.model.repo}@{self.model.commit[:7]}"
+
+    @property
+    def snapshot(self) -> str:
+        """Return the path of its snapshot."""
+        return self.place.base(self.model.commit)
 
 
-def broken(planned: Sequence[Plan]) -> tuple[Broken, ...]:
-    """Return the revisions that a repair takes away, to be asked before it does."""
-    taken = []
-    for plan in planned:
-        going = {item.path for item in plan.items if item.kind == "snapshot"}
-        for folder in sorted({item.folder for item in plan.items if item.kind == "snapshot"}):
-            repo = layout.read(plan.root.real, folder)
-            revisions = [r for r in repo.revisions if f"{repo.path}/snapshots/{r.commit}" in going]
-            taken += [_broken(plan.root, repo, revision) for revision in revisions]
-    return tuple(taken)
+class Repair(NamedTuple):
+    """Hold what a repair takes away, the revisions of which a hub has what is missing, and those that stay for now."""
+
+    planned: tuple[Plan, ...]
+    fetched: tuple[Broken, ...] = ()
+    skipped: tuple[Broken, ...] = ()
 
 
-def refuse_unavailable(revisions: Sequence[Broken], context: Context) -> None:
-    """Refuse to take away what could not be fetched again: while no hub answers, most of it is still of use.
+def prepare(failing: Sequence[Checked], context: Context) -> Repair:
+    """Ask the hubs for what is damaged or missing, and plan to take away only what can be fetched again.
 
-    Raises LauncherError (75).
+    Offline, what is damaged goes with its revisions, for the next download to fetch. Raises LauncherError (75) where
+    no hub has any of it: most of a damaged revision is still of use.
     """
-    wanted = _fetched(revisions)
-    if context.offline or not wanted:
-        return
-    chain = context.endpoints.chain
-    asked = [[hub.Question(e, "head", r.model.repo, r.model.commit) for e in chain] for r in wanted]
-    answers = hub.ask([q for questions in asked for q in questions], context.own_environment, hub.DEFAULT_SECONDS)
-    for revision, questions in zip(wanted, asked, strict=True):
-        if not any(answers[question].commit == revision.model.commit for question in questions):
-            said = "; ".join(f"{question.endpoint.url}: {answers[question].text}" for question in questions)
-            named = f"{revision.model.repo}@{revision.model.commit[:7]}"
-            raise LauncherError(
-                f"{named} cannot be fetched now, so nothing was removed: {said}",
-                "start_app.py cache verify --repair again when a hub answers; "
-                f"start_app.py cache remove {quoted(named)} removes it without one",
-                ExitStatus.RETRY,
-            )
+    planned = _planned(failing, context)
+    if context.offline:
+        return Repair(planned)
+    revisions = _broken(planned, failing, context.roots)
+    fetched, refused = _available(revisions, context)
+    if refused:
+        gone = {one.place.path for one, _ in refused}
+        failing = [checked for checked in failing if checked.candidate.repo not in gone]
+        planned = _planned(failing, context)
+        fetched = tuple(one for one in fetched if one.place.path not in gone)
+        # What shares a damaged file with them cannot be repaired without taking it from them.
+        shared = any(item.folder and f"{one.root.real}/{item.folder}" in gone for one in planned for item in one.items)
+        if shared or not (planned or fetched):
+            raise _unavailable(*refused[0])
+        for one, said in refused:
+            context.console.warn(f"skipped: {_unavailable(one, said).message}")
+    files = {c.candidate.path: c.size for c in failing if c.damaged and not (c.candidate.blob or c.candidate.missing)}
+    snapshots = frozenset(one.snapshot for one in fetched)
+    planned = tuple(plans.in_place(one, files, snapshots) for one in planned)
+    return Repair(planned, fetched, tuple(one for one, _ in refused))
 
 
-def fetch(revisions: Sequence[Broken], context: Context) -> Mapping[str, Any]:
-    """Download what was removed, give the refs back once all is there and right, and return what was repaired."""
+def fetch(repair: Repair, context: Context) -> Mapping[str, Any]:
+    """Download what is missing now, and return what was repaired; the caller holds the lock of a pull.
+
+    Raises LauncherError (65, 74, 75, 77) when some of it could not be fetched; the rest is repaired all the same.
+    """
     console = context.console
-    wanted = _fetched(revisions)
-    if not wanted:
-        return {"repaired": []}
     if context.offline:
         console.warn("HF_HUB_OFFLINE is set: what was removed is fetched by the next download, not now")
         return {"repaired": []}
     memories = verified.load(context.settings.app_dir)
-    tasks = tuple(
-        Task(r.model, r.place, None, tuple(r.model.files), (), local_dir.Outdated((), (), ())) for r in wanted
-    )
+    tasks = []
+    for one in repair.fetched:
+        lacking = tuple(path for path in one.model.files if not os.path.exists(f"{one.snapshot}/{path}"))
+        if lacking:
+            tasks.append(Task(one.model, one.place, None, lacking, (), local_dir.Outdated((), (), ())))
     try:
-        with pulling.pull_lock(context):
-            pulling.fetch(Survey(tasks, 0), context, memories)
-            for revision, task in zip(wanted, tasks, strict=True):
-                for ref in revision.refs:
-                    pull.move(task._replace(model=revision.model._replace(revision=ref)), pin=False)
-    except LauncherError as error:
-        lost = ", ".join(f"{ref} of {r.model.repo} was {r.model.commit}" for r in wanted for ref in r.refs)
-        locked = " ".join(f"{r.model.repo}@{r.model.commit}" for r in wanted)
-        raise LauncherError(
-            f"what was damaged is removed, and could not be fetched: {error.message}; {lost}",
-            f"start_app.py models lock {locked}; start_app.py models pull; both when the hub answers again",
-            error.status,
-        ) from error
+        survey, _ = pulling.fetch(Survey(tuple(tasks), 0), context, memories, spare=spare_all)
     finally:
         verified.save(context.settings.app_dir, memories, console.detail)
-    for revision in wanted:
-        console.say(f"repaired: {revision.model.repo} @ {revision.model.commit[:7]}")
-    return {"repaired": [{"repo": revision.model.repo, "commit": revision.model.commit} for revision in wanted]}
+    for task in survey.tasks:
+        console.say(f"repaired: {task.model.repo} @ {task.model.commit[:7]}")
+    if survey.skipped:
+        errors = "; ".join(f"{one.name} could not be fetched: {one.error.message}" for one in survey.skipped)
+        status = pulling.status_of(survey.skipped)
+        raise LauncherError(errors, "start_app.py cache verify --repair goes on when the hub answers again", status)
+    return {"repaired": [{"repo": task.model.repo, "commit": task.model.commit} for task in survey.tasks]}
 
 
-def _fetched(revisions: Sequence[Broken]) -> list[Broken]:
-    """Return those that a hub can be asked for."""
-    return [revision for revision in revisions if revision.model.files and repo_id.is_name(revision.model.repo)]
+def _planned(failing: Sequence[Checked], context: Context) -> tuple[Plan, ...]:
+    damaged = [checked for checked in failing if checked.damaged]
+    return planning.plan_repair(damaged, context.roots, force=context.arguments.force)
 
 
-def _broken(root: Root, repo: layout.Repo, revision: Revision) -> Broken:
+def _unavailable(revision: Broken, said: str) -> LauncherError:
+    return LauncherError(
+        f"{revision.name} cannot be fetched now, so nothing was removed: {said}",
+        "start_app.py cache verify --repair again when a hub answers; "
+        f"start_app.py cache remove {quoted(revision.name)} removes it without one",
+        ExitStatus.RETRY,
+    )
+
+
+def _available(
+    revisions: Sequence[Broken], context: Context
+) -> tuple[tuple[Broken, ...], tuple[tuple[Broken, str], ...]]:
+    """Return the revisions that a hub has, with what it says of their files, and the others with its answer."""
+    chain = context.endpoints.chain
+    asked = [
+        [tuple(hub.Question(url, what, one.model.repo, one.model.commit) for what in ("head", "tree")) for url in chain]
+        for one in revisions
+    ]
+    questions = [question for pairs in asked for pair in pairs for question in pair]
+    answers = hub.ask(questions, context.own_environment, context.timeout(hub.DEFAULT_SECONDS))
+    ready, refused = [], []
+    for one, pairs in zip(revisions, asked, strict=True):
+        has = [listing for head, listing in pairs if answers[head].commit == one.model.commit]
+        lists = [files for listing in has if (files := answers[listing].files)]
+        lost = [path for path in one.model.files if lists and not any(path in files for files in lists)]
+        if has and not lost and (lists or not one.incomplete):
+            ready.append(_listed(one, lists))
+        else:
+            reasons = {head: answers[head].text or answers[listing].text for head, listing in pairs}
+            reasons.update((head, f"it does not have {lost[0]}") for head, listing in pairs if lost and listing in has)
+            refused.append((one, "; ".join(f"{head.endpoint.url}: {why}" for head, why in reasons.items())))
+    return tuple(ready), tuple(refused)
+
+
+def _listed(revision: Broken, lists: Sequence[Mapping[str, LockedFile]]) -> Broken:
+    """Return a revision with what hubs say of its files: a hash that is known here is believed to none of them."""
+    files = dict(revision.model.files)
+    if revision.incomplete:
+        copy = copy_of(revision.place.path, revision.model.commit)
+        missing = gaps(copy, {path: (file.hash, file.size) for path, file in lists[0].items()})
+        files = {path: lists[0][path] for path in missing}
+    for path, file in files.items():
+        known = (listed[path] for listed in lists if path in listed and file.hash in ("", listed[path].hash))
+        if file.size == placement.ANY_SIZE:
+            files[path] = next(known, file)
+    return revision._replace(model=revision.model._replace(files={path: f for path, f in files.items() if f.hash}))
+
+
+def _broken(planned: Sequence[Plan], failing: Sequence[Checked], roots: Sequence[Root]) -> tuple[Broken, ...]:
+    """Return the revisions that a plan takes files of, and the incomplete ones, where a hub can be asked for them."""
+    wanted: dict[tuple[Root, str], set[str]] = {}
+    for one in planned:
+        for item in one.items:
+            if item.kind == "snapshot":
+                wanted.setdefault((one.root, item.folder), set()).add(item.path)
+    for checked in failing:
+        root = next(
+            (root for root in roots if checked.candidate.repo == f"{root.real}/{checked.candidate.folder}"), None
+        )
+        if checked.verdict == "incomplete" and root:
+            wanted.setdefault((root, checked.candidate.folder), set()).add(checked.candidate.path)
+    gone = {item.path for one in planned for item in one.items if item.kind == "blob"}
+    broken = []
+    for (root, folder), snapshots in wanted.items():
+        repo = layout.read(root.real, folder)
+        for revision in repo.revisions:
+            if f"{repo.path}/snapshots/{revision.commit}" in snapshots:
+                files = _files(repo, revision, gone, failing)
+                model = LockedModel(naming.name(folder), revision.commit, revision.commit, None, (), (), files)
+                broken.append(Broken(model, Place(root, repo.path), not files))
+    return tuple(one for one in broken if repo_id.is_name(one.model.repo))
+
+
+def _files(
+    repo: layout.Repo, revision: Revision, gone: Collection[str], failing: Sequence[Checked]
+) -> Mapping[str, LockedFile]:
+    """Return the damaged and missing files of a revision, with what is known here of what they must be."""
     base = f"{repo.path}/snapshots/{revision.commit}"
-    known = tree(f"{repo.path}/trees/{revision.commit}.json")
+    own = [checked.candidate for checked in failing if checked.damaged and checked.candidate.repo == repo.path]
+    expected = {candidate.blob: candidate.expected for candidate in own}
     files = {
-        path: LockedFile(size, digest) for path, (digest, size) in known.items() if os.path.lexists(f"{base}/{path}")
+        candidate.name: _UNKNOWN._replace(hash=candidate.expected or "")
+        for candidate in own
+        if candidate.path == f"{base}/{candidate.name}"
     }
-    for folder, _, listed in os.walk(base):
-        for name in listed:
-            path = os.path.relpath(f"{folder}/{name}", base)
-            with suppress(OSError):
-                digest = os.path.basename(os.readlink(f"{folder}/{name}"))
-                if path not in files and naming.HASH.fullmatch(digest) and repo_id.is_path(path):
-                    files[path] = LockedFile(placement.ANY_SIZE, digest)
-    name_ = naming.name(repo.folder)
-    model = LockedModel(name_, revision.commit, revision.commit, None, (), (), dict(sorted(files.items())))
-    return Broken(model, Place(root, repo.path), revision.refs)
+    for entry in walk(base):
+        with suppress(OSError):
+            blob = os.path.basename(os.readlink(entry.path))
+            if f"{repo.path}/blobs/{blob}" in gone or not os.path.exists(entry.path):
+                digest = expected.get(blob) or (blob if naming.HASH.fullmatch(blob) else "")
+                files[entry.path[len(base) + 1 :]] = _UNKNOWN._replace(hash=digest)
+    listed = tree(f"{repo.path}/trees/{revision.commit}.json")
+    known = {path: LockedFile(listed[path][1], listed[path][0]) if path in listed else files[path] for path in files}
+    return {path: known[path] for path in sorted(known) if repo_id.is_path(path)}

@@ -60,13 +60,17 @@ def refuse_damaged(done: Verification, console: Console) -> None:
 
     Raises LauncherError with status DAMAGED.
     """
-    damaged = [checked for checked in done.checked if checked.damaged]
+    failing = [checked for checked in done.checked if checked.fails]
     names = Names()
-    for checked in damaged[:_NAMED_AT_MOST]:
+    for checked in failing[:_NAMED_AT_MOST]:
         console.warn(line(checked, names))
-    if damaged:
+    if failing:
+        damaged = sum(checked.damaged for checked in failing)
+        what = (
+            f"{text.count(damaged, 'file')} in the cache damaged" if damaged else "a download into the cache broke off"
+        )
         raise LauncherError(
-            f"{text.count(len(damaged), 'file')} in the cache damaged; nothing was stopped",
+            f"{what}; nothing was stopped",
             "start_app.py cache verify --repair",
             ExitStatus.DAMAGED,
         )
@@ -138,8 +142,10 @@ def summary(done: Verification) -> str:
     again = f", {done.remembered} of them unchanged since they were last read" if done.remembered else ""
     damaged = sum(1 for checked in done.checked if checked.damaged)
     unknown = sum(1 for checked in done.checked if checked.verdict == "unverifiable")
+    partial = sum(1 for checked in done.checked if checked.verdict == "incomplete")
     told = f"verified: {text.count(done.whole, 'file')} whole{again}; {text.size(done.bytes)}"
     told += f"; {damaged} damaged" if damaged else ""
+    told += f"; {text.count(partial, 'revision')} incomplete" if partial else ""
     return told + (f"; {unknown} unverifiable" if unknown else "")
 
 
@@ -161,5 +167,6 @@ def document(done: Verification) -> dict[str, Any]:
         "whole": done.whole,
         "remembered": done.remembered,
         "damaged": sum(1 for checked in done.checked if checked.damaged),
+        "incomplete": sum(1 for checked in done.checked if checked.verdict == "incomplete"),
         "size_bytes": done.bytes,
     }

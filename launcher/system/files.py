@@ -60,9 +60,9 @@ def write_whole(
     data: bytes,
     folder: int,
     *,
-    mode: int = 0o644,
     durable: bool = False,
     owner: os.stat_result | None = None,
+    mode: int = 0o644,
 ) -> None:
     """Write a file in an open folder whole or not at all, by one rename; a link of this name is replaced.
 

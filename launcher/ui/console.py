@@ -19,7 +19,7 @@ from .invocation import Invocation
 from .text import clean, fitting, table
 
 Progress = Callable[[int, str], None]
-"""Take the bytes of a step, and the name of the file they are of."""
+"""Take the bytes of a step, and the name of the file they are of; none where it only waits."""
 JSON_VERSION = 1
 _RED, _YELLOW, _CYAN, _BOLD, _RESET = "\x1b[31m", "\x1b[33m", "\x1b[36m", "\x1b[1m", "\x1b[0m"
 # Words that matter to a reader, at the start of a line or as a cell of a table. The word itself says it without colour.
@@ -106,12 +106,7 @@ class Console(NamedTuple):
     @property
     def columns(self) -> int | None:
         """Return the width of the terminal that stdout is, None where it is a file or a pipe."""
-        if self.stdout is None or not self.stdout.isatty():
-            return None
-        try:
-            return os.get_terminal_size(self.stdout.fileno()).columns or None  # a serial line does not know
-        except OSError:
-            return None
+        return _columns(self.stdout)
 
     def text(self, block: str) -> None:
         """Print a block of text that was asked for, as it is."""
@@ -160,13 +155,15 @@ class Console(NamedTuple):
             unit_scale=True,
             file=self.stderr,
             leave=False,
-            dynamic_ncols=True,
+            **({"dynamic_ncols": True} if _columns(self.stderr) else {"ncols": 80, "nrows": 24}),
             bar_format="{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} {rate_fmt} {remaining} left{postfix}",
         ) as bar:
 
             def step(count: int, name: str) -> None:
                 bar.set_postfix_str(fitting(clean(os.path.basename(name)), _BAR_NAME), refresh=False)
                 bar.update(count)
+                if not count:
+                    bar.refresh()  # nothing moves: show of what
 
             yield step
 
@@ -180,8 +177,7 @@ class Console(NamedTuple):
 
         def show(line: str) -> None:
             try:
-                columns = os.get_terminal_size(stream.fileno()).columns or 80  # a serial line does not know
-                stream.write(f"\r{_CLEAR}{fitting(clean(line), columns - 1)}")
+                stream.write(f"\r{_CLEAR}{fitting(clean(line), (_columns(stream) or 80) - 1)}")
                 stream.flush()
             except OSError:
                 pass  # the terminal is gone
@@ -230,6 +226,14 @@ class Console(NamedTuple):
 
     def _painted(self, colour: str, text: str) -> str:
         return f"{_BOLD}{colour}{text}{_RESET}" if self.colour else text
+
+
+def _columns(stream: TextIO | None) -> int | None:
+    """Return the width of a terminal, None where the stream is none or, as a serial line, does not know it."""
+    try:
+        return os.get_terminal_size(stream.fileno()).columns or None if stream and stream.isatty() else None
+    except OSError:
+        return None
 
 
 def _scrubbed(value: Any) -> Any:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from launcher.cache.completeness import Copy, Files, copy_of, gaps, tree
-from tests.support.apps import AppFolder
+from tests.support.apps import AppFolder, launcher
 from tests.support.caches import (
     A,
     B,
@@ -26,6 +26,7 @@ from tests.support.caches import (
     verify,
 )
 from tests.support.hub_files import make_file
+from tests.support.playground import tree as tree_of
 
 BIG = 5_000
 
@@ -204,3 +205,36 @@ def test_a_list_that_contradicts_a_file_which_is_what_its_name_says_condemns_not
     done = verify(app)
     assert done.status == 0
     assert "it is what its name says" in done.out
+
+
+@pytest.mark.parametrize("ending", [".incomplete", ".0a1b2c3d.incomplete", ".part", ".crdownload", ".aria2"])
+def test_without_a_list_a_download_that_broke_off_fails_the_verification(ending: str, app: AppFolder) -> None:
+    repo = make_repo(app.path / "cache_hub", "models--a--b", {A: {"config.json": b"{}"}})
+    digest = hashlib.sha256(b"weights").hexdigest()
+    (repo / "blobs" / f"{digest}{ending}").write_bytes(b"wei")
+    done = verify(app)
+    assert done.status == 65
+    assert f"incomplete: a/b {A[:7]}, {repo}/snapshots/{A}: a download broke off: 1 file arrived in part\n" in done.out
+    assert "; 1 revision incomplete\n" in done.out
+    before = tree_of(repo)
+    assert verify(app, "--repair").status == 65  # offline nothing can be told of it, and nothing is removed
+    assert tree_of(repo) == before
+
+
+def test_a_commit_that_nothing_loads_is_not_blamed_for_a_download_of_another(app: AppFolder) -> None:
+    repo = make_repo(app.path / "cache_hub", "models--a--b", {A: {"config.json": b"{}"}, B: {"config.json": b"[]"}})
+    (repo / "blobs" / f"{'c' * 64}.incomplete").touch()
+    named = [file["path"].rpartition("/")[2] for file in verify(app, "--json").json["files"] if file["verdict"] != "ok"]
+    assert named == [(repo / "refs" / "main").read_text()]
+
+
+@pytest.mark.parametrize("part", ["snapshots", f"snapshots/{A}"])
+def test_a_moved_snapshot_whose_links_lead_to_nothing_is_missing_and_its_blobs_stay(
+    part: str, app: AppFolder, tmp_path: Path
+) -> None:
+    repo = make_repo(app.path / "cache_hub", "models--a--b", {A: {"config.json": b"{}", "w.bin": b"weights"}})
+    (repo / part).rename(tmp_path / "moved")
+    (repo / part).symlink_to(tmp_path / "moved")
+    assert set(verdicts(verify(app, "--json")).values()) == {"ok", "missing"}
+    assert launcher("cache", "prune", "--app-dir", app.path).status == 0
+    assert len(list((repo / "blobs").iterdir())) == 2

@@ -130,7 +130,7 @@ def test_what_a_launch_tells_of_cache_and_endpoint_is_what_the_apps_library_then
             (folder / ".env").write_text(file)
             for outside in OUTSIDE:
                 environ = {"HOME": "/home/somebody", "PATH": "/usr/bin:/bin", **outside}
-                found = settings.load({"APP_DIR": str(folder)}, environ, cwd=tmp_path)
+                found = settings.load({"APP_DIR": str(folder)}, environ, settings.Call(tmp_path))
                 environment = command.build(found, environ, sys.executable).environment
                 endpoint = found.variables.get("HF_ENDPOINT")
                 told.append(

@@ -72,6 +72,26 @@ def test_the_commands_of_the_models_page_write_the_lock(world: World) -> None:
     assert TTS in lock.read_text() and V23 not in lock.read_text()
 
 
+LIST, FREEZE = "start_app.py models list", "start_app.py models lock --freeze"
+FREEZE_TTS = "start_app.py models lock --freeze IndexTeam/IndexTTS-2"
+
+
+@runs(LIST, FREEZE, FREEZE_TTS)
+def test_what_is_on_the_disk_is_listed_and_frozen(world: World) -> None:
+    world.hub.commit(TTS, TTS_FILES)
+    folder = world.app.path / "checkpoints"
+    folder.mkdir(exist_ok=True)
+    for path, data in {**TTS_FILES, "own.pth": b"own"}.items():
+        folder.joinpath(path).write_bytes(data)
+    assert "unknown" in world.fine(LIST)
+    world.fine(FREEZE)
+    lock = world.app.path / "models.lock"
+    assert '"checkpoints/gpt.pth"' in lock.read_text()
+    world.fine(FREEZE_TTS)
+    assert TTS in lock.read_text() and '"checkpoints/own.pth"' in lock.read_text()
+    assert "unknown  unknown" not in world.fine(LIST)
+
+
 LOGS, FOLLOW, WAIT = "start_app.py logs", "start_app.py logs -f", "start_app.py wait --timeout 1"
 
 

@@ -85,7 +85,7 @@ def test_an_instance_that_ends_while_it_is_looked_for_leaves_the_port_free(
         return survey(*arguments)
 
     monkeypatch.setattr(discovery, "survey", late)
-    found = settings.load({"APP_DIR": str(app.path), "GRADIO_SERVER_PORT": str(app.port)}, {}, cwd=app.path)
+    found = settings.load({"APP_DIR": str(app.path), "GRADIO_SERVER_PORT": str(app.port)}, {}, settings.Call(app.path))
     seen = running.observe(found)
     assert started.process.returncode == -signal.SIGKILL
     assert (seen.survey.stale, seen.survey.holders) == ((), ())
@@ -367,7 +367,7 @@ def test_no_launch_stops_what_is_stale_and_starts_nothing(app: AppFolder, proces
     assert [stopped["pid"] for stopped in done.json["stopped"]] == [running.pid]
     assert done.json["launched"] is False
     assert get(app.port) is None
-    assert locks.find_held(app.path, instance_name(app.port)) is None
+    assert next(locks.held(app.path, instance_name(app.port)), None) is None
 
 
 def test_dry_run_tells_the_plan_and_changes_nothing(app: AppFolder, processes: Processes) -> None:

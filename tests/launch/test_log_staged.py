@@ -13,9 +13,14 @@ from pathlib import Path
 import pytest
 
 from launcher.app import logs
+from launcher.config import settings
 from launcher.system import renames
 from tests.support.apps import AppFolder, Processes, eventually, get, launcher
 from tests.support.removal import mounted, needs_mounts
+
+
+def loaded(folder: Path) -> settings.Settings:
+    return settings.load({"APP_DIR": str(folder)}, {}, settings.Call(folder), needs_script=False)
 
 
 @contextmanager
@@ -73,7 +78,7 @@ def test_a_folder_without_room_is_found_out_before_the_stop(
 def test_what_is_refused_after_the_log_was_made_leaves_the_old_log(
     app: AppFolder, processes: Processes, tmp_path: Path
 ) -> None:
-    target = logs.target(app.path, app.script, app.port, str(tmp_path / "x.log"), tmp_path)
+    target = logs.target(loaded(app.path), str(tmp_path / "x.log"), tmp_path)
     (tmp_path / "x.log").write_text("# start_app.py: the one before\n")
     staged = target.stage()
     assert (tmp_path / "x.log").read_text() == "# start_app.py: the one before\n"
@@ -86,7 +91,7 @@ def test_what_is_refused_after_the_log_was_made_leaves_the_old_log(
 
 
 def test_what_a_killed_launcher_has_left_is_removed_and_a_users_own_file_is_not(tmp_path: Path) -> None:
-    target = logs.target(tmp_path, tmp_path / "webui.py", 7860, str(tmp_path / "x.log"), tmp_path)
+    target = logs.target(loaded(tmp_path), str(tmp_path / "x.log"), tmp_path)
     killed = target.stage()
     os.close(killed.descriptor)
     os.close(killed.folder)

@@ -196,7 +196,7 @@ def closed_connection(port: int) -> None:
 
 
 def context_of(app: AppFolder, said: list[str]) -> Context:
-    loaded = settings.load({"APP_DIR": str(app.path), "GRADIO_SERVER_PORT": str(app.port)}, {}, cwd=app.path)
+    loaded = settings.load({"APP_DIR": str(app.path), "GRADIO_SERVER_PORT": str(app.port)}, {}, settings.Call(app.path))
     console = type("Console", (), {"say": said.append})()
     return Context(None, loaded, {}, console, lambda _: None)  # type: ignore[arg-type]
 

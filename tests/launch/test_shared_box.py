@@ -27,7 +27,7 @@ def give(folder: Path, uid: int = ALICE) -> None:
 
 
 def loaded(app: AppFolder, **environ: str) -> settings.Settings:
-    return settings.load({"APP_DIR": str(app.path)}, environ, cwd=app.path)
+    return settings.load({"APP_DIR": str(app.path)}, environ, settings.Call(app.path))
 
 
 HOSTILE = """\
@@ -58,7 +58,7 @@ def test_a_file_of_ones_own_decides(app: AppFolder, sudo: bool, named: bool) -> 
     give(app.path)
     environ = {"SUDO_UID": str(ALICE)} if sudo else {}
     flag = str(path) if named else None
-    held = settings.load({"APP_DIR": str(app.path)}, environ, cwd=app.path, env_file_flag=flag)
+    held = settings.load({"APP_DIR": str(app.path)}, environ, settings.Call(app.path, env_file=flag))
     assert (settings.own_environment(held, {}).get("PYTHONPATH") == "/evil") == (sudo or named)
     assert (held.foreign is None) == (sudo or named)
 

@@ -61,7 +61,7 @@ def test_a_model_is_pinned_with_its_commit_and_each_files_size_and_hash(world: W
     _, new = world.publish()
     done = world.run("lock", V23)
     assert (done.status, done.out) == (DONE, "")
-    assert json.loads(world.lock.read_text()) == {"version": 1, "models": [expected(world.hub, V23, new)]}
+    assert json.loads(world.lock.read_text()) == {"version": 2, "models": [expected(world.hub, V23, new)]}
     assert done.err.splitlines()[:2] == [
         f"{V23} main: new → {new[:7]} (4 files, +{size(grown({}, NEW))})",
         f"wrote {world.lock}: 1 model",
@@ -249,7 +249,7 @@ def test_a_model_is_taken_out_by_name_or_folder_without_a_hub(world: World) -> N
     world.pin("--remove", "datasets--koge--voices")
     assert [model["repo"] for model in world.models] == [V23]
     world.pin("--remove", V23)
-    assert world.lock.read_text() == '{\n  "version": 1,\n  "models": []\n}\n'
+    assert world.lock.read_text() == '{\n  "version": 2,\n  "models": []\n}\n'
     assert world.asked == 0
 
 

@@ -26,7 +26,7 @@ from tests.support.fuzz import examples, json_values
 SHA256, SHA1 = "5" * 64, "6" * 40
 BYTES = b"""\
 {
-  "version": 1,
+  "version": 2,
   "models": [
     {
       "repo": "datasets/koge/voices",
@@ -64,7 +64,7 @@ V23 = LockedModel(
 
 often = examples(100)
 hashes = st.sampled_from((SHA1, SHA256))
-files = st.builds(LockedFile, st.integers(0, 1 << 50), hashes)
+files = st.builds(LockedFile, st.integers(0, 1 << 50), hashes, st.just(""))
 printable = st.characters(exclude_categories=["C", "Z"])
 writable = st.text(st.one_of(printable, st.just(" ")), min_size=1, max_size=12)
 commits = st.text("0123456789abcdef", min_size=40, max_size=40)
@@ -93,7 +93,10 @@ def models(draw: st.DrawFn) -> LockedModel:
     )
 
 
-locks = st.lists(models(), max_size=4, unique_by=lambda model: model.key)
+single = st.dictionaries(paths.filter(lambda path: not path.startswith(".")), files, max_size=3)
+locks = st.builds(
+    lockfile.Lock, st.lists(models(), max_size=4, unique_by=lambda model: model.key), single, frozen=st.booleans()
+)
 
 
 def refused(text: str | bytes) -> str:
@@ -118,15 +121,17 @@ def test_the_bytes_follow_from_the_models_alone_a_line_a_file_in_the_order_of_na
     assert lockfile.dump([V23, VOICES]) == BYTES
     assert lockfile.dump([VOICES, V23]) == BYTES
     assert lockfile.parse(BYTES) == (VOICES, V23)
-    assert lockfile.dump([]) == b'{\n  "version": 1,\n  "models": []\n}\n'
+    assert lockfile.dump([]) == b'{\n  "version": 2,\n  "models": []\n}\n'
 
 
 @pytest.mark.slow
 @given(locks)
 @often
-def test_what_is_written_is_read_again_whatever_the_models(found: list[LockedModel]) -> None:
+def test_what_is_written_is_read_again_whatever_the_models(found: lockfile.Lock) -> None:
     data = lockfile.dump(found)
-    assert lockfile.parse(data) == tuple(sorted(found, key=lambda model: model.key))
+    read = lockfile.parse(data)
+    assert read == tuple(sorted(found, key=lambda model: model.key))
+    assert (read.files, read.frozen) == (found.files, found.frozen)
     assert lockfile.dump(lockfile.parse(data)) == data
     assert data.endswith(b"\n") and b"\r" not in data.replace(b"\\r", b"")
     json.loads(data)
@@ -218,8 +223,8 @@ ENDLESS = {
     "key twice": BYTES.replace(b'"repo"', b'"' + LONG + b'": 1, "' + LONG + b'"'),
     "size": BYTES.replace(b'"size": 3', b'"size": ' + b"9" * 4000),
     "number": BYTES.replace(b'"size": 3', b'"size": ' + b"9" * 1_000_000),
-    "version": BYTES.replace(b'"version": 1', b'"version": "' + LONG + b'"'),
-    "nested": BYTES.replace(b'"version": 1', b'"version": ' + b"[" * 900 + b"]" * 900),
+    "version": BYTES.replace(b'"version": 2', b'"version": "' + LONG + b'"'),
+    "nested": BYTES.replace(b'"version": 2', b'"version": ' + b"[" * 900 + b"]" * 900),
 }
 
 
@@ -252,13 +257,21 @@ def edited(*place: Any) -> Callable[[Any], str]:
 ONE = ("models", 1)
 NAMED = r"models[1] (koge/index-tts-v23)"
 NONSENSE: list[tuple[tuple[Any, ...], Any, str]] = [
-    (("version",), 2, "version is 2, and this launcher knows version 1"),
+    (("version",), 3, "version is 3, and this launcher knows versions 1 and 2"),
     (("version",), "1", "version is '1'"),
     (("version",), 1.0, "version is 1.0"),
     (("version",), True, "version is True"),
     (("version",), None, "version is None"),
-    (("models",), {}, '{"version": 1, "models": […]}'),
+    (("models",), {}, '{"version": 2, "models": […]}'),
     (("modles",), [], "modles is nothing that a models.lock holds"),
+    (("frozen",), 1, "frozen: 1 is neither true nor false"),
+    (("files",), [], "files is no object"),
+    (("files",), {"a/../../x": {"size": 1, "sha256": SHA256}}, "files['a/../../x'] is no path of a file"),
+    (("files",), {".git/x": {"size": 1, "sha256": SHA256}}, "files['.git/x'] is no path of a file"),
+    (("files",), {"a/x": {"size": 1}}, "files['a/x'] is not a size and a hash"),
+    (("files",), {"a/x": "x"}, "files['a/x'] is not a size and a hash"),
+    (("files",), {"a/x": {"size": 1, "sha256": SHA256, "origin": "x"}}, "'x' is not REPO@COMMIT/PATH"),
+    (("files",), {"a/x": {"size": 1, "sha256": SHA256, "origin": [1]}}, "[1] is not REPO@COMMIT/PATH"),
     (ONE, "koge/index-tts-v23", "models[1] is no object"),
     (ONE, None, "models[1] is no object"),
     ((*ONE, "hash"), A, "models[1].hash is nothing that"),
@@ -330,7 +343,7 @@ def test_what_is_left_out_is_named(key: str) -> None:
     ("data", "words"),
     [
         (b"", "line 1 is not JSON"),
-        (b"[]", 'it is not {"version": 1, "models": […]}'),
+        (b"[]", 'it is not {"version": 2, "models": […]}'),
         (b"null", "it is not {"),
         (BYTES.replace(b'"main",', b'"main"'), "line 16 is not JSON"),
         (BYTES.replace(b"anna", b"\xff"), "line 10 is not UTF-8 text"),
@@ -356,6 +369,30 @@ def test_a_model_that_is_in_it_twice_is_refused_and_one_repo_in_two_places_is_no
     two = copy.deepcopy(twice)
     del two["models"][2]["local_dir"]
     assert [model.local_dir for model in lockfile.parse(json.dumps(two).encode())] == [None, None, "checkpoints"]
+
+
+def test_a_lock_of_version_1_is_read_and_written_as_version_2(tmp_path: Path) -> None:
+    old = BYTES.replace(b'"version": 2', b'"version": 1')
+    (tmp_path / "models.lock").write_bytes(old)
+    lock = lockfile.read(tmp_path)
+    assert lock == (VOICES, V23)
+    assert lockfile.write(tmp_path, lock)
+    assert (tmp_path / "models.lock").read_bytes() == BYTES
+    assert "files is nothing that" in refused(old.replace(b'"models": [', b'"files": {}, "models": ['))
+
+
+def test_two_revisions_of_a_repo_and_single_files_are_pinned(tmp_path: Path) -> None:
+    other = VOICES._replace(revision="fp16", commit=A)
+    single = {
+        "checkpoints/gpt.pth": LockedFile(3, SHA256, f"koge/index-tts-v23@{A}/gpt.pth"),
+        "/d/x": LockedFile(1, SHA1),
+    }
+    lockfile.write(tmp_path, lockfile.Lock((VOICES, other), single, frozen=True))
+    lock = lockfile.read(tmp_path)
+    assert lock is not None
+    assert (tuple(lock), lock.files, lock.frozen) == ((other, VOICES), single, True)
+    # What a model of the folder has is the model's.
+    assert set(lock.replaced((V23,)).files) == {"/d/x"}
 
 
 def test_a_glob_that_no_file_could_hold_is_refused() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import os
+import select
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -136,6 +137,23 @@ def test_what_has_arrived_of_a_slow_file_is_on_the_disk(pulled: Pulled, processe
         assert hold.reached.wait(30)
         eventually(lambda: arrived() > file.size // 2, what="half of the file")
     assert running.wait() == 0, running.err
+
+
+@pytest.mark.slow
+def test_on_a_terminal_a_pull_names_the_file_that_arrives(pulled: Pulled, processes: Processes) -> None:
+    pulled.lock_new()
+    file = pulled.hub.repo(MODEL).commits[pulled.new].files["gpt.safetensors"]
+    ours, terminal = os.openpty()
+    with pulled.mirror.held(file.etag, file.size - 1) as hold:
+        running = processes.launch("models", "pull", *pulled.app.arguments, stderr=terminal)
+        assert hold.reached.wait(30)
+        shown = ""
+        while " left, gpt.safetensors" not in shown:
+            assert select.select([ours], [], [], 30)[0], shown
+            shown += os.read(ours, 1 << 16).decode(errors="replace")
+    os.close(terminal)
+    os.close(ours)
+    running.wait()
 
 
 @pytest.mark.slow

@@ -34,7 +34,7 @@ def actions(app: AppFolder) -> list[str]:
 
 
 def loaded(app: AppFolder) -> settings.Settings:
-    return settings.load({"APP_DIR": str(app.path), "GRADIO_SERVER_PORT": str(app.port)}, {}, cwd=app.path)
+    return settings.load({"APP_DIR": str(app.path), "GRADIO_SERVER_PORT": str(app.port)}, {}, settings.Call(app.path))
 
 
 @pytest.mark.slow

@@ -189,7 +189,7 @@ def test_what_is_no_address_is_refused_without_being_shown(value: str, app: AppF
 
 
 def test_a_blank_one_is_none(app: AppFolder) -> None:
-    found = settings.load({"APP_DIR": str(app.path)}, {"APP_NOTIFY_URL": " "}, cwd=app.path)
+    found = settings.load({"APP_DIR": str(app.path)}, {"APP_NOTIFY_URL": " "}, settings.Call(app.path))
     assert found.notify_url is None
     with pytest.raises(LauncherError):
-        settings.load({"APP_DIR": str(app.path)}, {"APP_NOTIFY_URL": "x"}, cwd=app.path)
+        settings.load({"APP_DIR": str(app.path)}, {"APP_NOTIFY_URL": "x"}, settings.Call(app.path))

@@ -32,7 +32,7 @@ def build(
     app: AppFolder, flags: dict[str, str] | None = None, environ: dict[str, str] | None = None, *app_args: str
 ) -> command.Command:
     found = settings.load(
-        {"APP_DIR": str(app.path), **(flags or {})}, environ or {}, cwd=app.path.parent, app_args=app_args
+        {"APP_DIR": str(app.path), **(flags or {})}, environ or {}, settings.Call(app.path.parent, app_args=app_args)
     )
     return command.build(found, environ or {}, sys.executable)
 

@@ -25,7 +25,7 @@ def folder(tmp_path: Path) -> Path:
 def load(folder: Path, lines: str, host: str | None = None) -> settings.Settings:
     (folder / ".env").write_text(lines)
     flags = {"GRADIO_SERVER_NAME": host} if host else {}
-    return settings.load({"GRADIO_SERVER_PORT": "7861", **flags}, {}, cwd=folder, launcher_folders=(folder,))
+    return settings.load({"GRADIO_SERVER_PORT": "7861", **flags}, {}, settings.Call(folder, (folder,)))
 
 
 def argv(loaded: settings.Settings) -> list[str]:
@@ -123,7 +123,7 @@ def test_the_apps_own_variable_says_which_port_it_is(
     lines: str, environ: dict[str, str], port: int, folder: Path
 ) -> None:
     (folder / ".env").write_text(lines)
-    assert settings.load({}, environ, cwd=folder, launcher_folders=(folder,)).port == port
+    assert settings.load({}, environ, settings.Call(folder, (folder,))).port == port
 
 
 def test_the_app_gets_its_port_in_its_own_variables_and_none_that_is_to_be_unset(app: AppFolder) -> None:

@@ -131,7 +131,7 @@ def test_any_file_gives_the_environment_of_the_rules_or_a_refusal(
     (app / ".env").write_bytes(data)
     environ = {"HOME": str(tmp_path), **environ}
     try:
-        found = settings.load({}, environ, cwd=tmp_path, launcher_folders=(app,))
+        found = settings.load({}, environ, settings.Call(tmp_path, (app,)))
         built = command.build(found, environ, os.path.realpath("/proc/self/exe"))
     except LauncherError as error:
         assert error.status == ExitStatus.CONFIG

@@ -25,9 +25,7 @@ def load(
 ) -> settings.Settings:  # fmt: skip
     if file is not None:
         (folder / ".env").write_text(file)
-    return settings.load(
-        flags or {}, environ or {}, cwd=cwd or folder.parent, launcher_folders=(folder,), app_args=app_args
-    )
+    return settings.load(flags or {}, environ or {}, settings.Call(cwd or folder.parent, (folder,), app_args=app_args))
 
 
 PORT = "GRADIO_SERVER_PORT"
@@ -119,7 +117,7 @@ def test_an_env_file_elsewhere_anchors_its_own_paths(folder: Path, tmp_path: Pat
     other = tmp_path / "etc"
     other.mkdir()
     (other / "app.env").write_text(f"APP_DIR=../app\nHF_HOME=cache\n{PORT}=1234\n")
-    found = settings.load({}, {}, cwd=tmp_path, env_file_flag="etc/app.env")
+    found = settings.load({}, {}, settings.Call(tmp_path, env_file="etc/app.env"))
     assert (found.app_dir, found.port) == (folder, 1234)
     assert found.variables["HF_HOME"].value == str(other / "cache")
     assert found.origins[PORT].origin == "app.env line 3"
@@ -252,7 +250,7 @@ def test_without_a_name_the_apps_folder_is_where_the_launcher_lies_else_where_on
         for name in names:
             (tmp_path / folder / name).touch()
     (tmp_path / expected / "webui.py").touch()
-    found = settings.load({}, {}, cwd=tmp_path / "there", launcher_folders=(tmp_path / "here",))
+    found = settings.load({}, {}, settings.Call(tmp_path / "there", (tmp_path / "here",)))
     assert found.app_dir == tmp_path / expected
 
 
@@ -356,7 +354,7 @@ def test_dots_behind_a_linked_folder_lead_where_the_kernel_goes(tmp_path: Path) 
     (tmp_path / "current").symlink_to(tmp_path / "data" / "v23")
     (tmp_path / "current" / "webui.py").touch()
     (tmp_path / "current" / ".env").write_text("HF_HOME=../cache\n")
-    found = settings.load({"APP_DIR": str(tmp_path / "current")}, {}, cwd=tmp_path)
+    found = settings.load({"APP_DIR": str(tmp_path / "current")}, {}, settings.Call(tmp_path))
     assert found.variables["HF_HOME"].value == str(tmp_path / "data" / "cache")
 
 

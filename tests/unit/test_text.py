@@ -72,7 +72,7 @@ def on_terminal(columns: int, *arguments: str) -> list[str]:
 @pytest.mark.parametrize("arguments", [("history",), ("cache", "list")], ids=" ".join)
 def test_what_is_printed_on_a_terminal_fits_it(cached: Cached, columns: int, arguments: tuple[str, ...]) -> None:
     app = cached.app
-    loaded = settings.load({"APP_DIR": str(app.path)}, {}, cwd=app.path)
+    loaded = settings.load({"APP_DIR": str(app.path)}, {}, settings.Call(app.path))
     for number in range(3):
         history.record(loaded, "start", f"pid {number}, python webui.py --port 7860", "exec " + "of an app " * 12)
     lines = on_terminal(columns, *arguments, *app.arguments)

@@ -1,0 +1,337 @@
+"""Every weights file that the app can load, by a look at each and no further: in hub caches, and in folders of its own.
+
+What a file is follows from the lock, from the layout of a hub cache, or from huggingface_hub's notes beside it; else it
+is unknown. That a pinned file has the content that it must have is remembered by all that a look at it tells, its ctime
+and inode too: one that was exchanged for another of the same size and mtime is not what is remembered.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from fnmatch import fnmatchcase
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ..cache import store
+from ..cache.completeness import is_weights as is_named_weights
+from ..cache.dirs import walk
+from ..cache.memory import line_of
+from ..cache.names import HASH, read_ref
+from ..cache.names import name as name_of_folder
+from ..config.paths import HUB_ENTRY
+from ..config.settings import Settings
+from . import placement, repo_id
+from .lockfile import Lock, LockedFile
+from .placement import Memories
+
+FOLDERS = ("checkpoints", "pretrained_models", "models", "weights", "ckpts")
+"""Where apps keep weights of their own, by convention."""
+# What runtimes besides the usual ones load: pickles, arrays, compiled engines.
+_SUFFIXES = frozenset((".pkl", ".npy", ".engine", ".plan", ".trt", ".pt2", ".pdparams", ".keras", ".mnn"))
+_COARSE_SECONDS = 2.1  # a note is written after its file, by a clock that a file system may count in two seconds
+
+
+class Origin(NamedTuple):
+    """Hold what a file is: a repo at a commit, what is pinned of it, and whether its content is known to be that.
+
+    `repo` and `commit` are blank where nobody can tell. `note` is what else is known of it, for a person.
+    """
+
+    repo: str = ""
+    commit: str = ""
+    pinned: LockedFile | None = None
+    verified: bool = False
+    note: str = ""
+
+    @property
+    def known(self) -> bool:
+        """Return whether it is told what the file is: of which repo and commit, or by a pin that it was verified by."""
+        return bool(self.repo and self.commit) if self.pinned is None else self.verified
+
+    def text(self) -> str:
+        """Return it for a person."""
+        what = f"{self.repo} @ {self.commit[:7]}" if self.repo and self.commit else ""
+        if self.pinned is None:
+            return f"{what or 'unknown'}{f' ({self.note})' if self.note else ''}"
+        what = f"{what}, pinned" if what else f"pinned as {self.pinned.hash[:7]}"
+        return what if self.verified else f"{what}, but {self.note}"
+
+
+class WeightsFile(NamedTuple):
+    """Hold a weights file: its path, as a person names it, a look at it, and what it is."""
+
+    path: str
+    name: str
+    status: os.stat_result
+    origin: Origin
+    flat: bool
+    """Whether it is in a folder of the app's, and not in a hub cache."""
+
+    @property
+    def identity(self) -> tuple[int, int]:
+        """Return device and inode."""
+        return self.status.st_dev, self.status.st_ino
+
+    def document(self) -> Mapping[str, Any]:
+        """Return it for `--json`."""
+        origin = self.origin
+        what = "pinned" if origin.pinned else "repo" if origin.known else "unknown"
+        return {
+            "file": self.name,
+            "path": self.path,
+            "size_bytes": self.status.st_size,
+            "what": what,
+            "repo": origin.repo or None,
+            "commit": origin.commit or None,
+            "hash": origin.pinned.hash if origin.pinned else None,
+            "verified": origin.verified if origin.pinned else None,
+            "note": origin.note or None,
+        }
+
+
+class Library(NamedTuple):
+    """Hold what tells what a file is: the lock, what was read before, and the hub caches by their real paths."""
+
+    settings: Settings
+    lock: Lock
+    memories: Memories
+    roots: tuple[str, ...]
+
+
+def is_weights(path: str) -> bool:
+    """Return whether a file is one of weights, by its name."""
+    return is_named_weights(path) or os.path.splitext(path)[1].lower() in _SUFFIXES
+
+
+def folders(settings: Settings, lock: Lock) -> tuple[str, ...]:
+    """Return the app's model folders that are there: the usual ones, those of the setting, those that are pinned."""
+    app_dir = str(settings.app_dir)
+    pinned = (model.local_dir for model in lock if model.local_dir)
+    named = (*(f"{app_dir}/{name}" for name in (*FOLDERS, *pinned)), *map(str, settings.model_dirs))
+    real: dict[str, str] = {}
+    for path in named:
+        if os.path.isdir(path):
+            real.setdefault(os.path.realpath(path), path)
+    # What is in another of them is walked with that one.
+    return tuple(p for r, p in real.items() if not any(r.startswith(f"{other}/") for other in real))
+
+
+def name_of(path: str, app_dir: Path) -> str:
+    """Return a path as a lock and a person name it: from the app's folder, or whole where it is outside."""
+    return path.removeprefix(f"{app_dir}/")
+
+
+def flat_files(paths: Iterable[str], roots: Sequence[str]) -> Iterator[tuple[str, os.stat_result]]:
+    """Yield every plain file below these folders that is no part of a hub cache, with a look at it.
+
+    Links are followed, each folder is looked into once, and hidden ones are not: they are huggingface_hub's notes, our
+    own and git's.
+    """
+    seen: set[tuple[int, int]] = set()
+    stores = {f"{root}/{store.FOLDER}" for root in roots if store.is_store(root)}
+    pending = list(reversed(tuple(paths)))
+    while pending:
+        folder = pending.pop()
+        try:
+            status = os.stat(folder)
+            if (status.st_dev, status.st_ino) in seen:
+                continue
+            seen.add((status.st_dev, status.st_ino))
+            with os.scandir(folder) as listing:
+                entries = sorted(listing, key=lambda entry: entry.name)
+        except OSError:
+            continue
+        for entry in entries:
+            try:
+                if entry.name.startswith(".") or HUB_ENTRY.match(entry.name):
+                    continue
+                if entry.is_dir():
+                    if os.path.realpath(entry.path) not in stores:
+                        pending.append(entry.path)
+                elif entry.is_file():
+                    yield entry.path, entry.stat()
+            except OSError:
+                continue
+
+
+def flat(library: Library) -> Iterator[WeightsFile]:
+    """Yield the weights in the app's own model folders, and whatever else is pinned there."""
+    settings, lock = library.settings, library.lock
+    pinned = pins(lock, settings.app_dir)
+    noted = _Notes(library)
+    seen = set()
+    for path, status in flat_files(folders(settings, lock), library.roots):
+        pin = pinned.get(path)
+        if pin or is_weights(path):
+            seen.add(path)
+            origin = _of_pin(pin, status, library.memories) if pin else noted.origin(path, status)
+            yield WeightsFile(path, name_of(path, settings.app_dir), status, origin, flat=True)
+    for path, pin in pinned.items():
+        if path in seen:
+            continue
+        try:
+            status = os.stat(path)
+        except OSError:
+            continue
+        yield WeightsFile(path, name_of(path, settings.app_dir), status, _of_pin(pin, status, library.memories), True)
+
+
+class Pin(NamedTuple):
+    """Hold what a lock says of a file in a folder of the app's, and which repo and commit that is of, blank if none."""
+
+    file: LockedFile
+    repo: str = ""
+    commit: str = ""
+
+
+def pins(lock: Lock, app_dir: Path) -> Mapping[str, Pin]:
+    """Return what a lock pins in the app's own folders, by path."""
+    pinned = {}
+    for path, file in lock.files.items():
+        repo, _, rest = file.origin.partition("@")
+        pinned[os.path.join(app_dir, path)] = Pin(file, repo, rest.partition("/")[0])
+    for model in lock:
+        if model.local_dir:
+            base = f"{app_dir}/{model.local_dir}"
+            pinned.update((f"{base}/{path}", Pin(file, model.repo, model.commit)) for path, file in model.files.items())
+    return pinned
+
+
+def _of_pin(pin: Pin, status: os.stat_result, memories: Memories) -> Origin:
+    verified = memories.local.knows(line_of(status, pin.file.hash))
+    note = "" if verified else "not verified since it was written last"
+    if status.st_size != pin.file.size != placement.ANY_SIZE:
+        verified, note = False, f"it has {status.st_size} bytes instead of {pin.file.size}"
+    return Origin(pin.repo, pin.commit, pin.file, verified, note)
+
+
+class _Notes:
+    """Tell of files in folders of the app's what huggingface_hub has noted of them, for as long as they are that."""
+
+    def __init__(self, library: Library) -> None:
+        self._library = library
+        self._repos: Mapping[str, str] | None = None
+        self._noted: dict[str, bool] = {}
+
+    def origin(self, path: str, status: os.stat_result) -> Origin:
+        base, noted = self._note(path)
+        if noted is None or base is None:
+            return Origin()
+        read = self._library.memories.local.hash_of(status, noted.etag)
+        if read != noted.etag if read else status.st_ctime > noted.time + _COARSE_SECONDS:
+            return Origin(note=f"changed since {noted.commit[:7]} was downloaded")
+        repo = self._repo(noted.commit)
+        return (
+            Origin(repo, noted.commit) if repo else Origin(note=f"{noted.commit[:7]} of a repo that is not known here")
+        )
+
+    def _note(self, path: str) -> tuple[str | None, placement.Noted | None]:
+        """Return the folder whose notes have a file, and what they say: the nearest one above it that has notes."""
+        base = os.path.dirname(path)
+        while len(base) > 1:
+            if base not in self._noted:
+                self._noted[base] = os.path.isdir(f"{base}/{placement.METADATA}")
+            if self._noted[base]:
+                return base, placement.noted_of(base, path[len(base) + 1 :])
+            base = os.path.dirname(base)
+        return None, None
+
+    def _repo(self, commit: str) -> str:
+        if self._repos is None:
+            self._repos = repos_of_commits(self._library.roots, self._library.lock)
+        return self._repos.get(commit, "")
+
+
+def repos_of_commits(roots: Sequence[str], lock: Lock) -> Mapping[str, str]:
+    """Return whose commits are known here: by the lock, and by refs, snapshots and lists of files in the caches.
+
+    A download to a folder leaves a ref and a list there, although it brings nothing into the cache.
+    """
+    repos: dict[str, str] = {}
+    for root in roots:
+        for folder in _names(root):
+            if HUB_ENTRY.match(folder):
+                path, repo = f"{root}/{folder}", name_of_folder(folder)
+                named = {*_names(f"{path}/snapshots"), *(n.removesuffix(".json") for n in _names(f"{path}/trees"))}
+                for ref in walk(f"{path}/refs"):
+                    try:
+                        named.add(read_ref(ref.path))
+                    except OSError:
+                        continue
+                repos.update((commit, repo) for commit in named if repo_id.COMMIT.fullmatch(commit))
+    repos.update((model.commit, model.repo) for model in lock)
+    return repos
+
+
+def stamps(library: Library, most: int) -> Mapping[str, str]:
+    """Return by which the weights are known again later, by name, of as many as `most`: the app's own folders first."""
+    app_dir = library.settings.app_dir
+    own = flat_files(folders(library.settings, library.lock), library.roots)
+    looks = chain(((path, status) for path, status in own if is_weights(path)), _cached_files(library.roots))
+    return {name_of(path, app_dir): stamp(status) for path, status in islice(looks, most)}
+
+
+def stamp(status: os.stat_result) -> str:
+    """Return all by which a file with this very content is known again."""
+    return line_of(status, "").decode().rstrip()
+
+
+def _cached_files(roots: Sequence[str]) -> Iterator[tuple[str, os.stat_result]]:
+    for root in roots:
+        for folder in filter(HUB_ENTRY.match, _names(root)):
+            for path in _weights_below(f"{root}/{folder}/snapshots"):
+                with suppress(OSError):
+                    yield path, os.stat(path)
+
+
+def cached(library: Library) -> Iterator[WeightsFile]:
+    """Yield the weights of every commit in the hub caches."""
+    pinned = {(repo_id.folder(m.repo), m.commit): m for m in library.lock if not m.local_dir}
+    for root in library.roots:
+        for folder in sorted(filter(HUB_ENTRY.match, _names(root))):
+            repo = name_of_folder(folder)
+            for commit in sorted(filter(HASH.fullmatch, _names(f"{root}/{folder}/snapshots"))):
+                base = f"{root}/{folder}/snapshots/{commit}"
+                model = pinned.get((folder, commit))
+                for path in _weights_below(base):
+                    try:
+                        status = os.stat(path)
+                    except OSError:
+                        continue  # a link to nothing
+                    name = path[len(base) + 1 :]
+                    file = model.files.get(name) if model else None
+                    origin = Origin(repo, commit)
+                    if file:
+                        knows = library.memories.cached.knows(line_of(status, file.hash))
+                        note = "" if knows else "not verified since it was written last"
+                        origin = Origin(repo, commit, file, knows, note)
+                    yield WeightsFile(path, name, status, origin, flat=False)
+
+
+def _weights_below(base: str) -> Iterator[str]:
+    # A snapshot that was moved to another disk is a link itself.
+    if os.path.islink(base):
+        base = os.path.join(base, "")
+    yield from sorted(os.path.normpath(entry.path) for entry in walk(base) if is_weights(entry.name))
+
+
+def is_exempt(name: str, globs: Sequence[str]) -> bool:
+    """Return whether a glob of APP_UNPINNED takes a file by its path from the app's folder or by its name."""
+    return any(fnmatchcase(name, glob) or fnmatchcase(os.path.basename(name), glob) for glob in globs)
+
+
+def summary(files: Sequence[WeightsFile]) -> str:
+    """Return how many there are and how many are unknown: `5 weights files, 2 unknown`."""
+    unknown = sum(not one.origin.known for one in files)
+    count = f"{len(files)} weights file{'' if len(files) == 1 else 's'}"
+    return f"{count}, {unknown} unknown" if unknown else count
+
+
+def _names(folder: str) -> list[str]:
+    try:
+        return os.listdir(folder)
+    except OSError:
+        return []

@@ -1,0 +1,131 @@
+"""A locked launch is refused before the stop where the disk is not what `models.lock` says.
+
+What can be pulled is pulled; what has changed is refused where the lock was made of the disk, and so are weights in the
+app's folders that nothing pins: the app may load them.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from ..cache.digests import Wanted, digests
+from ..context import Context
+from ..errors import ExitStatus, LauncherError
+from ..instances import process as processes
+from ..models import loaded, placement, verified, weights
+from ..models.lockfile import Lock
+from ..models.placement import Memories, Placed
+from ..models.weights import Library, WeightsFile
+from ..ui import text
+from . import weights as inventory
+
+_NAMED_AT_MOST = 5
+
+
+def refuse_changed(context: Context, lock: Lock, placed: Sequence[Placed]) -> None:
+    """Refuse what is pinned by its hash alone and is not that, and of a frozen lock every file that has changed.
+
+    A file that is not remembered is read. Raises LauncherError: 65, or 74 for a file that cannot be read.
+    """
+    memories = verified.load(context.settings.app_dir)
+    problems, unread = _looked_at(context, lock, placed, memories)
+    try:
+        for memory, wanted in ((memories.local, unread.own), (memories.cached, unread.cached)):
+            if wanted:
+                with context.console.bar("verifying", None) as progress:
+                    read = digests(wanted, memory, progress)
+                different = (one.path for one in wanted if read[one] != one.like)
+                problems += [f"{_name(context, path)} has another content" for path in different]
+    except OSError as error:
+        where = os.fsdecode(error.filename or "")
+        raise LauncherError(
+            f"cannot verify {where}: {(error.strerror or str(error)).lower()}",
+            "start_app.py models list",
+            ExitStatus.IO,
+        ) from error
+    finally:
+        verified.save(context.settings.app_dir, memories, context.console.detail)
+    if problems:
+        raise LauncherError(
+            f"not what models.lock pins: {text.some(problems, _NAMED_AT_MOST)}; nothing was stopped",
+            "start_app.py models pull brings what a hub has; start_app.py models lock --freeze pins the disk as it is",
+            ExitStatus.DAMAGED,
+        )
+
+
+class _Unread(NamedTuple):
+    """Hold what must be read, with the digest that it must have: in the app's own folders, and in hub caches."""
+
+    own: list[Wanted]
+    cached: list[Wanted]
+
+
+def _looked_at(context: Context, lock: Lock, placed: Sequence[Placed], memories: Memories) -> tuple[list[str], _Unread]:
+    """Return in words what is wrong by a look at it, and what must be read; what is missing of a model is pulled."""
+    problems: list[str] = []
+    unread = _Unread([], [])
+    single = placement.held(str(context.settings.app_dir), lock.files, memories.local)
+    problems += [f"{path} is gone" for path in single.missing]
+    problems += [f"{path} has another size" for path in single.resized]
+    unread.own.extend(Wanted(os.path.join(context.settings.app_dir, p), lock.files[p].hash) for p in single.unread)
+    for model, place in placed if lock.frozen else ():
+        base, into = place.base(model.commit), unread.cached if place.root else unread.own
+        held = placement.held(base, model.files, memories.of(place))
+        problems += [f"{_name(context, f'{base}/{path}')} has another size" for path in held.resized]
+        into.extend(Wanted(f"{base}/{path}", model.files[path].hash) for path in held.unread)
+    return problems, unread
+
+
+def _name(context: Context, path: str) -> str:
+    return weights.name_of(path, context.settings.app_dir)
+
+
+def refuse_unpinned(context: Context, lock: Lock) -> None:
+    """Refuse weights in the app's own folders that nothing pins, where the lock was made of the disk; else name them.
+
+    Raises LauncherError (65).
+    """
+    known = inventory.library(context, context.environment)
+    files = (one for one in (*weights.flat(known), *_inside(known)) if one.origin.pinned is None)
+    names = sorted({weights.name_of(one.path, context.settings.app_dir) for one in files})
+    names = [name for name in names if not weights.is_exempt(name, context.settings.unpinned)]
+    if not names:
+        return
+    told = f"not pinned by models.lock: {text.some(names, _NAMED_AT_MOST)}"
+    if not lock.frozen:
+        context.console.warn(f"{told}; the app can load it")
+        return
+    raise LauncherError(
+        f"{told}; nothing was stopped",
+        "start_app.py models lock --freeze pins it; APP_UNPINNED in .env exempts files by globs",
+        ExitStatus.DAMAGED,
+    )
+
+
+def _inside(known: Library) -> Iterator[WeightsFile]:
+    """Yield the weights of hub caches that are in the app's own model folders: an app that names one sees all of it."""
+    own = tuple(os.path.realpath(folder) + os.sep for folder in weights.folders(known.settings, known.lock))
+    inner = tuple(root for root in known.roots if root.startswith(own))
+    yield from weights.cached(known._replace(roots=inner))
+
+
+def refuse_hidden(context: Context, lock: Lock, pids: Sequence[int]) -> None:
+    """Refuse what the running instance has loaded from a hub cache and the locked one would not see.
+
+    With `--force` it is told only. Raises LauncherError (65).
+    """
+    environment = processes.environment(pids[0]) or {} if pids else {}
+    hidden = loaded.hidden(loaded.opened(pids), inventory.roots_of(context, environment), lock)
+    if not hidden:
+        return
+    told = f"the running instance has loaded what models.lock does not pin: {text.some(hidden, _NAMED_AT_MOST)}"
+    if context.arguments.force:
+        context.console.warn(f"{told}; the locked one cannot load it")
+        return
+    raise LauncherError(
+        f"{told}; the locked one could not load it, and nothing was stopped",
+        "start_app.py models lock --freeze pins what is here; start_app.py --locked --force starts without it",
+        ExitStatus.DAMAGED,
+    )

@@ -1,0 +1,174 @@
+"""The weights files of the app, and what its running instance has of them: `list`, `status` and `--freeze` show it."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ..cache import roots as caches
+from ..context import Context
+from ..errors import LauncherError
+from ..instances import process as processes
+from ..models import loaded, verified, weights
+from ..models.loaded import Opened
+from ..models.locked_view import VIEW
+from ..models.lockfile import Lock
+from ..models.weights import Library, Origin, WeightsFile
+from .instance import Observed
+
+_SETTLE_SECONDS = 2.0  # what is written at the start itself, by clocks that count in two seconds
+
+
+class Listed(NamedTuple):
+    """Hold a weights file, whether the instance has it loaded, and how it has changed on the disk since."""
+
+    file: WeightsFile
+    loaded: bool
+    change: str
+
+    def document(self) -> Mapping[str, Any]:
+        """Return it for `--json`."""
+        return {
+            **self.file.document(),
+            "loaded": "yes" if self.loaded else "unknown",
+            "changed": self.change or None,
+        }
+
+
+class Inventory(NamedTuple):
+    """Hold the weights files, and the names of those that the instance has or had and that are gone from the disk."""
+
+    files: tuple[Listed, ...]
+    gone: tuple[str, ...]
+
+    @property
+    def flat(self) -> tuple[WeightsFile, ...]:
+        """Return the files in folders of the app's own."""
+        return tuple(one.file for one in self.files if one.file.flat)
+
+    def changes(self) -> Iterator[str]:
+        """Yield what has changed on the disk since the instance started, a file a line."""
+        for one in self.files:
+            if one.change:
+                yield f"{one.file.name} was {one.change}"
+        for name in self.gone:
+            yield f"{name} is gone from the disk since the instance started"
+
+
+class Instance(NamedTuple):
+    """Hold what is known of the running instance: the files that it has open, its environment, start and first look.
+
+    `started` is in seconds since the epoch; `stamps` are by what its weights were known at the start, None where no
+    launcher has noted that.
+    """
+
+    opened: tuple[Opened, ...] = ()
+    environment: Mapping[str, str] = {}
+    started: float | None = None
+    stamps: Mapping[str, str] | None = None
+
+
+def instance_of(observed: Observed) -> Instance:
+    """Return what is known of the observed instance; of none, nothing."""
+    instance, record = observed.instance, observed.record
+    if instance is None:
+        return Instance()
+    recorded = record.weights if record and record.pid == instance.pid else None
+    return Instance(
+        loaded.opened(instance.tree),
+        processes.environment(instance.pid) or {},
+        time.time() - instance.process.age,
+        recorded or None,
+    )
+
+
+def roots_of(context: Context, environment: Mapping[str, str]) -> tuple[Path, ...]:
+    """Return where models are cached: where the instance of this environment keeps them, and where the app would.
+
+    Behind a view of pinned ones they are in the app's.
+    """
+    app_dir = context.settings.app_dir
+    paths = (*caches.folders(environment, app_dir), *caches.folders(context.environment, app_dir))
+    return tuple(path for path in dict.fromkeys(paths) if not path.name.startswith(VIEW))
+
+
+def lock_of(context: Context) -> Lock:
+    """Return the lock, an empty one where there is none or where it cannot be read: that does not hide the disk."""
+    try:
+        return context.lockfile or Lock()
+    except LauncherError:
+        return Lock()
+
+
+def library(context: Context, environment: Mapping[str, str]) -> Library:
+    """Return what tells what a weights file is."""
+    real = tuple(dict.fromkeys(os.path.realpath(path) for path in roots_of(context, environment)))
+    return Library(context.settings, lock_of(context), verified.load(context.settings.app_dir), real)
+
+
+def inventory(context: Context, instance: Instance, *, cached: bool = True) -> Inventory:
+    """Return every weights file that the app can load; without `cached`, of hub caches only what has changed."""
+    known = library(context, instance.environment or context.environment)
+    files = (*weights.flat(known), *(weights.cached(known) if cached or instance.opened else ()))
+    compare = _Comparison(context, instance)
+    listed = [compare.listed(file) for file in files]
+    own = tuple(one for one in listed if cached or one.file.flat or one.change)
+    besides = tuple(compare.besides(files))
+    return Inventory((*own, *besides), tuple(compare.gone(files)))
+
+
+class _Comparison:
+    """Compare the files on the disk with those that the instance has open, and with what it was started with."""
+
+    def __init__(self, context: Context, instance: Instance) -> None:
+        self._app_dir = context.settings.app_dir
+        self._instance = instance
+        self._paths = {one.path for one in instance.opened if not one.gone}
+        self._lost = {one.path for one in instance.opened if one.gone}
+        self._identities = {one.identity for one in instance.opened}
+
+    def listed(self, file: WeightsFile) -> Listed:
+        real = os.path.realpath(file.path) if self._instance.opened else file.path
+        is_open = file.identity in self._identities or real in self._paths
+        if real in self._lost and not is_open:
+            return Listed(file, True, "replaced on the disk since the instance loaded it")
+        return Listed(file, is_open, self._change(file))
+
+    def _change(self, file: WeightsFile) -> str:
+        stamps, started = self._instance.stamps, self._instance.started
+        if stamps is None:
+            late = started is not None and file.flat and file.status.st_ctime > started + _SETTLE_SECONDS
+            return "written or moved since the instance started" if late else ""
+        before = stamps.get(weights.name_of(file.path, self._app_dir))
+        if before is None or before == weights.stamp(file.status):
+            return ""
+        same = before.split(" ")[:2] == weights.stamp(file.status).split(" ")[:2]
+        return f"{'written to' if same else 'replaced'} since the instance started"
+
+    def besides(self, files: Sequence[WeightsFile]) -> Iterator[Listed]:
+        """Yield weights that the instance has open and that are in no folder that is looked into."""
+        known = {file.identity for file in files} | {(0, 0)}
+        for one in self._instance.opened:
+            if one.gone or one.identity in known or not weights.is_weights(one.path):
+                continue
+            try:
+                status = os.stat(one.path)
+            except OSError:
+                continue
+            if (status.st_dev, status.st_ino) not in known:
+                known.add((status.st_dev, status.st_ino))
+                name = weights.name_of(one.path, self._app_dir)
+                yield Listed(WeightsFile(one.path, name, status, Origin(), True), True, "")
+
+    def gone(self, files: Sequence[WeightsFile]) -> Iterator[str]:
+        """Yield the names of weights that the instance has open, and that the disk has no more under their name."""
+        real = {os.path.realpath(file.path) for file in files} if self._lost else set()
+        for path in sorted(self._lost - real):
+            if weights.is_weights(path) and not os.path.lexists(path):
+                yield weights.name_of(path, self._app_dir)
+        for name in sorted(self._instance.stamps or ()):
+            if not os.path.lexists(os.path.join(self._app_dir, name)) and weights.is_weights(name):
+                yield name
