@@ -25,8 +25,8 @@ from .ui import invocation, text
 from .ui.console import Console
 from .ui.invocation import Invocation
 
-# These commands need no script, so that a cache can be freed before the app is there.
-_WITHOUT_SCRIPT = ("cache ", "models ", "history", "ended")
+# These commands need no script: a cache can be freed before the app is there, and init finds it.
+_WITHOUT_SCRIPT = ("cache ", "models ", "history", "init", "ended")
 # The rest removes and clears by one module: what differs is the plan.
 _MODULES = {"cache clear": "cache_remove", "cache prune": "cache_remove"}
 

@@ -148,6 +148,17 @@ _COMMANDS = (
         changes=True,
     ),
     Command(
+        "init",
+        "write the settings that start this app into .env, each with its reason",
+        {"safety": (own.DRY_RUN, own.YES_TO_LINES)},
+        (
+            ("init", "show the lines, and ask before they are written"),
+            ("init --yes", "write them without a question, for a script"),
+        ),
+        details="It reads what runs, the start scripts and the code of the app, and runs nothing. Lines in .env stay.",
+        changes=True,
+    ),
+    Command(
         "unit",
         "print a unit for systemd or supervisord that keeps this app running",
         {"unit": (own.TEMPLATE, own.USER, own.SUPERVISORD, own.PYTHON, own.LOCKED)},

@@ -193,7 +193,7 @@ class StartStep:
             self._execute(prepared)
         except LauncherError:
             for stream, copy in kept.items():
-                os.dup2(copy, stream)  # the user is told, not the log
+                os.dup2(copy, stream)  # a message for the user, not for the log
             raise
 
     def _watch(self) -> None:
