@@ -297,7 +297,6 @@ FIRST_EXAMPLES = (
     ("--dry-run -v", "show what would happen, and why"),
     ("-- --fp16", "everything after -- goes to the app"),
     ("--background", "start it, and return when its page answers"),
-    ("cache prune", "free disk space"),
 )
 EXIT_STATUSES: Mapping[ExitStatus, str] = {
     ExitStatus.DONE: "done",
