@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from ..config.paths import HUB_ENTRY
 from ..system.detach import beside
-from ..system.files import NO_FLOCK, open_folder, open_regular, read_regular, try_lock
+from ..system.files import NO_FLOCK, open_folder, open_place, open_regular, read_regular, try_lock
 from ..ui.console import Progress
 from ..ui.text import clean, size
 from . import entries, foreign, layout, store
@@ -32,7 +32,6 @@ from .usage import held_lock
 NO_RENAME = (errno.EXDEV, errno.ENOSPC, errno.EDQUOT)
 _JOURNAL = ".approved"
 _MOST_BYTES = 1 << 28
-_PATH_ONLY = getattr(os, "O_PATH", os.O_RDONLY)
 _NICENESS = 10
 # The app's first moments are its own: on few cores, deleting beside them would only delay it.
 _GRACE_SECONDS = 0.5
@@ -70,7 +69,7 @@ class Trash:
         OSError, with one of NO_RENAME where nothing can be renamed.
         """
         folder = self._made()
-        before = os.open(name, _PATH_ONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+        before = open_place(name, dir_fd=parent)
         try:
             status = os.fstat(before)
             if identity and (status.st_dev, status.st_ino) != identity:

@@ -27,6 +27,7 @@ from ..instances.describe import (
 )
 from ..models import versions
 from ..operations.instance import Observed
+from ..service.outcomes import Attempt
 from ..system import lock as locks
 from ..ui import redact, text
 
@@ -152,6 +153,7 @@ class Prepared(NamedTuple):
     launch_lock: locks.Lock
     models: ModelStep
     cache: CacheStep | None
+    attempt: Attempt
 
     @property
     def commits(self) -> Mapping[str, str]:
