@@ -164,9 +164,14 @@ def plan_lines(planned: Sequence[Plan]) -> Iterator[str]:
             yield from (f"would keep {target}: {item.path} links to it" for target in item.targets)
         yield from skipped_lines(part.skipped)
         if not part.items:
-            yield f"nothing to remove in {part.root.path}"
+            yield f"nothing {'can go now' if is_busy((part,)) else 'to remove'} in {part.root.path}"
         else:
             yield f"would free {size(part.size)} in {part.root.path}"
+
+
+def is_busy(planned: Sequence[Plan]) -> bool:
+    """Return whether plans leave something only because it is in use."""
+    return any(skip.kind == "in use" for part in planned for skip in part.skipped)
 
 
 def plan_document(planned: Plan) -> Mapping[str, Any]:

@@ -157,7 +157,7 @@ def refuse_unsafe(caches: Iterable[Root], app_dir: Path, home: str | None) -> No
             real = os.path.realpath(folder) if folder else os.sep
             if root.real == real or f"{real}{os.sep}".startswith(root.real.rstrip(os.sep) + os.sep):
                 raise LauncherError(
-                    f"{root.path} is no place for a model cache ({root.origin}): it holds {real}",
+                    f"{root.path} is not a place for a model cache ({root.origin}): it holds {real}",
                     "set HF_HOME to a folder of its own, such as HF_HOME=./cache_hub in .env",
                 )
 

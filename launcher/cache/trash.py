@@ -182,13 +182,15 @@ def finish(root: str, progress: Progress | None = None) -> Finished:
     return Finished(deletion.freed, tuple(deletion.failures))
 
 
-def finish_later(roots: Sequence[str], *, quiet: bool) -> None:
+def finish_later(roots: Sequence[str], *, quiet: bool, more: bool = False) -> None:
     """Delete the trash of these roots in the background, and say on stderr what that freed unless `quiet`.
+
+    `more` tells that something was freed before, and that this was said.
 
     The process that does it is nobody's child, so that the app neither waits for it nor owns it. Killed at any time,
     it leaves the rest to the next run. Raises OSError when it cannot be started.
     """
-    beside(partial(_finish_all, roots, quiet), stderr=True)
+    beside(partial(_finish_all, roots, quiet, more), stderr=True)
 
 
 @contextmanager
@@ -326,7 +328,7 @@ def _give_back(root: str, parent: int, folder: int, path: str, place: str) -> No
         foreign.give_back(parent, folder, path.partition("/")[2], place, strangers)
 
 
-def _finish_all(roots: Sequence[str], quiet: bool) -> None:
+def _finish_all(roots: Sequence[str], quiet: bool, more: bool) -> None:
     os.nice(_NICENESS)
     time.sleep(_GRACE_SECONDS)
     for root in roots:
@@ -337,8 +339,8 @@ def _finish_all(roots: Sequence[str], quiet: bool) -> None:
             continue
         for failure in done.failures:
             _say(f"cannot remove {failure.path}: {failure.reason}")
-        if not quiet:
-            _say(f"cache: freed {size(done.freed)} in {root}")
+        if not quiet and (done.freed or not more):
+            _say(f"cache: freed {size(done.freed)}{' more' if more else ''} in {root}")
 
 
 def _say(line: str) -> None:

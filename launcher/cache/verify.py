@@ -283,7 +283,7 @@ def candidates(repos: Iterable[Repo], pinned: Mapping[str, Mapping[str, Files]] 
                 if (blob.identity, expected) in yielded:
                     continue
                 yielded.add((blob.identity, expected))
-            why = "" if expected else "its name is no hash"
+            why = "" if expected else "its name is not a hash"
             path = f"{repo.path}/blobs/{blob.name}"
             yield Candidate(repo.path, path, blob.name, commits, expected, why, doubtful=doubtful)
         for revision in repo.revisions:

@@ -27,7 +27,7 @@ def run(context: Context) -> Report:
         lines += [""] if lines else []
         lines.append(f"cache: {shown.root.path} ({shown.root.origin})")
         if not shown.exists:
-            lines.append("not there")
+            lines.append("does not exist")
             continue
         rows, below = listing.lines(shown, revisions=arguments.revisions)
         lines += context.console.table(rows, right=_RIGHT)

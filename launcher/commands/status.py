@@ -144,9 +144,9 @@ class Status(NamedTuple):
         last, failed = self.starts.last, self.starts.failed
         rows = []
         if last and last.over and self.instance is None:
-            rows.append(("ended", f"pid {last.pid} {told_end(last)}, {last.ended_at}"))
-        if failed and failed != last:
-            rows.append(("last failed start", f"pid {failed.pid} {told_end(failed)}, {failed.ended_at}"))
+            rows.append(("ended", f"{last.ended_at}, pid {last.pid} {told_end(last)}"))
+        if failed and not (last and last.is_process(failed.pid, failed.start)):
+            rows.append(("last failed start", f"{failed.ended_at}, pid {failed.pid} {told_end(failed)}"))
         if last and last.rollback and not last.over:
             rows.append(("rolled back", f"to the set of {last.ran.at}: {text.command_line(last.ran.argv)}"))
         return rows

@@ -181,7 +181,7 @@ def _flags(sources: Sources, name: str, otherwise: tuple[str, ...]) -> tuple[str
     if all(re.fullmatch(_OPTION, word) for word in words):
         return tuple(words)
     raise LauncherError(
-        f"{redact.scrub(setting.value.strip())!r} is no option name ({name}, {setting.origin})",
+        f"{redact.scrub(setting.value.strip())!r} is not an option name ({name}, {setting.origin})",
         f"{name}=--port, or {name}=none when the app takes it from the environment only",
         setting.bad,
     )
@@ -194,7 +194,7 @@ def _names(sources: Sources, name: str) -> Iterator[str]:
         if not re.fullmatch(_VARIABLE, word):
             assert setting
             raise LauncherError(
-                f"{redact.scrub(word)!r} is no name of a variable ({name}, {setting.origin})",
+                f"{redact.scrub(word)!r} is not the name of a variable ({name}, {setting.origin})",
                 f"{name}=NAME, several with blanks between them",
                 setting.bad,
             )

@@ -282,6 +282,10 @@ def _warnings(file: env_file.EnvFile, environ: Mapping[str, str]) -> tuple[str, 
             broken.append(
                 f"{file.path} line {line}: {name} has no effect, the environment has it; {name}=…:${name} adds"
             )
+    for name in file.values:
+        meant = [known for known in _CHECKED_NAMES if _is_misspelled(name, known)]
+        if meant and name not in _CHECKED_NAMES:
+            broken.append(_not_ours(file, name, meant[0]))
     strange = [name for name in file.values if name.startswith("APP_") and name not in LAUNCHER_NAMES]
     if not strange:
         return tuple(broken)
@@ -290,10 +294,20 @@ def _warnings(file: env_file.EnvFile, environ: Mapping[str, str]) -> tuple[str, 
     for name in strange:
         meant = difflib.get_close_matches(name, LAUNCHER_NAMES, 1, 0.8)
         if meant:
-            broken.append(
-                f"{file.path} line {file.lines[name]}: {name} is no setting of the launcher; {meant[0]} is one"
-            )
-    return tuple(broken)
+            broken.append(_not_ours(file, name, meant[0]))
+    return tuple(dict.fromkeys(broken))
+
+
+def _not_ours(file: env_file.EnvFile, name: str, meant: str) -> str:
+    return f"{file.path} line {file.lines[name]}: {name} is not a setting of the launcher; {meant} is"
+
+
+def _is_misspelled(name: str, known: str) -> bool:
+    """Return whether a name has the letters of a known one in another order, or one letter more or less."""
+    short, long = sorted((name, known), key=len)
+    if len(short) == len(long):
+        return sorted(short) == sorted(long)
+    return len(long) == len(short) + 1 and any(short == long[:i] + long[i + 1 :] for i in range(len(long)))
 
 
 def _home(flags: Mapping[str, str], environ: Mapping[str, str], call: Call) -> Path:

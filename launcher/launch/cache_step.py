@@ -113,7 +113,7 @@ class CacheStep:
             removal.record(context.settings, request.kind, result, later=background)
             removal.tell(planned, result, context.console, later=background)
             if background:
-                self._finish_later(planned)
+                self._finish_later(planned, more=result.freed > 0)
             self._refuse_failed(result)
         return bool(self._requests)
 
@@ -167,12 +167,12 @@ class CacheStep:
                 ExitStatus.IO if result.failures else ExitStatus.RETRY,
             )
 
-    def _finish_later(self, planned: Sequence[Plan]) -> None:
+    def _finish_later(self, planned: Sequence[Plan], *, more: bool) -> None:
         touched = [plan.root.real for plan in planned if plan.items]
         if not touched:
             return
         try:
-            trash.finish_later(touched, quiet=self._context.console.quiet)
+            trash.finish_later(touched, quiet=self._context.console.quiet, more=more)
         except OSError as error:
             self._context.console.warn(
                 f"cache: what was removed lies in the trash until the next run: {error.strerror}"

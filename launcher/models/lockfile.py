@@ -184,7 +184,7 @@ def dump(models: Iterable[LockedModel]) -> bytes:
 def parse(data: bytes) -> Lock:
     """Return the models of a lock file's bytes; raise an exception that says in words where they are wrong."""
     if len(data) > MAX_BYTES:
-        raise _WrongError(f"more than {MAX_BYTES} bytes is no models.lock")
+        raise _WrongError(f"more than {MAX_BYTES} bytes is not a models.lock")
     try:
         document = json.loads(data.decode("utf-8"), object_pairs_hook=_once, parse_int=_number)
     except UnicodeDecodeError as error:
@@ -214,11 +214,11 @@ def parse(data: bytes) -> Lock:
 def _single_files(document: Mapping[str, Any]) -> Mapping[str, LockedFile]:
     entries = document.get("files", {})
     if not isinstance(entries, dict):
-        raise _WrongError("files is no object")
+        raise _WrongError("files is not an object")
     for path in entries:
         # A folder that a setting names may be outside the app's: its files are looked at, and never written.
         if not repo_id.is_path(path.removeprefix("/")) or path.partition("/")[0].startswith("."):
-            raise _WrongError(f"files[{_shown(path)}] is no path of a file")
+            raise _WrongError(f"files[{_shown(path)}] is not the path of a file")
     return {path: _single_file(path, entry) for path, entry in sorted(entries.items())}
 
 
@@ -299,7 +299,7 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _model(entry: Any, where: str) -> LockedModel:
     if not isinstance(entry, dict):
-        raise _WrongError(f"{where} is no object")
+        raise _WrongError(f"{where} is not an object")
     _refuse_unknown_keys(entry, _MODEL_KEYS, where)
     repo = _text(entry, "repo", where)
     if not repo_id.is_name(repo):
@@ -317,7 +317,7 @@ def _model(entry: Any, where: str) -> LockedModel:
         _refuse(f"{where}.local_dir", local_dir, "no folder for a model below the app's own")
     files = entry.get("files")
     if not isinstance(files, dict):
-        raise _WrongError(f"{where}.files is no object")
+        raise _WrongError(f"{where}.files is not an object")
     hidden = next((path for path in files if local_dir and path.startswith(".cache/")), None)
     if hidden:
         raise _WrongError(f"{where}.files[{_shown(hidden)}] is where huggingface_hub keeps its own notes")
@@ -336,7 +336,7 @@ def _files(entries: Mapping[str, Any], where: str) -> Mapping[str, LockedFile]:
     # A lock of thousands of files is read at every launch: all paths at once, and of each file what it takes.
     if not repo_id.are_paths(entries):
         wrong = next(path for path in sorted(entries) if not repo_id.is_path(path))
-        raise _WrongError(f"{where}[{_shown(wrong)}] is no path below a folder")
+        raise _WrongError(f"{where}[{_shown(wrong)}] is not a path below a folder")
     return {path: _file(path, entry, where) for path, entry in sorted(entries.items())}
 
 
@@ -357,14 +357,14 @@ def _file(path: str, entry: Any, where: str) -> LockedFile:
 def _text(entry: Mapping[str, Any], key: str, where: str) -> str:
     value = entry.get(key)
     if not isinstance(value, str):
-        raise _WrongError(f"{where} has no {key}" if key not in entry else f"{where}.{key} is no text")
+        raise _WrongError(f"{where} has no {key}" if key not in entry else f"{where}.{key} is not text")
     return value
 
 
 def _globs(entry: Mapping[str, Any], key: str, where: str) -> tuple[str, ...]:
     value = entry.get(key, [])
     if not isinstance(value, list) or not all(isinstance(glob, str) and glob and glob.isprintable() for glob in value):
-        raise _WrongError(f"{where}.{key} is no list of globs")
+        raise _WrongError(f"{where}.{key} is not a list of globs")
     return tuple(value)
 
 

@@ -271,7 +271,7 @@ def _refuse_astray(model: LockedModel, place: Place, roots: Sequence[Root]) -> N
     for root in roots:
         if _is_in_cache(os.path.realpath(place.path), model, root.real):
             raise LauncherError(
-                f"{place.path} is no folder for {model.repo}: its files would get among those of the cache {root.path}",
+                f"{place.path} is not a folder for {model.repo}: its files would mix with those of the cache {root.path}",
                 f"start_app.py models lock --remove {quoted(model.repo)}; "
                 f"start_app.py models lock {quoted(model.repo)} keeps it there",
                 ExitStatus.CONFIG,

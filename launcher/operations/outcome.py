@@ -59,8 +59,22 @@ def look_back(context: Context) -> Outcomes:
         return known
     boot_id, _ = own_namespace()
     rebooted = bool(boot_id) and last.boot_id != boot_id
-    end = End("ended with the machine", asked=True) if rebooted else End(_UNKNOWN, line=last_line(last.log))
+    if rebooted:
+        end = End("ended with the machine", asked=True)
+    elif last.stage == "stopping":
+        end = End("was stopped", asked=True)
+    else:
+        end = End(_UNKNOWN, line="" if _is_our_output(last.log) else last_line(last.log))
     return note_end(context, last, end)
+
+
+def _is_our_output(log: str | None) -> bool:
+    """Return whether we print into this file too: then its last line need not be the app's."""
+    for stream in (1, 2):
+        with suppress(OSError):
+            if log and os.path.samestat(os.fstat(stream), os.stat(log)):
+                return True
+    return False
 
 
 def known_of(context: Context) -> Outcomes:
@@ -213,9 +227,10 @@ def note_unit_end(context: Context) -> None:
 
 def told_end(attempt: Attempt) -> str:
     """Return in words how a start has ended: the end, and the last line of its log."""
+    how, comma, more = attempt.how.partition(", ")
     before = "" if attempt.seen else " before its page answered"
     line = f"; last line: {attempt.line}" if attempt.line else ""
-    return f"{attempt.how}{before}{line}"
+    return f"{how}{before}{comma}{more}{line}"
 
 
 def start_document(attempt: Attempt | None) -> Mapping[str, Any] | None:

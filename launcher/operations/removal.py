@@ -12,7 +12,7 @@ from ..cache.plan import Plan
 from ..cache.planning import Request, Result
 from ..config.settings import Settings
 from ..context import Answer, Context
-from ..errors import ExitStatus, LauncherError
+from ..errors import ExitStatus, LauncherError, quoted
 from ..service import history, outcomes
 from ..ui import text
 
@@ -116,7 +116,15 @@ def apply(
 
 
 def _hint(planned: Sequence[Plan], kind: str, context: Context) -> str | None:
-    """Return what helps where nothing could be removed: another setting, or on a full disk another command."""
+    """Return what helps: a restart where something is in use; where nothing can go, a setting or another command."""
+    if planning.is_busy(planned):
+        flag = {"clear": "--clear-cache", "prune": "--prune-cache", "remove": "--remove-model"}.get(kind)
+        if flag is None:
+            return "try again when it has ended"
+        again = " ".join(("start_app.py", flag, *map(quoted, context.arguments.repos)))
+        return (
+            f"{again} restarts the app on port {context.settings.port} and removes it; else try again when it has ended"
+        )
     if any(plan.items for plan in planned):
         return None
     misplaced = roots.misplaced(context.environment, context.settings.app_dir)
@@ -206,18 +214,22 @@ def tell(planned: Sequence[Plan], result: Result, console: Console, *, later: bo
     if kept:
         console.warn(f"hint: {text.command_line(('ls', '-ld', kept[0]))} shows whose it is")
     if not any(plan.items for plan in planned):
-        console.say(f"cache: nothing to remove in {', '.join(str(plan.root.path) for plan in planned)}")
+        nothing = "nothing was removed from" if planning.is_busy(planned) else "nothing to remove in"
+        console.say(f"cache: {nothing} {', '.join(str(plan.root.path) for plan in planned)}")
         return
     gone = sum(1 for item in result.items if item.kind in _NAMED)
     removed = f"removed {gone}, " if gone > _NAMED_AT_MOST else ""
-    how = "the disk space is freed in the background" if later else f"freed {text.size(result.freed)}"
+    how = f"freed {text.size(result.freed)}"
+    if later:
+        how = f"{how}, the rest in the background" if result.freed else "the disk space is freed in the background"
     console.say(f"cache: {removed}{how}")
 
 
 def record(settings: Settings, kind: history.Action, result: Result, *, later: bool) -> None:
     """Write into the app's history what a removal took."""
     names = [plans.label(item) for item in result.items if item.kind in ("repo", "revision")]
-    removed = text.some(names, 3) or (f"{len(result.items)} leftovers" if result.items else "nothing to remove")
+    nothing = "nothing: it is in use" if any(skip.kind == "in use" for skip in result.skipped) else "nothing to remove"
+    removed = text.some(names, 3) or (f"{len(result.items)} leftovers" if result.items else nothing)
     freed = "freed in the background" if later else f"freed {text.size(result.freed)}"
     failed = f", {len(result.failures)} could not be removed" if result.failures else ""
     history.record(settings, kind, removed, freed + failed)

@@ -25,6 +25,8 @@ _LAST_ONLY = frozenset(("key", "keys", "pass", "pat", "sas", "sid", "sig", "sess
 _PLACES = frozenset(("path", "file", "dir", "name", "url", "endpoint", "type", "length", "count", "limit", "size"))
 _COUNTED = frozenset(("max", "min", "new", "num", "n", "total"))
 _NUMBER = r"(?i)[\d.,]+|true|false|yes|no|on|off|none"
+# Not even a number of one digit is a secret: HF_HUB_DISABLE_IMPLICIT_TOKEN=1 is a line to paste.
+_SWITCH = r"(?i)[01]|true|false|yes|no|on|off"
 
 # Secrets that are known by their form, whatever their name.
 _FORM_STARTS = ("hf_", "api_org_", "gh", "github", "glpat", "xox", "sk-", "KIA", "SIA", "eyJ", "earer ")
@@ -69,8 +71,8 @@ def is_secret_name(name: str) -> bool:
 
 
 def is_secret(name: str, text: str) -> bool:
-    """Return whether the value of a name is to be masked; a number of tokens is not."""
-    if not text or not is_secret_name(name):
+    """Return whether the value of a name is to be masked; a switch and a number of tokens are not."""
+    if not text or not is_secret_name(name) or re.fullmatch(_SWITCH, text):
         return False
     return not (name.lower().endswith("tokens") and re.fullmatch(_NUMBER, text))
 

@@ -82,6 +82,15 @@ def test_a_cache_that_stays_too_big_because_of_what_is_in_use_is_told(cached: Ca
     assert f"it is in use by pid {reader.pid}, " in done.err
 
 
+def test_what_the_app_itself_uses_leaves_a_hint_that_removes_it(cached: Cached, processes: Processes) -> None:
+    reading(processes, "opens", file_of(cached, V22))
+    for words, flags in (("prune",), "--prune-cache"), (("remove", V22), f"--remove-model {V22}"):
+        done = cached.run(*words)
+        assert done.status == 75, done.err
+        assert "nothing to remove" not in done.err
+        assert f" {flags} restarts the app on port " in done.err.splitlines()[-1], done.err
+
+
 def test_json_names_what_stays_because_it_is_in_use(cached: Cached, processes: Processes) -> None:
     reader = reading(processes, "maps", file_of(cached, V22, "config.json"))
     done = cached.run("clear", "--json")

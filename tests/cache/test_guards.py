@@ -45,7 +45,7 @@ def test_a_system_a_home_or_an_app_is_no_cache(
     before = everything(tmp_path)
     done = insist(app, *arguments, env={"HOME": str(home), name: value})
     assert done.status == 78, done.err
-    assert " is no place for a model cache (environment): it holds " in done.err
+    assert " is not a place for a model cache (environment): it holds " in done.err
     assert done.err.splitlines()[-1].startswith("hint: set HF_HOME to a folder of its own")
     assert everything(tmp_path) == before
 

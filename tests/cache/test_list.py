@@ -218,7 +218,7 @@ def test_several_roots_have_a_table_and_a_total_each(app: AppFolder) -> None:
     done = launcher("cache", "list", "--app-dir", app.path)
     assert done.status == 0
     first, second = done.out.split("\n\n")
-    assert first.splitlines() == [f"cache: {app.path}/own/hub (.env line 1)", "not there"]
+    assert first.splitlines() == [f"cache: {app.path}/own/hub (.env line 1)", "does not exist"]
     assert second.splitlines()[0] == f"cache: {app.path}/cache_hub (in the app's folder)"
     assert second.splitlines()[-1] == "1 repo, 2 B"
 
@@ -226,7 +226,7 @@ def test_several_roots_have_a_table_and_a_total_each(app: AppFolder) -> None:
 def test_a_cache_that_is_not_there_and_an_empty_one_are_told_apart(tmp_path: Path) -> None:
     hub = tmp_path / "hub"
     done = listed(hub)
-    assert (done.status, done.out) == (0, f"cache: {hub} (environment)\nnot there\n")
+    assert (done.status, done.out) == (0, f"cache: {hub} (environment)\ndoes not exist\n")
     assert listed(hub, "--json").json["roots"][0]["exists"] is False
     hub.mkdir()
     done = listed(hub)

@@ -255,7 +255,7 @@ def test_what_is_no_place_for_a_cache_is_not_repaired(place: str, app: AppFolder
     env = clean_environment(HF_HUB_CACHE=str(folder), HOME=str(tmp_path / "home"))
     done = launcher("cache", "verify", "--repair", "--yes", "--app-dir", app.path, env=env)
     assert done.status == 78
-    assert f"{folder} is no place for a model cache" in done.err
+    assert f"{folder} is not a place for a model cache" in done.err
     shutil.rmtree(app.path / ".start_app")  # the history, which tells of the refusal
     assert tree(tmp_path) == before
 

@@ -155,7 +155,7 @@ def test_what_has_no_hash_or_leads_out_of_the_cache_is_unverifiable_and_no_damag
     done = verify(app, "koge/index-tts-v23")
     assert done.status == 0
     assert done.out == (
-        f"unverifiable: koge/index-tts-v23 odd.txt, {repo}/blobs/no-hash: its name is no hash\n"
+        f"unverifiable: koge/index-tts-v23 odd.txt, {repo}/blobs/no-hash: its name is not a hash\n"
         f"unverifiable: koge/index-tts-v23 mine.txt, {repo}/snapshots/{commit}/mine.txt: "
         "it is a link that leads out of the cache\n"
         "verified: 1 file whole; 13 B; 2 unverifiable\n"

@@ -54,6 +54,7 @@ def test_a_launch_does_to_the_cache_what_the_command_does(
     order = [line.split(":")[0] for line in new.err.splitlines()]
     assert order.index("stale") < order.index("cache", order.index("stale")) < order.index("exec")
     eventually(lambda: "cache: freed " in new.err, what=new.err)
+    assert "cache: freed 0 B" not in new.err
 
 
 # It looks at its model when it is told to end, and again when it really ends.

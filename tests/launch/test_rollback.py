@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from launcher.service import outcomes
-from tests.support.apps import WEBUI, AppFolder, Done, Processes, alive, eventually, get, launcher
+from tests.support.apps import ROOT, WEBUI, AppFolder, Done, Processes, alive, eventually, get, launcher
 
 SECRET = "sk-0123456789abcdef0123456789abcdef"
 
@@ -73,12 +75,35 @@ def test_nothing_is_substituted_where_that_is_refused_or_in_the_foreground(
     assert launcher(*app.arguments, "--", "--exit", "5").status == 5
     assert get(app.port) is None
     shown = launcher("status", *app.arguments)
-    assert "ended:" in shown.out
+    assert " has ended before its page answered, nobody saw how\n" in shown.out
+    assert "last failed start:" not in shown.out  # it is the one that has ended
     assert "rollback starts what ran well before" in shown.err
     done = launcher("rollback", "--background", *app.arguments)
     processes.end_also(app.lock_holder() or 0)
     assert done.status == 0, done.err
     assert get(app.port)
+
+
+def test_the_status_tells_that_somebody_stopped_it(app: AppFolder, processes: Processes) -> None:
+    assert background(app, processes).status == 0
+    pid = app.lock_holder()
+    assert launcher("stop", *app.arguments).status == 0
+    shown = launcher("status", *app.arguments).out
+    (ended,) = [line for line in shown.splitlines() if line.startswith("ended: ")]
+    assert ended.endswith(f", pid {pid} was stopped")
+
+
+def test_the_last_line_of_a_file_that_others_write_too_is_not_the_last_of_the_app(
+    app: AppFolder, processes: Processes, tmp_path: Path
+) -> None:
+    log = tmp_path / "cron.log"
+    with log.open("w") as file:
+        command = (sys.executable, str(ROOT / "start_app.py"), *app.arguments)
+        subprocess.run((*command, "--", "--exit", "5"), stdout=file, stderr=file, timeout=60)
+        print("what the script around it says", file=file, flush=True)
+        subprocess.run((*command, "status"), stdout=file, stderr=file, timeout=60)
+    (ended,) = [line for line in log.read_text().splitlines() if line.startswith("ended: ")]
+    assert ended.endswith("nobody saw how")
 
 
 @pytest.mark.slow

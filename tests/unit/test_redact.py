@@ -240,6 +240,13 @@ def test_a_token_is_known_by_its_form_anywhere(kind: str, password: str) -> None
     assert password not in redact.scrub(f"error for {kind}{password}: not found")
 
 
+@pytest.mark.parametrize(
+    "line", ["HF_HUB_DISABLE_IMPLICIT_TOKEN=1 in .env", "HF_TOKEN_FOR_MIRROR=true", '"token": true']
+)
+def test_a_switch_is_no_secret(line: str) -> None:
+    assert redact.scrub(line) == line
+
+
 def test_numbers_of_tokens_and_our_own_words_stay() -> None:
     assert redact.arguments(("--max-tokens", "512", "-p", "7860")) == ("--max-tokens", "512", "-p", "7860")
     told = "token: the app will send your token to https://hf-mirror.com, which is not the official Hub"
