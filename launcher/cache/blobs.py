@@ -46,7 +46,7 @@ def sweep(
 
 
 def unlink_blob(root: str, folder: str, name: str, identity: Identity | None) -> None:
-    """Unlink a blob or a partial download under its download lock, so that no process links to it or resumes it meanwhile.
+    """Unlink a blob or a partial download under its download lock, so that no process uses it meanwhile.
 
     Raises OSError: EAGAIN if a downloader holds the lock, ESTALE if the file no longer has this identity.
     """

@@ -130,9 +130,7 @@ class Deletion:
         except FileNotFoundError:
             pass
         except OSError as error:
-            if (
-                self._first is None or error.errno != errno.ENOTEMPTY
-            ):  # it is not empty for a reason that is noted already
+            if self._first is None or error.errno != errno.ENOTEMPTY:  # the reason is noted already
                 self._note(error)
 
     def _note(self, error: OSError) -> None:

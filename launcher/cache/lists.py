@@ -48,7 +48,7 @@ class Lists:
         yield from sorted(name for name in meant if not os.path.lexists(f"{path}/{name}"))
 
     def doubt(self, revision: Revision) -> str:
-        """Return the evidence of missing files in a commit that something loads and that has no list; otherwise blank."""
+        """Return the evidence of missing files in a commit that is loaded and has no list; otherwise blank."""
         named = revision.refs or len(self._repo.revisions) == 1
         if not named or revision.dangling or self.of(revision.commit):
             return ""

@@ -261,7 +261,7 @@ class _Run:
 
 
 def _approved(plan: Plan) -> Iterator[str]:
-    """Yield the remaining work for a later run, if this one is killed: blobs, payloads and locks of repos, one a line."""
+    """Yield the remaining work for a later run, if this one is killed: blobs, payloads and repo locks, one a line."""
     prefix = len(f"{plan.root.real}/")
     for item in plan.items:
         if item.kind == "blob" and not item.linked:  # a later run would take the new blob of the same name

@@ -85,7 +85,7 @@ class Trash:
         return f"{self.path}/{new}"
 
     def give_back(self, path: str, place: str, strangers: Collection[str]) -> None:
-        """Give back the foreign files of a repo or snapshot in the trash at `path`; `place` is its old path below the root.
+        """Give back the foreign files of a repo or snapshot at `path` in the trash; `place` was its path in the root.
 
         Raises OSError if that fails; then they stay in the trash.
         """
