@@ -45,7 +45,7 @@ def below(links: Links, folder: str) -> Links:
 
 
 def chain(link: str) -> Iterator[str]:
-    """Yield every path that a link passes, with the folders above it resolved, down to the file or folder at the end."""
+    """Yield every path that a link passes, with the folders above it resolved, down to its final file or folder."""
     for _ in range(_MOST_HOPS):
         try:
             target = os.readlink(link)
