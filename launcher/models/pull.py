@@ -8,7 +8,7 @@ tried, and the old revision stays in use until the end. The steps are `survey` (
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
 from ..cache import entries
@@ -108,11 +108,19 @@ def _probe(task: Task) -> None:
             raise _unswitchable(task, error) from error
 
 
-def settle(survey: Survey, app_dir: Path, memories: Memories, *, pin: bool, spare: Spare = spare_none) -> Survey:
+def settle(
+    survey: Survey,
+    app_dir: Path,
+    memories: Memories,
+    *,
+    pin: bool,
+    spare: Spare = spare_none,
+    keep: Collection[str] = (),
+) -> Survey:
     """Switch every model to the fetched commit: move its refs, or switch its folder.
 
-    Returns the survey without the models whose error `spare` accepts. Raises LauncherError: 74, or 75 if another
-    process has removed the files meanwhile.
+    In the folders `keep`, the replaced files stay next to the new ones. Returns the survey without the models whose
+    error `spare` accepts. Raises LauncherError: 74, or 75 if another process has removed the files meanwhile.
     """
     tasks = []
     skipped = list(survey.skipped)
@@ -131,7 +139,7 @@ def settle(survey: Survey, app_dir: Path, memories: Memories, *, pin: bool, spar
             tasks.append(task)
     # Several models may share a folder; a failed one needs its staged and kept files.
     for folder in {task.place.path for task in tasks if task.place.root is None} - failed:
-        switch.drop(folder)
+        switch.drop(folder, keep=folder in keep)
     return survey._replace(tasks=tuple(tasks), skipped=tuple(skipped))
 
 

@@ -37,7 +37,7 @@ def enter_session(output: int, error: int, kept: Collection[int]) -> None:
 
     stdin becomes /dev/null, stdout and stderr become `output` and `error`. The caller sets the signals.
     """
-    null = above_streams(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))  # a standard stream would be replaced
+    null = above_streams(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))  # descriptor 0 would keep O_CLOEXEC
     for stream, descriptor in enumerate((null, output, error)):
         if descriptor != stream:
             os.dup2(descriptor, stream)

@@ -69,6 +69,7 @@ def write_whole(
     *,
     durable: bool = False,
     owner: os.stat_result | None = None,
+    mode: int = 0o644,
 ) -> None:
     """Write a file in an open folder atomically, by one rename; a link of this name is replaced.
 
@@ -76,7 +77,7 @@ def write_whole(
     killed writers of this name are removed; a flock on the new file shows that its writer lives.
     """
     _sweep(name, folder)
-    new, descriptor = open_new(f"{name}.", folder, 0o644)
+    new, descriptor = open_new(f"{name}.", folder, mode)
     try:
         with open(descriptor, "wb") as file:
             if owner:
