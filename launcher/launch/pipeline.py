@@ -248,11 +248,24 @@ class Launch:
         """Have every step try what it will need before the first stop; signals wait, so that nothing of it is left."""
         if not self._victims:
             self.models.refuse_hidden([process.pid for process in victims])
+            self._tell_changes(victims)
             self.guard.begin()
             for step in self.steps:
                 step.rehearse()
         self.guard.check()
         self._victims += victims
+
+    def _tell_changes(self, victims: tuple[Process, ...]) -> None:
+        """Say what the new instance will not have of one that was started by hand."""
+        if self.context.arguments.no_launch:
+            return
+        from ..operations.changes import changes
+
+        told = [line for process in victims for line in changes(process, self.command, self.context.settings)]
+        for line in told:
+            self.context.console.say(f"note: {line}")
+        if told:
+            self.context.console.hint("start_app.py init, while it runs, writes what it has into .env")
 
     def _finish_trash(self) -> None:
         """Delete in the background what an interrupted removal has left."""

@@ -14,6 +14,18 @@ from ..instances.proof import command_lines, current_folder, owner_of, words
 from ..instances.script import is_python, own_script
 from ..system import marker
 
+_TELLING = (
+    "HF_", "HUGGING", "TRANSFORMERS_", "DIFFUSERS_", "GRADIO_", "CUDA_", "HIP_", "ROCR_", "TORCH_", "PYTORCH_",
+    "MODELSCOPE_", "USE_MODELSCOPE", "COMMANDLINE_ARGS", "TOKENIZERS_", "OMP_NUM_THREADS", "XDG_CACHE_HOME",
+)  # fmt: skip
+# The launcher gives the app these itself.
+_GIVEN = ("GRADIO_SERVER_PORT", "GRADIO_SERVER_NAME")
+
+
+def is_telling(name: str) -> bool:
+    """Return whether a variable says how an app runs: which models, which devices, which hub."""
+    return name.startswith(_TELLING) and name not in _GIVEN
+
 
 class Started(NamedTuple):
     """Hold a running app: what its Python was told to run, its environment, its folder and the ports it listens on."""

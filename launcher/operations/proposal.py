@@ -18,12 +18,8 @@ from ..instances.command_line import ScriptArgument, script_argument, wrapped_ar
 from ..scripts import presets, project, shell
 from ..scripts.candidates import Candidate, Folder
 from ..scripts.reading import Reading, Way, read_off
-from .by_hand import Started, started
+from .by_hand import Started, is_telling, started
 
-_MATTERING = (
-    "HF_", "HUGGING", "TRANSFORMERS_", "DIFFUSERS_", "GRADIO_", "CUDA_", "HIP_", "ROCR_", "TORCH_", "PYTORCH_",
-    "MODELSCOPE_", "USE_MODELSCOPE", "COMMANDLINE_ARGS", "TOKENIZERS_", "OMP_NUM_THREADS", "XDG_CACHE_HOME",
-)  # fmt: skip
 _DECIDED = ("GRADIO_SERVER_PORT", "GRADIO_SERVER_NAME")
 # What a start script exports for the shell and the environment of Python, which the launcher sets itself.
 _SHELLS = ("PATH", "PWD", "HOME", "PS1", "SHELL", "VIRTUAL_ENV", "CONDA_PREFIX", "CONDA_DEFAULT_ENV", "PYTHON")
@@ -183,14 +179,13 @@ class _Proposing:
         self._environment(origin)
 
     def _environment(self, origin: _Origin) -> None:
-        variables = {name: value for name, value in origin.environment.items() if name.startswith(_MATTERING)}
         own = told_port((), origin.environment)
         if own.port is not None:
             self._add("GRADIO_SERVER_PORT", str(own.port), origin.what)
         if origin.environment.get("GRADIO_SERVER_NAME", "").strip():
             self._add("GRADIO_SERVER_NAME", origin.environment["GRADIO_SERVER_NAME"], origin.what)
-        for name, value in variables.items():
-            if name not in _DECIDED and value.strip():
+        for name, value in origin.environment.items():
+            if is_telling(name) and value.strip():
                 self._add(name, self._anchored(value, origin.folder), origin.what)
 
     def _exported(self, script: shell.StartScript) -> None:
