@@ -16,6 +16,8 @@ def refuse_contradictions(arguments: Arguments) -> None:
         _refuse_in_start(arguments)
     elif arguments.command == "models lock":
         _refuse_in_lock(arguments)
+    elif arguments.command == "models check" and arguments.local_dir and len(arguments.repos) != 1:
+        raise _refusal("--local-dir needs exactly one REPO", "start_app.py models check REPO --local-dir DIR")
     if arguments.follow and arguments.json:
         raise _refusal("-f prints the log as it grows, and --json prints it once", "start_app.py logs --json")
     if arguments.quiet and arguments.verbose:

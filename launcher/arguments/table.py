@@ -203,7 +203,10 @@ _COMMANDS = (
     Command(
         "models check",
         "compare the local models with the mirror and the Hub",
-        {"hub": (own.timeout("how long to wait for each answer of a hub (default: 10)"),)},
+        {
+            "check": (own.LOCAL_DIR,),
+            "hub": (own.timeout("how long to wait for each answer of a hub (default: 10)"),),
+        },
         (
             ("models check", "exit 80 if a model is out of date"),
             ("models check koge/voices --json", "check one model, for a script"),
