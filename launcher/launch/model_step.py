@@ -158,11 +158,28 @@ class ModelStep:
         self._memories = verified.load(context.settings.app_dir)
         try:
             survey = pulling.survey(wanted.models, context, self._memories, spare_all if refresh else spare_none)
-            self._survey, _ = pulling.fetch(survey, context, self._memories, spare)
+            try:
+                self._survey, _ = pulling.fetch(survey, context, self._memories, spare)
+            except LauncherError as error:
+                raise self._of_the_disk(error, survey) from error
             pulling.tell_skipped(self._survey.skipped, context.console)
             self._placed = ()  # what has come may have made a cache, and a model may lie elsewhere now
         finally:
             verified.save(self._context.settings.app_dir, self._memories, self._context.console.detail)
+
+    def _of_the_disk(self, error: LauncherError, survey: Survey) -> LauncherError:
+        """Return the error of a pull: where a pinned file has changed and no hub makes it right, it is that."""
+        changed = [
+            f"{task.model.name}: {path}"
+            for task in survey.tasks
+            for path in task.lacking
+            if os.path.lexists(f"{task.place.base(task.model.commit)}/{path}")
+            and (task.place.root or task.before == task.model.commit)
+        ]
+        if not (self.locked and changed and error.status == ExitStatus.RETRY):
+            return error
+        told = f"not what models.lock pins: {text.some(changed, 5)}; nothing was stopped; {error.message}"
+        return LauncherError(told, error.hint, ExitStatus.DAMAGED)
 
     def _show(self) -> None:
         """Make the view of a locked launch, as long as something can still be refused.
