@@ -37,6 +37,7 @@ class Arguments(argparse.Namespace):
     follow: bool = False
     lines: int | None = None
     no_launch: bool = False
+    no_warm: bool = False
     clear_cache: bool = False
     prune_cache: bool = False
     remove_model: list[str] | None = None

@@ -41,6 +41,7 @@ class ModelStep:
         self._memories: Memories | None = None
         self._pin = False
         self._settled = False
+        self._verified = False
         self._unfinished: tuple[Unfinished, ...] = ()
         self._view: Path | None = None
         self._roots: tuple[Root, ...] = ()
@@ -113,7 +114,7 @@ class ModelStep:
             from ..operations import locked
 
             assert self._lock is not None
-            locked.refuse_changed(self._context, self._lock, self._places())
+            self._verified = locked.refuse_changed(self._context, self._lock, self._places())
         if self.asked and not self._in_place():
             refused = observe(self._context.settings).launch_refusal(self._context.arguments.take_port)
             if refused:
@@ -221,6 +222,16 @@ class ModelStep:
             assert self._lock is not None
             locked.refuse_hidden(self._context, self._lock, pids)
 
+    def warm(self, pids: Sequence[int]) -> None:
+        """Read what will be loaded into the page cache while these processes still serve."""
+        arguments = self._context.arguments
+        if arguments.no_warm or arguments.no_launch or arguments.clear_cache:
+            return
+        from ..models.lockfile import Lock
+        from ..operations import warm
+
+        warm.warm(self._context, (self._lock if self.locked else None) or Lock(), pids)
+
     def rehearse(self) -> None:
         """Write all that the switch writes, and try its renames.
 
@@ -320,9 +331,9 @@ class ModelStep:
         """Return by what the weights that the app may load are known again, for `status` to tell what has changed."""
         from ..instances.record import WEIGHTS
         from ..models import weights
-        from ..operations import weights as operation
+        from ..models.lockfile import Lock
 
-        return weights.stamps(operation.library(self._context, self._context.environment), WEIGHTS)
+        return weights.stamps(self._context.settings, self._lock or Lock(), WEIGHTS)
 
     def document(self) -> Sequence[Mapping[str, Any]]:
         """Return the models for `--json`."""
@@ -337,8 +348,11 @@ class ModelStep:
 
         memories = verified.load(self._context.settings.app_dir)
         for model, place in self._places():
-            held = placement.held(place.base(model.commit), model.files, memories.of(place))
-            if held.lacking or held.unread or os.path.islink(place.path):
+            if not self._verified:
+                held = placement.held(place.base(model.commit), model.files, memories.of(place))
+                if held.lacking or held.unread:
+                    return False
+            if os.path.islink(place.path):
                 return False
             if place.root is None:
                 if not self._is_noted(model, place.path):

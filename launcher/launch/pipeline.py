@@ -164,7 +164,9 @@ class Launch:
     def _about_to_stop(self, victims: tuple[Process, ...]) -> None:
         """Have every step try what it will need before the first stop; signals wait, so that nothing of it is left."""
         if not self._victims:
-            self.models.refuse_hidden([process.pid for process in victims])
+            pids = [process.pid for process in victims]
+            self.models.refuse_hidden(pids)
+            self.models.warm(pids)
             self.guard.begin()
             for step in self.steps:
                 step.rehearse()

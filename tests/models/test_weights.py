@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from launcher.models import lockfile
+from launcher.system import page_cache
 from tests.support.apps import WEBUI, AppFolder, Done, Processes, Running, eventually, get, launcher
 from tests.support.hub_cache import Library
 from tests.support.pulled import FOLDER, MODEL, NEW, OTHER, Pulled, pulled_app
@@ -290,3 +291,28 @@ def test_single_files_of_a_lock_are_read_by_a_check(flat: AppFolder) -> None:
         80,
         "incomplete locally",
     )
+
+
+@pytest.mark.slow
+def test_what_the_new_instance_loads_is_read_while_the_old_one_serves(flat: AppFolder, processes: Processes) -> None:
+    flat.script.write_text(MAPPING)
+    (flat.path / GPT).write_bytes(os.urandom(8 << 20))
+
+    def drop() -> bool:
+        descriptor = os.open(flat.path / GPT, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+            return bool(list(page_cache.missing(descriptor, 8 << 20)))
+        finally:
+            os.close(descriptor)
+
+    start(flat, processes)
+    if not drop():
+        pytest.skip("this file system keeps its files in memory")
+    second = start(flat, processes)
+    assert "warm: 8.4 MB read into memory" in second.err
+    assert second.err.index("warm: ") < second.err.index("terminated pid")
+    assert "warm: " not in start(flat, processes).err
+    assert drop()
+    assert "warm: " not in start(flat, processes, "--no-warm").err
