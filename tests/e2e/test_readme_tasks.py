@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from pathlib import Path
 
 import pytest
 
@@ -99,11 +100,11 @@ def test_what_is_on_the_disk_is_listed_and_frozen(world: World) -> None:
 
 
 @runs(EXPORT)
-def test_what_is_pinned_is_exported(world: World) -> None:
+def test_what_is_pinned_is_exported(world: World, tmp_path: Path) -> None:
     commit = world.publish(V23)[1]
     world.cache(V23, commit)
     world.fine("start_app.py models lock koge/index-tts-v23")
-    usb = world.app.path / "usb"
+    usb = tmp_path / "usb"
     assert "wrote " in world.fine(EXPORT.replace("/mnt/usb/models", str(usb)))
     assert (usb / "models.lock").is_file()
 
