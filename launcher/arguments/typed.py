@@ -11,6 +11,8 @@ from typing import NoReturn, TypeVar
 from ..ui.text import parsed_duration, parsed_port, parsed_size
 
 LAUNCH = "launch"
+LAUNCHING = (LAUNCH, "rollback")
+"""The commands that start the app and record their own refusals."""
 _LONGEST_WAIT = 86400  # seconds: a day
 _PIDS = 1 << 31
 _Number = TypeVar("_Number", int, float)
@@ -38,6 +40,8 @@ class Arguments(argparse.Namespace):
     lines: int | None = None
     no_launch: bool = False
     no_warm: bool = False
+    if_down: bool = False
+    no_rollback: bool = False
     clear_cache: bool = False
     prune_cache: bool = False
     remove_model: list[str] | None = None
@@ -68,6 +72,7 @@ class Arguments(argparse.Namespace):
     pid: int | None = None
     template: bool = False
     user: bool = False
+    supervisord: bool = False
     print_completion: str | None = None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ..context import Answer, Context, Report
+from ..errors import quoted
 from ..operations import export
 from ..ui import text
 
@@ -22,5 +23,5 @@ def run(context: Context) -> Report:
         "size_bytes": done.size,
         "dry_run": dry_run,
     }
-    hint = f"HF_ENDPOINT_FALLBACK={done.folder} in .env has start_app.py models pull take the files from there"
+    hint = f"HF_ENDPOINT_FALLBACK={quoted(done.folder)} in .env has start_app.py models pull take the files from there"
     return Answer(text=(line,), data=document, hint=None if dry_run else hint)

@@ -30,7 +30,14 @@ def run(context: Context) -> Report:
         try:
             survey = pulling.survey(wanted.models, context, memories, spare_all)
             survey, served = pulling.fetch(survey, context, memories, spare_all)
-            survey = pull.settle(survey, context.settings.app_dir, memories, pin=wanted.by_lock, spare=spare_all)
+            survey = pull.settle(
+                survey,
+                context.settings.app_dir,
+                memories,
+                pin=wanted.by_lock,
+                spare=spare_all,
+                keep=pulling.kept_folders(context.settings.app_dir),
+            )
             if wanted.by_lock and context.lockfile and context.lockfile.files and not arguments.repos:
                 places = pulling.sources_of(context, memories)
                 lost = single_files.restore(context, context.lockfile, places, memories)

@@ -17,6 +17,7 @@ from contextlib import suppress
 
 # What flock answers on a file system that has none: Lustre without `-o flock`, NFS without locks, some FUSE.
 NO_FLOCK = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
+_PLACE_ONLY = getattr(os, "O_PATH", os.O_RDONLY)
 _POLL_SECONDS = 0.005
 _BLOCK = 1 << 20
 _SUFFIX = r"\.[0-9a-f]{8}"
@@ -48,6 +49,12 @@ def open_folder(path: Path, *, dir_fd: int | None = None, follow: bool = False) 
     return above_streams(os.open(path, flags, dir_fd=dir_fd))
 
 
+def open_place(path: Path, flags: int = 0, *, dir_fd: int | None = None, follow: bool = False) -> int:
+    """Open an entry of any kind only to identify it, which needs no right to read it; a link itself unless `follow`."""
+    flags |= _PLACE_ONLY | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW)
+    return above_streams(os.open(path, flags, dir_fd=dir_fd))
+
+
 def read_regular(path: Path, limit: int, *, dir_fd: int | None = None, follow: bool = False) -> bytes:
     """Return the first `limit` bytes of a regular file."""
     descriptor = open_regular(path, dir_fd=dir_fd, follow=follow)
@@ -62,6 +69,7 @@ def write_whole(
     *,
     durable: bool = False,
     owner: os.stat_result | None = None,
+    mode: int = 0o644,
 ) -> None:
     """Write a file in an open folder whole or not at all, by one rename; a link of this name is replaced.
 
@@ -69,7 +77,7 @@ def write_whole(
     name left is removed; a flock on the new file says that its writer lives.
     """
     _sweep(name, folder)
-    new, descriptor = open_new(f"{name}.", folder, 0o644)
+    new, descriptor = open_new(f"{name}.", folder, mode)
     try:
         with open(descriptor, "wb") as file:
             if owner:

@@ -201,3 +201,15 @@ def test_a_trash_that_another_run_is_about_to_fill_is_left_to_it(
     assert not (hub / "models--koge--a").exists()
     assert [item["kind"] for item in json.loads(first.out)["removed"]] == ["repo"]
     assert trash(hub) == []
+
+
+def test_on_a_full_disk_a_prune_that_finds_nothing_names_what_frees_space(app: AppFolder, hub: Path) -> None:
+    needs_mounts()
+    with mounted(hub, "-t", "tmpfs", "-o", "size=2m", "tmpfs"):
+        make_repo(hub, "models--koge--a")
+        assert " cache remove REPO frees it" not in insist(app, "prune").err
+        with open(hub / "mine", "wb") as file:
+            file.write(bytes(os.statvfs(hub).f_bavail * os.statvfs(hub).f_frsize))
+        done = insist(app, "prune")
+        assert done.status == 0, done.err
+        assert done.err.splitlines()[-1].endswith(" cache remove REPO frees it")

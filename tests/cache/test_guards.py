@@ -303,3 +303,24 @@ def test_an_unknown_file_beside_a_store_stays_with_it(cached: Cached) -> None:
     (cached.hub / "blobs.txt").write_text("mine")
     assert cached.run("clear").status == 0
     assert (cached.hub / "blobs.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("setting", "advice"),
+    [("./hf/hub", "set HF_HOME={app}/hf"), ("./models", "set HF_HUB_CACHE={app}/models")],
+)
+def test_an_hf_home_that_is_a_hub_cache_itself_is_hinted_at(setting: str, advice: str, app: AppFolder) -> None:
+    make_repo(app.path / setting, "models--koge--a")
+    app.write_env(f"HF_HOME={setting}\n")
+    done = launcher("cache", "clear", "--yes", *app.arguments)
+    assert f"hint: {advice.format(app=app.path)}: HF_HOME is {app.path / setting}, so the hub cache is " in done.err
+    assert (app.path / setting / "models--koge--a").exists()
+
+
+@pytest.mark.parametrize("name", ["TRANSFORMERS_CACHE", "PYTORCH_TRANSFORMERS_CACHE", "PYTORCH_PRETRAINED_BERT_CACHE"])
+def test_the_cache_of_transformers_is_listed_and_cleared_too(name: str, app: AppFolder) -> None:
+    repo = make_repo(app.path / "models_cache", "models--koge--a")
+    app.write_env(f"{name}=./models_cache\n")
+    assert "koge/a" in launcher("cache", "list", *app.arguments).out
+    assert launcher("cache", "clear", *app.arguments).status == 0
+    assert not repo.exists()

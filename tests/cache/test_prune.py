@@ -82,7 +82,9 @@ def test_the_only_complete_commit_stays_whatever_no_ref_names(cached: Cached) ->
     shutil.rmtree(cached.repo(VOICES) / "refs")
     before = {path for path in everything(cached.home) if "/snapshots/" in path}
     assert cached.run("prune").status == 0
-    assert cached.loads()[V23, cached.old(V23), "model"]
+    with Library() as library:
+        old = cached.old(V23)
+        assert library.load(cached.hub, V23, old) == cached.written.loads[V23, old, "model"]
     assert before <= everything(cached.home).keys()
 
 

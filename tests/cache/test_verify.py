@@ -251,8 +251,10 @@ def test_a_repo_that_cannot_be_looked_into_is_named_and_the_others_are_verified(
     (cache / "models--koge--index-tts-v22" / part).chmod(0)
     done = verify(app, python=python)
     (cache / "models--koge--index-tts-v22" / part).chmod(0o755)
-    assert done.status == 65
-    assert "corrupt: datasets/koge/voices voices.csv, " in done.out
+    # Without a list of the commit's files, the name of the only blob of a repo proves nothing.
+    status, verdict = (65, "corrupt") if VERSION >= (1, 22) else (74, "unverifiable")
+    assert done.status == status
+    assert f"{verdict}: datasets/koge/voices voices.csv, " in done.out
 
 
 @pytest.mark.parametrize(
