@@ -1,4 +1,4 @@
-"""What files are, by their hashes: read by all cores, and remembered, so that no file is read twice."""
+"""Hash files with all cores, and remember the digests, so that no file is read twice."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from ..ui.console import Progress
 from .memory import Memory, line_of
 
 SHA256, GIT_SHA1 = "0" * 64, "0" * 40
-"""What a digest of each form looks like."""
+"""Return the pattern of each form of digest."""
 
 
 class Wanted(NamedTuple):
-    """Hold a file to be read, and what its digest is to look like: 64 hex digits for SHA-256, 40 for git's SHA-1."""
+    """Hold a file to be read, and the form of its digest: 64 hex digits for SHA-256, 40 for git's SHA-1."""
 
     path: str
     like: str = SHA256
@@ -23,7 +23,7 @@ class Wanted(NamedTuple):
 def digests(wanted: Iterable[Wanted], memory: Memory, progress: Progress | None = None) -> Mapping[Wanted, str]:
     """Return the digest of each file; the threads report their progress one at a time.
 
-    Raises OSError for what cannot be read, also (EAGAIN, as BlockingIOError) for what changed meanwhile.
+    Raises OSError for an unreadable file, and BlockingIOError (EAGAIN) for one that changed while it was read.
     """
     found: dict[Wanted, str] = {}
     unread = []
