@@ -18,7 +18,8 @@ from .typed import LAUNCH
 class Command(NamedTuple):
     """Hold one command: its name, what it does, its own options in groups, and examples of what follows `start_app.py`.
 
-    `repos` is how many repos can follow it, as in a regular expression: none, `*` or `+`. `app_arguments` is whether
+    `repos` is how many repos can follow it, as in a regular expression: none, `*`, `+`, or `1`; with another `operand`
+    it is that many of these. `app_arguments` is whether
     it hands what follows `--` to the app. `changes` is whether the history has what it did. A hidden command is for
     programs: no help names it.
     """
@@ -32,6 +33,7 @@ class Command(NamedTuple):
     details: str = ""
     changes: bool = False
     hidden: bool = False
+    operand: str = "REPO"
 
     @property
     def options(self) -> Iterator[Option]:
@@ -42,7 +44,8 @@ class Command(NamedTuple):
     @property
     def usage(self) -> str:
         """Return what can follow `start_app.py`."""
-        words = {"": "", "*": " [REPO...]", "+": " REPO..."}[self.repos]
+        name = self.operand
+        words = {"": "", "*": f" [{name}...]", "+": f" {name}...", "1": f" {name}"}[self.repos]
         return f"{self.name} [OPTIONS]{words}{' [-- APP ARGUMENTS]' if self.app_arguments else ''}"
 
 
@@ -190,6 +193,19 @@ _COMMANDS = (
         repos="*",
         details=_REPO_HELP,
         changes=True,
+    ),
+    Command(
+        "cache move",
+        "move the cache to another folder or disk, and set HF_HUB_CACHE in .env",
+        {"safety": (own.DRY_RUN, own.YES)},
+        (
+            ("cache move --dry-run /mnt/models", "show what would be copied, and whether there is room"),
+            ("cache move /mnt/models", "copy, compare, switch .env, then remove the old cache"),
+        ),
+        repos="1",
+        details="DIR is empty or new. HF_HOME and the token in it stay. After an interruption, run the same command.",
+        changes=True,
+        operand="DIR",
     ),
     Command(
         "models list",

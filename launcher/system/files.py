@@ -62,16 +62,20 @@ def write_whole(
     *,
     durable: bool = False,
     owner: os.stat_result | None = None,
+    mode: int = 0o644,
+    prepare: Callable[[int], None] | None = None,
 ) -> None:
     """Write a file in an open folder whole or not at all, by one rename; a link of this name is replaced.
 
-    `durable` means on the disk before the rename. A file that root makes goes to `owner`. What killed writers of this
-    name left is removed; a flock on the new file says that its writer lives.
+    `durable` means on the disk before the rename. A file that root makes goes to `owner`. `prepare` is called with the
+    empty file. What killed writers of this name left is removed; a flock on the new file says that its writer lives.
     """
     _sweep(name, folder)
-    new, descriptor = open_new(f"{name}.", folder, 0o644)
+    new, descriptor = open_new(f"{name}.", folder, mode)
     try:
         with open(descriptor, "wb") as file:
+            if prepare:
+                prepare(descriptor)
             if owner:
                 give_to_owner(descriptor, owner)
             file.write(data)
