@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TextIO
 
-from .arguments import CHANGING, LAUNCH, Arguments, parse
+from .arguments import CHANGING, LAUNCHING, Arguments, parse
 from .config import settings
 from .config.paths import current_folder
 from .context import Context, Report
@@ -25,8 +25,8 @@ from .ui import invocation, text
 from .ui.console import Console
 from .ui.invocation import Invocation
 
-# These commands need no script, so that a cache can be freed before the app is there.
-_WITHOUT_SCRIPT = ("cache ", "models ", "history")
+# These commands need no script: a cache can be freed before the app is there, and init finds it.
+_WITHOUT_SCRIPT = ("cache ", "models ", "history", "init", "ended")
 # The rest removes and clears by one module: what differs is the plan.
 _MODULES = {"cache clear": "cache_remove", "cache prune": "cache_remove"}
 
@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None, launcher_file: str | None = None) ->
             quiet=arguments.quiet,
             verbose=arguments.verbose,
             as_json=arguments.json,
-            report=_reporter(os.environ) if arguments.command == LAUNCH and not arguments.dry_run else None,
+            report=_reporter(os.environ) if arguments.command in LAUNCHING and not arguments.dry_run else None,
         )
         status = _run(arguments, console)
         console.flush()
@@ -121,11 +121,11 @@ def _run(arguments: Arguments, console: Console) -> int:
 def _reported(context: Context) -> Report:
     """Run the command; what changes something and is refused goes into the history, a launch does that itself."""
     command = context.arguments.command
-    if command == LAUNCH or command.startswith("cache "):
+    if command in LAUNCHING or command.startswith("cache "):
         gc.disable()  # there are no cycles worth it, and among many objects looking for them takes long
     module = _MODULES.get(command, command.replace(" ", "_"))
     run: Callable[[Context], Report] = importlib.import_module(f".commands.{module}", __package__).run
-    if command == LAUNCH or context.arguments.dry_run or command not in CHANGING:
+    if command in LAUNCHING or context.arguments.dry_run or command not in CHANGING:
         return run(context)
     from .service import history
 

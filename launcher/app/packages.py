@@ -5,6 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 
+def packages(interpreter: str) -> tuple[str, ...]:
+    """Return the names of the metadata folders of an environment, which tell its packages and their versions."""
+    prefix = Path(interpreter).parent.parent
+    return tuple(sorted(folder.name for folder in prefix.glob("lib/python3*/*-packages/*.dist-info")))
+
+
 def version(interpreter: str, package: str) -> str | None:
     """Return the version of a package of an environment, None where it is not there or cannot be seen.
 

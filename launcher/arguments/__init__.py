@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from .line import Line, named, own_options, take_apart
 from .parsing import parser, read
 from .table import CHANGING, COMMANDS, GROUPS, TABLE, Command
-from .typed import LAUNCH, Arguments, BadValueError
+from .typed import LAUNCH, LAUNCHING, Arguments, BadValueError
 
-__all__ = ["CHANGING", "COMMANDS", "LAUNCH", "Arguments", "parse", "parser"]
+__all__ = ["CHANGING", "COMMANDS", "LAUNCH", "LAUNCHING", "Arguments", "parse", "parser"]
 
 _HELP = "help"
 

@@ -96,6 +96,8 @@ OPEN = _flag("--open", help="open a browser when the page answers")
 OPEN_IN_BACKGROUND = _flag("--open", help="with --background: open a browser at the end")
 NO_LAUNCH = _flag("--no-launch", help="do everything except start the app")
 DRY_RUN = _flag("-n", "--dry-run", help="print what would happen and change nothing")
+IF_DOWN = _flag("--if-down", help="start only if no instance runs; for cron")
+NO_ROLLBACK = _flag("--no-rollback", help="if the app does not come up, do not start the last good set instead")
 # Models of a launch
 CLEAR_CACHE = _flag("--clear-cache", help="start with an empty model cache")
 PRUNE_CACHE = _flag("--prune-cache", help="first remove unreferenced revisions and partial downloads")
@@ -127,6 +129,7 @@ KEEP = _option("--keep", metavar="REPO", action="append", completes="repo", help
 UNLOCKED = _flag("--unlocked", help="also remove everything that models.lock does not pin")
 FORCE = _flag("--force", help="also remove files that another process reads or downloads")
 YES = _flag("-y", "--yes", help="do not ask before removing from a cache that other programs share")
+YES_TO_LINES = _flag("-y", "--yes", help="write the lines without a question")
 REVISIONS = _flag("--revisions", help="print one line for each revision")
 FULL = _flag("--full", help="read every file again, also those verified before")
 REPAIR = _flag("--repair", help="remove damaged files and download them again")
@@ -145,4 +148,5 @@ PID = _option(
     "--pid", metavar="PID", type=typed.pid, help="wait for the page of this process (default: MAINPID, set by systemd)"
 )
 TEMPLATE = _flag("--template", help="print a unit for several instances, each named by its port")
+SUPERVISORD = _flag("--supervisord", help="print a program section for supervisord instead")
 USER = _flag("--user", help="print a unit for systemctl --user")

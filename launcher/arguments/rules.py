@@ -14,8 +14,15 @@ def refuse_contradictions(arguments: Arguments) -> None:
     if arguments.command == LAUNCH:
         _refuse_in_cache(arguments)
         _refuse_in_start(arguments)
+    elif arguments.command == "rollback":
+        _refuse_in_start(arguments)
     elif arguments.command == "models lock":
         _refuse_in_lock(arguments)
+    if arguments.supervisord and (arguments.template or arguments.user):
+        raise _refusal(
+            "--template and --user are about systemd, and have no effect with --supervisord",
+            "start_app.py unit --supervisord",
+        )
     if arguments.follow and arguments.json:
         raise _refusal("-f prints the log as it grows, and --json prints it once", "start_app.py logs --json")
     if arguments.quiet and arguments.verbose:
@@ -56,6 +63,11 @@ def _refuse_in_start(arguments: Arguments) -> None:
         )
     if arguments.no_launch and (arguments.background or arguments.log_file is not None):
         raise _refusal("--background and --log-file have no effect with --no-launch", "start_app.py --no-launch")
+    if arguments.if_down and (arguments.no_launch or arguments.take_port):
+        raise _refusal(
+            "--if-down stops nothing and starts the app: --no-launch and --take-port have no effect with it",
+            "start_app.py --if-down",
+        )
     if arguments.log_file is not None and not arguments.log_file.strip(" /."):
         raise _refusal("--log-file needs the name of a file", "start_app.py --log-file webui.log")
 

@@ -70,6 +70,8 @@ _COMMANDS = (
                 own.OPEN_IN_BACKGROUND,
                 own.LOG_FILE,
                 own.NO_LAUNCH,
+                own.IF_DOWN,
+                own.NO_ROLLBACK,
             ),
             "models": (own.FORCE_REFRESH, own.LOCKED, own.VERIFY, own.CLEAR_CACHE, own.REMOVE_MODEL, own.PRUNE_CACHE),
             "with --prune-cache": _PRUNING,
@@ -130,9 +132,39 @@ _COMMANDS = (
         ),
     ),
     Command(
+        "rollback",
+        "go back to the last models and arguments that ran well",
+        {
+            "stop": (own.TAKE_PORT, own.STOP_TIMEOUT),
+            "start": (
+                own.BACKGROUND,
+                own.timeout("how long --background waits for the page (default: 600)"),
+                own.OPEN_IN_BACKGROUND,
+                own.LOG_FILE,
+                own.DRY_RUN,
+            ),
+        },
+        (
+            ("rollback --dry-run", "show what would be started"),
+            ("rollback --background", "start it, and return when its page answers"),
+        ),
+        changes=True,
+    ),
+    Command(
+        "init",
+        "write the settings that start this app into .env, each with its reason",
+        {"safety": (own.DRY_RUN, own.YES_TO_LINES)},
+        (
+            ("init", "show the lines, and ask before they are written"),
+            ("init --yes", "write them without a question, for a script"),
+        ),
+        details="It reads what runs, the start scripts and the code of the app, and runs nothing. Lines in .env stay.",
+        changes=True,
+    ),
+    Command(
         "unit",
-        "print a systemd unit that keeps this app running",
-        {"unit": (own.TEMPLATE, own.USER, own.PYTHON, own.LOCKED)},
+        "print a unit for systemd or supervisord that keeps this app running",
+        {"unit": (own.TEMPLATE, own.USER, own.SUPERVISORD, own.PYTHON, own.LOCKED)},
         (
             ("unit", "print the unit, and the commands that install it"),
             ("unit --user -- --fp16", "the same for systemctl --user; the app gets --fp16"),
@@ -251,6 +283,7 @@ _COMMANDS = (
         repos="*",
         changes=True,
     ),
+    Command("ended", "note how the main process of the unit has ended, for ExecStopPost=", {}, (), hidden=True),
     Command("cache names", "print the names of the cached repos, for completion", {}, (), hidden=True),
 )
 TABLE: Mapping[str, Command] = {command.name: command for command in _COMMANDS}
@@ -280,7 +313,6 @@ FIRST_EXAMPLES = (
     ("--dry-run -v", "show what would happen, and why"),
     ("-- --fp16", "everything after -- goes to the app"),
     ("--background", "start it, and return when its page answers"),
-    ("cache prune", "free disk space"),
 )
 EXIT_STATUSES: Mapping[ExitStatus, str] = {
     ExitStatus.DONE: "done",

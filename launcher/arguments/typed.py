@@ -11,6 +11,8 @@ from typing import NoReturn, TypeVar
 from ..ui.text import parsed_duration, parsed_port, parsed_size
 
 LAUNCH = "launch"
+LAUNCHING = (LAUNCH, "rollback")
+"""The commands that start the app and record their own refusals."""
 _LONGEST_WAIT = 86400  # seconds: a day
 _PIDS = 1 << 31
 _Number = TypeVar("_Number", int, float)
@@ -37,6 +39,8 @@ class Arguments(argparse.Namespace):
     follow: bool = False
     lines: int | None = None
     no_launch: bool = False
+    if_down: bool = False
+    no_rollback: bool = False
     clear_cache: bool = False
     prune_cache: bool = False
     remove_model: list[str] | None = None
@@ -67,6 +71,7 @@ class Arguments(argparse.Namespace):
     pid: int | None = None
     template: bool = False
     user: bool = False
+    supervisord: bool = False
     print_completion: str | None = None
 
 

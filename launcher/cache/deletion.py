@@ -8,13 +8,12 @@ import stat
 from collections.abc import Collection
 from typing import NamedTuple
 
-from ..system.files import open_folder
+from ..system.files import open_folder, open_place
 from ..ui.console import Progress
 from .dirs import reason
 
 # So deep, a folder is moved up before it is entered: how many files may be open is for the system to decide.
 _DEEPEST = 60
-_PATH_ONLY = getattr(os, "O_PATH", os.O_RDONLY)
 
 
 class Failure(NamedTuple):
@@ -143,7 +142,7 @@ def _open(parent: int, name: str) -> int:
 
     chmod(2) follows links, so the mode is changed through a descriptor of this very folder.
     """
-    place = os.open(name, _PATH_ONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+    place = open_place(name, os.O_DIRECTORY, dir_fd=parent)
     try:
         status = os.fstat(place)
         if status.st_uid != os.geteuid() or status.st_mode & stat.S_IRWXU == stat.S_IRWXU:

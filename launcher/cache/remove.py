@@ -16,13 +16,14 @@ from typing import NamedTuple
 
 from ..system.files import open_folder
 from . import entries, foreign, in_place, layout, store
+from .blobs import sweep, unlink_blob
 from .deletion import Deletion, Failure
 from .dirs import below, locked, reason, taking_turns, walk
 from .entries import LOCKS
 from .in_place import Undo
 from .names import read_ref
 from .plan import EVERYTHING, Item, Plan
-from .trash import NO_RENAME, Trash, revision_name, sweep, unlink_blob
+from .trash import NO_RENAME, Trash, revision_name
 
 Say = Callable[[Item], None]
 

@@ -9,29 +9,29 @@ from __future__ import annotations
 import errno
 import os
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from typing import NamedTuple
 
 from ..config.paths import HUB_ENTRY
 from ..system.detach import beside
-from ..system.files import NO_FLOCK, open_folder, open_regular, read_regular, try_lock
+from ..system.files import NO_FLOCK, open_folder, open_place, open_regular, read_regular, try_lock
 from ..ui.console import Progress
 from ..ui.text import clean, size
 from . import entries, foreign, layout, store
+from .blobs import sweep, unlink_blob
 from .deletion import Deletion, Failure
-from .dirs import below, locked, opened, reason, taking_turns
+from .dirs import below, opened, reason, taking_turns
 from .entries import LOCKS, MARK
 from .names import is_new_ref, new_trash
 from .snapshots import Identity
-from .usage import held_lock, lock_of
+from .usage import held_lock
 
 # The disk is too full for a new folder, or the file system cannot rename this one: what goes is removed in its place.
 NO_RENAME = (errno.EXDEV, errno.ENOSPC, errno.EDQUOT)
 _JOURNAL = ".approved"
 _MOST_BYTES = 1 << 28
-_PATH_ONLY = getattr(os, "O_PATH", os.O_RDONLY)
 _NICENESS = 10
 # The app's first moments are its own: on few cores, deleting beside them would only delay it.
 _GRACE_SECONDS = 0.5
@@ -69,7 +69,7 @@ class Trash:
         OSError, with one of NO_RENAME where nothing can be renamed.
         """
         folder = self._made()
-        before = os.open(name, _PATH_ONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+        before = open_place(name, dir_fd=parent)
         try:
             status = os.fstat(before)
             if identity and (status.st_dev, status.st_ino) != identity:
@@ -189,58 +189,6 @@ def finish_later(roots: Sequence[str], *, quiet: bool) -> None:
     it leaves the rest to the next run. Raises OSError when it cannot be started.
     """
     beside(partial(_finish_all, roots, quiet), stderr=True)
-
-
-def sweep(
-    root: str,
-    payload: str,
-    take: Callable[[int, str], object],
-    *,
-    damaged: bool = False,
-    patience: float = store.LOCK_SECONDS,
-) -> int | None:
-    """Hand a payload that nothing links to any more to `take`, and return its bytes; None when it stays.
-
-    The caller has seen that no repo links to it. Where its own list of links cannot be read, it stays as long as any
-    repo is there, unless it is `damaged`. Raises OSError when another process holds its lock for `patience` seconds.
-    """
-    if not store.is_store(root):
-        return None
-    with (
-        opened(root) as descriptor,
-        below(descriptor, store.path_below(payload)) as (parent, name),
-        store.locked(parent, payload, patience),
-    ):
-        known = store.references(root, payload)
-        if known or (known is None and not damaged and entries.contents(root).entries):
-            return None
-        count = None
-        with suppress(FileNotFoundError):  # a run was killed before it had removed what belongs to it
-            count = os.stat(name, dir_fd=parent, follow_symlinks=False).st_size
-            take(parent, name)
-        for companion in (f"{name}.refs", f"{name}.lock"):  # the lock is ours just now, and guards nothing any more
-            with suppress(OSError):
-                os.unlink(companion, dir_fd=parent)
-    return count
-
-
-def unlink_blob(root: str, folder: str, name: str, identity: Identity | None) -> None:
-    """Unlink a blob or a partial download under its download lock, so that nobody is just linking or continuing it.
-
-    Raises OSError: EAGAIN when a downloader has the lock, ESTALE when it is not the file of this identity any more.
-    """
-    lock = lock_of(name) or f"{name}.lock"
-    with opened(root) as descriptor:
-        try:
-            with below(descriptor, f"{LOCKS}/{folder}/{lock}") as (locks, lock), locked(locks, lock):
-                _unlink(descriptor, f"{folder}/blobs/{name}", identity)
-                with suppress(OSError):
-                    os.unlink(lock, dir_fd=locks)  # it guards nothing any more, and is ours just now
-                return
-        except (FileNotFoundError, NotADirectoryError):
-            if os.path.isdir(f"{root}/{LOCKS}/{folder}"):
-                raise
-        _unlink(descriptor, f"{folder}/blobs/{name}", identity)
 
 
 @contextmanager
@@ -398,15 +346,6 @@ def _say(line: str) -> None:
         os.write(2, f"{clean(line)}\n".encode(errors="backslashreplace"))
     except OSError:
         pass  # whoever read it has gone
-
-
-def _unlink(descriptor: int, path: str, identity: Identity | None) -> None:
-    with below(descriptor, path) as (parent, name):
-        if identity:
-            status = os.stat(name, dir_fd=parent)
-            if (status.st_dev, status.st_ino) != identity:
-                raise OSError(errno.ESTALE, "it is not what it was when the removal was planned")
-        os.unlink(name, dir_fd=parent)
 
 
 def _lock(descriptor: int) -> bool:

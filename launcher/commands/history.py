@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ..context import Answer, Context, Report
+from ..operations import outcome
 from ..service import history
 from .logs import DEFAULT_LINES
 
@@ -10,6 +11,7 @@ from .logs import DEFAULT_LINES
 def run(context: Context) -> Report:
     """Show the last entries of the app's history."""
     lines = DEFAULT_LINES if context.arguments.lines is None else context.arguments.lines
+    outcome.look_back(context)
     entries = history.read(context.settings.app_dir)
     shown = entries[len(entries) - min(lines, len(entries)) :]
     if not entries and not context.console.as_json:

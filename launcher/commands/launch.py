@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any, NamedTuple
 
 from ..context import Answer, Context, Report
-from ..errors import LauncherError
-from ..launch.pipeline import Launch
+from ..errors import ExitStatus, LauncherError
+from ..instances.describe import process_document
+from ..launch.pipeline import Launch, RunningError
 from ..launch.plan import origins
-from ..launch.start import notify
+from ..launch.start import FailedStartError, notify
 from ..service import history
 from ..system.signals import Interrupted, die_of, ignore_hangup
 
@@ -32,7 +34,43 @@ def run(context: Context) -> Report:
         return Launch(context).plan()
     if arguments.background:
         ignore_hangup()
-    launch = Launch(context)
+    return go(context, Launch(context))
+
+
+def go(context: Context, launch: Launch) -> Report:
+    """Go through with a launch; one in the background that fails is followed by that of the last good set."""
+    try:
+        return _go(launch, choosing=True)
+    except RunningError as error:
+        if not context.arguments.if_down:
+            raise
+        context.console.say(f"running: pid {error.process.pid}: --if-down starts nothing")
+        return Answer(data={"launched": False, "instance": process_document(error.process)})
+    except FailedStartError as error:
+        return _roll_back(launch, error)
+
+
+def _roll_back(launch: Launch, error: FailedStartError) -> Report:
+    """Start the last good set in the place of what has just failed.
+
+    Raises LauncherError (75) where there is none, or where it fails too.
+    """
+    from ..launch import rollback
+
+    second = rollback.after(launch, error)
+    try:
+        report = _go(second)
+    except RunningError as other:
+        raise LauncherError(f"{error.message}; {other.message}", other.hint, ExitStatus.RETRY) from other
+    except LauncherError as again:
+        message = f"the last good set does not run either: {again.message}"
+        raise LauncherError(message, again.hint, ExitStatus.RETRY) from again
+    return RolledBack(report, error)
+
+
+def _go(launch: Launch, *, choosing: bool = False) -> Report:
+    context = launch.context
+    arguments, console = context.arguments, context.console
     pid: int | None = None
     try:
         with _refusals(launch):
@@ -41,6 +79,10 @@ def run(context: Context) -> Report:
             if console.verbose:
                 for line in origins(context.settings):
                     console.detail(line)
+            if choosing and launch.good is None:
+                from ..launch import rollback
+
+                launch = rollback.choose(launch)
             prepared = launch.prepare()
             output = launch.start.open_log()
             if not arguments.background:
@@ -67,6 +109,36 @@ def run(context: Context) -> Report:
         launch.close()
 
 
+class RolledBack(NamedTuple):
+    """Report that the upgrade did not happen, and the service did."""
+
+    serving: Report
+    error: FailedStartError
+    status: int = ExitStatus.RETRY
+
+    @property
+    def problem(self) -> LauncherError:
+        """Return what failed, and what serves now."""
+        return LauncherError(
+            f"rolled back: {self.error.message}; the last good set serves again",
+            "start_app.py status shows both; start_app.py tries the new set again",
+            ExitStatus.RETRY,
+        )
+
+    @property
+    def hint(self) -> None:
+        """Return None: the problem has one."""
+        return None
+
+    def lines(self) -> Iterable[str]:
+        """Return what the launch of the good set says."""
+        return self.serving.lines()
+
+    def document(self) -> Mapping[str, Any]:
+        """Return the launch of the good set for `--json`, with what failed before it."""
+        return {**(self.serving.document() or {}), "rolled_back": True, "error": self.error.message}
+
+
 def _clear(launch: Launch) -> Report:
     from ..instances.stop import stopped_document
 
@@ -90,6 +162,8 @@ def _refusals(launch: Launch) -> Iterator[None]:
     except BaseException as error:
         left = _left_stopped(launch)
         if isinstance(error, LauncherError):
+            if isinstance(error, RunningError) or getattr(error, "told", False):
+                raise  # cron and systemd ask again and again: nothing is new
             reason = f"exit status {int(error.status)}: {error.message}"
             notify(context, "refused", error.message)
         elif not left:

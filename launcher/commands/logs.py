@@ -8,7 +8,7 @@ from ..app import logs
 from ..config.settings import Settings
 from ..context import Answer, Context, Report
 from ..errors import ExitStatus, LauncherError, quoted
-from ..operations import held
+from ..operations import held, outcome
 
 DEFAULT_LINES = 50
 
@@ -16,6 +16,7 @@ DEFAULT_LINES = 50
 def run(context: Context) -> Report:
     """Print the log of the instance on the port, or of the last one that was there."""
     arguments, settings, console = context.arguments, context.settings, context.console
+    outcome.look_back(context)
     path = _log_of(settings)
     try:
         descriptor = logs.open_log(path)

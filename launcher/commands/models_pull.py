@@ -29,7 +29,14 @@ def run(context: Context) -> Report:
         try:
             survey = pulling.survey(wanted.models, context, memories, spare_all)
             survey, served = pulling.fetch(survey, context, memories, spare_all)
-            survey = pull.settle(survey, context.settings.app_dir, memories, pin=wanted.by_lock, spare=spare_all)
+            survey = pull.settle(
+                survey,
+                context.settings.app_dir,
+                memories,
+                pin=wanted.by_lock,
+                spare=spare_all,
+                keep=pulling.kept_folders(context.settings.app_dir),
+            )
         finally:
             verified.save(context.settings.app_dir, memories, console.detail)
         if wanted.by_lock and not arguments.repos:

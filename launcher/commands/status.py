@@ -34,7 +34,9 @@ from ..models.lockfile import Lock
 from ..models.versions import NAMED_AT_MOST
 from ..operations import weights as operation
 from ..operations.instance import Observed, observe
+from ..operations.outcome import look_back, see_page, set_document, start_document, told_end
 from ..operations.weights import Inventory
+from ..service.outcomes import Outcomes
 from ..ui import text
 
 State = Literal["running", "loading", "launching", "another user's", "unseen", "not running"]
@@ -55,6 +57,7 @@ class Status(NamedTuple):
     memory: int | None
     gpu_memory: int | Literal["unknown"] | None
     models: tuple[InUse, ...] = ()
+    starts: Outcomes = Outcomes()
     weights: Inventory = Inventory((), ())
 
     @property
@@ -84,6 +87,7 @@ class Status(NamedTuple):
                 rows.append(("supervisor", self.instance.supervisor.name))
         if self.log:
             rows.append(("log", self.log))
+        rows += self._starts()
         rows.append(("port", str(self.settings.port)))
         answer = "does not answer" if self.instance else "not checked: this user runs no instance of the app there"
         rows.append(("page", f"{self.page.url} answers {self.page.status}" if self.page else answer))
@@ -129,6 +133,24 @@ class Status(NamedTuple):
             rows.append(("port held by", f"{who}, {place}"))
         return tuple(rows)
 
+    def hint(self) -> str | None:
+        """Return the way back, where the last start has failed and another set has run well."""
+        last = self.starts.last
+        failed = last is not None and last.stage == "ended" and not last.seen and self.instance is None
+        return "start_app.py rollback starts what ran well before" if failed and self.starts.other_good() else None
+
+    def _starts(self) -> list[tuple[str, str]]:
+        """Return how the last start ended, where nothing runs, and why the last that failed did."""
+        last, failed = self.starts.last, self.starts.failed
+        rows = []
+        if last and last.over and self.instance is None:
+            rows.append(("ended", f"pid {last.pid} {told_end(last)}, {last.ended_at}"))
+        if failed and failed != last:
+            rows.append(("last failed start", f"pid {failed.pid} {told_end(failed)}, {failed.ended_at}"))
+        if last and last.rollback and not last.over:
+            rows.append(("rolled back", f"to the set of {last.ran.at}: {text.command_line(last.ran.argv)}"))
+        return rows
+
     def document(self) -> Mapping[str, Any]:
         """Return the status for `--json`."""
         survey = self.observed.survey
@@ -150,7 +172,10 @@ class Status(NamedTuple):
             "gpu_memory_bytes": self.gpu_memory if isinstance(self.gpu_memory, int) else None,
             "locked": self.locked,
             "log": self.log,
-            "models": [one.document() for one in self.models],
+            "models": [model.document() for model in self.models],
+            "last_start": start_document(self.starts.last),
+            "last_failed_start": start_document(self.starts.failed),
+            "last_good": [set_document(good) for good in self.starts.good],
             "weights": {
                 "files": len(self.weights.flat),
                 "unknown": sum(not file.origin.known for file in self.weights.flat),
@@ -177,12 +202,14 @@ def run(context: Context) -> Report:
     shown = status(context)
     for line in verdicts(shown.observed.survey):
         context.console.detail(line)
-    return Answer(text=tuple(f"{name}: {value}" for name, value in shown.facts()), data=shown.document())
+    lines = tuple(f"{name}: {value}" for name, value in shown.facts())
+    return Answer(text=lines, data=shown.document(), hint=shown.hint())
 
 
 def status(context: Context) -> Status:
     """Look at the instance on the port, its page and its resources; where none runs, at what a launch would use."""
     settings = context.settings
+    starts = look_back(context)
     observed = observe(settings)
     instance = observed.instance
     page: Page | None = None
@@ -196,6 +223,8 @@ def status(context: Context) -> Status:
         environment = processes.environment(instance.pid) or {}
     else:
         environment = context.environment
+    if instance and page and page.ready and starts.last and starts.last.pid in tree and not starts.last.seen:
+        see_page(context, (instance,))
     running = operation.instance_of(observed)
     paths = operation.roots_of(context, environment)
     record = observed.record
@@ -217,6 +246,7 @@ def status(context: Context) -> Status:
         memory=memory(tree) if instance else None,
         gpu_memory=gpu_memory(tree) if instance else None,
         models=models,
+        starts=starts,
         weights=operation.inventory(context, running, cached=False),
     )
 

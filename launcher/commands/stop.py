@@ -13,6 +13,7 @@ from ..instances.describe import (
     victim,
 )
 from ..instances.stop import stopped_document
+from ..operations import outcome
 from ..operations.instance import observe
 from ..operations.replace import stop_instance
 
@@ -36,6 +37,7 @@ def run(context: Context) -> Report:
             "left": left_documents(survey),
         }
         return Answer(text=(*(lines or (nothing,)), *left_alone(survey)), data=data)
+    outcome.look_back(context)
     stopped = stop_instance(context)
     if not stopped:
         console.say(nothing)

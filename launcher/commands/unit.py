@@ -1,4 +1,4 @@
-"""`unit`: print a systemd unit for this app, on this machine and for this user."""
+"""`unit`: print a systemd unit, or a program section of supervisord, for this app, machine and user."""
 
 from __future__ import annotations
 
@@ -13,10 +13,12 @@ from ..cache.roots import folders
 from ..config.settings import Settings
 from ..context import Answer, Context, Report
 from ..errors import LauncherError, quoted
-from ..service import unit
+from ..service import supervisord, unit
 from ..system import requirements
+from ..system.child import output_within
 from ..ui import invocation, redact, text
 
+_SECONDS = 3.0
 _NVIDIA = Path("/proc/driver/nvidia/gpus")
 
 
@@ -52,13 +54,23 @@ def run(context: Context) -> Report:
         helper=unit.gpu_helper(shutil.which("nvidia-modprobe"), len(_names(_NVIDIA))),
         caches=tuple(str(path) for path in folders(_environment(settings, context.environ, uid), settings.app_dir)),
         app_args=app_args,
+        systemd=_systemd(),
     )
-    made = unit.unit(settings, machine, template=arguments.template, user_manager=arguments.user)
+    if arguments.supervisord:
+        made = supervisord.program(settings, machine)
+    else:
+        made = unit.unit(settings, machine, template=arguments.template, user_manager=arguments.user)
     for name in made.left_out:
         console.warn(f"{name} is set in this shell only: put it into .env, or the unit does not have it")
     left_out = (*made.left_out, *(("APP_ARGS",) if app_args != arguments.app_args else ()))
     document = {"name": made.name, "unit": made.text, "left_out": list(left_out)}
     return Answer(text=tuple(made.text.rstrip("\n").split("\n")), data=document)
+
+
+def _systemd() -> int:
+    """Return the version of this machine's systemd, 0 where there is none: its first line is `systemd 252 (…)`."""
+    words = (output_within(("systemctl", "--version"), _SECONDS) or b"").split(None, 2)
+    return int(words[1]) if len(words) > 1 and words[1].isdigit() else 0
 
 
 def _user(settings: Settings) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..context import Answer, Context, Report
 from ..instances.describe import process_document
-from ..operations import readiness
+from ..operations import outcome, readiness, watch
 from ..service.sd_notify import reporter
 
 
@@ -13,7 +13,9 @@ def run(context: Context) -> Report:
     arguments = context.arguments
     seconds = context.timeout(readiness.DEFAULT_SECONDS)
     pid = readiness.main_pid(arguments.pid, context.environ)
+    outcome.look_back(context)
     ready = readiness.wait(context, seconds) if pid is None else readiness.wait_for(pid, context, seconds)
+    watch.note_ready(context, ready)
     # Only the end goes to systemd: the launcher itself reports why a launch has failed.
     context.console._replace(report=reporter(context.environ)).say(ready.line())
     if ready.warning:

@@ -151,9 +151,9 @@ def _other_script(app_dir: Path) -> str:
     named = folder.candidates[:_NAMED_AT_MOST]
     if named:
         entries = [quoted(f"APP_SCRIPT={folder.entry(candidate.path)}") for candidate in named]
-        first = f"{quoted(named[0].path.name)} {named[0].reason}"
-        line = f"{first}: set {entries[0]} in {quoted(app_dir / '.env')}"
-        return f"{line}; also possible: {shlex.join(entries[1:])}" if entries[1:] else line
+        first = f"start_app.py init writes {entries[0]} into {quoted(app_dir / '.env')}"
+        line = f"{first}; {quoted(named[0].path.name)} {named[0].reason}"
+        return f"{line}; also possible: {' '.join(entries[1:])}" if entries[1:] else line
     present = next((name for name in _OTHER_SCRIPTS if os.path.isfile(app_dir / name)), None)
     if present:
         line = f"APP_SCRIPT={quoted(present)} in {quoted(app_dir / '.env')}"

@@ -176,12 +176,7 @@ def scan_cache() -> tuple[tuple[CachedRevision, ...], tuple[str, ...]]:
         # A repo was removed while it was read; the next refresh sees the result.
         return (), (f"the cache is changing: {error}",)
     revisions = [
-        CachedRevision(
-            repo=repo.repo_id,
-            refs=tuple(sorted(revision.refs)),
-            commit=revision.commit_hash,
-            size=revision.size_on_disk,
-        )
+        CachedRevision(repo.repo_id, tuple(sorted(revision.refs)), revision.commit_hash, revision.size_on_disk)
         for repo in report.repos
         for revision in repo.revisions
     ]
@@ -201,16 +196,12 @@ def version_card(
     """Say in HTML which model this process runs, and whether a restart would run the same one."""
     chips: list[tuple[str, bool]] = []
     if model is None:
-        version, note = (
-            "no model",
-            f"the cache holds none: <code>{fresh_playground(port)}</code> brings a fresh playground",
-        )
+        version = "no model"
+        note = f"the cache holds none: <code>{fresh_playground(port)}</code> brings a fresh playground"
     else:
         version, note = f"running {model.name}", _restart_note(model, cached)
-        if model.emotions:
-            chips.append((f"emotion control: {', '.join(model.emotions)}", True))
-        else:
-            chips.append(("emotion control not available", False))
+        emotions = f": {', '.join(model.emotions)}" if model.emotions else " not available"
+        chips.append((f"emotion control{emotions}", bool(model.emotions)))
         chips.append((f"{model.parameters:,} parameters in {model.tensors} tensors", False))
     good = model is not None and not note and not unreadable
     notes = "".join(f'<p class="note">{each}</p>' for each in [note, *map(html.escape, unreadable)] if each)
@@ -358,13 +349,8 @@ def make_page(model: Model | None, port: int, look: dict[str, Any]) -> gr.Blocks
             )
         process = gr.HTML(process_facts(), padding=False, elem_id="process")
         gr.HTML(things_to_try(port), padding=False, elem_id="try")
-        gr.on(
-            [page.load, button.click],
-            refresh,
-            outputs=[version, table, chart, process],
-            show_progress="hidden",
-            api_name="refresh",
-        )
+        shown = [version, table, chart, process]
+        gr.on([page.load, button.click], refresh, outputs=shown, show_progress="hidden", api_name="refresh")
     return page
 
 
@@ -399,10 +385,8 @@ def main(argv: Sequence[str]) -> int:
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
     try:
         model = load_newest_model()
-        if model is None:
-            print(f"model: none in the cache ({fresh_playground(options.port)})", flush=True)
-        else:
-            print(f"model: {model.name}", flush=True)
+        name = model.name if model else f"none in the cache ({fresh_playground(options.port)})"
+        print(f"model: {name}", flush=True)
         serve(model, options.host, options.port)
     except (DamagedModelError, OSError) as error:
         print(f"webui.py: {error}", file=sys.stderr)

@@ -7,7 +7,7 @@ A plain launch only reads which commit each model is, and tells the app and the 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -48,6 +48,11 @@ class ModelStep:
         self._held = ExitStack()
         self.models: tuple[Current, ...] = ()
         self.locked = context.settings.locked
+
+    @property
+    def lock(self) -> Lock | None:
+        """Return what `models.lock` pins, once it was checked; None where it is missing or makes no sense."""
+        return self._lock
 
     @property
     def asked(self) -> bool:
@@ -235,7 +240,9 @@ class ModelStep:
 
                 self._settled = True
                 try:
-                    pull.settle(self._survey, self._context.settings.app_dir, self._memories, pin=self._pin)
+                    pull.settle(
+                        self._survey, self._context.settings.app_dir, self._memories, pin=self._pin, keep=self._keep()
+                    )
                 finally:
                     verified.save(self._context.settings.app_dir, self._memories, self._context.console.detail)
                 switched = True
@@ -247,6 +254,12 @@ class ModelStep:
         finally:
             self._held.close()
         return switched
+
+    def _keep(self) -> Collection[str]:
+        """Return the folders in which what a switch replaces stays until the new instance is ready."""
+        from ..operations import pull as pulling
+
+        return pulling.kept_folders(self._context.settings.app_dir)
 
     def command(self, command: Command) -> Command:
         """Return the command with what the app is told of its models; a locked one sees only these.

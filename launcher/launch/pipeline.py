@@ -12,18 +12,25 @@ from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..app.command import Command, activated, build
+from ..app.environment import app_environment_of
+from ..arguments import LAUNCH
 from ..cache.entries import trashed
 from ..cache.roots import folders
 from ..context import Context
-from ..errors import LauncherError
+from ..errors import ExitStatus, LauncherError
+from ..instances.proof import own_namespace
+from ..operations import outcome
 from ..operations.closed_connections import wait_out
 from ..operations.held import open_instance_lock, take_launch_lock
 from ..operations.identity import command_of
 from ..operations.instance import Observed, observe
 from ..operations.replace import clear_port, ended, refuse_taken_port
+from ..service.outcomes import Attempt, By, LaunchSet
 from ..system import lock as locks
 from ..system import marker
 from ..system.signals import Guard
+from .good_models import GoodModels
+from .launch_set import digest, launch_set, restored
 from .model_step import ModelStep
 from .plan import LaunchPlan, Prepared, facts
 from .prestart import PrestartStep
@@ -63,18 +70,39 @@ class Step(Protocol):
         """Return what a dry run shows with `--json`."""
 
 
-class Launch:
-    """Hold the steps of a launch, and go through them."""
+class RunningError(LauncherError):
+    """Say that an instance runs, where one is to be started only if none does."""
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, process: Process) -> None:
+        super().__init__(
+            f"pid {process.pid} runs already: nothing was started", "start_app.py status", ExitStatus.RETRY
+        )
+        self.process = process
+
+
+class Launch:
+    """Hold the steps of a launch, and go through them.
+
+    With `good`, what is started is that set, in the place of what the settings ask for, whose hash is `wish`.
+    """
+
+    def __init__(self, context: Context, good: LaunchSet | None = None, wish: str = "") -> None:
         self.context = context
-        self.models = ModelStep(context)
-        self.start = StartStep(context, lambda: self.models.expected(self.command))
-        self.cache = _cache_step(context)
-        prestart = PrestartStep(context, lambda: self.command)
-        self.steps: tuple[Step, ...] = (self.start, self.models, *((self.cache,) if self.cache else ()), prestart)
+        self.good = good
+        self._wish = wish
+        self.models = GoodModels(context, good) if good else ModelStep(context)
+        self.start = StartStep(context, lambda: self.models.expected(self.command), self.wish)
+        self.cache = None if good else _cache_step(context)
+        # What the settings want done first is part of what has failed, or has been done already.
+        prestart = () if good else (PrestartStep(context, lambda: self.command),)
+        self.steps: tuple[Step, ...] = (self.start, self.models, *((self.cache,) if self.cache else ()), *prestart)
         self.guard = Guard(context.console.warn)
         self._victims: tuple[Process, ...] = ()
+
+    @cached_property
+    def by(self) -> By:
+        """Return who has called the launcher."""
+        return outcome.by(self.context)
 
     @property
     def stopped(self) -> tuple[Process, ...]:
@@ -95,10 +123,37 @@ class Launch:
         """
         settings = self.context.settings
         command = build(settings, self.context.environ, self.context.python)
+        if self.good:
+            command = self._restored(command, self.good)
         if not self.context.arguments.dry_run:
             command = activated(command, settings, self.context.environ)
         mark = marker.new(settings.port, str(settings.script), command_of(settings))
         return command._replace(environment={**command.environment, marker.NAME: mark.text()})
+
+    def wish(self) -> str:
+        """Return a hash of all that the settings ask for, with the models as they are now.
+
+        Raises LauncherError (78) where the app's interpreter cannot be one.
+        """
+        if self.good:
+            return self._wish
+        command = self.models.expected(self.command)
+        return digest(self.context, outcome.known_of(self.context).key, command, self.models)
+
+    def _restored(self, command: Command, good: LaunchSet) -> Command:
+        """Return the command of a good set, with the environment that its interpreter gets today.
+
+        Raises LauncherError (78) where a secret of its arguments is known no more.
+        """
+        argv = restored(good.argv, command.argv)
+        if argv is None:
+            raise LauncherError(
+                "the arguments of the last good set hold a secret, which is not recorded",
+                "APP_ARGS in .env has it, or start_app.py starts what the settings name",
+            )
+        environment = app_environment_of(self.context.settings, self.context.environ, good.interpreter)
+        origin = f"what ran well since {good.at}"
+        return Command(good.interpreter, origin, argv, environment, command.folder, good.program, good.script)
 
     def plan(self) -> LaunchPlan:
         """Check all that can be checked without a change, and return what the launch would do."""
@@ -133,6 +188,8 @@ class Launch:
             self.context.console.say(line)
         self._check()
         launch_lock = take_launch_lock(self.context)
+        outcome.look_back(self.context)
+        self._refuse_running()
         lock = open_instance_lock(settings)
         stopped = self._make_way(lock)
         if self.cache:
@@ -142,7 +199,33 @@ class Launch:
         command = self.models.command(command)
         self.models.tell(command.environment)
         wait_out(self.context, command, self.guard.check)
-        return Prepared(command, stopped, lock, launch_lock, self.models, self.cache)
+        return Prepared(command, stopped, lock, launch_lock, self.models, self.cache, self._attempt(command))
+
+    def _attempt(self, command: Command) -> Attempt:
+        """Return what is noted of the start that comes next; the process that makes it adds itself."""
+        context = self.context
+        ran = launch_set(context, command, self.models)
+        boot_id, namespace = own_namespace()
+        unit = context.environ.get("INVOCATION_ID", "") if self.by == "unit" else ""
+        return Attempt(
+            0, 0.0, boot_id, namespace, ran.at, self.by, self.wish(), ran, rollback=self.good is not None, unit=unit
+        )
+
+    def _refuse_running(self) -> None:
+        """Refuse to replace an instance where only a missing one is to be started; under the launch lock.
+
+        Raises RunningError (75).
+        """
+        if not (self.context.arguments.if_down or self.unattended_rollback):
+            return
+        instance = observe(self.context.settings).instance
+        if instance:
+            raise RunningError(instance.process)
+
+    @property
+    def unattended_rollback(self) -> bool:
+        """Return whether a failed start is made good: what somebody has started meanwhile stays."""
+        return self.good is not None and self.context.arguments.command == LAUNCH
 
     def _check(self) -> None:
         for step in self.steps:
@@ -165,11 +248,24 @@ class Launch:
         """Have every step try what it will need before the first stop; signals wait, so that nothing of it is left."""
         if not self._victims:
             self.models.refuse_hidden([process.pid for process in victims])
+            self._tell_changes(victims)
             self.guard.begin()
             for step in self.steps:
                 step.rehearse()
         self.guard.check()
         self._victims += victims
+
+    def _tell_changes(self, victims: tuple[Process, ...]) -> None:
+        """Say what the new instance will not have of one that was started by hand."""
+        if self.context.arguments.no_launch:
+            return
+        from ..operations.changes import changes
+
+        told = [line for process in victims for line in changes(process, self.command, self.context.settings)]
+        for line in told:
+            self.context.console.say(f"note: {line}")
+        if told:
+            self.context.console.hint("start_app.py init, while it runs, writes what it has into .env")
 
     def _finish_trash(self) -> None:
         """Delete in the background what an interrupted removal has left."""

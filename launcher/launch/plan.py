@@ -27,6 +27,7 @@ from ..instances.describe import (
 )
 from ..models import versions
 from ..operations.instance import Observed
+from ..service.outcomes import Attempt
 from ..system import lock as locks
 from ..ui import redact, text
 
@@ -78,6 +79,7 @@ class LaunchPlan(NamedTuple):
         if self.problem is None:
             for line in going_along(self.observed.survey):
                 yield f"would terminate {line}"
+        yield from self._changes()
         yield from left_alone(self.observed.survey)
         if self.cache:
             yield from self.cache.lines()
@@ -92,6 +94,15 @@ class LaunchPlan(NamedTuple):
             if self.command.origin != OWN_INTERPRETER:  # shown already
                 yield f"interpreter: {self.command.interpreter} ({self.command.origin})"
             yield from verdicts(self.observed.survey)
+
+    def _changes(self) -> Iterator[str]:
+        """Yield what the new instance will not have of one that was started by hand."""
+        victims = () if self.context.arguments.no_launch else self.victims()
+        if victims:
+            from ..operations.changes import changes
+
+            for process in victims:
+                yield from (f"note: {line}" for line in changes(process, self.command, self.context.settings))
 
     def _first(self) -> Iterator[str]:
         """Yield what would be run before anything is stopped."""
@@ -142,6 +153,7 @@ class Prepared(NamedTuple):
     launch_lock: locks.Lock
     models: ModelStep
     cache: CacheStep | None
+    attempt: Attempt
 
     @property
     def commits(self) -> Mapping[str, str]:

@@ -6,6 +6,7 @@ In the background the launcher stays only until the page answers. Whatever happe
 from __future__ import annotations
 
 import os
+import stat
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -15,8 +16,10 @@ from ..app.exec import execute
 from ..config.paths import current_folder
 from ..context import Answer, Context, Report
 from ..errors import ExitStatus, LauncherError
+from ..operations import outcome
 from ..operations.held import Started, last_record, write_record
 from ..service import history
+from ..service.outcomes import End
 from ..system import marker
 from ..ui import text
 from .clash import refuse_clash
@@ -35,12 +38,17 @@ _TAIL_LINES = 20
 _LONGEST = 500
 
 
+class FailedStartError(LauncherError):
+    """Say that the app has ended before its page answered."""
+
+
 class StartStep:
     """How the app is started, and where its output goes."""
 
-    def __init__(self, context: Context, command: Callable[[], Command]) -> None:
+    def __init__(self, context: Context, command: Callable[[], Command], wish: Callable[[], str]) -> None:
         self._context = context
         self._command = command
+        self._wish = wish
         self._target = _log_target(context)
         self._placeholder: Placeholder | None = None
         self._staged: Staged | None = None
@@ -172,18 +180,39 @@ class StartStep:
             console.say(f"log: {log}")
         console.say(f"exec: {shown(prepared.command)}")
         _flush(context)
+        if prepared.attempt.by != "hand" and "NOTIFY_SOCKET" not in context.environ:
+            self._watch()  # a unit of ours has `wait`
         release()
         if output is None:
-            execute(prepared.command)
+            self._execute(prepared)
         kept = {stream: os.dup(stream) for stream in (1, 2) if _is_open(stream)}
         for stream in (1, 2):
             os.dup2(output, stream)
         os.close(output)
         try:
-            execute(prepared.command)
+            self._execute(prepared)
         except LauncherError:
             for stream, copy in kept.items():
-                os.dup2(copy, stream)  # the user is told, not the log
+                os.dup2(copy, stream)  # a message for the user, not for the log
+            raise
+
+    def _watch(self) -> None:
+        """Have another process see whether the page answers: whoever keeps the app running does not look at it."""
+        from ..operations import watch
+        from ..system.detach import beside
+
+        context, pid = self._context, os.getpid()
+        try:
+            beside(lambda: watch.until_ready(context, pid))
+        except OSError as error:
+            context.console.detail(f"nobody watches for the page: {error.strerror}")
+
+    def _execute(self, prepared: Prepared) -> NoReturn:
+        """Become the app, or note why that was not possible."""
+        try:
+            execute(prepared.command)
+        except LauncherError as error:
+            outcome.note_own_end(self._context, error.message)
             raise
 
     def spawn(self, prepared: Prepared, output: int) -> int:
@@ -194,7 +223,7 @@ class StartStep:
         self.close()  # the place that was kept is the app's
         pid = background.spawn(
             lambda: self._record(prepared),
-            lambda: execute(prepared.command),
+            lambda: self._execute(prepared),
             output,
             (prepared.lock.descriptor,),
         )
@@ -208,7 +237,7 @@ class StartStep:
     def see_ready(self, prepared: Prepared, pid: int) -> Report:
         """Wait until the page answers.
 
-        Raises LauncherError (75) when the app ends first, or `--timeout` is over.
+        Raises FailedStartError (75) when the app ends first, LauncherError (75) when `--timeout` is over.
         """
         from ..app import background, logs
 
@@ -221,13 +250,18 @@ class StartStep:
             _report_end(context, ("fail", "failed"), pid, error.message)
             raise
         if ready is None:
-            end = background.told_end(background.ended(pid))
-            _report_end(context, ("fail", "failed"), pid, f"{end} before its page answered")
+            status = background.ended(pid)
+            end = background.told_end(status)
+            outcome.note_end_of(context, pid, End(end, status, outcome.last_line(str(log))), self._wish())
+            notify(context, "failed", f"pid {pid}, {end} before its page answered")
             for line in logs.tail(log, _TAIL_LINES):
                 console.warn(f"| {line[:_LONGEST]}")
-            raise LauncherError(
+            raise FailedStartError(
                 f"the app {end} before its page answered: pid {pid}, log {log}", _hint(end), ExitStatus.RETRY
             )
+        if ready.process.pid != pid:
+            outcome.note_move(context, pid, ready.process)
+        outcome.note_ready(context, ready.process)
         _report_end(context, ("ready", "ready"), pid, f"{ready.page.url} answers after {ready.seconds:.1f} s")
         console.say(ready.line())
         if ready.warning:
@@ -247,7 +281,21 @@ class StartStep:
         weights = prepared.models.stamps()
         started = Started(prepared.command.argv, prepared.commits, prepared.models.locked, self.log, token, weights)
         write_record(prepared.lock, self._context, started)
+        log = str(self.log) if self.log else _output_file()
+        outcome.note_start(self._context, prepared.attempt._replace(log=log))
         prepared.lock.keep_across_exec()
+
+
+def _output_file() -> str | None:
+    """Return the file that the app's output goes to, where whoever has called the launcher sends it to one."""
+    for stream in (2, 1):
+        try:
+            path = os.readlink(f"/proc/self/fd/{stream}")
+            if stat.S_ISREG(os.fstat(stream).st_mode) and os.path.isabs(path):
+                return path
+        except OSError:
+            continue
+    return None
 
 
 def _no_process() -> LauncherError:
@@ -297,7 +345,8 @@ def _await(context: Context, pid: int, log: Path) -> Ready | None:
 def _report_start(context: Context, prepared: Prepared, pid: int, how: str) -> None:
     commits = [f"{repo} @ {commit[:7]}" for repo, commit in prepared.commits.items()]
     models = f"; {text.some(commits, 3)}" if commits else ""
-    history.record(context.settings, "start", f"pid {pid}, {shown(prepared.command)}{models}", how)
+    action: history.Action = "rollback" if prepared.attempt.rollback else "start"
+    history.record(context.settings, action, f"pid {pid}, {shown(prepared.command)}{models}", how)
     notify(context, "started", f"pid {pid}{models}")
 
 

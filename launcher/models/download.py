@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
-from ..cache import entries, store, trash, usage
+from ..cache import blobs, entries, store, usage
 from ..cache.dirs import below, opened, reason, walk
 from ..cache.memory import Memory
 from ..cache.names import HASH
@@ -273,11 +273,11 @@ def _remove(task: Task, path: str) -> None:
     with suppress(OSError):
         payload = store.target(root.real, f"{task.place.path}/blobs", os.readlink(f"{task.place.path}/blobs/{blob}"))
     with suppress(OSError):  # a downloader that is just at it brings a new one
-        trash.unlink_blob(root.real, folder, blob, None)
+        blobs.unlink_blob(root.real, folder, blob, None)
     if payload:
         # While another repo links to it, it stays: cache verify --repair takes it from all of them.
         with suppress(OSError):
-            trash.sweep(root.real, payload, _unlink, damaged=True)
+            blobs.sweep(root.real, payload, _unlink, damaged=True)
 
 
 def _unlink(parent: int, name: str) -> None:
@@ -308,7 +308,7 @@ def _clear_partial(task: Task, lacking: Sequence[str]) -> bool:
             if name == f"{digest}.incomplete" and _is_shorter(f"{task.place.path}/blobs/{name}", sizes[digest]):
                 resumed = True
             else:
-                trash.unlink_blob(root.real, folder, name, None)
+                blobs.unlink_blob(root.real, folder, name, None)
     return resumed
 
 

@@ -231,7 +231,7 @@ def download(
         for event in child.events(moving):
             if event is None:
                 continue
-            moved = time.monotonic()  # that it has been imported is the first that is told
+            moved = time.monotonic()  # the first event says that huggingface_hub is imported
             if "received" in event:
                 received = int(event["received"])
             elif "failed" in event:

@@ -1,4 +1,4 @@
-"""Which commit of a model a process uses is told by the files it has open or mapped, else by the record of its start.
+"""The files that a process has open or mapped show which commit of a model it uses, else the record of its start.
 
 A file that was mapped shows for as long as the process lives, even when it is gone from the disk by now.
 """

@@ -234,6 +234,14 @@ def _single_file(path: str, entry: Any) -> LockedFile:
     return _file(path, plain, "files")._replace(origin=origin)
 
 
+def remembered(text: str) -> Lock:
+    """Return the models of a lock that the launcher has kept; none where somebody has spoiled it."""
+    try:
+        return parse(text.encode()) if text else Lock()
+    except _WrongError:
+        return Lock()
+
+
 def _nonsense(path: Path, problem: str) -> LauncherError:
     return LauncherError(
         f"{path}: {problem}",

@@ -12,7 +12,8 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 
-_AS_PLACE = getattr(os, "O_PATH", 0) | os.O_NOFOLLOW | os.O_CLOEXEC
+from ..system.files import open_folder, open_place
+
 # The clock of a file system may lag behind by a tick.
 _TICK_SECONDS = 1.0
 
@@ -43,18 +44,18 @@ def _owner(folder: str) -> tuple[str, os.stat_result]:
 
 
 def _hand_over(folder: str, ancestor: str, owner: os.stat_result, since: float) -> None:
-    descriptor = os.open(ancestor, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    descriptor = open_folder(ancestor, follow=True)
     try:
         for part in filter(None, os.path.relpath(folder, ancestor).split("/")):
             if part != ".":
-                inner = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=descriptor)
+                inner = open_folder(part, dir_fd=descriptor)
                 os.close(descriptor)
                 descriptor = inner
                 _give(descriptor, owner, since)
         for _, folders, files, parent in os.fwalk(".", dir_fd=descriptor):
             for name in (*folders, *files):
                 with suppress(OSError):
-                    entry = os.open(name, _AS_PLACE, dir_fd=parent)
+                    entry = open_place(name, dir_fd=parent)
                     try:
                         _give(entry, owner, since)
                     finally:

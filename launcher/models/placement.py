@@ -15,6 +15,7 @@ from typing import NamedTuple
 from ..cache.memory import Memory, line_of
 from ..cache.names import read_ref
 from ..cache.roots import Root
+from ..system.files import open_place
 from ..ui.text import some
 from . import repo_id
 from .lockfile import LockedFile, LockedModel
@@ -27,8 +28,6 @@ MARKS = (".aria2", ".part", ".crdownload", ".incomplete", ".tmp", ".download")
 """What other programs put beside a file that they have not finished, or into its name."""
 _LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 _MOST_BYTES_OF_A_POINTER = 1024
-# To look into a folder that may not be listed is enough: open(2), O_PATH, which only Linux has.
-_AS_PLACE = getattr(os, "O_PATH", os.O_RDONLY)
 
 
 class Place(NamedTuple):
@@ -133,7 +132,7 @@ def held(base: str, files: Mapping[str, LockedFile], memory: Memory) -> Held:
     missing, resized = [], []
     lines: dict[str, bytes] = {}
     try:
-        folder = os.open(base, _AS_PLACE | os.O_DIRECTORY | os.O_CLOEXEC)
+        folder = open_place(base, os.O_DIRECTORY, follow=True)
     except OSError:
         return Held(tuple(files), (), ())
     try:

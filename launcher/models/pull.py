@@ -8,7 +8,7 @@ until the end the old revision stays what it was. The steps are `survey` (what i
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
 from ..cache import entries
@@ -108,11 +108,19 @@ def _probe(task: Task) -> None:
             raise _unswitchable(task, error) from error
 
 
-def settle(survey: Survey, app_dir: Path, memories: Memories, *, pin: bool, spare: Spare = spare_none) -> Survey:
+def settle(
+    survey: Survey,
+    app_dir: Path,
+    memories: Memories,
+    *,
+    pin: bool,
+    spare: Spare = spare_none,
+    keep: Collection[str] = (),
+) -> Survey:
     """Have every model be the commit that was fetched: refs move, and folders change over.
 
-    Returns the survey without the models that `spare` takes the error of. Raises LauncherError: 74, or 75 when another
-    process has removed that meanwhile.
+    In the folders `keep`, the files that were replaced stay beside the new ones. Returns the survey without the models
+    that `spare` takes the error of. Raises LauncherError: 74, or 75 when another process has removed that meanwhile.
     """
     tasks = []
     skipped = list(survey.skipped)
@@ -131,7 +139,7 @@ def settle(survey: Survey, app_dir: Path, memories: Memories, *, pin: bool, spar
             tasks.append(task)
     # Several models may share a folder; one that failed needs what was staged or kept for it.
     for folder in {task.place.path for task in tasks if task.place.root is None} - failed:
-        switch.drop(folder)
+        switch.drop(folder, keep=folder in keep)
     return survey._replace(tasks=tuple(tasks), skipped=tuple(skipped))
 
 

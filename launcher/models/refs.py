@@ -10,11 +10,12 @@ from contextlib import contextmanager, suppress
 
 from ..cache.dirs import below, opened, taking_turns
 from ..cache.names import PIN, new_ref
+from ..system.files import open_regular, read_regular
 from . import repo_id
 from .lockfile import LockedModel
 from .placement import Place, leads_astray
 
-_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL
 
 
 def move(model: LockedModel, place: Place, *, pin: bool) -> None:
@@ -43,7 +44,7 @@ def probe(model: LockedModel, place: Place) -> None:
     with _opened(place) as repo:
         if _needs_none(repo, [ref for ref in (model.revision, PIN) if not repo_id.COMMIT.fullmatch(ref)], model.commit):
             return
-        os.close(os.open(name, _NEW, 0o666, dir_fd=repo))
+        os.close(open_regular(name, _NEW, dir_fd=repo))
         os.unlink(name, dir_fd=repo)
         for ref in (*(() if repo_id.COMMIT.fullmatch(model.revision) else (model.revision,)), PIN):
             with suppress(FileNotFoundError), below(repo, f"refs/{ref}") as (parent, entry):
@@ -100,7 +101,7 @@ def _write(repo: int, ref: str, commit: str) -> None:
                 return
         # In `refs` itself, what a kill leaves would be a ref, and an empty one hides the whole repo; this is trash.
         new = new_ref()
-        file = os.open(new, _NEW, 0o666, dir_fd=repo)  # the umask says who else may move it
+        file = open_regular(new, _NEW, dir_fd=repo)  # the umask says who else may move it
         try:
             os.write(file, commit.encode())
             os.rename(new, name, src_dir_fd=repo, dst_dir_fd=parent)
@@ -112,8 +113,4 @@ def _write(repo: int, ref: str, commit: str) -> None:
 
 
 def _read(parent: int, name: str) -> str:
-    file = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=parent)
-    try:
-        return os.read(file, 64).decode("ascii", "replace")
-    finally:
-        os.close(file)
+    return read_regular(name, 64, dir_fd=parent).decode("ascii", "replace")

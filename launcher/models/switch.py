@@ -13,7 +13,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,7 +24,9 @@ from ..cache.names import HASH
 from ..system import files, renames, state
 from . import JOURNAL, placement, repo_id
 from .local_dir import STAGING, Outdated, own_name, refuse_outside
-from .lockfile import LockedModel
+from .lockfile import LockedFile, LockedModel
+
+_KEPT = "kept-"
 
 
 class Change(NamedTuple):
@@ -157,12 +159,15 @@ def unfinished(app_dir: Path) -> tuple[Unfinished, ...]:
     return tuple(journals)
 
 
-def recover(app_dir: Path, begun: Sequence[Unfinished]) -> tuple[Recovered, ...]:
-    """Finish what killed runs have begun, or undo it; what can be neither keeps its journal."""
-    return tuple(_recover(app_dir, unfinished) for unfinished in begun)
+def recover(app_dir: Path, begun: Sequence[Unfinished], keep: Collection[str] = ()) -> tuple[Recovered, ...]:
+    """Finish what killed runs have begun, or undo it; what can be neither keeps its journal.
+
+    `keep` are the folders in which the files that were replaced stay.
+    """
+    return tuple(_recover(app_dir, unfinished, keep) for unfinished in begun)
 
 
-def _recover(app_dir: Path, unfinished: Unfinished) -> Recovered:
+def _recover(app_dir: Path, unfinished: Unfinished, keep: Collection[str]) -> Recovered:
     problem = unfinished.problem
     try:
         if not problem:
@@ -176,15 +181,78 @@ def _recover(app_dir: Path, unfinished: Unfinished) -> Recovered:
         journal = next(filter(os.path.lexists, (f / unfinished.switch.journal for f in state.folders(app_dir))), "")
         return Recovered(unfinished.folder, unfinished.switch.commit, problem or _reason(error), os.fspath(journal))
     if not problem:
-        drop(unfinished.folder)
+        drop(unfinished.folder, keep=unfinished.folder in keep)
     abandon(app_dir, unfinished.switch)
     return Recovered(unfinished.folder, unfinished.switch.commit, problem)
 
 
-def drop(folder: str) -> None:
-    """Remove what is staged and kept, once nothing uses it any more; the folder for it is ours alone."""
+def drop(folder: str, *, keep: bool = False) -> None:
+    """Remove what is staged and kept, once nothing uses it any more; the folder for it is ours alone.
+
+    With `keep`, the files that switches have replaced stay: the new ones have not proved themselves yet.
+    """
+    staging = f"{folder}/{STAGING}"
+    if not keep:
+        with suppress(OSError):
+            shutil.rmtree(staging)
+        return
     with suppress(OSError):
-        shutil.rmtree(f"{folder}/{STAGING}")
+        for name in os.listdir(staging):
+            if not name.startswith(_KEPT):
+                shutil.rmtree(f"{staging}/{name}", ignore_errors=True)
+
+
+def drop_kept(folder: str) -> None:
+    """Remove the files that switches have replaced, and nothing that is staged; under the lock of a pull."""
+    for kept in _kept(folder):
+        shutil.rmtree(kept, ignore_errors=True)
+    _remove_empty(folder, STAGING)
+
+
+def has_kept(folder: str) -> bool:
+    """Return whether files that a switch has replaced are still there."""
+    return bool(_kept(folder))
+
+
+def gather(app_dir: Path, model: LockedModel) -> None:
+    """Stage the files of a commit that switches have kept, so that no hub has to send them; what is not there is left.
+
+    To be called under the lock of a pull.
+    """
+    assert model.local_dir
+    folder = str(app_dir / model.local_dir)
+    for path, file in model.files.items():
+        staged = f"{folder}/{STAGING}/{model.commit}/{path}"
+        if os.path.lexists(staged) or _is(f"{folder}/{path}", file):
+            continue
+        source = next((f"{kept}/{path}" for kept in _kept(folder) if _is(f"{kept}/{path}", file)), None)
+        if source:
+            with suppress(OSError):
+                os.makedirs(os.path.dirname(staged), exist_ok=True)
+                os.link(source, staged)
+
+
+def _kept(folder: str) -> list[str]:
+    try:
+        names = sorted(os.listdir(f"{folder}/{STAGING}"))
+    except OSError:
+        return []
+    return [f"{folder}/{STAGING}/{name}" for name in names if name.startswith(_KEPT)]
+
+
+def _is(path: str, file: LockedFile) -> bool:
+    """Return whether a file has just this content."""
+    try:
+        descriptor = files.open_regular(path)
+    except OSError:
+        return False
+    try:
+        same_size = file.size in (placement.ANY_SIZE, os.fstat(descriptor).st_size)
+        return same_size and files.content_hash(descriptor, file.hash) == file.hash
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
 
 
 def _forget_others(app_dir: Path, switch: Switch) -> None:
@@ -218,7 +286,7 @@ def _clean(folder: str, switch: Switch) -> None:
 
 
 def _changes(folder: str, model: LockedModel, incoming: Sequence[str], outdated: Outdated) -> Iterator[Change]:
-    kept = _free_name(folder, f"{STAGING}/kept-{model.commit}")
+    kept = _free_name(folder, f"{STAGING}/{_KEPT}{model.commit}")
     for path in incoming:
         old = f"{kept}/{path}"
         if path in outdated.own:

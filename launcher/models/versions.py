@@ -51,7 +51,7 @@ def others(roots: Sequence[Path], repos: Collection[str]) -> tuple[str, ...]:
 
 
 def variable(models: Sequence[Current]) -> str:
-    """Return what the app is told: a JSON object of commits by repo, of as many as one variable can hold."""
+    """Return the value of the app's variable: a JSON object of commits by repo, of as many as one variable can hold."""
     told: dict[str, str] = {}
     count = 2
     for name, commit in commits(models).items():
@@ -69,7 +69,7 @@ def shown(models: Sequence[Current], *, locked: bool) -> str:
 
 
 def lines(models: Sequence[Current], *, locked: bool) -> tuple[str, ...]:
-    """Return what the log is told before the exec: an app that is not locked may fetch another one than is cached."""
+    """Return the lines that the log gets before the exec: an app that is not locked may fetch other commits."""
     how = "locked" if locked else "cached"
     told = [f"model: {model.repo} @ {model.commit[:7]} ({how})" for model in models[:NAMED_AT_MOST]]
     more = len(models) - len(told)

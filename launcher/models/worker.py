@@ -155,7 +155,7 @@ def _answer(question: Mapping[str, Any], timeout: float, answers: queue.Queue[tu
     worker_http.allow(_MOST_OF_A_TREE if question["what"] == "tree" else _MOST_OF_AN_ANSWER)
     try:
         answer = ways[question["what"]](question, timeout)
-    except Exception as error:  # at the edge of the network anything can come: it is told in words
+    except Exception as error:  # the network can raise anything: report it in words
         answer = _classified(error, question)
     answers.put((question["id"], answer))
 
@@ -278,7 +278,7 @@ def _download(task: Mapping[str, Any]) -> None:
                     **place,
                 )
             except Exception as error:
-                with failing:  # the end is told as soon as `failed` is set
+                with failing:  # once `failed` is set, the worker reports its end
                     if not failed.is_set():
                         _tell({"failed": file, **_classified(error, task)})
                         failed.set()

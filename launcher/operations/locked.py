@@ -114,7 +114,7 @@ def _inside(known: Library) -> Iterator[WeightsFile]:
 def refuse_hidden(context: Context, lock: Lock, pids: Sequence[int]) -> None:
     """Refuse what the running instance has loaded from a hub cache and the locked one would not see.
 
-    With `--force` it is told only. Raises LauncherError (65).
+    With `--force`, only warn. Raises LauncherError (65).
     """
     environment = processes.environment(pids[0]) or {} if pids else {}
     hidden = loaded.hidden(loaded.opened(pids), inventory.roots_of(context, environment), lock)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..cache import completeness
@@ -12,11 +13,11 @@ from ..cache.roots import hf_home
 from ..cache.targets import unknown
 from ..context import Context
 from ..errors import ExitStatus, LauncherError, quoted
-from ..models import hub, local_dir, placement, pull, refs, repo_id, resolve, subjects, switch
+from ..models import hub, local_dir, lockfile, placement, pull, refs, repo_id, resolve, subjects, switch
 from ..models.lockfile import LockedModel
 from ..models.subjects import Subject
 from ..models.task import STALL_SECONDS, Disk, Reach, Run, Served, Skipped, Spare, Survey, spare_none
-from ..service import history
+from ..service import history, outcomes
 from ..system import lock as locks
 from ..ui import text
 
@@ -64,7 +65,9 @@ def pull_lock(context: Context) -> Iterator[None]:
 def recover(context: Context, begun: Sequence[switch.Unfinished] | None = None) -> None:
     """Finish or undo what killed pulls have begun in folders of the app's own, and tell it; `begun` was looked at."""
     console, app_dir = context.console, context.settings.app_dir
-    for recovered in switch.recover(app_dir, switch.unfinished(app_dir) if begun is None else begun):
+    for recovered in switch.recover(
+        app_dir, switch.unfinished(app_dir) if begun is None else begun, kept_folders(app_dir)
+    ):
         commit = recovered.commit[:7]
         if recovered.journal:
             console.warn(
@@ -77,6 +80,12 @@ def recover(context: Context, begun: Sequence[switch.Unfinished] | None = None) 
             console.warn(console.hinted(f"hint: start_app.py models pull brings {commit}"))
         else:
             console.warn(f"finished in {recovered.folder} what an interrupted pull had begun")
+
+
+def kept_folders(app_dir: Path) -> frozenset[str]:
+    """Return the folders of which a last good set has a model: what a switch replaces there is kept for a roll-back."""
+    good = (model for ran in outcomes.good_sets(app_dir) for model in lockfile.remembered(ran.folders))
+    return frozenset(str(app_dir / model.local_dir) for model in good if model.local_dir)
 
 
 class Wanted(NamedTuple):

@@ -13,7 +13,7 @@ from ..cache.planning import Request, Result
 from ..config.settings import Settings
 from ..context import Answer, Context
 from ..errors import ExitStatus, LauncherError
-from ..service import history
+from ..service import history, outcomes
 from ..ui import text
 
 if TYPE_CHECKING:
@@ -66,17 +66,18 @@ def request_of(name: str, context: Context, targets: Sequence[str] = ()) -> Requ
 
 
 def locked(context: Context) -> Mapping[str, frozenset[str]]:
-    """Return the commits that `models.lock` names of each repo folder.
+    """Return the commits that `models.lock` names of each repo folder, and those of the last good sets.
 
     Raises LauncherError (78) for a lock that cannot be read: prune must not take what it may pin.
     """
     from ..models import repo_id
 
+    pinned = [(model.repo, model.commit) for model in context.lockfile or () if not model.local_dir]
+    good = [(model.repo, model.commit) for ran in outcomes.good_sets(context.settings.app_dir) for model in ran.models]
     commits: dict[str, frozenset[str]] = {}
-    for model in context.lockfile or ():
-        if not model.local_dir:
-            folder = repo_id.folder(model.repo)
-            commits[folder] = commits.get(folder, frozenset()) | {model.commit}
+    for repo, commit in pinned if context.arguments.unlocked else (*pinned, *good):
+        folder = repo_id.folder(repo)
+        commits[folder] = commits.get(folder, frozenset()) | {commit}
     return commits
 
 

@@ -15,6 +15,7 @@ from ..instances.process import Process, look
 from ..instances.record import Record
 from ..service import history
 from ..system import lock as locks
+from . import outcome
 from .again import refuse_again, shells_of
 from .held import PROBE_SECONDS, take_launch_lock
 from .instance import Observed, Say, observe, probe_port
@@ -115,6 +116,9 @@ def _stop(context: Context, observed: Observed, victims: tuple[Process, ...]) ->
     kinds |= {member.process.pid: "left over" for member in survey.leftovers}
     for process in victims:
         say(f"{kinds.get(process.pid, 'taking the port from')}: {describe(process)}")
+    members = (pid for instance in survey.stale for pid in instance.tree)
+    outcome.see_page(context, survey.stale)
+    outcome.note_stopping(context, {*(process.pid for process in victims), *members})
     unchanged = tuple(process for process in victims if not changed(process, observed.record))
     try:
         done = stop(unchanged, timeout, survey.bounds.spare | survey.bounds.apart, say, relatives_of(survey))

@@ -6,6 +6,7 @@ The file is read as a syntax tree and never run. What cannot be read off is left
 from __future__ import annotations
 
 import ast
+import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -18,6 +19,10 @@ _SERVERS = frozenset(("uvicorn.run", "uvicorn.Config", "hypercorn.run", "waitres
 _PORT_KEYWORDS = ("server_port", "port")
 _HOST_KEYWORDS = ("server_name", "host")
 _DEEPEST = 8
+# A chain such as `a.b.c…` is a tree as deep as it is long. Python 3.10 overflows its stack with one of 100,000 links,
+# where later ones raise RecursionError; a source file of a person has not as many of these signs in all.
+_MOST_NESTED = 20_000
+_NESTING = tuple(sign.encode() for sign in ".([+-*/%|&^")
 
 
 class Source(NamedTuple):
@@ -35,13 +40,15 @@ class Source(NamedTuple):
 class Launch(NamedTuple):
     """Hold one call that opens a page: where its port and address come from, nothing where they are not given.
 
-    `function` is the name of the function that it is in, blank at the top level.
+    `function` is the name of the function that it is in, blank at the top level. `server` is what serves it where that
+    is not Gradio itself, such as `uvicorn.run`.
     """
 
     line: int
     port: tuple[Source, ...]
     host: tuple[Source, ...]
     function: str = ""
+    server: str = ""
 
 
 class Module(NamedTuple):
@@ -71,11 +78,13 @@ def read(path: Path, data: bytes | None = None) -> Module | None:
         return None
     imports = tuple(dict.fromkeys(_imports(tree)))
     gradio = any(name.lstrip(".").split(".")[0] == "gradio" for name in imports)
-    return Module(path, tree, gradio, imports, tuple(_launches(tree)), _runs(tree))
+    return Module(path, tree, gradio, imports, tuple(sorted(_launches(tree))), _runs(tree))
 
 
 def parsed(data: bytes) -> ast.Module | None:
     """Return the syntax tree of a source file, None where there is none."""
+    if sys.version_info < (3, 11) and any(data.count(sign) > _MOST_NESTED for sign in _NESTING):
+        return None
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of invalid escapes in somebody else's file
@@ -154,6 +163,7 @@ def _launches(tree: ast.Module) -> Iterator[Launch]:
             tuple(dict.fromkeys(_sources(port, values))) if port else _starred(call, values, _PORT_KEYWORDS),
             tuple(dict.fromkeys(_sources(host, values))) if host else _starred(call, values, _HOST_KEYWORDS),
             function,
+            dotted(call.func) if dotted(call.func) in _SERVERS else "",
         )
 
 

@@ -30,7 +30,21 @@ _LOCK_SECONDS = 1.0
 _UNIT = r"/((?!user@)[^/\n]+\.service)"
 
 Action = Literal[
-    "start", "ready", "fail", "stop", "kill", "clear", "remove", "prune", "repair", "move", "pull", "lock", "refuse"
+    "start",
+    "ready",
+    "fail",
+    "stop",
+    "kill",
+    "clear",
+    "remove",
+    "prune",
+    "repair",
+    "move",
+    "pull",
+    "lock",
+    "refuse",
+    "death",
+    "rollback",
 ]
 
 

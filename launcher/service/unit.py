@@ -21,10 +21,14 @@ from .quoting import Raw
 READY_SECONDS = 6 * 3600
 STOP_SECONDS = 30
 RESTART_SECONDS = 10
+RESTART_STEPS = 6
+RESTART_MOST_SECONDS = 300
+STEPS_SINCE = 254
 # The next start would be refused too. 69 is in the list because a unit that retries until the port is free takes it
 # when the other unit restarts, which then does the same: the two would alternate for ever. 74 and 75 can pass by
-# themselves, and 80 never ends a launch.
-NEVER_AGAIN = (ExitStatus.USAGE, ExitStatus.DAMAGED, ExitStatus.TAKEN, ExitStatus.DENIED, ExitStatus.CONFIG)
+# themselves, and 80 never ends a launch. An app that does not know an argument ends with 2: the next start is then that
+# of the last good set.
+NEVER_AGAIN = (ExitStatus.DAMAGED, ExitStatus.TAKEN, ExitStatus.DENIED, ExitStatus.CONFIG)
 _TEMPORARY = ("/tmp", "/var/tmp")
 _SYSTEM = ("/usr", "/etc", "/boot", "/efi")
 
@@ -33,7 +37,8 @@ class Machine(NamedTuple):
     """Hold what a unit takes from the machine that it was printed on.
 
     `launcher`: the words that call the launcher; `user`: the user of the app; `helper`: the command that makes the
-    GPUs' device files, if this machine has one; `caches`: the hub caches of the app; `app_args`: what follows `--`.
+    GPUs' device files, if this machine has one; `caches`: the hub caches of the app; `app_args`: what follows `--`;
+    `systemd`: the version of its systemd, 0 where that is unknown.
     """
 
     launcher: tuple[str, ...]
@@ -41,6 +46,7 @@ class Machine(NamedTuple):
     helper: tuple[str, ...]
     caches: tuple[str, ...]
     app_args: tuple[str, ...] = ()
+    systemd: int = 0
 
 
 class Unit(NamedTuple):
@@ -57,7 +63,7 @@ def unit(settings: Settings, machine: Machine, *, template: bool, user_manager: 
     A `template` unit takes its port from the instance's name; `user_manager` makes it one for `systemctl --user`.
     Raises LauncherError for a path that no unit can hold.
     """
-    name = f"{_name(settings.app_dir)}{'@' if template else ''}.service"
+    name = f"{name_of(settings.app_dir)}{'@' if template else ''}.service"
     target = "default.target" if user_manager else "multi-user.target"
     sections = (
         ("Unit", _unit(settings, machine, template=template, user_manager=user_manager)),
@@ -66,7 +72,7 @@ def unit(settings: Settings, machine: Machine, *, template: bool, user_manager: 
     )
     body = "\n\n".join("\n".join((f"[{title}]", *lines)) for title, lines in sections)
     head = "\n".join(f"# {line}" for line in _installation(name, user_manager))
-    return Unit(name, f"{head}\n\n{body}\n", _left_out(settings))
+    return Unit(name, f"{head}\n\n{body}\n", left_out(settings))
 
 
 def gpu_helper(program: str | None, gpus: int) -> tuple[str, ...]:
@@ -110,7 +116,7 @@ def _unit(settings: Settings, machine: Machine, *, template: bool, user_manager:
 
 
 def _service(settings: Settings, machine: Machine, *, template: bool, user_manager: bool) -> tuple[str, ...]:
-    own, waiting = _words(settings, machine.app_args, template=template)
+    own, waiting = words_of(settings, machine.app_args, template=template)
     launched = quoting.command((*machine.launcher, *own))
     awaited = quoting.command(
         (*machine.launcher, "wait", *waiting, "--timeout", str(READY_SECONDS), "--pid", Raw("$MAINPID"))
@@ -127,6 +133,8 @@ def _service(settings: Settings, machine: Machine, *, template: bool, user_manag
     lines += [
         f"ExecStart={launched}",
         f"ExecStartPost={awaited}",
+        "# How the app has ended goes into the history, and decides what the next start runs.",
+        f"ExecStopPost=-{quoting.command((*machine.launcher, 'ended', *waiting))}",
         "# `wait` has a time-out of its own, long enough for a first download.",
         "TimeoutStartSec=infinity",
         "",
@@ -137,14 +145,23 @@ def _service(settings: Settings, machine: Machine, *, template: bool, user_manag
         f"SuccessExitStatus={int(ExitStatus.INTERRUPTED)}",
         "",
         "# Not when the next start would be refused for the same reason: see `exit status` in start_app.py --help.",
+        "# After a failed start the next one runs what ran well before. Five that fail are not repeated unchanged.",
         "Restart=on-failure",
         f"RestartSec={RESTART_SECONDS}",
+        *(_steps() if machine.systemd >= STEPS_SINCE else ()),
         f"RestartPreventExitStatus={' '.join(str(int(status)) for status in NEVER_AGAIN)}",
     ]
     return (*lines, "", *_hardening(settings, machine, user_manager=user_manager))
 
 
-def _words(settings: Settings, app_args: tuple[str, ...], *, template: bool) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def _steps() -> tuple[str, ...]:
+    """Return what lets the pauses between restarts grow: systemd.service(5), since version 254."""
+    return f"RestartSteps={RESTART_STEPS}", f"RestartMaxDelaySec={RESTART_MOST_SECONDS}"
+
+
+def words_of(
+    settings: Settings, app_args: tuple[str, ...], *, template: bool = False
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return the options of the launch and those of `wait`: what a flag or this shell decided is written out."""
     shared: list[str] = ["--app-dir", str(settings.app_dir)]
     if settings.env_file:
@@ -168,7 +185,8 @@ def _said_here(settings: Settings, name: str) -> bool:
     return setting is not None and setting.level in ("flag", "environment")
 
 
-def _left_out(settings: Settings) -> tuple[str, ...]:
+def left_out(settings: Settings) -> tuple[str, ...]:
+    """Return the variables of this shell that a unit does not contain."""
     settled = {**settings.variables, **settings.origins}
     return tuple(name for name, setting in settled.items() if setting.level == "environment" and name not in FLAGS)
 
@@ -208,6 +226,7 @@ def _below(path: str, places: tuple[str, ...]) -> bool:
     return any(f"{p}/".startswith(f"{place}/") for p in (path, os.path.realpath(path)) for place in places)
 
 
-def _name(app_dir: Path) -> str:
+def name_of(app_dir: Path) -> str:
+    """Return a name for the unit of an app."""
     name = re.sub(r"[^A-Za-z0-9_.]+", "-", app_dir.name).strip("-.")
     return name[:100] or "app"

@@ -17,6 +17,7 @@ from contextlib import suppress
 
 # What flock answers on a file system that has none: Lustre without `-o flock`, NFS without locks, some FUSE.
 NO_FLOCK = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
+_PLACE_ONLY = getattr(os, "O_PATH", os.O_RDONLY)
 _POLL_SECONDS = 0.005
 _BLOCK = 1 << 20
 _SUFFIX = r"\.[0-9a-f]{8}"
@@ -45,6 +46,12 @@ def open_regular(
 def open_folder(path: Path, *, dir_fd: int | None = None, follow: bool = False) -> int:
     """Open a folder; a link in place of the last component is an error unless `follow`."""
     flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW)
+    return above_streams(os.open(path, flags, dir_fd=dir_fd))
+
+
+def open_place(path: Path, flags: int = 0, *, dir_fd: int | None = None, follow: bool = False) -> int:
+    """Open an entry of any kind only to identify it, which needs no right to read it; a link itself unless `follow`."""
+    flags |= _PLACE_ONLY | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW)
     return above_streams(os.open(path, flags, dir_fd=dir_fd))
 
 

@@ -124,11 +124,6 @@ def held(app_dir: Path, name: str) -> Iterator[Path]:
             yield folder / name
 
 
-def find_held(app_dir: Path, name: str) -> Path | None:
-    """Return the first lock file of this name that somebody holds."""
-    return next(held(app_dir, name), None)
-
-
 def held_by_reader(path: Path) -> bool:
     """Return whether the lock of this file was taken by a user who may not write it: no launcher of anybody's.
 

@@ -69,7 +69,7 @@ def ignore_hangup() -> None:
 
 
 def die_of(number: signal.Signals) -> None:
-    """End as a signal ends a program that does not handle it: whoever sent it is told so by the exit status."""
+    """End as a signal ends a program that does not handle it: the exit status says so to the sender."""
     signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, (number,))
     signal.raise_signal(number)

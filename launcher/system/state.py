@@ -110,7 +110,7 @@ def _open(path: Path, app_dir: Path) -> int:
     return folder
 
 
-def write(app_dir: Path, name: str, data: bytes, *, durable: bool = False) -> None:
+def write(app_dir: Path, name: str, data: bytes, *, durable: bool = False, mode: int = 0o644) -> None:
     """Write a whole file or nothing, in the first place that takes it; `durable` before anything that comes after it.
 
     Raises OSError when no place takes it.
@@ -120,7 +120,7 @@ def write(app_dir: Path, name: str, data: bytes, *, durable: bool = False) -> No
         try:
             descriptor = open_folder(folder, app_dir)
             try:
-                files.write_whole(name, data, descriptor, durable=durable, owner=os.fstat(descriptor))
+                files.write_whole(name, data, descriptor, mode=mode, durable=durable, owner=os.fstat(descriptor))
             finally:
                 os.close(descriptor)
         except OSError as error:

@@ -137,6 +137,14 @@ class Console(NamedTuple):
         self.stderr.flush()
         return self.stdin.readline().strip().lower() in ("y", "yes")
 
+    def ask(self, question: str) -> str:
+        """Ask for one line of text, blank where nobody answers."""
+        if self.stdin is None or self.stderr is None:
+            return ""
+        self.stderr.write(f"{clean(question)} ")
+        self.stderr.flush()
+        return self.stdin.readline().strip()
+
     @contextmanager
     def bar(self, label: str, total: int | None) -> Iterator[Progress | None]:
         """Show a bar of `total` bytes with the file, the rate and the rest, on a terminal only; yield what moves it."""

@@ -196,10 +196,10 @@ def test_any_other_gradio_app(installed: World, world: World) -> None:
     world.app.script.unlink()
     (world.app.path / "app.py").write_text(GRADIO)
     world.app.write_env("HF_HOME=./cache_hub\nGRADIO_ANALYTICS_ENABLED=False\n")
-    running = world.start(*OTHER, cwd=Path("/"), port=world.other_port)
+    running = world.start(*OTHER, cwd=Path("/"))
     assert psutil.Process(running.pid).cmdline()[1:] == ["app.py"]
-    assert "gradio" in str(get(world.other_port))
-    assert "terminated pid" in world.fine(".venv/bin/python start_app.py --port 7861 stop")
+    assert "gradio" in str(get(world.app.port))
+    assert "terminated pid" in world.fine(".venv/bin/python start_app.py stop")
 
 
 DEMO, TESTS = (

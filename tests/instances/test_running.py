@@ -367,7 +367,7 @@ def test_no_launch_stops_what_is_stale_and_starts_nothing(app: AppFolder, proces
     assert [stopped["pid"] for stopped in done.json["stopped"]] == [running.pid]
     assert done.json["launched"] is False
     assert get(app.port) is None
-    assert locks.find_held(app.path, instance_name(app.port)) is None
+    assert next(locks.held(app.path, instance_name(app.port)), None) is None
 
 
 def test_dry_run_tells_the_plan_and_changes_nothing(app: AppFolder, processes: Processes) -> None:

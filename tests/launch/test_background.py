@@ -238,7 +238,7 @@ def test_an_exec_that_the_kernel_refuses_is_told_to_the_user(app: AppFolder, tmp
         assert done.status == 78
         assert f"cannot start {fake} in {app.path}" in done.err
         assert "hint:" in done.err
-        assert locks.find_held(app.path, instance_name(app.port)) is None
+        assert next(locks.held(app.path, instance_name(app.port)), None) is None
     assert (tmp_path / "webui.log").read_text().splitlines()[1:] == []
 
 

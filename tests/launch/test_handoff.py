@@ -93,12 +93,12 @@ def test_the_lock_is_held_exactly_as_long_as_the_app_lives(app: AppFolder, proce
     running = processes.launch(*app.arguments, "--", "--load", "600")
     running.hello()
     path = app.path / ".start_app" / f"instance-{app.port}.lock"
-    assert locks.find_held(app.path, path.name) == path
+    assert next(locks.held(app.path, path.name), None) == path
     assert locks.holds(running.pid, path)
     assert locks.holders(path) == (running.pid,)
     running.process.kill()
     running.wait(5)
-    assert locks.find_held(app.path, path.name) is None
+    assert next(locks.held(app.path, path.name), None) is None
 
 
 def test_a_child_of_the_app_does_not_keep_the_lock(app: AppFolder, processes: Processes) -> None:
@@ -111,7 +111,7 @@ def test_a_child_of_the_app_does_not_keep_the_lock(app: AppFolder, processes: Pr
     running.process.kill()
     running.wait(5)
     assert alive(child)
-    assert locks.find_held(app.path, instance_name(app.port)) is None
+    assert next(locks.held(app.path, instance_name(app.port)), None) is None
 
 
 @pytest.mark.slow
@@ -200,7 +200,7 @@ def test_a_launcher_killed_while_it_replaced_a_lock_stops_nobody(app: AppFolder)
     lock = locks.open_lock(app.path, instance_name(app.port))
     lock.path.with_name(f"{lock.path.name}.new").write_text("half")
     lock.replace()
-    assert locks.find_held(app.path, lock.path.name) == lock.path
+    assert next(locks.held(app.path, lock.path.name), None) == lock.path
     assert sorted(path.name for path in lock.path.parent.iterdir()) == [".gitignore", lock.path.name]
     lock.close()
 

@@ -208,7 +208,7 @@ def test_closed_connections_are_waited_out_for_a_plain_binder_only(
     closed_connection(app.port)
     said: list[str] = []
     python = tmp_path / "env" / "bin" / "python"
-    command = Command(str(python), "", (), {}, app.path)
+    command = Command(str(python), "", (), {}, app.path, str(python), ())
     closed_connections.wait_out(context_of(app, said), command)
     assert said == []  # most apps bind with SO_REUSEADDR
 

@@ -72,6 +72,9 @@ def test_a_folder_without_the_script_names_the_ones_that_launch_a_page(tmp_path:
     done = launcher("--app-dir", tmp_path, "-n", env=clean_environment())
     assert done.status == 78
     assert f"no webui.py in {tmp_path}\n" in done.err
-    assert "'my ui.py' imports gradio and launches a page in line 5: set 'APP_SCRIPT=my ui.py' in" in done.err
+    assert (
+        f" --app-dir {tmp_path} init writes 'APP_SCRIPT=my ui.py' into {tmp_path}/.env; 'my ui.py' imports gradio and"
+        in done.err
+    )
     assert "also possible: APP_SCRIPT=other.py" in done.err
     assert "main.py" not in done.err

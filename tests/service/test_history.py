@@ -88,13 +88,15 @@ def test_the_table_and_the_json_of_history(app: AppFolder, processes: Processes)
         launcher(*app.arguments, "--", "--exit", str(status))
     lines = launcher("history", *app.arguments).out.splitlines()
     assert lines[0].split() == ["TIME", "ACTION", "PORT", "WHO", "FROM", "WHAT", "RESULT"]
-    assert [line.split()[1] for line in lines[1:]] == ["start"] * 3
-    assert "--exit 2" in lines[-1]
+    assert [line.split()[1] for line in lines[1:]] == ["start", "fail"] * 3
+    assert "--exit 2" in lines[-2]
+    assert "nobody saw how" in lines[-1]
     assert len(launcher("history", "--lines", "1", *app.arguments).out.splitlines()) == 2
-    document = launcher("history", "--lines", "2", "--json", *app.arguments).json
-    assert [entry["what"].rpartition(" ")[2] for entry in document["entries"]] == ["1", "2"]
+    document = launcher("history", "--lines", "4", "--json", *app.arguments).json
+    starts = [entry["what"] for entry in document["entries"] if entry["action"] == "start"]
+    assert [what.rpartition(" ")[2] for what in starts] == ["1", "2"]
     app.script.unlink()  # an app that has gone still has a past
-    assert len(launcher("history", *app.arguments).out.splitlines()) == 4
+    assert len(launcher("history", *app.arguments).out.splitlines()) == 7
 
 
 def test_a_long_command_line_does_not_push_the_rest_out_of_sight(app: AppFolder) -> None:
@@ -111,11 +113,12 @@ def test_the_life_of_one_in_the_background(app: AppFolder, processes: Processes)
     pid = app.lock_holder()
     assert pid
     processes.end_also(pid)
-    assert launcher("--background", *app.arguments, "--", "--exit", "4").status == 75
+    assert launcher("--background", "--no-rollback", *app.arguments, "--", "--exit", "4").status == 75
     assert actions(app) == ["start", "ready", "stop", "start", "fail"]
     assert entries(app)[1]["what"] == f"pid {pid}"
     assert entries(app)[1]["result"].startswith(f"http://127.0.0.1:{app.port} answers after ")
-    assert entries(app)[4]["result"] == "has ended with exit status 4 before its page answered"
+    ended = "has ended with exit status 4 before its page answered; last line: "
+    assert entries(app)[4]["result"].startswith(ended)
 
 
 def test_what_was_removed_from_the_cache(cached: Cached) -> None:
@@ -167,7 +170,7 @@ def test_a_line_that_was_cut_short_is_left_out_and_spoils_no_other(app: AppFolde
     assert launcher(*app.arguments, "--", "--exit", "0").status == 0
     with path_of(app).open("ab") as file:
         file.write(b"\n[]\nnull\n\xff\xfe\n{}\n")
-    assert [entry.action for entry in history.read(app.path)] == ["start", "start"]
+    assert [entry.action for entry in history.read(app.path)] == ["start", "fail", "start"]
 
 
 @pytest.mark.parametrize("kind", ["link", "fifo", "folder"])

@@ -126,7 +126,7 @@ def test_a_crash_starts_it_again(machine: Machine) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("env", "status"),
-    [("GRADIO_SERVER_PORT=http\n", "78"), ("APP_ARGS=--exit 2\n", "2"), ("APP_ARGS=--unknown\n", "2")],
+    [("GRADIO_SERVER_PORT=http\n", "78"), ("APP_ARGS=--exit 65\n", "65"), ("APP_PYTHON=/none\n", "78")],
 )
 def test_a_configuration_error_is_told_once_and_not_tried_again(env: str, status: str, machine: Machine) -> None:
     app = machine.app("app", WEBUI, "")

@@ -53,7 +53,7 @@ def test_a_lock_goes_to_the_next_place_where_there_is_no_flock(
     lock = locks.open_lock(tmp_path / "app", NAME)
     assert lock.path == places[1] / NAME
     assert lock.try_acquire()
-    assert locks.find_held(tmp_path / "app", NAME) == lock.path
+    assert next(locks.held(tmp_path / "app", NAME), None) == lock.path
     lock.close()
     without_flock(monkeypatch, tmp_path, number)
     with pytest.raises(LauncherError) as caught:

@@ -157,7 +157,8 @@ def test_a_launch_that_replaces_an_instance_never_imports_huggingface_hub(app: A
     names = _imports(done.err)
     assert {"launcher.launch.pipeline", "launcher.instances.stop", "psutil", "dotenv.parser"} <= names
     # Nobody has asked for a log or a webhook.
-    assert [name for name in names if name.startswith("launcher.service.")] == ["launcher.service.history"]
+    services = {name for name in names if name.startswith("launcher.service.")}
+    assert services == {"launcher.service.history", "launcher.service.outcomes"}
     assert not [name for name in names if name in HEAVY or name.startswith(("huggingface_hub", "gradio"))]
 
 

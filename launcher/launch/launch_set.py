@@ -1,0 +1,80 @@
+"""What a launch runs, as it is recorded: without a secret, and so that it can be run once more.
+
+A word of the command line that was masked is taken from the settings of the day when it is run again.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from ..app.command import Command
+from ..app.packages import packages
+from ..context import Context
+from ..operations import outcome
+from ..service import outcomes
+from ..service.outcomes import LaunchSet
+from ..ui import redact
+
+if TYPE_CHECKING:
+    from .model_step import ModelStep
+
+
+def launch_set(context: Context, command: Command, models: ModelStep) -> LaunchSet:
+    """Return what this command runs with these models."""
+    return LaunchSet(
+        argv=redact.arguments(command.argv),
+        interpreter=command.interpreter,
+        program=command.program,
+        script=command.script,
+        models=outcome.cached_models(models.models),
+        folders=outcome.models_in_folders(models.models, models.lock or ()),
+        environment=tuple(sorted(context.settings.variables)),
+        at=outcomes.now(),
+        locked=models.locked,
+    )
+
+
+def digest(context: Context, key: str, command: Command, models: ModelStep) -> str:
+    """Return a hash of all that decides whether this start comes up, as far as it shows.
+
+    A model, an argument, a variable, the script, a package that was installed: where one of them is another one,
+    something has changed since the last start.
+    """
+    settings = context.settings
+    lock = outcome.lock_text(models.lock) if models.locked else ""
+    variables = {name: setting.value for name, setting in settings.variables.items()}
+    told = [] if models.locked else [one[:3] for one in models.models]
+    code = (_stamp(settings.script), _stamp(command.interpreter), packages(command.interpreter))
+    return outcomes.digest(key, (command.argv, variables, told, lock, code))
+
+
+def restored(masked: Sequence[str], current: Sequence[str]) -> tuple[str, ...] | None:
+    """Return a command line with its masked words filled in from the current one, None where that lacks one of them."""
+    known = {(before, shown): word for before, shown, word in _in_context(redact.arguments(current), current)}
+    words = []
+    for before, shown, _ in _in_context(masked, masked):
+        word = known.get((before, shown)) if redact.MASK in shown else shown
+        if word is None:
+            return None
+        words.append(word)
+    return tuple(words)
+
+
+def _in_context(shown: Sequence[str], words: Sequence[str]) -> list[tuple[str, str, str]]:
+    """Return each word as it is shown and as it is, with the option that it belongs to."""
+    contexts = []
+    option = ""
+    for masked, word in zip(shown, words, strict=False):
+        contexts.append((option, masked, word))
+        option = masked if masked.startswith("-") else option
+    return contexts
+
+
+def _stamp(path: str | os.PathLike[str]) -> tuple[int, int] | None:
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_mtime_ns, status.st_size

@@ -1,0 +1,141 @@
+"""The way back: which launch an unattended start makes, and the launch of the last good set.
+
+A person is asked for nothing and gets what the settings name. Where nobody is there to look, a start that failed is not
+tried again with the same models and arguments while there is a set that has run: that one is started, and said to be.
+"""
+
+from __future__ import annotations
+
+import os
+
+from ..context import Context
+from ..errors import ExitStatus, LauncherError, quoted
+from ..operations import outcome
+from ..operations.identity import command_of
+from ..service import outcomes
+from ..service.outcomes import LaunchSet, Outcomes
+from ..ui import text
+from .good_models import is_there
+from .launch_set import restored
+from .pipeline import Launch
+
+
+class ParkedError(LauncherError):
+    """Say that an unattended start would fail once more; `told` is whether the history has it already."""
+
+    told = False
+
+
+def choose(launch: Launch) -> Launch:
+    """Return the launch to make: the one that was asked for, or that of the last good set.
+
+    Raises LauncherError (75) where unattended starts have failed too often, and nothing has changed since.
+    """
+    context = launch.context
+    known = outcome.look_back(context)
+    if launch.by == "hand" or known.refused is None or not known.last:
+        return launch
+    wish = launch.wish()
+    if known.is_parked(wish):
+        raise parked(context, known)
+    if context.arguments.no_rollback or not known.should_roll_back(wish):
+        return launch
+    good = known.good[0]
+    problem = unusable(launch, good)
+    console, failed = context.console, known.refused
+    console.warn(f"the last start failed: pid {failed.pid} {outcome.told_end(failed)}")
+    if problem:
+        console.warn(f"not rolled back: {problem}")
+        return launch
+    console.warn(f"rolling back to what ran well since {good.at}: {told(good)}; the app's code is not rolled back")
+    console.hint("start_app.py status shows what failed; a change of it is tried at the next start")
+    return Launch(context, good, wish)
+
+
+def parked(context: Context, known: Outcomes) -> ParkedError:
+    """Return the refusal of one more unattended start, and note that it was told."""
+    assert known.failed
+    error = ParkedError(
+        f"the last {text.count(known.doomed, 'unattended start')} failed, and nothing has changed since: "
+        f"{outcome.told_end(known.failed)}",
+        "start_app.py logs --lines 200; a start by hand always tries: start_app.py --background",
+        ExitStatus.RETRY,
+    )
+    error.told = known.told_parked
+    outcome.note_parked(context)
+    return error
+
+
+def after(launch: Launch, error: LauncherError) -> Launch:
+    """Return the launch of the last good set, after a start in the background has failed.
+
+    Raises the error where there is none, or it must not be started.
+    """
+    context = launch.context
+    known = outcomes.read(context.settings.app_dir, context.settings.port)
+    last = known.last
+    if last is None or last.stage != "ended" or last.rollback or launch.good or not known.good:
+        raise error
+    if context.arguments.no_rollback:
+        raise LauncherError(
+            error.message, f"start_app.py rollback starts the last good set; {error.hint}", error.status
+        )
+    good = known.good[0]
+    problem = unusable(launch, good)
+    if problem:
+        context.console.warn(f"not rolled back: {problem}")
+        raise error
+    context.console.warn(error.message)
+    context.console.warn(
+        f"rolling back to what ran well since {good.at}: {told(good)}; the app's code is not rolled back"
+    )
+    return Launch(context, good, last.wish)
+
+
+def by_hand(context: Context) -> Launch:
+    """Return the launch of the last good set that is another than what ran last.
+
+    Raises LauncherError (78) where there is none.
+    """
+    known = outcome.look_back(context)
+    last = known.last
+    good = known.other_good() or (known.good[0] if known.good and last and last.over else None)
+    if good is None:
+        what = "no other set of models and arguments has ever been ready" if known.good else "nothing was ever ready"
+        raise LauncherError(
+            f"there is nothing to go back to on port {context.settings.port}: {what}",
+            "start_app.py models check; start_app.py status",
+            ExitStatus.CONFIG,
+        )
+    launch = Launch(context)
+    problem = unusable(launch, good)
+    if problem:
+        raise LauncherError(
+            f"the last good set cannot be started: {problem}", "start_app.py history", ExitStatus.CONFIG
+        )
+    context.console.say(f"rollback: to what ran well since {good.at}: {told(good)}; the app's code is not rolled back")
+    return Launch(context, good, launch.wish())
+
+
+def unusable(launch: Launch, good: LaunchSet) -> str:
+    """Return why a set cannot be started, as far as a look tells; blank where it can."""
+    settings = launch.context.settings
+    owner = os.stat(settings.app_dir).st_uid
+    if owner not in (0, os.geteuid()):
+        return f"what ran well is noted in a folder of {text.user(owner)}, who may have changed it"
+    gone = next((path for path in (good.interpreter, good.program) if not os.access(path, os.X_OK)), None)
+    if gone is not None:
+        return f"there is no {gone} any more"
+    if restored(good.argv, launch.command.argv) is None:
+        return "its arguments hold a secret, which is not recorded, and the settings do not have it"
+    words = command_of(settings)
+    if words and not set(words) <= set(good.argv):
+        return f"it ran another command than {' '.join(map(quoted, words))}"
+    lost = next((model for model in good.models if not is_there(model)), None)
+    return f"{lost.repo} @ {lost.commit[:7]} is not in {lost.path} any more" if lost else ""
+
+
+def told(good: LaunchSet) -> str:
+    """Return a set in words: its command, and its models with their commits."""
+    models = text.some([f"{model.repo} @ {model.commit[:7]}" for model in good.models], 3)
+    return f"{text.command_line(good.argv)}{f'; {models}' if models else ''}"

@@ -1,0 +1,320 @@
+"""What becomes of the starts of the app: noted by whoever sees it first, and told in the history.
+
+A launcher notes what it starts, sees and stops; systemd has a command of ours note how its main process ended. What
+nobody was there to see, such as a death in the night, the next command notices.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Collection, Iterable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from ..context import Context
+from ..errors import LauncherError
+from ..instances import port
+from ..instances.process import Process, look
+from ..instances.proof import own_namespace, start_of
+from ..instances.survey import Instance
+from ..models import lockfile, versions
+from ..models.lockfile import Lock, LockedModel
+from ..models.versions import Current
+from ..service import history, outcomes
+from ..service.outcomes import Attempt, By, End, LaunchSet, Outcomes, Pinned
+from ..ui import text
+
+_UNKNOWN = "has ended, nobody saw how"
+# What a supervisor gives to its children; only then it is worth a look at the processes above.
+_SIGNS = ("INVOCATION_ID", "SUPERVISOR_PROCESS_NAME", "pm_id", "SYSTEMD_EXEC_PID")
+_MOST_LINE = 300
+_PAGE_SECONDS = 1.0
+
+
+def by(context: Context) -> By:
+    """Return who has called this launcher: a person, or something that starts the app again when it ends."""
+    if context.arguments.if_down:
+        return "if-down"
+    environ = context.environ
+    if environ.get("SYSTEMD_EXEC_PID") == str(os.getpid()):
+        return "unit"
+    if not any(name in environ for name in _SIGNS):
+        return "hand"
+    from ..instances.supervisor import starter
+    from ..instances.table import ProcessTable
+
+    keeper = starter(os.getpid(), ProcessTable())
+    if keeper is None or keeper.supervisor.name.startswith("pid 1"):
+        return "hand"
+    return "unit" if keeper.supervisor.is_unit else "supervisor"
+
+
+def look_back(context: Context) -> Outcomes:
+    """Return what is known of the starts on the port, with the death that nobody has noted yet."""
+    settings = context.settings
+    known = outcomes.read(settings.app_dir, settings.port)
+    last = known.last
+    if last is None or last.over or _lives(last):
+        return known
+    boot_id, _ = own_namespace()
+    rebooted = bool(boot_id) and last.boot_id != boot_id
+    end = End("ended with the machine", asked=True) if rebooted else End(_UNKNOWN, line=last_line(last.log))
+    return note_end(context, last, end)
+
+
+def known_of(context: Context) -> Outcomes:
+    """Return what is known of the starts on the port, with a key for digests, which is made once."""
+    known = _change(context, lambda known: known)
+    return known if known.key else known._replace(key=os.urandom(16).hex())
+
+
+def note_start(context: Context, attempt: Attempt) -> None:
+    """Note that this process is about to become the app."""
+    own = attempt._replace(pid=os.getpid(), start=start_of(os.getpid()) or 0.0)
+    _change(context, lambda known: outcomes.started(known, own))
+
+
+def note_parked(context: Context) -> None:
+    """Note that the history has been told of parked starts: once is enough."""
+    _change(context, lambda known: known._replace(told_parked=True))
+
+
+def note_own_end(context: Context, how: str) -> None:
+    """Note why this process could not become the app."""
+    last = outcomes.read(context.settings.app_dir, context.settings.port).last
+    if last and _is(last, os.getpid(), start_of(os.getpid()) or 0.0):
+        note_end(context, last, End(how))
+
+
+def note_move(context: Context, pid: int, process: Process) -> None:
+    """Note that the app has made a daemon of itself: what was started as `pid` goes on as this process."""
+
+    def move(known: Outcomes) -> Outcomes:
+        if known.last is None or known.last.pid != pid:
+            return known
+        return known._replace(last=known.last._replace(pid=process.pid, start=process.start))
+
+    _change(context, move)
+
+
+def note_ready(context: Context, process: Process, *, at_once: bool = True) -> bool:
+    """Note that the page of the last start has answered, where this process is it: what it ran is good now.
+
+    `at_once`: it has answered just now, so that the models are still what the app has loaded. Returns whether nobody
+    had noted it before.
+    """
+    settings = context.settings
+    last = outcomes.read(settings.app_dir, settings.port).last
+    if last is None or last.over or last.seen or not _is(last, process.pid, process.start):
+        return False
+    ran = _now(context, last.ran) if at_once and not last.rollback else last.ran
+    _change(
+        context,
+        lambda known: outcomes.ready(known, ran) if known.last and known.last.is_process(*last[:2]) else known,
+        durable=True,
+    )
+    _drop_kept(context)
+    return True
+
+
+def _drop_kept(context: Context) -> None:
+    """Remove the files that switches have replaced, now that the new ones have proved themselves."""
+    from ..models import switch
+    from . import pull as pulling
+
+    app_dir = context.settings.app_dir
+    own = {model.local_dir for one in outcomes.good_sets(app_dir) for model in lockfile.remembered(one.folders)}
+    with suppress(LauncherError):
+        own |= {model.local_dir for model in context.lockfile or ()}
+    folders = [str(app_dir / folder) for folder in own if folder and switch.has_kept(str(app_dir / folder))]
+    if not folders:
+        return
+    with suppress(LauncherError), pulling.pull_lock(context):
+        for folder in folders:
+            switch.drop_kept(folder)
+
+
+def see_page(context: Context, instances: Iterable[Instance]) -> None:
+    """Note that the page of the last start answers, where it is one of these instances and nobody has looked yet."""
+    settings = context.settings
+    last = outcomes.read(settings.app_dir, settings.port).last
+    if last is None or last.over or last.seen:
+        return
+    instance = next((one for one in instances if last.pid in one.tree), None)
+    addresses = port.addresses(instance.tree).get(settings.port, ()) if instance else ()
+    if not addresses:
+        return
+    from ..app import page as pages
+
+    page = pages.page(pages.host_to_ask(settings.host, addresses), settings.port, _PAGE_SECONDS)
+    process = look(last.pid)
+    if page and page.ready and process:
+        note_ready(context, process, at_once=False)
+
+
+def note_stopping(context: Context, pids: Collection[int]) -> None:
+    """Note that somebody is about to stop these processes; to be called before the first signal."""
+    last = outcomes.read(context.settings.app_dir, context.settings.port).last
+    if last is None or last.over or last.pid not in pids or not _is(last, last.pid, start_of(last.pid) or 0.0):
+        return
+    _change(
+        context,
+        lambda known: outcomes.stopping(known) if known.last and known.last.is_process(*last[:2]) else known,
+    )
+
+
+def note_end_of(context: Context, pid: int, end: End, wish: str | None = None) -> Outcomes:
+    """Note how a start that was made as this pid has ended, if it is the last one."""
+    known = outcomes.read(context.settings.app_dir, context.settings.port)
+    if known.last and (known.last.pid, known.last.boot_id) == (pid, own_namespace()[0]):
+        return note_end(context, known.last, end, wish)
+    return known
+
+
+def note_end(context: Context, attempt: Attempt, end: End, wish: str | None = None) -> Outcomes:
+    """Note how a start has ended, and tell the history of an end that nobody has asked for."""
+    end = end._replace(line=text.clean(end.line.strip())[:_MOST_LINE])
+    told: list[Attempt] = []
+
+    def change(known: Outcomes) -> Outcomes:
+        told.clear()
+        if known.last is None or not known.last.is_process(attempt.pid, attempt.start):
+            return known
+        after = outcomes.ended(known, end, wish)
+        if after.last and not known.last.over:
+            told.append(after.last)
+        return after
+
+    known = _change(context, change)
+    for one in told:
+        if one.stage == "ended":
+            history.record(context.settings, "death" if one.seen else "fail", f"pid {one.pid}", told_end(one))
+    return known
+
+
+def note_unit_end(context: Context) -> None:
+    """Note how the main process of our unit has ended, as systemd tells an `ExecStopPost=` of it."""
+    settings, environ = context.settings, context.environ
+    last = outcomes.read(settings.app_dir, settings.port).last
+    invocation = environ.get("INVOCATION_ID", "")
+    if last is None or not invocation or last.unit != invocation:
+        return
+    from ..app.background import told_end as in_words
+    from ..service import journal
+
+    status = journal.status_of(environ)
+    line = last_line(last.log) or journal.last_line(last.pid, invocation)
+    how = f"{in_words(status)}{journal.more(environ)}"
+    known = note_end(context, last, End(how, status, line, journal.was_asked(environ)))
+    if known.last and known.last.stage == "stopped" and not last.over:
+        history.record(settings, "stop", f"pid {last.pid}", f"{how}, by systemd")
+
+
+def told_end(attempt: Attempt) -> str:
+    """Return in words how a start has ended: the end, and the last line of its log."""
+    before = "" if attempt.seen else " before its page answered"
+    line = f"; last line: {attempt.line}" if attempt.line else ""
+    return f"{attempt.how}{before}{line}"
+
+
+def start_document(attempt: Attempt | None) -> Mapping[str, Any] | None:
+    """Return a start for `--json`."""
+    if attempt is None:
+        return None
+    return {
+        "pid": attempt.pid,
+        "at": attempt.at,
+        "by": attempt.by,
+        "rollback": attempt.rollback,
+        "ready": attempt.seen,
+        "ended": attempt.stage == "ended",
+        "stopped": attempt.stage in ("stopping", "stopped"),
+        "how": attempt.how or None,
+        "last_line": attempt.line or None,
+        "ended_at": attempt.ended_at or None,
+        **set_document(attempt.ran),
+    }
+
+
+def set_document(ran: LaunchSet) -> Mapping[str, Any]:
+    """Return what a start ran for `--json`."""
+    return {
+        "argv": list(ran.argv),
+        "models": [{"repo": one.repo, "revision": one.revision, "commit": one.commit} for one in ran.models],
+        "since": ran.at,
+    }
+
+
+def last_line(log: str | None) -> str:
+    """Return the last line of a log that says something, blank where there is none."""
+    if log is None:
+        return ""
+    from ..app import logs
+
+    path = Path(log)
+    lines = logs.tail(path, 5) if logs.is_log(path) else ()
+    return next((line.strip() for line in reversed(lines) if line.strip()), "")
+
+
+def cached_models(models: Iterable[Current]) -> tuple[Pinned, ...]:
+    """Return those of these models that are in a hub cache."""
+    return tuple(Pinned(*one) for one in models if os.path.isdir(f"{one.path}/snapshots/{one.commit}"))
+
+
+def models_in_folders(models: Iterable[Current], lock: Iterable[LockedModel]) -> str:
+    """Return the text of a lock with the models in folders of the app's own that are just what `lock` says."""
+    commits = {(one.repo, one.path): one.commit for one in models}
+    exact = [
+        model
+        for model in lock
+        if model.local_dir
+        and any(repo == model.repo and commit == model.commit for (repo, _), commit in commits.items())
+    ]
+    return lockfile.dump(exact).decode() if exact else ""
+
+
+def lock_text(lock: Lock | None) -> str:
+    """Return what a lock says, as one text."""
+    return lockfile.dump(lock or ()).decode()
+
+
+def _now(context: Context, ran: LaunchSet) -> LaunchSet:
+    """Return what a start ran, with the models that it has loaded: an app that is not locked may have fetched some."""
+    from ..cache.roots import folders
+
+    if ran.locked:
+        return ran
+    roots = (Path(os.path.dirname(model.path)) for model in ran.models)
+    paths = tuple(dict.fromkeys((*folders(context.environment, context.settings.app_dir), *roots)))
+    try:
+        lock = context.lockfile
+    except LauncherError:
+        lock = None
+    return ran._replace(models=cached_models(versions.current(paths, context.settings.app_dir, lock)))
+
+
+def _lives(attempt: Attempt) -> bool:
+    """Return whether the process of a start is still there; what cannot be seen from here may be."""
+    boot_id, namespace = own_namespace()
+    if boot_id and attempt.boot_id != boot_id:
+        return False
+    if attempt.pid_namespace != namespace:
+        return True
+    if start_of(attempt.pid) != attempt.start:
+        return False
+    process = look(attempt.pid)
+    return process is not None and process.start == attempt.start and not process.gone
+
+
+def _is(attempt: Attempt, pid: int, start: float) -> bool:
+    return attempt.is_process(pid, start) and (attempt.boot_id, attempt.pid_namespace) == own_namespace()
+
+
+def _change(context: Context, how: Callable[[Outcomes], Outcomes], *, durable: bool = False) -> Outcomes:
+    settings = context.settings
+    try:
+        return outcomes.change(settings.app_dir, settings.port, how, durable=durable)
+    except OSError as error:
+        context.console.detail(f"cannot note what became of this start: {error.strerror}")
+        return how(outcomes.read(settings.app_dir, settings.port))

@@ -1,0 +1,28 @@
+"""Watch a start that its starter does not look at: what it ran is good once its page answers."""
+
+from __future__ import annotations
+
+from ..context import Context
+from ..errors import LauncherError
+from ..service import history
+from . import outcome, readiness
+
+# A first start may download tens of gigabytes before the page answers.
+SECONDS = 6 * 3600
+
+
+def until_ready(context: Context, pid: int) -> None:
+    """Wait until the page of this process answers, or the process has ended, and note which of them it was."""
+    try:
+        ready = readiness.wait_for(pid, context, SECONDS)
+    except LauncherError:
+        outcome.look_back(context)
+        return
+    note_ready(context, ready)
+
+
+def note_ready(context: Context, ready: readiness.Ready) -> None:
+    """Note that a page answers, and tell the history, unless somebody has done so before."""
+    if outcome.note_ready(context, ready.process):
+        told = f"{ready.page.url} answers after {ready.seconds:.1f} s"
+        history.record(context.settings, "ready", f"pid {ready.process.pid}", told)

@@ -1,0 +1,229 @@
+"""What an app's own start scripts (`run.sh`, `webui.sh`, `start_*.sh`) export, and which command they end in.
+
+They are read and never run. A value that only a shell could compute is left out; branches are not followed, the last
+assignment of a name counts.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from .folder import content
+
+_MOST_BYTES = 1 << 17
+_MOST_SCRIPTS = 20
+_FIRST = ("start_app", "webui-user", "webui", "start", "run", "launch")
+_WORDS_BEFORE = ("exec", "nohup", "time", "setsid", "then", "do", "else", "{", "(", "!", "env", "command")
+_EXPORTING = ("export", "declare", "typeset")
+_ASSIGNMENT = r"([A-Za-z_]\w*)=(.*)"
+_HERE = "\0here\0"
+# The spellings of "the folder of this script".
+_FOLDERS = (
+    r"\$\(\s*cd\s+[^()]*\$\([^()]*\)[^()]*pwd[^()]*\)|\$\(\s*dirname\s[^()]*(?:\([^()]*\)[^()]*)?\)|`dirname [^`]*`"
+    r"|\$\(pwd(?: -P)?\)|`pwd`|\$\{?PWD\}?"
+)
+_PYTHON = r"(python|pypy)[0-9.]*"
+_VARIABLE = r"\$(?:(\w+)|\{(\w+)(?::?[-=]([^{}]*))?\})"
+_REDIRECTION = r"\d*(>>?|<|>&|&>)"
+
+
+class StartScript(NamedTuple):
+    """Hold what a start script says.
+
+    `exports` are variables with their values, `words` the command that starts a Python (from the Python's own words
+    on), `before` what stands before that, such as numactl. `python` is the interpreter or environment that it names.
+    `unknown` are names of what only a shell can compute.
+    """
+
+    path: Path
+    exports: Mapping[str, str]
+    words: tuple[str, ...] = ()
+    before: tuple[str, ...] = ()
+    python: str = ""
+    unknown: tuple[str, ...] = ()
+
+
+def read_all(app_dir: Path) -> tuple[StartScript, ...]:
+    """Return the start scripts of a folder, those that are called like one first."""
+    try:
+        names = [name for name in os.listdir(app_dir) if name.endswith((".sh", ".bash"))]
+    except OSError:
+        return ()
+    ranked = sorted(names, key=lambda name: (_rank(name), name))[:_MOST_SCRIPTS]
+    root = os.path.realpath(app_dir)
+    paths = [app_dir / name for name in ranked if os.path.realpath(app_dir / name).startswith(root + os.sep)]
+    return tuple(script for path in paths if (script := read(path)))
+
+
+def read(path: Path) -> StartScript | None:
+    """Return what one start script says, None where it cannot be read as text."""
+    data = content(path)
+    if not data or len(data) > _MOST_BYTES or b"\0" in data:
+        return None
+    return _Reader(path).read(data.decode("utf-8", "replace"))
+
+
+def _rank(name: str) -> int:
+    stem = name.partition(".")[0]
+    return next((number for number, first in enumerate(_FIRST) if stem.startswith(first)), len(_FIRST))
+
+
+class _Reader:
+    """Read a script line by line, with the variables that are known so far."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._known: dict[str, str] = {}
+        self._exports: dict[str, str] = {}
+        self._unknown: dict[str, None] = {}
+        self._found: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
+        self._python = ""
+        self._folder = str(path.parent)
+
+    def read(self, text: str) -> StartScript:
+        """Return what the text says."""
+        for words in _commands(text):
+            self._take(words)
+        before, found = self._found
+        return StartScript(self._path, self._exports, found, before, self._python, tuple(self._unknown))
+
+    def _take(self, words: list[str]) -> None:
+        local: dict[str, str] = {}
+        while words and (match := re.fullmatch(_ASSIGNMENT, words[0], re.DOTALL)):
+            value = self._expanded(match[2], match[1])
+            if value is not None:
+                local[match[1]] = value
+            words = words[1:]
+        if not words:
+            self._known.update(local)
+            self._exports.update((name, value) for name, value in local.items() if name in self._exports)
+            return
+        if words[0] in _EXPORTING:
+            self._export(words[1:])
+        elif words[0] == "unset":
+            for name in words[1:]:
+                self._exports.pop(name, None)
+        elif words[0] in _WORDS_BEFORE:
+            self._exports.update(local)
+            self._take(words[1:])
+        elif words[0] == "cd":
+            folder = self._expanded(words[1], "") if len(words) > 1 else None
+            self._folder = os.path.normpath(os.path.join(self._folder, folder)) if folder else self._folder
+        elif words[0] in ("source", ".") and len(words) > 1 and words[1].endswith("/bin/activate"):
+            path = self._expanded(words[1], "")
+            self._python = self._in_app(os.path.dirname(os.path.dirname(path))) if path else self._python
+        elif words[0] in ("conda", "mamba", "micromamba") and words[1:2] == ["activate"] and len(words) > 2:
+            self._python = _conda(words[2]) or self._python
+        else:
+            self._start(words, local)
+
+    def _export(self, words: list[str]) -> None:
+        for word in words:
+            name, equals, value = word.partition("=")
+            expanded = self._expanded(value, name) if equals else self._known.get(name)
+            if re.fullmatch(r"[A-Za-z_]\w*", name) and expanded is not None:
+                self._exports[name] = self._known[name] = expanded
+
+    def _start(self, words: list[str], local: Mapping[str, str]) -> None:
+        """Take a command that starts a Python; the last one of a script counts."""
+        at = next((number for number, word in enumerate(words) if _starts_python(word, words[number + 1 :])), None)
+        if at is None:
+            return
+        known = [self._expanded(word, "the command") for word in words]
+        kept = [word for word in known[at:] if word]
+        if not kept or (len(kept) < 2 and not kept[0].endswith(".py")):
+            return
+        self._exports.update(local)
+        self._found = tuple(word for word in known[:at] if word), tuple(kept)
+        if os.sep in kept[0] and not kept[0].endswith(".py"):
+            self._python = self._in_app(kept[0])
+
+    def _in_app(self, path: str) -> str:
+        """Return a path relative to the app's folder where it is in it."""
+        full = os.path.normpath(os.path.join(self._folder, path))
+        return full.removeprefix(f"{self._path.parent}{os.sep}")
+
+    def _expanded(self, word: str, name: str) -> str | None:
+        """Return a word with what is known filled in, None for one that only a shell can know."""
+        missing = False
+
+        def known(match: re.Match[str]) -> str:
+            nonlocal missing
+            variable, default = match[1] or match[2], match[3]
+            value = self._known.get(variable)
+            if value is None and variable == "HOME":
+                value = os.path.expanduser("~")
+            if value is None:
+                missing = missing or default is None
+            return (default or "") if value is None else value
+
+        if re.fullmatch(r"\$[@*1-9]|\$\{[@*1-9][^}]*\}", word):
+            return ""  # what the script itself is given
+        text = re.sub(_VARIABLE, known, word.replace(_HERE, self._folder))
+        if missing or "$" in text or "`" in text:
+            if name:
+                self._unknown[name] = None
+            return None
+        return os.path.expanduser(text) if text.startswith("~/") else text
+
+
+def _commands(text: str) -> Iterator[list[str]]:
+    """Yield the simple commands of a script, redirections left out; a here-document is skipped."""
+    end = ""
+    for line in text.replace("\\\r\n", " ").replace("\\\n", " ").splitlines():
+        if end:
+            end = "" if line.strip() == end else end
+            continue
+        match = re.search(r"<<-?\s*['\"]?(\w+)", line)
+        end = match[1] if match else ""
+        lexer = shlex.shlex(re.sub(_FOLDERS, _HERE, line), posix=True, punctuation_chars=";&|()<>")
+        lexer.whitespace_split, lexer.commenters = True, ""
+        try:
+            tokens = list(lexer)
+        except ValueError:
+            continue  # a quote that goes on in the next line
+        yield from _simple(tokens)
+
+
+def _simple(tokens: list[str]) -> Iterator[list[str]]:
+    words: list[str] = []
+    skip = False
+    for token in tokens:
+        if skip:
+            skip = False
+        elif token.startswith("#"):
+            break
+        elif token and set(token) <= set(";&|()"):
+            yield from (words,) if words else ()
+            words = []
+        elif re.fullmatch(_REDIRECTION, token) or (token and set(token) <= set("<>&")):
+            if words and words[-1].isdecimal() and len(words[-1]) == 1:
+                words.pop()  # of `2>`
+            skip = True
+        else:
+            words.append(token)
+    yield from (words,) if words else ()
+
+
+def _starts_python(word: str, rest: list[str]) -> bool:
+    name = os.path.basename(word)
+    if re.fullmatch(_PYTHON, name) or re.fullmatch(r"\$\{?(PYTHON|PYTHON_CMD|python_cmd|PYTHON_BIN)\w*\}?", word):
+        return any(one.endswith(".py") or one == "-m" for one in rest)
+    if name == "uv" and rest[:1] == ["run"]:
+        return True
+    return word.endswith(".py")
+
+
+def _conda(name: str) -> str:
+    """Return the folder of an environment of conda's, blank where it is in none of the usual places."""
+    if os.sep in name:
+        return name
+    homes = ("miniconda3", "anaconda3", "miniforge3", "mambaforge", ".conda", "micromamba")
+    places = [os.path.expanduser(f"~/{home}/envs") for home in homes]
+    folders = (os.path.join(place, name) for place in (*places, "/opt/conda/envs", "/root/miniconda3/envs"))
+    return next((folder for folder in folders if os.path.isdir(folder)), "")

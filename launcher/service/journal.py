@@ -1,0 +1,46 @@
+"""What systemd tells of a unit's main process: how it ended, by the environment, and its last line, by the journal."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Mapping
+
+from ..system.child import output_within
+
+_SECONDS = 3.0
+# That the unit was stopped, or took too long to stop: nothing else has a time-out in a unit of ours.
+_ASKED = ("success", "timeout")
+_PLAIN = ("success", "exit-code", "signal", "core-dump")
+
+
+def status_of(environ: Mapping[str, str]) -> int | None:
+    """Return the exit status of the main process, or the negative number of the signal that ended it.
+
+    systemd.exec(5): EXIT_CODE is `exited`, `killed` or `dumped`, EXIT_STATUS a number or the name of a signal.
+    """
+    code, status = environ.get("EXIT_CODE"), environ.get("EXIT_STATUS", "")
+    if code == "exited":
+        return int(status) if status.isdecimal() else None
+    if code in ("killed", "dumped"):
+        return -int(status) if status.isdecimal() else -getattr(signal, f"SIG{status}", 0) or None
+    return None
+
+
+def was_asked(environ: Mapping[str, str]) -> bool:
+    """Return whether somebody has stopped the unit, as far as SERVICE_RESULT says."""
+    return environ.get("SERVICE_RESULT") in _ASKED
+
+
+def more(environ: Mapping[str, str]) -> str:
+    """Return what SERVICE_RESULT adds to the status, such as ` (oom-kill)`."""
+    result = environ.get("SERVICE_RESULT", "")
+    return f" ({result})" if result and result not in _PLAIN else ""
+
+
+def last_line(pid: int, invocation: str) -> str:
+    """Return the last line that a process of a unit has written to the journal, blank where it cannot be read."""
+    words = ("journalctl", "--quiet", "--no-pager", "--output=cat", "--lines=5")
+    matches = (f"_PID={pid}", f"_SYSTEMD_INVOCATION_ID={invocation}")
+    data = output_within((*words, *matches), _SECONDS) or b""
+    lines = [line.strip() for line in data.decode(errors="replace").splitlines()]
+    return next((line for line in reversed(lines) if line), "")

@@ -1,0 +1,348 @@
+"""What became of each start of the app on a port, and what the last good one ran.
+
+One small file is replaced whole at each change, so that a kill leaves the state before or after it. It has no secret:
+arguments are masked, and what the app's environment holds is there as names and one keyed hash.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from ..system import files, state
+
+MOST_DOOMED = 5
+"""So many unattended starts in a row may fail before further ones are refused."""
+_NAME = re.compile(r"outcomes-(\d{1,5})\.json")
+_KEPT = 2
+_LOCK = "outcomes.lock"
+_LOCK_SECONDS = 1.0
+_MODE = 0o600
+_MOST_BYTES = 1 << 23
+_LONGEST = 500
+# What a person, a service manager or a terminal ends a program with.
+_ASKED = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM)
+_INTERRUPTED = 130
+
+By = Literal["hand", "unit", "supervisor", "if-down"]
+Stage = Literal["started", "ready", "stopping", "ended", "stopped"]
+
+
+class Pinned(NamedTuple):
+    """Hold a cached model of a set: `path` is its folder in a hub cache."""
+
+    repo: str
+    revision: str
+    commit: str
+    path: str
+
+
+class LaunchSet(NamedTuple):
+    """Hold what a start ran: its command line with secrets masked, the models in hub caches and those in folders.
+
+    `interpreter`, `program` and `script` are those of the app's command.
+    `folders` is the text of a `models.lock` that has the models in folders of the app's own. `environment` are the
+    names of the variables that the settings decide, and `digest` is a keyed hash of all that the start depended on.
+    """
+
+    argv: tuple[str, ...] = ()
+    interpreter: str = ""
+    program: str = ""
+    script: tuple[str, ...] = ()
+    models: tuple[Pinned, ...] = ()
+    folders: str = ""
+    environment: tuple[str, ...] = ()
+    digest: str = ""
+    at: str = ""
+    locked: bool = False
+
+    @property
+    def runs(self) -> tuple[Any, ...]:
+        """Return what tells one set from another for a person: commands and commits, not where and when."""
+        return self.argv, tuple(model[:3] for model in self.models), self.folders
+
+
+class Attempt(NamedTuple):
+    """Hold one start: its process (see Record), when and by whom it was started, what it ran, and what became of it.
+
+    `wish` is the digest of what the settings asked for, which a roll-back does not run. `seen` tells that its page
+    answered, `how` how it ended, `line` the last line of its log. `unit` is systemd's id of this run of the unit.
+    """
+
+    pid: int
+    start: float
+    boot_id: str
+    pid_namespace: str
+    at: str
+    by: By
+    wish: str
+    ran: LaunchSet
+    rollback: bool = False
+    stage: Stage = "started"
+    seen: bool = False
+    how: str = ""
+    line: str = ""
+    ended_at: str = ""
+    log: str | None = None
+    unit: str = ""
+
+    @property
+    def over(self) -> bool:
+        """Return whether it has ended."""
+        return self.stage in ("ended", "stopped")
+
+    def is_process(self, pid: int, start: float) -> bool:
+        """Return whether it is this process; the caller has compared boot and pid namespace."""
+        return (self.pid, self.start) == (pid, start)
+
+
+class Outcomes(NamedTuple):
+    """Hold what is known of a port: the last start, the last that failed, and the last good sets, the newest first.
+
+    `doomed` counts the unattended starts in a row that never were ready, all of which asked for `wish`. `key` is for
+    the digests.
+    """
+
+    key: str = ""
+    last: Attempt | None = None
+    failed: Attempt | None = None
+    good: tuple[LaunchSet, ...] = ()
+    doomed: int = 0
+    wish: str = ""
+    told_parked: bool = False
+
+    @property
+    def refused(self) -> Attempt | None:
+        """Return the failed start that keeps an unattended one from being tried again, or None."""
+        return self.failed if self.failed and self.failed.wish else None
+
+    def is_parked(self, wish: str) -> bool:
+        """Return whether an unattended start that asks for this would fail once more."""
+        return self.doomed >= MOST_DOOMED and self.wish == wish
+
+    def should_roll_back(self, wish: str) -> bool:
+        """Return whether an unattended start that asks for this is to run the last good set instead."""
+        failed = self.refused
+        return bool(self.good and failed and failed.wish == wish and not failed.rollback)
+
+    def other_good(self) -> LaunchSet | None:
+        """Return the last good set that is another than what ran last: what a person goes back to."""
+        ran = self.last.ran.runs if self.last else None
+        return next((one for one in self.good if one.runs != ran), None)
+
+
+def name_of(port: int) -> str:
+    """Return the name of a port's file."""
+    return f"outcomes-{port}.json"
+
+
+def read(app_dir: Path, port: int) -> Outcomes:
+    """Return what is known of the starts on a port; nothing where the file is missing or makes no sense."""
+    with suppress(ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        data = state.read(app_dir, name_of(port))
+        if 0 < len(data) <= _MOST_BYTES:
+            return _outcomes(json.loads(data))
+    return Outcomes()
+
+
+def good_sets(app_dir: Path) -> tuple[LaunchSet, ...]:
+    """Return the last good sets of every port of an app."""
+    ports = (_NAME.fullmatch(name) for name in state.listed(app_dir, "outcomes-"))
+    return tuple(good for port in ports if port for good in read(app_dir, int(port[1])).good)
+
+
+def change(app_dir: Path, port: int, how: Callable[[Outcomes], Outcomes], *, durable: bool = False) -> Outcomes:
+    """Change what is known of a port in one step, and return it; without a key, it gets one.
+
+    Raises OSError where it cannot be written.
+    """
+    with _taking_turns(app_dir):
+        before = read(app_dir, port)
+        after = how(before if before.key else before._replace(key=os.urandom(16).hex()))
+        if after != before:
+            data = json.dumps({"version": 1, **_plain(after)}).encode()
+            state.write(app_dir, name_of(port), data, durable=durable, mode=_MODE)
+        return after
+
+
+def started(outcomes: Outcomes, attempt: Attempt) -> Outcomes:
+    """Return what is known once a start was made; one that asks for something else is not doomed yet."""
+    if attempt.wish != outcomes.wish:
+        outcomes = outcomes._replace(doomed=0, wish=attempt.wish)
+    return outcomes._replace(last=attempt, told_parked=False)
+
+
+def ready(outcomes: Outcomes, ran: LaunchSet) -> Outcomes:
+    """Return what is known once the page of the last start has answered: what it ran is the last good set."""
+    last = outcomes.last
+    if last is None or last.over:
+        return outcomes
+    others = (one for one in outcomes.good if one.runs != ran.runs)
+    return outcomes._replace(
+        last=last._replace(stage="ready" if last.stage == "started" else last.stage, seen=True),
+        good=(ran, *others)[:_KEPT],
+        doomed=0,
+        failed=outcomes.failed if last.rollback else None,
+    )
+
+
+def stopping(outcomes: Outcomes) -> Outcomes:
+    """Return what is known once somebody is about to stop the last start: its end will be no failure."""
+    last = outcomes.last
+    if last is None or last.over:
+        return outcomes
+    return outcomes._replace(last=last._replace(stage="stopping"))
+
+
+class End(NamedTuple):
+    """Hold how a process ended: in words, its status (negative for a signal, None where unknown), its last line.
+
+    `asked` tells that somebody has ended it.
+    """
+
+    how: str
+    status: int | None = None
+    line: str = ""
+    asked: bool = False
+
+    @property
+    def is_asked(self) -> bool:
+        """Return whether somebody has ended it, as far as its status or whoever tells of it says."""
+        return self.asked or self.status == _INTERRUPTED or (self.status is not None and -self.status in _ASKED)
+
+
+def ended(outcomes: Outcomes, end: End, wish: str | None = None) -> Outcomes:
+    """Return what is known once the last start has ended; `wish` is what it turned out to have asked for.
+
+    Whoever comes second may only add how it ended.
+    """
+    last = outcomes.last
+    if last is None:
+        return outcomes
+    if last.over:
+        better = last._replace(how=end.how, line=end.line or last.line)
+        if end.status is None or last.stage == "stopped":
+            return outcomes
+        failed = better if outcomes.failed == last else outcomes.failed
+        return outcomes._replace(last=better, failed=failed)
+    stopped = last.stage == "stopping" or end.is_asked
+    last = last._replace(
+        stage="stopped" if stopped else "ended",
+        how=end.how,
+        line=end.line[:_LONGEST],
+        ended_at=now(),
+        wish=last.wish if wish is None else wish,
+    )
+    outcomes = outcomes._replace(last=last)
+    if stopped:
+        # A person who restarts what was rolled back wants to see the new set once more.
+        again = last.rollback and last.seen and outcomes.failed
+        return outcomes._replace(failed=outcomes.failed._replace(wish="")) if again and outcomes.failed else outcomes
+    if last.seen:
+        return outcomes
+    if last.by == "hand" and end.status is None:
+        last = last._replace(wish="")  # nobody saw it: a person at a terminal may have ended it
+    doomed = outcomes.doomed + (last.by != "hand")
+    return outcomes._replace(failed=last, doomed=doomed, wish=last.wish or outcomes.wish)
+
+
+def now() -> str:
+    """Return the time in UTC, ISO 8601."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+
+
+def digest(key: str, facts: Sequence[Any]) -> str:
+    """Return a keyed hash of what a start depends on; short, so that no value can be guessed from it with certainty."""
+    from _blake2 import blake2b  # hashlib would load OpenSSL, which takes longer than the rest of a launch's imports
+
+    data = json.dumps(facts, sort_keys=True).encode()
+    return str(blake2b(data, key=bytes.fromhex(key), digest_size=8).hexdigest())
+
+
+@contextmanager
+def _taking_turns(app_dir: Path) -> Iterator[None]:
+    """Keep others from changing it meanwhile, for as long as they take; without flock nothing can."""
+    for folder in state.folders(app_dir):
+        try:
+            descriptor = state.open_file(folder, _LOCK, app_dir)
+        except OSError:
+            continue
+        try:
+            with suppress(OSError):
+                files.lock_within(descriptor, _LOCK_SECONDS, pause=0.005)
+            yield
+        finally:
+            os.close(descriptor)
+        return
+    yield
+
+
+def _plain(outcomes: Outcomes) -> dict[str, Any]:
+    values = outcomes._asdict()
+    for name in ("last", "failed"):
+        attempt = values[name]
+        values[name] = {**attempt._asdict(), "ran": attempt.ran._asdict()} if attempt else None
+    values["good"] = [one._asdict() for one in outcomes.good]
+    return values
+
+
+def _outcomes(document: Any) -> Outcomes:
+    """Return what a document says.
+
+    Raises TypeError, ValueError, KeyError or AttributeError for what no launcher has written.
+    """
+    bytes.fromhex(document["key"])
+    if type(document["doomed"]) is not int:
+        raise TypeError("doomed is a number")
+    return Outcomes(
+        key=document["key"],
+        last=_attempt(document["last"]),
+        failed=_attempt(document["failed"]),
+        good=tuple(_set(one) for one in document["good"]),
+        doomed=document["doomed"],
+        wish=_text(document["wish"]),
+        told_parked=bool(document["told_parked"]),
+    )
+
+
+def _attempt(document: Any) -> Attempt | None:
+    if document is None:
+        return None
+    values = {name: document[name] for name in Attempt._fields}
+    if type(values["pid"]) is not int or type(values["start"]) not in (int, float) or values["pid"] <= 0:
+        raise TypeError("a process is numbers")
+    for name in ("boot_id", "pid_namespace", "at", "by", "wish", "stage", "how", "line", "ended_at", "unit"):
+        _text(values[name])
+    if values["log"] is not None:
+        _text(values["log"])
+    if not all(type(values[name]) is bool for name in ("rollback", "seen")):
+        raise TypeError("a mark is true or false")
+    return Attempt(**{**values, "ran": _set(values["ran"])})
+
+
+def _set(document: Any) -> LaunchSet:
+    return LaunchSet(
+        argv=tuple(map(_text, document["argv"])),
+        interpreter=_text(document["interpreter"]),
+        program=_text(document["program"]),
+        script=tuple(map(_text, document["script"])),
+        models=tuple(Pinned(*map(_text, model)) for model in document["models"]),
+        folders=_text(document["folders"]),
+        environment=tuple(map(_text, document["environment"])),
+        digest=_text(document["digest"]),
+        at=_text(document["at"]),
+        locked=bool(document["locked"]),
+    )
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError("it is a text")
+    return value

@@ -1,0 +1,66 @@
+"""The text of a program section for supervisord: http://supervisord.org/configuration.html#program-x-section-settings.
+
+A program counts as running from its first second, so that a slow load is no failed start; what ends is started again
+after a pause that grows, and the launcher itself refuses starts that cannot come up.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Sequence
+
+from ..config.settings import Settings
+from ..errors import ExitStatus, LauncherError
+from .unit import NEVER_AGAIN, STOP_SECONDS, Machine, Unit, left_out, name_of, words_of
+
+_RETRIES = 100_000
+_START_SECONDS = 10
+
+
+def program(settings: Settings, machine: Machine) -> Unit:
+    """Return the section that keeps this app running.
+
+    Raises LauncherError for a path that no section can hold.
+    """
+    name = re.sub(r"[^A-Za-z0-9_.-]", "-", name_of(settings.app_dir))
+    own, _ = words_of(settings, machine.app_args)
+    final = " ".join(str(int(status)) for status in (ExitStatus.DONE, *NEVER_AGAIN)).replace(" ", ",")
+    lines = (
+        f"; start_app.py unit --supervisord | sudo tee /etc/supervisor/conf.d/{name}.conf",
+        "; sudo supervisorctl update",
+        "",
+        f"[program:{name}]",
+        f"command={command((*machine.launcher, *own))}",
+        f"directory={_line(str(settings.app_dir))}",
+        f"user={machine.user}",
+        "; Gradio closes its page on SIGINT; what the app has started is ended with it.",
+        "stopsignal=INT",
+        f"stopwaitsecs={STOP_SECONDS}",
+        "killasgroup=true",
+        "; After a failed start the next one runs what ran well before. Five that fail are not repeated unchanged.",
+        "autostart=true",
+        "autorestart=unexpected",
+        f"exitcodes={final}",
+        f"startsecs={_START_SECONDS}",
+        f"startretries={_RETRIES}",
+        "redirect_stderr=true",
+    )
+    return Unit(f"{name}.conf", "\n".join((*lines, "")), left_out(settings))
+
+
+def command(words: Sequence[str]) -> str:
+    """Return a command line as supervisord reads it: split like a shell's, `%` doubled, no ` ;` or ` #` in it."""
+    return " ".join(map(_word, words))
+
+
+def _word(word: str) -> str:
+    quoted = shlex.quote(_line(word))
+    # A blank before these begins a comment, in quotes too; a backslash outside of them keeps what follows.
+    return re.sub(r"(?<=\s)([;#])", r"'\\\1'", quoted)
+
+
+def _line(value: str) -> str:
+    if not value.isprintable():
+        raise LauncherError(f"supervisord can hold no {value!r}", "start_app.py unit --help", ExitStatus.CONFIG)
+    return value.replace("%", "%%")

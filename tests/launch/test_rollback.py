@@ -1,0 +1,191 @@
+"""A start that fails where nobody looks leads back to what ran well; a person is told how to go back."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from launcher.service import outcomes
+from tests.support.apps import WEBUI, AppFolder, Done, Processes, alive, eventually, get, launcher
+
+SECRET = "sk-0123456789abcdef0123456789abcdef"
+
+
+@pytest.fixture
+def app(app: AppFolder) -> AppFolder:
+    app.script.write_text(WEBUI.replace("args = ", 'parser.add_argument("--api-key")\nargs = ', 1))
+    return app
+
+
+def background(app: AppFolder, processes: Processes, *words: str, env: dict[str, str] | None = None) -> Done:
+    done = launcher("--background", *app.arguments, *words, env=env)
+    pid = app.lock_holder()
+    if pid:
+        processes.end_also(pid)
+    return done
+
+
+def known(app: AppFolder) -> outcomes.Outcomes:
+    return outcomes.read(app.path, app.port)
+
+
+def serving(app: AppFolder) -> list[str]:
+    """Return the command line of what serves."""
+    page = get(app.port)
+    assert page
+    return Path(f"/proc/{page.split()[1]}/cmdline").read_bytes().decode().split("\0")[:-1]
+
+
+def actions(app: AppFolder) -> list[str]:
+    return [entry["action"] for entry in launcher("history", "--json", *app.arguments).json["entries"]]
+
+
+def test_an_upgrade_that_fails_in_the_background_is_rolled_back(app: AppFolder, processes: Processes) -> None:
+    assert background(app, processes, "--", "--api-key", SECRET).status == 0
+    done = background(app, processes, "--", "--api-key", SECRET, "--exit", "3")
+    assert done.status == 75, done.err
+    assert "the app has ended with exit status 3 before its page answered" in done.err
+    assert "the last good set serves again" in done.err
+    assert serving(app)[-2:] == ["--api-key", SECRET]
+    assert actions(app) == ["start", "ready", "stop", "start", "fail", "rollback", "ready"]
+    state = "".join(path.read_text(errors="replace") for path in (app.path / ".start_app").glob("outcomes*"))
+    assert SECRET not in state
+    assert SECRET not in done.err
+    shown = launcher("status", *app.arguments).out
+    assert "rolled back:" in shown
+    assert "last failed start:" in shown
+
+
+@pytest.mark.slow
+def test_nothing_is_substituted_where_that_is_refused_or_in_the_foreground(
+    app: AppFolder, processes: Processes
+) -> None:
+    assert background(app, processes).status == 0
+    done = background(app, processes, "--no-rollback", "--", "--exit", "3")
+    assert done.status == 75
+    assert "rollback starts the last good set" in done.err
+    assert get(app.port) is None
+    assert launcher(*app.arguments, "--", "--exit", "5").status == 5
+    assert get(app.port) is None
+    shown = launcher("status", *app.arguments)
+    assert "ended:" in shown.out
+    assert "rollback starts what ran well before" in shown.err
+    done = launcher("rollback", "--background", *app.arguments)
+    processes.end_also(app.lock_holder() or 0)
+    assert done.status == 0, done.err
+    assert get(app.port)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
+def test_a_signal_at_load_is_a_failure_and_what_a_person_ends_is_none(
+    app: AppFolder, processes: Processes, number: signal.Signals
+) -> None:
+    assert background(app, processes).status == 0
+    app.script.write_text(WEBUI.replace("time.sleep(args.load)", "args.load and os.kill(os.getpid(), int(args.load))"))
+    done = background(app, processes, "--", "--load", str(int(number)))
+    assert (done.status, "last good set serves again" in done.err) == (75, True), done.err
+    assert get(app.port)
+    done = background(app, processes, "--", "--load", str(int(signal.SIGTERM)))
+    assert (done.status, "serves again" in done.err) == (75, False), done.err
+    assert get(app.port) is None
+
+
+def test_rollback_goes_to_the_set_before_and_back_again(app: AppFolder, processes: Processes) -> None:
+    assert launcher("rollback", *app.arguments).status == 78
+    assert background(app, processes, "--", "--load", "0.01").status == 0
+    assert background(app, processes, "--", "--load", "0.02").status == 0
+    for load in ("0.01", "0.02"):
+        plan = launcher("rollback", "-n", *app.arguments)
+        assert f"--load {load}" in plan.out, plan
+        done = launcher("rollback", "--background", "--json", *app.arguments)
+        processes.end_also(app.lock_holder() or 0)
+        assert done.status == 0, done.err
+        assert serving(app)[-1] == load
+
+
+@pytest.mark.slow
+def test_if_down_starts_only_what_does_not_run(app: AppFolder, processes: Processes) -> None:
+    assert background(app, processes, "--if-down").status == 0
+    pid = app.lock_holder()
+    done = background(app, processes, "--if-down", "--json")
+    assert (done.status, done.json["launched"]) == (0, False)
+    assert app.lock_holder() == pid
+    assert pid
+    os.kill(pid, signal.SIGKILL)
+    eventually(lambda: not alive(pid), what="death")
+    assert "death" in actions(app)
+    assert "ended" in launcher("status", *app.arguments).out
+    assert background(app, processes, "--if-down").status == 0
+    assert app.lock_holder() != pid
+    assert get(app.port)
+
+
+@pytest.mark.slow
+def test_five_doomed_starts_are_parked_until_something_changes(app: AppFolder, processes: Processes) -> None:
+    app.write_env("APP_ARGS=--exit 4\n")
+    for _ in range(5):
+        assert background(app, processes, "--if-down").status == 75
+    assert known(app).doomed == 5
+    for _ in range(2):
+        done = background(app, processes, "--if-down")
+        assert done.status == 75
+        assert "the last 5 unattended starts failed, and nothing has changed since" in done.err
+        assert "exit status 4" in done.err
+    assert actions(app).count("start") == 5
+    assert actions(app).count("refuse") == 1
+    assert "exit status 4" in background(app, processes).err  # by hand it is tried
+    assert actions(app).count("start") == 6
+    app.write_env("APP_ARGS=--load 0\n")
+    assert background(app, processes, "--if-down").status == 0
+    assert known(app).doomed == 0
+    assert get(app.port)
+
+
+@pytest.mark.slow
+def test_an_unattended_start_does_not_repeat_what_has_failed(app: AppFolder, processes: Processes) -> None:
+    app.write_env("APP_ARGS=--load 0\n")
+    assert background(app, processes, "--if-down").status == 0
+    assert launcher("stop", *app.arguments).status == 0
+    app.write_env("APP_ARGS=--exit 4\n")
+    assert background(app, processes, "--if-down").status == 75
+    pid = app.lock_holder()
+    assert pid
+    os.kill(pid, signal.SIGKILL)
+    eventually(lambda: not alive(pid), what="death")
+    done = background(app, processes, "--if-down")
+    assert done.status == 0, done.err
+    assert "rolling back to what ran well" in done.err
+    assert "exit status 4" in done.err
+    assert serving(app)[-2:] == ["--load", "0"]
+    assert launcher("stop", *app.arguments).status == 0
+    done = background(app, processes, "--if-down")  # a person has stopped it, and may want to see the new set once more
+    assert (done.status, "exit status 4" in done.err) == (75, True)
+    assert get(app.port)
+
+
+def test_what_a_foreground_start_ran_is_good_once_somebody_has_seen_its_page(
+    app: AppFolder, processes: Processes
+) -> None:
+    first = processes.launch(*app.arguments)
+    eventually(lambda: get(app.port), what="page")
+    done = background(app, processes, "--", "--exit", "2")
+    assert (done.status, "serves again" in done.err) == (75, True), done.err
+    assert get(app.port) not in (None, f"pid {first.pid}")
+
+
+def test_a_record_that_somebody_has_spoiled_is_none(app: AppFolder, processes: Processes) -> None:
+    assert background(app, processes).status == 0
+    path = app.path / ".start_app" / f"outcomes-{app.port}.json"
+    assert path.stat().st_mode & 0o777 == 0o600
+    document: dict[str, Any] = json.loads(path.read_text())
+    for spoiled in (b"", b"[]", b"\xff", json.dumps({**document, "good": [{}]}).encode(), b"{" * 10_000):
+        path.write_bytes(spoiled)
+        assert known(app) == outcomes.Outcomes()
+    assert launcher("status", *app.arguments).status == 0
+    assert background(app, processes, "--", "--exit", "2").status == 75
