@@ -1,4 +1,4 @@
-"""What files are, by their hashes: read by all cores, and remembered, so that no file is read twice."""
+"""Hash files with all cores, and remember the digests, so that no file is read twice."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from .memory import Memory, line_of, settled
 from .verify import buffer, cores, open_to_read
 
 SHA256, GIT_SHA1 = "0" * 64, "0" * 40
-"""What a digest of each form looks like."""
+"""Return the pattern of each form of digest."""
 
 
 class Wanted(NamedTuple):
-    """Hold a file to be read, and what its digest is to look like: 64 hex digits for SHA-256, 40 for git's SHA-1."""
+    """Hold a file to be read, and the form of its digest: 64 hex digits for SHA-256, 40 for git's SHA-1."""
 
     path: str
     like: str = SHA256
@@ -29,7 +29,7 @@ class Wanted(NamedTuple):
 def digests(wanted: Iterable[Wanted], memory: Memory, progress: Progress | None = None) -> Mapping[Wanted, str]:
     """Return the digest of each file; the threads report their progress one at a time.
 
-    Raises OSError for what cannot be read, also (EAGAIN, as BlockingIOError) for what changed meanwhile.
+    Raises OSError for an unreadable file, and BlockingIOError (EAGAIN) for one that changed while it was read.
     """
     read = _Read(memory, progress)
     work: queue.SimpleQueue[Wanted | None] = queue.SimpleQueue()
@@ -59,7 +59,7 @@ def digests(wanted: Iterable[Wanted], memory: Memory, progress: Progress | None 
 
 
 class _Read:
-    """Hold what several threads have read."""
+    """Hold the digests that several threads have computed."""
 
     def __init__(self, memory: Memory, progress: Progress | None) -> None:
         self.found: dict[Wanted, str] = {}
@@ -70,14 +70,14 @@ class _Read:
         self._guard = threading.Lock()
 
     def tell(self, count: int, path: str) -> bool:
-        """Tell the progress; return whether to go on."""
+        """Report the progress; return whether to continue."""
         if self._progress:
             with self._guard:
                 self._progress(count, os.path.basename(path))
         return not self.stop.is_set()
 
     def work(self, wanted: queue.SimpleQueue[Wanted | None]) -> None:
-        """Read one file after the other until there is none."""
+        """Read one file after the other until none is left."""
         block = buffer()
         while not self.stop.is_set():
             one = wanted.get()

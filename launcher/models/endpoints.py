@@ -1,4 +1,4 @@
-"""Which hubs are asked, in which order, and which of them may be sent the user's token: the official one alone."""
+"""Decide which hubs are asked, in which order, and which may receive the user's token: only the official one."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ TRUE = frozenset(("1", "true", "yes", "on"))
 
 
 class Endpoint(NamedTuple):
-    """Hold a hub's address, and whether it is the official one and may be sent the token."""
+    """Hold a hub's address, and whether it is the official one, which may receive the token."""
 
     url: str
     official: bool
@@ -19,7 +19,7 @@ class Endpoint(NamedTuple):
 
 
 class Endpoints(NamedTuple):
-    """Hold the hub that the app uses, the official one, and those that are tried when the first fails."""
+    """Hold the hub that the app uses, the official one, and the fallbacks."""
 
     used: Endpoint
     official: Endpoint
@@ -32,12 +32,12 @@ class Endpoints(NamedTuple):
 
     @property
     def chain(self) -> tuple[Endpoint, ...]:
-        """Return the hubs that files come from, in order."""
+        """Return the hubs to download from, in order."""
         return tuple(dict.fromkeys((self.used, *self.fallback)))
 
 
 def of(environment: Mapping[str, str]) -> Endpoints:
-    """Return the hubs that an app with this environment uses; blanks are unset in it already."""
+    """Return the hubs that an app with this environment uses; blank variables are already unset in it."""
     official = _plain(environment.get("HF_OFFICIAL_ENDPOINT", OFFICIAL))
     trusted = is_true(environment.get("HF_TOKEN_FOR_MIRROR"))
 
@@ -53,7 +53,7 @@ def of(environment: Mapping[str, str]) -> Endpoints:
 
 
 def sends_token(environment: Mapping[str, str], hf_home: str) -> str | None:
-    """Return the third-party hub that the app itself will send the user's token to, None where it will not.
+    """Return the third-party hub to which the app itself will send the user's token; None without one.
 
     huggingface_hub sends it with every request, unless HF_HUB_DISABLE_IMPLICIT_TOKEN is set:
     https://huggingface.co/docs/huggingface_hub/package_reference/environment_variables
@@ -71,17 +71,17 @@ def sends_token(environment: Mapping[str, str], hf_home: str) -> str | None:
 
 
 def split(text: str) -> tuple[str, ...]:
-    """Return the addresses of a list that commas or blanks divide."""
+    """Return the addresses in a list that is separated by commas or blanks."""
     return tuple(text.replace(",", " ").split())
 
 
 def is_offline(environment: Mapping[str, str]) -> bool:
-    """Return whether the settings say that no hub may be asked, as huggingface_hub reads them."""
+    """Return whether the settings forbid all requests to hubs, as huggingface_hub reads them."""
     return is_true(environment.get("HF_HUB_OFFLINE") or environment.get("TRANSFORMERS_OFFLINE"))
 
 
 def is_true(text: str | None) -> bool:
-    """Return whether a variable says yes, as huggingface_hub reads one."""
+    """Return whether a variable is true, as huggingface_hub reads it."""
     return (text or "").strip().lower() in TRUE
 
 
