@@ -36,7 +36,7 @@ def hinted(hint: str | None) -> list[str]:
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_options_stand_before_between_or_after_the_words_of_a_command(command: str) -> None:
-    repos = {"": [], "1": ["koge/v22"]}.get(TABLE[command].repos, ["koge/v22", "koge/v23"])
+    repos = {"": [], "DIR": ["/mnt/usb"]}.get(TABLE[command].repos, ["koge/v22", "koge/v23"])
     words = [*command.split(), *repos]
     options = ["--port", "7861", "-v"]
     for position in range(len(words) + 1):
@@ -247,7 +247,7 @@ def test_every_example_is_one_that_can_be_read_and_is_of_its_command() -> None:
 def test_the_parser_has_a_subparser_for_every_command_with_its_options_alone() -> None:
     whole = parser()
     for name, command in TABLE.items():
-        repos = ["x"] if command.repos in ("+", "1") else []
+        repos = ["x"] if command.repos == "+" else []
         for option_name, option in OPTIONS.items():
             # A value that every kind of option can have.
             value = [v for v in ("bash", "30d", "50G", "5") if option.takes_value and takes(option.keywords, v)][:1]
