@@ -233,6 +233,18 @@ _COMMANDS = (
         changes=True,
     ),
     Command(
+        "cache move",
+        "move the cache to another folder or disk, and set HF_HUB_CACHE in .env",
+        {"safety": (own.DRY_RUN, own.YES)},
+        (
+            ("cache move --dry-run /mnt/models", "show what would be copied, and whether there is room"),
+            ("cache move /mnt/models", "copy, compare, switch .env, then remove the old cache"),
+        ),
+        repos="DIR",
+        details="DIR is empty or new. HF_HOME and the token in it stay. After an interruption, run the same command.",
+        changes=True,
+    ),
+    Command(
         "models list",
         "list every weights file that the app can load, and what it is",
         {},

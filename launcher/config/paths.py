@@ -12,6 +12,8 @@ from ..errors import LauncherError
 
 # What is in a hub cache: https://huggingface.co/docs/huggingface_hub/guides/manage-cache
 HUB_ENTRY = re.compile(r"(models|datasets|spaces|kernels)--.")
+# The journal of a move, in the new cache: until the move is done, nothing takes that folder for a cache by its looks.
+MOVE = ".start_app-move"
 _VARIABLE = r"(?a)\$(\w+|\{[^}]*\})"
 
 
