@@ -30,7 +30,7 @@ def script(shell: str) -> str:
         "DIR": _either(name for name, option in with_value.items() if option.completes == "dir"),
         "FILE": _either(name for name, option in with_value.items() if option.completes == "file"),
         "REPO": _either(name for name, option in with_value.items() if option.completes == "repo"),
-        "TAKES_REPOS": _either(name for name in COMMANDS if TABLE[name].repos),
+        "TAKES_REPOS": _either(name for name in COMMANDS if TABLE[name].repos in ("*", "+")),
         "ALIASES": " ".join(f"{alias}) word={name} ;;" for alias, name in ALIASES.items()),
         "CHOICES": _branches({name: dict.fromkeys(values, "") for name, values in choices.items()}, False),
         "COMMANDS": _branches(words, described),

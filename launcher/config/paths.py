@@ -30,6 +30,11 @@ def expand(value: str, variable: Callable[[str], str | None], home: str | None) 
     return re.sub(_VARIABLE, replaced, value)
 
 
+def is_folder(text: str) -> bool:
+    """Return whether an entry of HF_ENDPOINT_FALLBACK is a folder, and no address of a hub."""
+    return text.startswith(("/", "./", "../", "~/", "file:///"))
+
+
 def unexpanded(value: str) -> str | None:
     """Return the first `$NAME` that nothing was known for, or None."""
     match = re.search(_VARIABLE, value)

@@ -59,6 +59,9 @@ class GoodModels(ModelStep):
             self._put_back(changed)
         self._show()
 
+    def refuse_hidden(self, pids: Sequence[int]) -> None:
+        """Refuse nothing: what runs now is what the set is to take the place of."""
+
     def _put_back(self, models: Sequence[LockedModel]) -> None:
         """Bring the files of these commits beside those that are there: what a switch has kept, and else from a hub.
 

@@ -76,7 +76,11 @@ LIST, FREEZE = "start_app.py models list", "start_app.py models lock --freeze"
 FREEZE_TTS = "start_app.py models lock --freeze IndexTeam/IndexTTS-2"
 
 
-@runs(LIST, FREEZE, FREEZE_TTS)
+CHECK_TTS = "start_app.py models check IndexTeam/IndexTTS-2 --local-dir checkpoints"
+EXPORT = "start_app.py models export /mnt/usb/models"
+
+
+@runs(LIST, FREEZE, FREEZE_TTS, CHECK_TTS)
 def test_what_is_on_the_disk_is_listed_and_frozen(world: World) -> None:
     world.hub.commit(TTS, TTS_FILES)
     folder = world.app.path / "checkpoints"
@@ -90,6 +94,17 @@ def test_what_is_on_the_disk_is_listed_and_frozen(world: World) -> None:
     world.fine(FREEZE_TTS)
     assert TTS in lock.read_text() and '"checkpoints/own.pth"' in lock.read_text()
     assert "unknown  unknown" not in world.fine(LIST)
+    assert "up to date" in world.fine(CHECK_TTS)
+    assert "own.pth" in os.listdir(world.app.path / "checkpoints")
+
+
+@runs(EXPORT)
+def test_what_is_pinned_is_exported(world: World) -> None:
+    commit = world.publish(V23)[1]
+    world.cache(V23, commit)
+    world.fine("start_app.py models lock koge/index-tts-v23")
+    assert "wrote " in world.fine(EXPORT)
+    assert (world.app.path / "usb" / "models" / "models.lock").is_file()
 
 
 LOGS, FOLLOW, WAIT = "start_app.py logs", "start_app.py logs -f", "start_app.py wait --timeout 1"
