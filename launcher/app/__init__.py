@@ -1,1 +1,1 @@
-"""From the settings to the app: its command, its environment, the locks that say it runs, and the exec."""
+"""Build the app's start from the settings: its command, its environment, its locks, and the exec."""

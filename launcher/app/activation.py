@@ -1,7 +1,7 @@
-"""What activating an environment sets beyond its folders: variables of conda, and scripts that packages put there.
+"""Apply the additional effects of activating an environment: conda's variables, and scripts of packages.
 
-A shell runs only where there is a script to be run: conda's `etc/conda/activate.d/*.sh`, the same folder of a venv, and
-lines of `bin/activate` that somebody has added.
+A shell runs only if there is such a script: conda's `etc/conda/activate.d/*.sh`, the same folder of a venv, and lines
+that a person has added to `bin/activate`.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from ..system.files import read_regular
 SECONDS = 30.0
 _FOLDERS = ("etc/conda/activate.d", "etc/activate.d", "bin/activate.d")
 _MOST_BYTES = 1 << 20
-# What `python -m venv`, virtualenv and uv write into `bin/activate` themselves.
+# The lines that `python -m venv`, virtualenv and uv write into `bin/activate`.
 _USUAL = frozenset(
     "VIRTUAL_ENV VIRTUAL_ENV_PROMPT PATH PS1 PYTHONHOME PKG_CONFIG_PATH TCL_LIBRARY TK_LIBRARY SCRIPT_PATH".split()
 )
 _EXPORT = r"(?m)^[ \t]*export[ \t]+([A-Za-z_]\w*)"
-# Variables of the shell that runs the scripts, and what a launch decides itself.
+# Variables of the shell that runs the scripts, and those that a launch sets itself.
 _OWN = frozenset("_ SHLVL PWD OLDPWD PS1 PS2 IFS BASH_ENV ENV PROMPT_COMMAND VIRTUAL_ENV CONDA_PREFIX".split())
 
 
 def scripts(prefix: str) -> tuple[str, ...]:
-    """Return the scripts that activating an environment runs; most have none."""
+    """Return the scripts that activating an environment runs; most environments have none."""
     found = [str(path) for folder in _FOLDERS for path in sorted(Path(prefix, folder).glob("*.sh"))]
     activate = os.path.join(prefix, "bin", "activate")
     if any(not name.startswith("_OLD_") and name not in _USUAL for name in re.findall(_EXPORT, _read(activate))):
@@ -51,10 +51,10 @@ def variables(prefix: str) -> Mapping[str, str]:
 def activated(
     environment: Mapping[str, str], prefix: str, settled: Collection[str], seconds: float = SECONDS
 ) -> Mapping[str, str]:
-    """Return these variables with what an environment's own variables and scripts add or change.
+    """Return these variables with the additions and changes of an environment's own variables and scripts.
 
-    Of the `settled` variables, which `.env` has, only those change that a script extends. Raises LauncherError (75)
-    when the scripts fail or do not end in time.
+    Variables in `settled`, which come from `.env`, change only if a script extends them. Raises LauncherError (75) if
+    the scripts fail or do not end in time.
     """
     added = {name: value for name, value in variables(prefix).items() if name not in _OWN}
     before = {**environment, **{name: value for name, value in added.items() if name not in settled}}
@@ -67,7 +67,7 @@ def activated(
 
 def _run(paths: Sequence[str], environment: Mapping[str, str], prefix: str, seconds: float) -> Mapping[str, str]:
     shell, env = shutil.which("bash") or shutil.which("sh"), shutil.which("env")
-    # What a script prints is not wanted, and one that fails does not keep the others from being run, as with conda.
+    # The output of a script is discarded, and a failed script does not stop the others, as with conda.
     code = (
         f'for script in {" ".join(map(quoted, paths))}; do . "$script"; done >/dev/null 2>&1 </dev/null; exec {env} -0'
     )

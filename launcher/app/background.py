@@ -1,8 +1,7 @@
 """An instance in the background has its own session: it survives closing the terminal or ssh.
 
 It is the launcher's child while the launcher waits for it, so that its exit status is known. It inherits only its
-streams and the lock, and every signal has its default action.
-What is sent beside a launch is nobody's child from the beginning.
+streams and the lock, and every signal has its default action. Helpers of a launch are detached from the beginning.
 """
 
 from __future__ import annotations
@@ -31,13 +30,13 @@ def shielded() -> Iterator[None]:
 
 
 def spawn(prepare: Callable[[], None], become: Callable[[], NoReturn], output: int, keep: Collection[int]) -> int:
-    """Start a program in a session of its own, its output going to `output`, and return its pid once it runs.
+    """Start a program in a session of its own, with its output in `output`, and return its pid once it runs.
 
-    To be called shielded: a Ctrl-C that comes before it has left the terminal is not for it. In the new process,
-    `prepare` is called while the streams still are the launcher's, then `become`, which ends in an exec. Of the other
-    descriptors it gets those in `keep`. Raises the LauncherError that one of them has raised.
+    Call it shielded: a Ctrl-C must not reach the program before it has left the terminal. In the new process, `prepare`
+    is called with the launcher's streams, then `become`, which ends in an exec. Of the other descriptors it keeps those
+    in `keep`. Raises the LauncherError that either of them raises.
     """
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # ignored, it would keep the exit status from us
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # if it were ignored, the exit status would be lost
     read_end, write_end = (above_streams(end) for end in os.pipe())
     try:
         pid = os.fork()
@@ -45,7 +44,7 @@ def spawn(prepare: Callable[[], None], become: Callable[[], NoReturn], output: i
             _be(prepare, become, output, keep, write_end)
     finally:
         os.close(write_end)
-    with open(read_end, "rb") as told:  # it ends with the exec, or with what kept it from that
+    with open(read_end, "rb") as told:  # it closes at the exec, or after an error
         problem = told.read()
     if problem:
         ended(pid)
@@ -85,7 +84,7 @@ def _be(
         become()
     except LauncherError as error:
         problem = (error.message, error.hint, int(error.status))
-    except BaseException as error:  # whatever it is, the one who waits at the other end must be told
+    except BaseException as error:  # the parent must receive any error
         reason = error.strerror if isinstance(error, OSError) and error.strerror else repr(error)
         few = isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE)
         hint = "ulimit -n 1024" if few else None

@@ -1,4 +1,4 @@
-"""A browser is opened by a program of its own, so that what it prints and how long it stays are not the launcher's."""
+"""Open a browser in a process of its own, so that its output and its lifetime do not affect the launcher."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _CODE = "import sys, webbrowser; sys.exit(not webbrowser.open(sys.argv[1]))"
 
 
 def open_page(url: str, python: str) -> bool:
-    """Open a page in the user's browser, and tell whether there is one; one that stays at work has opened it."""
+    """Open a page in the user's browser, and return whether one exists; a browser that keeps running has opened it."""
     try:
         browser = subprocess.Popen(
             (python, "-c", _CODE, url),
@@ -23,5 +23,5 @@ def open_page(url: str, python: str) -> bool:
     try:
         return browser.wait(_SECONDS) == 0
     except subprocess.TimeoutExpired:
-        browser.returncode = 0  # it is left to itself
+        browser.returncode = 0  # it runs on unattended
         return True

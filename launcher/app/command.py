@@ -1,7 +1,7 @@
-"""The app gets what `start_app.sh` gave it: its own interpreter, folder, environment and signals, and nothing of ours.
+"""The app gets the same interpreter, folder, environment and signals as from `start_app.sh`, and nothing of ours.
 
-The interpreter is first checked by looking at the file: a wrong one must not be given the chance to act. Only what
-passes is run, by the rehearsal and by the exec.
+The interpreter's file is checked first, because a wrong program must not run at all. Only a checked interpreter is run,
+by the rehearsal and by the exec.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from .interpreter import checked, find_interpreter
 
 
 class Command(NamedTuple):
-    """Hold what exec needs: the interpreter (and why that one), the argument list, the environment and the folder.
+    """Hold the input of the exec: the interpreter and its origin, the argument list, the environment and the folder.
 
-    `program` is what is executed, the interpreter or what stands before it. `script` are the words that the
+    `program` is the executed file: the interpreter or the first word before it. `script` are the words that the
     interpreter runs first.
     """
 
@@ -37,7 +37,7 @@ class Command(NamedTuple):
 
     @property
     def shown(self) -> tuple[str, ...]:
-        """Return the argument list as a person would type it in the app's folder."""
+        """Return the argument list in the form that a person would type in the app's folder."""
         prefix = f"{self.folder}{os.sep}"
         return tuple(word.removeprefix(prefix) if word == self.interpreter else word for word in self.argv)
 
@@ -45,7 +45,7 @@ class Command(NamedTuple):
 def build(settings: Settings, environ: Mapping[str, str], running: str) -> Command:
     """Return the command that starts the app; `running` is the launcher's own interpreter, the last choice.
 
-    Raises LauncherError when the chosen interpreter is none.
+    Raises LauncherError if the chosen file is not an interpreter.
     """
     setting = find_interpreter(settings, environ, running)
     interpreter = checked(setting, running)
@@ -57,9 +57,9 @@ def build(settings: Settings, environ: Mapping[str, str], running: str) -> Comma
 
 
 def activated(command: Command, settings: Settings, environ: Mapping[str, str]) -> Command:
-    """Return the command with what the scripts of its environment set, unless that is active already.
+    """Return the command with the variables that the environment's scripts set, unless it is already active.
 
-    Raises LauncherError (75) when they fail.
+    Raises LauncherError (75) if they fail.
     """
     prefix = to_activate(command, environ)
     if prefix is None:
@@ -71,7 +71,7 @@ def activated(command: Command, settings: Settings, environ: Mapping[str, str]) 
 
 
 def to_activate(command: Command, environ: Mapping[str, str]) -> str | None:
-    """Return the environment that has variables or scripts of its own and is not active yet, None where none has."""
+    """Return the inactive environment that has its own variables or scripts, None without one."""
     prefix = environment_of(command.interpreter)
     active = [os.path.realpath(environ[name]) for name in ("VIRTUAL_ENV", "CONDA_PREFIX") if environ.get(name)]
     if prefix is None or os.path.realpath(prefix) in active:
@@ -80,9 +80,9 @@ def to_activate(command: Command, environ: Mapping[str, str]) -> str | None:
 
 
 def _program(name: str, environment: Mapping[str, str], settings: Settings) -> str:
-    """Return the program that a command line begins with, as a shell in the app's environment would find it.
+    """Return the program at the start of a command line, as a shell in the app's environment would find it.
 
-    Raises LauncherError (78) where there is none.
+    Raises LauncherError (78) without one.
     """
     if os.path.isabs(name):
         path: str | None = name

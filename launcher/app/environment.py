@@ -1,4 +1,4 @@
-"""The environment that the app gets."""
+"""Build the environment of the app."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def app_environment_of(settings: Settings, environ: Mapping[str, str], interpret
     if settings.host:
         environment["GRADIO_SERVER_NAME"] = settings.host
         if settings.host_flag and host_argument(settings) != settings.host:
-            del environment["GRADIO_SERVER_NAME"]  # with an IPv6 address there, Gradio ends, in whatever form
+            del environment["GRADIO_SERVER_NAME"]  # Gradio fails with any form of an IPv6 address there
     environment.update(dict.fromkeys(settings.form.port_variables, str(settings.port)))
     if settings.host:
         environment.update(dict.fromkeys(settings.form.host_variables, settings.host))
@@ -36,9 +36,9 @@ def app_environment_of(settings: Settings, environ: Mapping[str, str], interpret
 
 
 def host_argument(settings: Settings) -> str | None:
-    """Return the address as the app's own option takes it: Gradio builds its URL from it and wants IPv6 in brackets.
+    """Return the address in the form of the app's own option: Gradio puts it into a URL and needs brackets for IPv6.
 
-    Seen in gradio/http_server.py of 5.45, which takes them off before it binds.
+    In Gradio 5.45, http_server.py removes the brackets before it binds.
     """
     host = settings.host
     if host is None or ":" not in host:
@@ -51,7 +51,7 @@ def host_argument(settings: Settings) -> str | None:
 
 
 def proxy_problem(environment: Mapping[str, str], interpreter: str) -> str | None:
-    """Return why httpx, and with it Gradio, cannot start with the proxy of this environment, and what helps."""
+    """Return why the proxy of this environment prevents httpx, and so Gradio, from starting, and a hint."""
     for name in _PROXY_NAMES:
         if not environment.get(name, "").lower().startswith("socks"):
             continue
@@ -65,16 +65,16 @@ def proxy_problem(environment: Mapping[str, str], interpreter: str) -> str | Non
 
 
 def environment_of(interpreter: str) -> str | None:
-    """Return the folder of the virtual or conda environment that an interpreter is in, None where it is in none."""
+    """Return the folder of the virtual or conda environment of an interpreter, None without one."""
     prefix = os.path.dirname(os.path.dirname(interpreter))
     is_one = os.path.isfile(os.path.join(prefix, "pyvenv.cfg")) or os.path.isdir(os.path.join(prefix, "conda-meta"))
     return prefix if is_one else None
 
 
 def _activate(environment: MutableMapping[str, str], interpreter: str) -> None:
-    """Do what sourcing `bin/activate` does, so that tools of the environment (ninja, ffmpeg) are on PATH.
+    """Do the same as sourcing `bin/activate`, so that tools of the environment (ninja, ffmpeg) are on PATH.
 
-    Another environment that was active is left first, as its `deactivate` would: its tools would run the wrong Python.
+    Deactivate another active environment first, as its `deactivate` would: its tools would run the wrong Python.
     """
     bin_folder = os.path.dirname(interpreter)
     prefix = os.path.dirname(bin_folder)
@@ -93,10 +93,9 @@ def _activate(environment: MutableMapping[str, str], interpreter: str) -> None:
 
 
 def _spare_loopback_the_proxy(environment: MutableMapping[str, str], host: str | None) -> None:
-    """Keep Gradio's own check of its page off the proxy: it dies with "When localhost is not accessible" otherwise.
+    """Bypass the proxy for Gradio's own check of its page, which otherwise fails: "When localhost is not accessible".
 
-    An IPv6 address is added only where the app is to listen on one: old versions of httpx (0.24.0) cannot
-    read it there and end.
+    An IPv6 address is added only if the app listens on one: old versions of httpx (0.24.0) fail on it.
     """
     if not any(name in environment for name in _PROXY_NAMES):
         return

@@ -15,9 +15,9 @@ from .command import Command
 def execute(command: Command) -> NoReturn:
     """Become the app: same pid, same standard streams, the signal handling that an app started by a shell has.
 
-    Raises LauncherError when the kernel refuses; by then the folder and SIGPIPE are already the app's.
+    Raises LauncherError if the kernel refuses; the folder and SIGPIPE have already changed then.
     """
-    # Python ignores these two for itself, and an ignored signal stays ignored across exec.
+    # Python ignores these two signals, and an ignored signal stays ignored across exec.
     for name in ("SIGPIPE", "SIGXFSZ"):
         signal.signal(getattr(signal, name), signal.SIG_DFL)
     try:

@@ -1,7 +1,7 @@
-"""As pid 1 the launcher stays, as the smallest init there can be, and the app runs below it.
+"""As pid 1 the launcher stays as a minimal init, and the app runs below it.
 
-The kernel withholds from pid 1 every signal that it has no handler for, so an app that became pid 1 could not be
-stopped by SIGTERM, and nobody would collect what its children leave: signal(7), pid_namespaces(7).
+The kernel withholds every signal without a handler from pid 1, so an app that became pid 1 could not be stopped by
+SIGTERM, and nothing would reap orphans: signal(7), pid_namespaces(7).
 """
 
 from __future__ import annotations
@@ -10,19 +10,19 @@ import os
 import signal
 
 ADVICE = 'docker run --init; or "tini", "--" before it in ENTRYPOINT, or init: true in compose.yaml'
-# What is sent to the process itself because of what it does, what stops a terminal's jobs, and what cannot be caught.
+# Signals that concern only this process, signals of job control, and signals that cannot be caught.
 _OWN = tuple(f"SIG{name}" for name in "CHLD KILL STOP SEGV BUS FPE ILL TRAP SYS ABRT TTIN TTOU".split())
 
 
 def stand_above() -> int | None:
-    """Fork, return None in the child, and in the parent the child's exit status once it has ended.
+    """Fork, return None in the child, and in the parent the child's exit status after its end.
 
-    Until then the parent passes every signal on and collects whatever ends below it. To be called before any lock is
-    taken or written: the child's pid is the one that counts.
+    Until then the parent forwards every signal and reaps every orphan. Call it before any lock is taken or written: the
+    child's pid counts.
     """
     passed = signal.valid_signals() - {getattr(signal, name) for name in _OWN}
     before = signal.pthread_sigmask(signal.SIG_BLOCK, (*passed, signal.SIGCHLD))
-    # Where it is ignored, the kernel collects by itself, and how the app ended is lost.
+    # If it were ignored, the kernel would reap the app itself, and its exit status would be lost.
     child_handler = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     child = os.fork()
     if child == 0:
@@ -31,10 +31,10 @@ def stand_above() -> int | None:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
         return None
     while True:
-        # Blocked signals are never withheld: sigwait has them all, in the order of their numbers.
+        # Blocked signals are never withheld: sigwait receives them all, in the order of their numbers.
         number = signal.sigwait((*passed, signal.SIGCHLD))
         if number != signal.SIGCHLD:
-            os.kill(child, number)  # nobody has collected it yet, so the pid is still its own
+            os.kill(child, number)  # it is not reaped yet, so the pid is still its own
             continue
         status = _collect(child)
         if status is not None:
@@ -42,7 +42,7 @@ def stand_above() -> int | None:
 
 
 def _collect(child: int) -> int | None:
-    """Collect all that has ended, and return the child's exit code (negative: a signal) when it is among them."""
+    """Reap all ended children, and return the app's exit code (negative: a signal) if it is among them."""
     status_of_child = None
     while True:
         try:
@@ -56,7 +56,7 @@ def _collect(child: int) -> int | None:
 
 
 def _take_terminal() -> None:
-    """Put the child into a group of its own, in the foreground: Ctrl-C must reach it once and not twice."""
+    """Put the child into a group of its own, in the foreground: Ctrl-C must reach it exactly once."""
     try:
         os.setpgid(0, 0)
         if os.isatty(0):
@@ -64,4 +64,4 @@ def _take_terminal() -> None:
             os.tcsetpgrp(0, os.getpgrp())
             signal.signal(signal.SIGTTOU, stopped)
     except OSError:
-        pass  # it leads a session already, or the terminal is another session's
+        pass  # it already leads a session, or the terminal belongs to another session

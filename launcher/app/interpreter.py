@@ -1,6 +1,6 @@
-"""The app's Python: which one it is, and proof that it can be one.
+"""Find the app's Python, and check that it can be one.
 
-The file is looked at, never run: what it is must be known before anything is stopped.
+The file is read, never run: this check comes before anything is stopped.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ _PYTHON_NAME = r"(?i)(python|pypy|graalpy)[0-9.]*"
 
 
 def find_interpreter(settings: Settings, environ: Mapping[str, str], running: str) -> Setting:
-    """Return the interpreter of the app by the first rule that names one; `running` is the launcher's own.
+    """Return the app's interpreter by the first rule that names one; `running` is the launcher's own.
 
-    Raises LauncherError (78) for an environment of the app's that has none: another project's Python is no choice.
+    Raises LauncherError (78) if an environment of the app's has none: another project's Python must not replace it.
     """
     if settings.python:
         return settings.python
@@ -34,7 +34,7 @@ def find_interpreter(settings: Settings, environ: Mapping[str, str], running: st
 
 
 def _environments(app_dir: Path, environ: Mapping[str, str]) -> Iterator[Setting]:
-    # A link counts even if it dangles: a broken environment must be named, not passed over for another one.
+    # Even a dangling link counts: a broken environment must be reported, not skipped.
     for folder, origin in (
         (app_dir / ".venv", "the app's .venv"),
         (app_dir / "venv", "the app's venv"),
@@ -47,7 +47,7 @@ def _environments(app_dir: Path, environ: Mapping[str, str]) -> Iterator[Setting
 
 
 def _refuse_broken(folder: Path) -> None:
-    """Refuse an environment without `bin/python`: made on Windows, moved by half, or deleted by half."""
+    """Refuse an environment without `bin/python`: made on Windows, partly moved, or partly deleted."""
     if os.path.lexists(folder / "bin" / "python"):
         return
     if not os.path.isdir(folder):
@@ -58,7 +58,7 @@ def _refuse_broken(folder: Path) -> None:
         entries = set(os.listdir(folder))
     except OSError as error:
         raise LauncherError(f"cannot read {folder}: {error.strerror}", f"ls -ld {quoted(folder)}") from error
-    # A folder `venv` can be a package of the app's; nothing but an environment is called `.venv`.
+    # A folder `venv` can be a package of the app's; `.venv` is always an environment.
     if not entries & {"pyvenv.cfg", "bin", "Scripts", "Lib"} and not (entries and folder.name == ".venv"):
         return
     problem = "it was made on Windows" if "Scripts" in entries else "parts of it are missing"
@@ -69,9 +69,9 @@ def _refuse_broken(folder: Path) -> None:
 
 
 def checked(setting: Setting, running: str) -> str:
-    """Return the absolute path of an interpreter that was looked at and can be one.
+    """Return the absolute path of an interpreter after checking its file.
 
-    Raises LauncherError (78, or 2 for a flag) with the reason why it cannot.
+    Raises LauncherError (78, or 2 for a flag) with the reason if it cannot be one.
     """
     path = setting.value
     if os.sep not in path:
@@ -113,13 +113,13 @@ def _why_no_interpreter(path: str, running: str) -> str | None:
                 return "built for another kind of processor"
         return None if is_python_program(path) else "another program"
     except PermissionError:
-        return None  # executable but not readable is legal; the name is all there is to see
+        return None  # executable without being readable is legal; only its name is known
     except OSError as error:
         return str(error.strerror)
 
 
 def _why_no_wrapper(path: str, head: bytes) -> str | None:
-    # pyenv's shims and some site wrappers are scripts that end in an exec of the real interpreter.
+    # pyenv's shims and some site wrappers are scripts that exec the real interpreter.
     words = head[2:].split(b"\n", 1)[0].split()
     if not words or not os.path.exists(os.fsdecode(words[0])):
         return "a script whose own interpreter is missing"

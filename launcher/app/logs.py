@@ -1,8 +1,8 @@
-"""A log is a new file of this user's own at each start: never through a link, never in place of a file of the user's.
+"""Each start creates a new log of this user: never through a link, never in place of a file of the user's.
 
-The logs of the last starts are kept beside it as `.1` (the newest) to `.5`. In the folder of the launcher's own, every
-log is one of its logs. One that the user named begins with a line that says so; what does not is left where it is.
-Reading never follows a link either.
+The last logs are kept as `.1` (the newest) to `.5` next to it. In the launcher's own folder, every log is the
+launcher's. A log with a name from the user starts with a title line; a file without it is never replaced. Reading never
+follows a link either.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ FOLDER = "logs"
 KEPT = 5
 _MARK = b"# start_app.py: "
 _BLOCK = 1 << 16
-# Of the last lines so much is read: a progress bar can be a line of hundreds of megabytes.
+# Read at most this much for the last lines: a progress bar can be a line of hundreds of megabytes.
 _TAIL_BYTES = 1 << 20
 _LINE_BYTES = 1 << 12
 _FIRST_BYTES = 1 << 12
@@ -35,9 +35,9 @@ _FREE_NAME = "start_app.py --log-file FILE, with a new name"
 
 
 class Target(NamedTuple):
-    """Hold where a log is to be: the places that are tried, best first, and whether the user has named the one.
+    """Hold the place of a log: the candidates, best first, and whether the user chose it.
 
-    `title` begins a log that the user named; `last` is the log of the instance before, of whatever version.
+    `title` is the first line of a log that the user named; `last` is the log of the previous instance, of any version.
     """
 
     app_dir: Path
@@ -47,7 +47,7 @@ class Target(NamedTuple):
     last: Path | None = None
 
     def check(self) -> Path:
-        """Return where the log will be, and refuse what cannot be one.
+        """Return the place of the log, and refuse an unsuitable one.
 
         Raises LauncherError before anything is stopped: a usage error for a named log, else 74.
         """
@@ -66,9 +66,9 @@ class Target(NamedTuple):
         return path
 
     def stage(self) -> Staged:
-        """Make a new log in the first place that takes it, under another name: the log before stays what it is.
+        """Create a new log in the first suitable place, with a temporary name: the previous log keeps its name.
 
-        Afterwards `commit` has nothing left but renames that were tried. Raises LauncherError (74).
+        Afterwards `commit` needs only renames that were tried. Raises LauncherError (74).
         """
         failures = []
         for place in self.places:
@@ -98,7 +98,7 @@ class Target(NamedTuple):
         staged = Staged(place, tuple(slots), folder, name, descriptor)
         try:
             os.set_blocking(descriptor, True)
-            # A full disk has room for an empty file; for a block, it may have room for half of it.
+            # A full disk has room for an empty file, and sometimes for a part of a block.
             if os.write(descriptor, b"\0" * _FIRST_BYTES) < _FIRST_BYTES:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             os.ftruncate(descriptor, 0)
@@ -123,7 +123,7 @@ class Target(NamedTuple):
             os.close(parent)
 
     def _slots(self, place: Path) -> list[str]:
-        """Return the names that the log and the older ones may have, newest first."""
+        """Return the possible names of the log and the older ones, newest first."""
         names = [place.name, *(f"{place.name}.{number}" for number in range(1, KEPT + 1))]
         if not self.named:
             return names
@@ -144,9 +144,9 @@ class Target(NamedTuple):
 
 
 class Staged(NamedTuple):
-    """Hold a new log that has another name yet: the open folder, the names of the older logs, its own name and itself.
+    """Hold a new log with a temporary name: the open folder, the names of the older logs, its own name and descriptor.
 
-    Its flock says that its launcher lives.
+    Its flock shows that its launcher lives.
     """
 
     place: Path
@@ -156,7 +156,7 @@ class Staged(NamedTuple):
     descriptor: int
 
     def commit(self) -> tuple[Path, int]:
-        """Put it in the place of the log before, which is kept beside it, and return its path and descriptor.
+        """Move it to the place of the previous log, which is kept, and return its path and descriptor.
 
         Raises LauncherError (74).
         """
@@ -175,7 +175,7 @@ class Staged(NamedTuple):
         return self.place, self.descriptor
 
     def discard(self) -> None:
-        """Remove it again."""
+        """Remove the new log."""
         with suppress(OSError):
             os.unlink(self.name, dir_fd=self.folder)
         os.close(self.descriptor)
@@ -183,7 +183,7 @@ class Staged(NamedTuple):
 
 
 def target(settings: Settings, named: str | None, cwd: Path, last: str | None = None) -> Target:
-    """Return where to write the log of an instance: where the user says, else in the app's state folder."""
+    """Return where to write an instance's log: where the user says, otherwise in the app's state folder."""
     app_dir, script, port = settings.app_dir, settings.script, settings.port
     if named is not None:
         path = cwd / os.path.expanduser(named)
@@ -194,19 +194,19 @@ def target(settings: Settings, named: str | None, cwd: Path, last: str | None = 
 
 
 def defaults(app_dir: Path, script: Path, port: int) -> tuple[Path, ...]:
-    """Return where the log is that nobody has named, best first."""
+    """Return the possible default places of the log, best first."""
     return tuple(folder / FOLDER / f"{script.stem}-{port}.log" for folder in state.folders(app_dir))
 
 
 def find(app_dir: Path, script: Path, port: int) -> Path | None:
-    """Return the newest log in the places that nobody has named."""
+    """Return the newest log in the default places."""
     trusted = [path for path in defaults(app_dir, script, port) if state.is_trusted(path.parent.parent, app_dir)]
     logs = [(os.lstat(path).st_mtime, path) for path in trusted if is_log(path)]
     return max(logs)[1] if logs else None
 
 
 def is_log(path: Path) -> bool:
-    """Return whether there is a regular file."""
+    """Return whether a regular file exists."""
     try:
         return stat.S_ISREG(os.lstat(path).st_mode)
     except OSError:
@@ -216,7 +216,7 @@ def is_log(path: Path) -> bool:
 def open_log(path: Path) -> int:
     """Open a log for reading.
 
-    Raises OSError, also for a link; LauncherError (74) for what is no regular file.
+    Raises OSError, also for a link; LauncherError (74) if it is not a regular file.
     """
     try:
         return files.open_regular(path)
@@ -227,13 +227,13 @@ def open_log(path: Path) -> int:
 
 
 def seek_tail(descriptor: int, lines: int) -> None:
-    """Go to where the last `lines` lines of a log begin, or less far back where they are very long."""
+    """Seek to the start of a log's last `lines` lines, or less far back if they are very long."""
     end = position = os.lseek(descriptor, 0, os.SEEK_END)
     lowest = max(0, end - _TAIL_BYTES - lines * _LINE_BYTES)
     count = 0
     while position > lowest and lines > 0:
         start = max(lowest, position - _BLOCK)
-        # The newline at the very end closes the last line and begins none.
+        # The newline at the very end closes the last line and starts no new one.
         block = os.pread(descriptor, min(position, end - 1) - start, start)
         at = len(block)
         while (at := block.rfind(b"\n", 0, at)) >= 0:
@@ -247,19 +247,19 @@ def seek_tail(descriptor: int, lines: int) -> None:
 
 
 def blocks(descriptor: int) -> Iterator[bytes]:
-    """Yield what is left to read."""
+    """Yield the unread rest."""
     while block := os.read(descriptor, _BLOCK):
         yield block
 
 
 def tail(path: Path, lines: int) -> tuple[str, ...]:
-    """Return the last lines that say something, of a progress bar only what it showed last; empty without a log."""
+    """Return the last lines with text, and of a progress bar only its last state; empty without a log."""
     try:
         descriptor = open_log(path)
     except (OSError, LauncherError):
         return ()
     try:
-        # Blank lines are left out, so a few more are read.
+        # Blank lines are skipped, so read a few more.
         seek_tail(descriptor, 2 * lines + 10)
         data = b"".join(blocks(descriptor))
     finally:
@@ -269,38 +269,38 @@ def tail(path: Path, lines: int) -> tuple[str, ...]:
 
 
 def follow(path: Path, descriptor: int, running: Callable[[], bool]) -> Iterator[bytes]:
-    """Yield what is left to read, then what comes, also in a new log of this name, until the instance has ended."""
+    """Yield the unread rest, then new output, also from a new log of this name, until the instance has ended."""
     try:
         while True:
-            more = running()  # asked first: what the instance writes last is read even so
+            more = running()  # checked first, so that the last output of the instance is read too
             yield from blocks(descriptor)
             later = _successor(path, descriptor)
             if later is not None:
-                yield from blocks(descriptor)  # written between the last look and the rotation
+                yield from blocks(descriptor)  # written between the last read and the rotation
                 os.close(descriptor)
                 descriptor = later
             elif not more:
                 return
             else:
                 if os.fstat(descriptor).st_size < os.lseek(descriptor, 0, os.SEEK_CUR):
-                    os.lseek(descriptor, 0, os.SEEK_SET)  # somebody has emptied it
+                    os.lseek(descriptor, 0, os.SEEK_SET)  # a person or program has truncated it
                 time.sleep(_POLL_SECONDS)
     finally:
         os.close(descriptor)
 
 
 def _successor(path: Path, descriptor: int) -> int | None:
-    """Return the file that has come in the place of an open log, or None where that still is the one."""
+    """Return the file that has replaced an open log, or None if the open one is current."""
     try:
         if os.path.samestat(os.lstat(path), os.fstat(descriptor)):
             return None
         return open_log(path)
     except (OSError, LauncherError):
-        return None  # in the midst of a rotation
+        return None  # during a rotation
 
 
 def _sweep(folder: int, log: str) -> None:
-    """Remove what launchers that were killed meant to become this log."""
+    """Remove the unfinished new logs of killed launchers."""
     names = re.compile(rf"\.{re.escape(log)}\.start_app-[0-9a-f]{{8}}")
     for name in filter(names.fullmatch, os.listdir(folder)):
         with suppress(OSError):
@@ -313,18 +313,18 @@ def _sweep(folder: int, log: str) -> None:
 
 
 def _rotate(folder: int, name: str, slots: Sequence[str]) -> None:
-    """Give each of these names to the file of the one before it; the oldest file goes."""
+    """Shift the logs: give each of these names to the file before it, and remove the oldest."""
     with suppress(FileNotFoundError):
         os.stat(name, dir_fd=folder, follow_symlinks=False)
         for older, newer in zip(slots[:0:-1], slots[-2::-1], strict=True):
             with suppress(FileNotFoundError):
                 os.rename(newer, older, src_dir_fd=folder, dst_dir_fd=folder)
         with suppress(FileNotFoundError):
-            os.unlink(name, dir_fd=folder)  # where every other name is taken by a file of the user's
+            os.unlink(name, dir_fd=folder)  # if files of the user's take every other name
 
 
 def _is_own(path: Path) -> bool:
-    """Return whether a file is a log of the launcher's, or an empty file, or not there at all."""
+    """Return whether a file is a log of the launcher's, or is empty or missing."""
     try:
         start = files.read_regular(path, len(_MARK))
     except FileNotFoundError:

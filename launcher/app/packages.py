@@ -1,4 +1,4 @@
-"""What is installed beside an interpreter, as its folders say; nothing is imported or run."""
+"""Find the installed packages of an interpreter in its folders, without importing or running anything."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ def packages(interpreter: str) -> tuple[str, ...]:
 
 
 def version(interpreter: str, package: str) -> str | None:
-    """Return the version of a package of an environment, None where it is not there or cannot be seen.
+    """Return the version of a package in an environment, None if it is not found.
 
-    `package` is written as the metadata folder has it, `python_dotenv` for python-dotenv:
+    `package` is spelled as in the metadata folder, `python_dotenv` for python-dotenv:
     https://packaging.python.org/en/latest/specifications/recording-installed-packages/
     """
     prefix = Path(interpreter).parent.parent

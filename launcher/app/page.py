@@ -1,9 +1,9 @@
-"""Ready means that the app's own page answers, and keeps answering: an open port alone may be about to close again.
+"""Ready means that the app's own page answers repeatedly: an open port alone may be about to close again.
 
-The page is asked directly, never through a proxy: what counts is what this machine serves. No question leaves a
-connection in TIME_WAIT on the app's port, where it would keep an app that binds plainly (Gradio 3) from starting again:
-the connection is kept alive, the answer read to its end, and the asker closes first. Where the server closes first
-(HTTP/1.0), the asker ends its side with a reset, which removes what the server has left: RFC 9293, section 3.10.7.
+The request never goes through a proxy, because it checks what this machine serves. No request leaves a connection in
+TIME_WAIT on the app's port, where it would prevent a restart of an app that binds without SO_REUSEADDR (Gradio 3): the
+connection is kept alive, the answer is read to its end, and the client closes first. If the server closes first
+(HTTP/1.0), the client resets its end, which removes the server's state: RFC 9293, section 3.10.7.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _KIND = re.compile(rb"\r\ncontent-type:\s*([\w.+-]+/[\w.+-]+)", re.IGNORECASE)
 
 
 class Page(NamedTuple):
-    """Hold how a page answered; `kind` is its media type, blank where it says none."""
+    """Hold a page's answer; `kind` is its media type, blank without one."""
 
     url: str
     status: int
@@ -41,22 +41,22 @@ class Page(NamedTuple):
 
     @property
     def ready(self) -> bool:
-        """Return whether the page can be used; a log-in (401) or a redirect (307) is an answer too."""
+        """Return whether the page is usable; a log-in (401) or a redirect (307) is an answer too."""
         return self.status < 500
 
     @property
     def for_people(self) -> bool:
-        """Return whether it looks like the page of an app, and not like an API or the numbers of a monitor."""
+        """Return whether it looks like the page of an app, not like an API or metrics."""
         return (self.status < 400 or self.status == 401) and self.kind in ("", "text/html")
 
 
 def address_of(host: str | None) -> str:
-    """Return the address under which this machine reaches an app that listens on `host`."""
+    """Return the address at which this machine reaches an app that listens on `host`."""
     return {None: "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host or "127.0.0.1")
 
 
 def host_to_ask(asked: str | None, addresses: Collection[str]) -> str | None:
-    """Return where to ask for the page of an app that was told `asked` and listens on these addresses."""
+    """Return where to request the page of an app that should use `asked` and listens on these addresses."""
     if asked in addresses or not addresses:
         return asked
     local = next((address for address in ("127.0.0.1", "0.0.0.0", "::1", "::") if address in addresses), None)
@@ -72,9 +72,9 @@ def url_of(host: str | None, port: int, scheme: str = "http") -> str:
 def page(
     host: str | None, port: int, timeout: float = REQUEST_SECONDS, tick: Callable[[], None] = lambda: None
 ) -> Page | None:
-    """Return how the page answers, by HTTP or else by HTTPS; None when it does not within `timeout` seconds in all.
+    """Return the page's answer, by HTTP or else by HTTPS; None without one within `timeout` seconds in total.
 
-    `tick` is called every now and then meanwhile.
+    `tick` is called regularly meanwhile.
     """
     deadline = time.monotonic() + timeout
     addresses = ("127.0.0.1", "::1") if host is None else (address_of(host),)
@@ -84,9 +84,9 @@ def page(
             try:
                 answer = question.ask()
             except ConnectionRefusedError:
-                break  # the other address, if there is one
+                break  # try the other address, if any
             except OSError:
-                continue  # a TLS port resets what speaks plain HTTP
+                continue  # a TLS port resets a plain HTTP connection
             if answer is not None:
                 return answer
             if time.monotonic() >= deadline:
@@ -95,7 +95,7 @@ def page(
 
 
 class _Question:
-    """One request for `/`."""
+    """Hold one request for `/`."""
 
     def __init__(self, address: str, port: int, scheme: str, deadline: float, tick: Callable[[], None]) -> None:
         self._place = (address, port)
@@ -106,7 +106,7 @@ class _Question:
         self._ended = False
 
     def ask(self) -> Page | None:
-        """Return the answer, None for none or one that is not HTTP. Raises OSError."""
+        """Return the answer, None without one or if it is not HTTP. Raises OSError."""
         connection = socket.create_connection(self._place, max(0.01, self._left()))
         try:
             stream = self._secured(connection) if self._scheme == "https" else connection
@@ -128,7 +128,7 @@ class _Question:
             while not match and len(self._data) < _MOST_HEAD and self._receive(stream, self._deadline):
                 match = _STATUS.match(self._data)
                 if not match and len(self._data) > 16:
-                    return None  # it does not speak HTTP
+                    return None  # it is not HTTP
             if match:
                 self._read_rest(stream)
         finally:
@@ -143,7 +143,7 @@ class _Question:
         return Page(url_of(*self._place, self._scheme), status, text, b"gradio" in body.lower())
 
     def _read_rest(self, stream: socket.socket) -> None:
-        """Read the answer to its end, which is for courtesy only: how it began is known."""
+        """Read the rest of the answer; only the connection needs it, because the status is known."""
         deadline = min(self._deadline, time.monotonic() + _BODY_SECONDS)
         with suppress(OSError):
             while not self._is_whole() and len(self._data) < _MOST_BODY and self._receive(stream, deadline):
@@ -166,7 +166,7 @@ class _Question:
         return self._ended or head.startswith(b"HTTP/1.0") or bool(_CLOSES.search(head)) or not self._is_whole()
 
     def _receive(self, stream: socket.socket, deadline: float) -> bool:
-        """Receive more, and return whether there was more before the end or the deadline."""
+        """Receive more, and return whether more data came before the end or the deadline."""
         while (left := deadline - time.monotonic()) > 0:
             stream.settimeout(min(_SLICE_SECONDS, left))
             try:
@@ -183,7 +183,7 @@ class _Question:
         import ssl
 
         context = ssl.create_default_context()
-        context.check_hostname = False  # a self-signed certificate of the app's own is usual, and nothing is sent to it
+        context.check_hostname = False  # apps often use a self-signed certificate, and the request contains no secrets
         context.verify_mode = ssl.CERT_NONE
         connection.settimeout(max(0.01, self._left()))
         return context.wrap_socket(connection)
@@ -193,6 +193,6 @@ class _Question:
 
 
 def _reset_when_closed(connection: socket.socket) -> None:
-    """Have the close send a reset, so that nothing is left of the connection on either side: socket(7), SO_LINGER."""
+    """Make the close send a reset, so that neither side keeps state of the connection: socket(7), SO_LINGER."""
     with suppress(OSError):
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))

@@ -1,8 +1,8 @@
-"""The start is tried while the old instance still serves: by the app's own Python, in the app's own environment.
+"""Rehearse the start while the old instance still serves: with the app's own Python and environment.
 
-A child is started as the app will be, in the same folder, with arguments of the same lengths. It compiles the script,
-which is the first thing that Python does with one, and runs none of it. It may then stay, to keep the place of the
-process that the app will be: where no more processes can be started, that is found out before anything is stopped.
+A child is started like the app, in the same folder, with arguments of the same lengths. It compiles the script, which
+is Python's own first step, and runs none of it. It can then stay as a placeholder for the app's process: if no more
+processes can be started, the launcher knows before it stops anything.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from .command import Command
 
 SECONDS = 30.0
 _END_SECONDS = 2.0
-# Linux: one string has 32 pages at most, its final NUL included, execve(2).
+# Linux: one string has at most 32 pages, including its final NUL, execve(2).
 _STRING_BYTES = 32 * os.sysconf("SC_PAGE_SIZE")
 _KEPT_BYTES = 4096
-# As long as the name of the marker, which the child must not have: it is none of the app's processes.
+# As long as the name of the marker, which the child must not have: it is not one of the app's processes.
 _NO_MARKER = "START_APP_REHEARSE"
 _MARK = b"\0rehearsed\0"
-# A script that is a zip file or a folder with a `__main__`, or a `.pyc`, is not compiled.
+# A script that is a zip file, a folder with a `__main__`, or a `.pyc` is not compiled.
 _CODE = r"""
 import os, sys
 path = b""
@@ -63,20 +63,20 @@ os.write(1, b"\0rehearsed\0%d.%d %s\0" % (*sys.version_info[:2], said.encode("ut
 os.read(0, 1)
 os._exit(0)
 """
-# One word without a blank: a wrapper that passes its arguments on unquoted must not take it apart.
+# One word without a blank: a wrapper that passes its arguments unquoted must not split it.
 _WORD = f"exec(bytes.fromhex('{_CODE.encode().hex()}'))"
 _LOADER = re.compile(rb"/[\x21-\x7e]*/ld[\x21-\x7e]*(?=\0)")
 
 
 class Answer(NamedTuple):
-    """Hold what a child said: its Python's version, blank where that did not run, and why the script cannot be run."""
+    """Hold a child's report: its Python's version, blank if that did not run, and why the script cannot be run."""
 
     version: str
     reason: str
 
 
 class Placeholder:
-    """Hold the child that has shown that the app can be started, and that keeps a process's place for it."""
+    """Hold the child that has proven the start, and that reserves a process slot for the app."""
 
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
         self._process = process
@@ -87,7 +87,7 @@ class Placeholder:
         return self._process.pid
 
     def close(self) -> None:
-        """End the child, which frees its place."""
+        """End the child, which frees its process slot."""
         process = self._process
         for pipe in (process.stdin, process.stdout):
             if pipe:
@@ -102,13 +102,13 @@ class Placeholder:
 
 
 def rehearse(command: Command, origins: Mapping[str, str], seconds: float = SECONDS) -> Placeholder | None:
-    """Start the app's Python as the app will be started, and return it once it has compiled the script.
+    """Start the app's Python as the app will be started, and return the child after it has compiled the script.
 
-    `origins` say where variables of the environment come from. Returns None where no process can be started. Raises
-    LauncherError: 78 when the kernel refuses the exec, or Python the script; 75 when Python is not up in time.
+    `origins` name the sources of environment variables. Returns None if no process can be started. Raises
+    LauncherError: 78 if the kernel refuses the exec, or Python the script; 75 if Python does not answer in time.
     """
     script = "" if command.script[0].startswith("-") else command.script[0]
-    # What stands before the Python is tried too; what stands in its place would run the script.
+    # A wrapper before the Python is tried too; a program in place of the Python would run the script.
     at = command.argv.index(command.interpreter) if command.interpreter in command.argv else None
     before, words = (command.argv[:at], command.argv[at + 1 :]) if at is not None else ((), command.argv)
     program = command.program if before else command.interpreter
@@ -150,7 +150,7 @@ def rehearse(command: Command, origins: Mapping[str, str], seconds: float = SECO
 
 
 def _hear(process: subprocess.Popen[bytes], script: bytes, seconds: float) -> Answer | None:
-    """Return what the child says, or how it ended without a word; None when it says nothing in time."""
+    """Return the child's report, or how it ended without one; None if it is silent for too long."""
     assert process.stdin and process.stdout
     with suppress(BrokenPipeError):
         process.stdin.write(script + b"\0")
@@ -175,7 +175,7 @@ def _hear(process: subprocess.Popen[bytes], script: bytes, seconds: float) -> An
 
 
 def _blocks(descriptor: int, deadline: float) -> Iterator[bytes]:
-    """Yield what comes until the end of it, or the deadline."""
+    """Yield the output until its end, or the deadline."""
     poller = select.poll()
     poller.register(descriptor, select.POLLIN)
     while (left := deadline - time.monotonic()) > 0:
@@ -220,7 +220,7 @@ def _refused(command: Command, origins: Mapping[str, str], error: OSError | Valu
 
 
 def _missing_loader(interpreter: str) -> str:
-    """Return why the kernel finds no file where there is one: what is to load the program is missing, execve(2)."""
+    """Return why the kernel reports a missing file although it exists: its loader is missing, execve(2)."""
     try:
         with open(interpreter, "rb") as file:
             head = file.read(_KEPT_BYTES)
@@ -233,10 +233,10 @@ def _missing_loader(interpreter: str) -> str:
 
 
 def _too_big(command: Command, origins: Mapping[str, str]) -> LauncherError:
-    """Return what is too long for the kernel: one string, else all of them together."""
+    """Return what is too long for the kernel: one string, or all of them together."""
     words = {f"argument {number}": len(os.fsencode(word)) for number, word in enumerate(command.argv)}
     variables = {
-        # The marker has the arguments' first words in it.
+        # The marker contains the first words of the arguments.
         "APP_ARGS" if name == marker.NAME else name: len(os.fsencode(f"{name}={value}"))
         for name, value in command.environment.items()
     }

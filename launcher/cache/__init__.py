@@ -1,1 +1,1 @@
-"""The model cache: read, planned and changed entry by entry, and never anything in it that is not huggingface_hub's."""
+"""Read, plan and change the model cache entry by entry; only files of huggingface_hub are ever touched."""

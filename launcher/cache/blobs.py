@@ -1,4 +1,4 @@
-"""A blob or a payload goes under its own download lock, so that no download links to it or continues it meanwhile."""
+"""A blob or payload is removed under its own download lock, so that no download links to it or resumes it meanwhile."""
 
 from __future__ import annotations
 
@@ -22,10 +22,11 @@ def sweep(
     damaged: bool = False,
     patience: float = store.LOCK_SECONDS,
 ) -> None:
-    """Hand a payload that nothing links to any more to `take`.
+    """Pass a payload without links to `take`.
 
-    The caller has seen that no repo links to it. Where its own list of links cannot be read, it stays as long as any
-    repo is there, unless it is `damaged`. Raises OSError when another process holds its lock for `patience` seconds.
+    The caller has checked that no repo links to it. If the payload's own list of links is unreadable, the payload stays
+    while any repo exists, unless it is `damaged`. Raises OSError if another process holds its lock for `patience`
+    seconds.
     """
     if not store.is_store(root):
         return
@@ -37,17 +38,17 @@ def sweep(
         known = store.references(root, payload)
         if known or (known is None and not damaged and entries.contents(root).entries):
             return
-        with suppress(FileNotFoundError):  # a run was killed before it had removed what belongs to it
+        with suppress(FileNotFoundError):  # a killed run has left these files behind
             take(parent, name)
-        for companion in (f"{name}.refs", f"{name}.lock"):  # the lock is ours just now, and guards nothing any more
+        for companion in (f"{name}.refs", f"{name}.lock"):  # we hold the lock, and it guards nothing now
             with suppress(OSError):
                 os.unlink(companion, dir_fd=parent)
 
 
 def unlink_blob(root: str, folder: str, name: str, identity: Identity | None) -> None:
-    """Unlink a blob or a partial download under its download lock, so that nobody is just linking or continuing it.
+    """Unlink a blob or a partial download under its download lock, so that no process uses it meanwhile.
 
-    Raises OSError: EAGAIN when a downloader has the lock, ESTALE when it is not the file of this identity any more.
+    Raises OSError: EAGAIN if a downloader holds the lock, ESTALE if the file no longer has this identity.
     """
     lock = lock_of(name) or f"{name}.lock"
     with opened(root) as descriptor:
@@ -55,7 +56,7 @@ def unlink_blob(root: str, folder: str, name: str, identity: Identity | None) ->
             with below(descriptor, f"{LOCKS}/{folder}/{lock}") as (locks, lock), locked(locks, lock):
                 _unlink(descriptor, f"{folder}/blobs/{name}", identity)
                 with suppress(OSError):
-                    os.unlink(lock, dir_fd=locks)  # it guards nothing any more, and is ours just now
+                    os.unlink(lock, dir_fd=locks)  # we hold the lock, and it guards nothing now
                 return
         except (FileNotFoundError, NotADirectoryError):
             if os.path.isdir(f"{root}/{LOCKS}/{folder}"):

@@ -1,10 +1,9 @@
-"""Is what is here of a commit complete? Only the list of its files can tell; without one, the answer is unknown.
+"""A cached commit is complete if every file of its list is here; without a list, the answer is unknown.
 
-The list is huggingface_hub's own `trees/<commit>.json`, what `models.lock` pins, or what a hub says. A file of the list
-that is missing is not always a gap: many libraries load some files of a repo and never ask for the rest. It is a gap
-where something speaks of it: a link to nothing, a part of it that has arrived, a replaced commit here that has it,
-other pieces of the same weights, or files that only a download of the whole repo brings. A folder of which there is
-nothing was left out on purpose.
+The list is huggingface_hub's own `trees/<commit>.json`, the pin in `models.lock`, or the hub's answer. A missing file
+is not always a gap: many libraries load some files of a repo and never need the rest. A missing file is a gap only with
+evidence: a dangling link, a partial download, a replaced commit that has the file, other shards of the same weights, or
+files that only a download of the whole repo brings. A folder without any file was skipped on purpose.
 """
 
 from __future__ import annotations
@@ -25,27 +24,27 @@ Files = Mapping[str, tuple[str, int]]
 
 _MOST_BYTES_OF_A_TREE = 1 << 28
 _PARTIAL = re.compile(rf"(.+?)(?:\.[0-9a-f]{{8}})?\.(?:incomplete|{UNFINISHED})", re.DOTALL)
-# aria2 gives a file its name and its size at once, and removes what it notes beside it at the end.
+# aria2 creates a file with its final name and size, and deletes its control file when the download ends.
 _NOTED = ".aria2"
 _WEIGHTS = frozenset(
     (".safetensors", ".bin", ".pth", ".pt", ".ckpt", ".gguf", ".ggml", ".onnx", ".msgpack", ".h5", ".npz", ".tflite")
 )
-# Of these, one file or another is loaded and never all of them.
+# A library loads one of these files, never all of them.
 _ALTERNATIVES = frozenset((".gguf", ".ggml", ".onnx", ".tflite"))
 _OTHER_FRAMEWORKS = re.compile(r"(?:flax|tf|rust|openvino|coreml)[_.-]", re.IGNORECASE)
 _SHARD = re.compile(r"(.+)-\d{5}-of-\d{5}(\.\w+)")
 _CONFIG = (".json", ".yaml", ".yml", ".model", ".txt")
-# No library asks for these; a download of the whole repo brings them.
+# No library loads these; only a download of the whole repo brings them.
 _OF_THE_WHOLE = frozenset((".gitattributes", "README.md"))
 
 
 class Copy(NamedTuple):
-    """Hold what is here of a commit, and what speaks of more.
+    """Hold the present files of a commit, and the evidence of missing ones.
 
-    `files` are those whose content is here, with their bytes, `dangling` the links that lead to nothing, `siblings` the
-    paths of commits that no ref leads to any more, and `partial` the names of blobs of which a part has arrived.
-    `listed` tells that a list of the commit's files is on the disk: a download of several files began. `replaces_whole`
-    tells that one of those other commits is complete.
+    `files` maps the files with content to their bytes, `dangling` are the links to nothing, `siblings` the paths of
+    commits without a ref, and `partial` the names of partly downloaded blobs. `listed` means that the disk has a list
+    of the commit's files: a download of several files began. `replaces_whole` means that one of those other commits is
+    complete.
     """
 
     commit: str
@@ -58,7 +57,7 @@ class Copy(NamedTuple):
 
     @property
     def doubt(self) -> str:
-        """Return what speaks against it although the list of its files is not known, blank where nothing does."""
+        """Return the evidence that files are missing although no list is known; blank without evidence."""
         if not (self.files or self.dangling):
             return "no files"
         if self.dangling:
@@ -72,9 +71,9 @@ class Copy(NamedTuple):
 
 
 def copy_of(repo: str, commit: str) -> Copy:
-    """Return what is here of a commit, by the path of its repo.
+    """Return the present files of a commit and the evidence of missing ones; `path` is that of its repo.
 
-    Raises OSError when its snapshot cannot be read.
+    Raises OSError if its snapshot cannot be read.
     """
     base = f"{repo}/snapshots/{commit}"
     os.scandir(base).close()
@@ -96,7 +95,7 @@ def _is_whole(paths: frozenset[str], listed: Files) -> bool:
 
 
 def gaps(copy: Copy, listed: Files) -> tuple[str, ...]:
-    """Return the files of a commit that are meant to be here and are not, or are cut; `listed` are all that it has."""
+    """Return the files of a commit that are expected but missing or truncated; `listed` are all its files."""
     missing = frozenset(listed).difference(copy.files)
     known = [(path, size) for path, size in copy.files.items() if path in listed]
     cut = {path for path, size in known if size != listed[path][1] or listed[path][0] in copy.partial}
@@ -127,24 +126,24 @@ def gaps(copy: Copy, listed: Files) -> tuple[str, ...]:
 
 
 def is_weights(path: str) -> bool:
-    """Return whether a file is one of weights, by its name."""
+    """Return whether a file name is that of weights."""
     return os.path.splitext(path)[1].lower() in _WEIGHTS
 
 
 def preferred(weights: Collection[str], like: Iterable[str] = ()) -> frozenset[str]:
-    """Return those of a repo's weights that an app is most likely to load: safetensors, and what it had before."""
+    """Return the weights that an app loads most likely: safetensors, or else the older formats."""
     wanted = {".safetensors", *(os.path.splitext(path)[1] for path in like if is_weights(path))}
     usual = [path for path in weights if not _is_alternative(path)]
     return frozenset(path for path in usual if os.path.splitext(path)[1] in wanted) or frozenset(usual or weights)
 
 
 def shards(index: str, listed: Iterable[str]) -> Iterator[str]:
-    """Yield the pieces of weights that an index file (`model.safetensors.index.json`) is the index of."""
+    """Yield the shards that an index file of weights (`model.safetensors.index.json`) lists."""
     return (path for path in listed if (family := _family(path)) and index == "{}{}.index.json".format(*family))
 
 
 def tree(path: str) -> Files:
-    """Return what huggingface_hub has noted of a commit's files; empty where it has not."""
+    """Return huggingface_hub's own list of a commit's files; empty without one."""
     try:
         files = json.loads(read_regular(path, _MOST_BYTES_OF_A_TREE))["files"]
         pairs = {
@@ -152,18 +151,18 @@ def tree(path: str) -> Files:
             for name, entry in files.items()
         }
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        return {}  # none, or no list as any version writes it
+        return {}  # no list, or an unknown format
     return {name: pair for name, pair in pairs.items() if _is_entry(name, *pair)}
 
 
 def _is_entry(name: str, digest: object, size: object) -> bool:
-    """Return whether a line of such a list can be one: in a cache that others share, anybody may have written it."""
+    """Return whether an entry of such a list is valid; in a shared cache, any user may have written it."""
     inside = not any(part in ("", ".", "..") for part in name.split("/"))
     return inside and isinstance(digest, str) and bool(HASH.fullmatch(digest)) and type(size) is int and size >= 0
 
 
 def _content(base: str) -> tuple[dict[str, int], set[str]]:
-    """Return the files below a snapshot with their bytes, and the links that lead to nothing."""
+    """Return the files below a snapshot with their bytes, and the dangling links."""
     files: dict[str, int] = {}
     dangling: set[str] = set()
     for entry in walk(base):
@@ -190,13 +189,13 @@ def _names(folder: str) -> list[str]:
 
 
 def _family(path: str) -> tuple[str, str] | None:
-    """Return what the pieces of the same weights have in common: what comes before the number, and the suffix."""
+    """Return the common part of the names of all shards: the text before the number, and the suffix."""
     piece = _SHARD.fullmatch(path)
     return (piece[1], piece[2]) if piece else None
 
 
 def _is_replaced(path: str, here: Collection[str]) -> bool:
-    """Return whether other weights that are here make these needless: another format, precision or framework."""
+    """Return whether other weights here replace these: another format, precision or framework."""
     if _is_alternative(path):
         return True
     folder, suffix = os.path.dirname(path), os.path.splitext(path)[1]

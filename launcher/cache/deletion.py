@@ -1,4 +1,4 @@
-"""Trees are deleted by descriptor, never through a link nor into what is mounted in them, and the bytes are counted."""
+"""Delete trees by descriptor, never through a link or into a mount, and count the freed bytes."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from ..system.files import open_folder, open_place
 from ..ui.console import Progress
 from .dirs import reason
 
-# So deep, a folder is moved up before it is entered: how many files may be open is for the system to decide.
+# A deeper folder is moved up before it is entered, because the system limits the number of open files.
 _DEEPEST = 60
 
 
 class Failure(NamedTuple):
-    """Hold a path that could not be removed, and why."""
+    """Hold a path that could not be removed, and the reason."""
 
     path: str
     reason: str
@@ -32,7 +32,7 @@ class _Level(NamedTuple):
 
 
 class Deletion:
-    """Delete trees and count what that frees: the bytes of files that had no other name.
+    """Delete trees and count the freed bytes: those of files without another name.
 
     Paths in `kept` stay, and so do the folders above them.
     """
@@ -51,16 +51,16 @@ class Deletion:
 
     @property
     def mounts(self) -> Collection[str]:
-        """Return the mount points that are never entered."""
+        """Return the mount points, which are never entered."""
         return self._mounts
 
     def take_over(self, other: Deletion) -> None:
-        """Add what another deletion has freed, and what it could not delete."""
+        """Add the freed bytes and the problems of another deletion."""
         self.freed += other.freed
         self.failures += other.failures
 
     def delete(self, parent: int, name: str, path: str) -> None:
-        """Delete what is called `name` in the folder `parent`; what cannot go is noted once, and the rest goes."""
+        """Delete the entry `name` of the folder `parent`; note the first failure, and delete the rest."""
         self._first = None
         try:
             self._device = os.stat(name, dir_fd=parent, follow_symlinks=False).st_dev
@@ -87,7 +87,7 @@ class Deletion:
         self.count(status, name)
 
     def count(self, status: os.stat_result, name: str) -> None:
-        """Count a file that is gone."""
+        """Count a removed file."""
         if stat.S_ISREG(status.st_mode) and status.st_nlink == 1:
             self.freed += status.st_size
             if self._progress:
@@ -111,7 +111,7 @@ class Deletion:
                 return
             descriptor = _open(parent, name)
         except FileNotFoundError:
-            return  # another run works on the same trash
+            return  # another run deletes the same trash
         except OSError as error:
             self._note(error)
             return
@@ -130,7 +130,7 @@ class Deletion:
         except FileNotFoundError:
             pass
         except OSError as error:
-            if self._first is None or error.errno != errno.ENOTEMPTY:  # that it is not empty has a reason noted before
+            if self._first is None or error.errno != errno.ENOTEMPTY:  # the reason is noted already
                 self._note(error)
 
     def _note(self, error: OSError) -> None:
@@ -138,9 +138,9 @@ class Deletion:
 
 
 def _open(parent: int, name: str) -> int:
-    """Open a folder, made writable first where it is ours; a link that has come in its place is an error.
+    """Open a folder, made writable first if we own it; raise OSError for a link in its place.
 
-    chmod(2) follows links, so the mode is changed through a descriptor of this very folder.
+    chmod(2) follows links, so the mode is changed through a descriptor of the folder.
     """
     place = open_place(name, os.O_DIRECTORY, dir_fd=parent)
     try:

@@ -1,7 +1,6 @@
-"""Folders are opened one below the other, never through a link, and walked without recursion.
+"""Open folders one below the other, never through a link, and walk them without recursion.
 
-In a cache that others may write to, a name can become a link at any time, and how deep a folder goes is for whoever
-made it to decide.
+In a cache that others may write to, a name can become a link at any time, and a tree can have any depth.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ _TURN_SECONDS = 2.0
 
 @contextmanager
 def opened(path: str) -> Iterator[int]:
-    """Open a root; that one may be reached by a link, for its name comes from the settings."""
+    """Open a root; its path comes from the settings, so it may contain links."""
     descriptor = open_folder(path, follow=True)
     try:
         yield descriptor
@@ -28,7 +27,7 @@ def opened(path: str) -> Iterator[int]:
 
 @contextmanager
 def below(descriptor: int, path: str) -> Iterator[tuple[int, str]]:
-    """Open the folder of `path` below `descriptor`, no part of it being a link; yield it with the last name."""
+    """Open the parent folder of `path` below `descriptor`, without following links; yield it with the last name."""
     *folders, name = path.split("/")
     current = os.dup(descriptor)
     try:
@@ -43,9 +42,9 @@ def below(descriptor: int, path: str) -> Iterator[tuple[int, str]]:
 
 @contextmanager
 def locked(parent: int, name: str) -> Iterator[None]:
-    """Hold a download's lock meanwhile, where there is one.
+    """Hold a download's lock meanwhile, if it exists.
 
-    Raises OSError (EAGAIN) when a downloader has it.
+    Raises OSError (EAGAIN) if a downloader holds it.
     """
     try:
         descriptor = open_regular(name, os.O_RDWR, dir_fd=parent)
@@ -68,17 +67,17 @@ def locked(parent: int, name: str) -> Iterator[None]:
 
 @contextmanager
 def taking_turns(folder: int) -> Iterator[None]:
-    """Keep a removal of a revision and a ref that is about to lead to it apart: each looks first, then acts.
+    """Keep the removal of a revision apart from a ref that will name it: each side checks first, then acts.
 
-    Either takes less than a moment; a holder that was halted in it is not waited for any longer.
+    Both are short; if a halted process holds the lock, do not wait for it any further.
     """
-    with suppress(OSError):  # a file system that knows no flock
+    with suppress(OSError):  # a file system without flock
         lock_within(folder, _TURN_SECONDS)
     yield
 
 
 def walk(path: str) -> Iterator[os.DirEntry[str]]:
-    """Yield everything below a folder that is no folder itself; what cannot be read is left out."""
+    """Yield every file below a folder, and skip unreadable folders."""
     pending = [path]
     while pending:
         try:
@@ -94,7 +93,7 @@ def walk(path: str) -> Iterator[os.DirEntry[str]]:
 
 
 def reason(error: OSError) -> str:
-    """Return in words why something could not be removed or read."""
+    """Return the reason, in words, why a path could not be removed or read."""
     if error.errno == errno.EBUSY and not isinstance(error.strerror, str):
         return "something is mounted there"
     if error.errno == errno.EBUSY and error.strerror == os.strerror(errno.EBUSY):

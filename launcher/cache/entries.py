@@ -1,4 +1,4 @@
-"""What a root holds, by name: repos, their locks, our trash, and what is none of these and never touched."""
+"""Sort the entries of a root by name: repos, their locks, our trash, and foreign entries, which are never touched."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from ..config.paths import HUB_ENTRY
+from ..config.paths import HUB_ENTRY, MOVE
 from ..system.files import give_to_owner, open_folder, open_regular, read_regular
 from . import store
 from .names import TRASH, is_new_ref, is_trash
 
 LOCKS = ".locks"
-HELPERS = frozenset((".DS_Store", "Thumbs.db", "desktop.ini"))  # the system's: huggingface_hub ignores them too
+HELPERS = frozenset((".DS_Store", "Thumbs.db", "desktop.ini"))  # made by the system; huggingface_hub ignores them too
 MARK = ".start_app"
 _ROOT_PARTS = frozenset((LOCKS, "CACHEDIR.TAG"))
 _OCTAL = rb"\\([0-7]{3})"
@@ -26,8 +26,8 @@ _NOT_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 class Contents(NamedTuple):
     """Hold the names in a root.
 
-    `entries` are the repo folders, `links` what those of them lead to that are links, `mounted` the mount points at or
-    in some of them. `lookalikes` are only named like a repo, with the reason why they are none.
+    `entries` are the repo folders, `links` the destinations of those that are links, `mounted` the mount points at or
+    in some of them. `lookalikes` have the name of a repo but are none, each with the reason.
     """
 
     entries: tuple[str, ...] = ()
@@ -41,15 +41,17 @@ class Contents(NamedTuple):
 
 
 def is_reserved(path: str) -> bool:
-    """Return whether the first part of a path in a root is a name that huggingface_hub or the launcher uses there."""
+    """Return whether huggingface_hub or the launcher uses the first part of this path in a root."""
     first = path.partition("/")[0]
-    return first in {*_ROOT_PARTS, store.FOLDER, MARK} or first.startswith(TRASH) or bool(HUB_ENTRY.match(first))
+    return (
+        first in {*_ROOT_PARTS, store.FOLDER, MARK} or first.startswith((TRASH, MOVE)) or bool(HUB_ENTRY.match(first))
+    )
 
 
 def contents(root: str) -> Contents:
-    """Look at a root without looking into its repos; a root that does not exist is empty.
+    """List a root without reading its repos; a missing root is empty.
 
-    Raises OSError when it exists and cannot be read.
+    Raises OSError if it exists but cannot be read.
     """
     repos: list[str] = []
     trash: list[str] = []
@@ -72,6 +74,8 @@ def contents(root: str) -> Contents:
                     lookalikes[entry.name] = problem
                 else:
                     repos.append(entry.name)
+            elif entry.name.startswith(MOVE):
+                continue
             elif entry.name not in _ROOT_PARTS | HELPERS and not (entry.name == store.FOLDER and has_store):
                 foreign.append(entry.name)
     return Contents(
@@ -92,15 +96,15 @@ def exists(root: str) -> bool:
 
 
 def trashed(paths: Iterable[Path]) -> tuple[str, ...]:
-    """Return the roots, links resolved, in which an interrupted removal has left trash of ours."""
+    """Return the roots, links resolved, that contain our trash from interrupted removals."""
     return tuple(root for path in paths if _holds_trash(root := os.path.realpath(path)))
 
 
 def mark(folder: int, owner: os.stat_result) -> None:
-    """Mark an open trash folder as made by this user, by a file that no other user could have put there.
+    """Mark an open trash folder as this user's, with a file that no other user can create there.
 
-    Whoever may write to the root can rename any folder in it to a trash name. The mark names the folder's inode and
-    has the same owner, so it cannot be a file that was moved or linked there. What root makes goes to `owner`.
+    Every user who can write to the root can rename any folder to a trash name. The mark names the folder's inode and
+    has the same owner, so it cannot be a moved or linked file. A mark that root makes is given to `owner`.
     """
     descriptor = open_regular(MARK, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=folder)
     with open(descriptor, "wb") as file:
@@ -110,13 +114,13 @@ def mark(folder: int, owner: os.stat_result) -> None:
 
 
 def mounts(root: str) -> Mapping[str, str]:
-    """Return the entries of a root that are or hold a mount point, with that path."""
+    """Return the entries of a root that are or contain a mount point, with that path."""
     prefix = root.rstrip("/") + "/"
     return {point[len(prefix) :].partition("/")[0]: point for point in mount_points(root)}
 
 
 def mount_points(root: str) -> frozenset[str]:
-    """Return every mount point below a root, by proc_pid_mountinfo(5)."""
+    """Return every mount point below a root, see proc_pid_mountinfo(5)."""
     prefix = root.rstrip("/") + "/"
     try:
         with open("/proc/self/mountinfo", "rb") as file:
@@ -127,12 +131,12 @@ def mount_points(root: str) -> frozenset[str]:
 
 
 def unescaped(path: bytes) -> bytes:
-    """Return a path of a file in /proc, where blanks, newlines and backslashes are written in octal."""
+    """Decode a path from /proc, where blanks, newlines and backslashes are octal."""
     return re.sub(_OCTAL, lambda match: bytes((int(match[1], 8),)), path)
 
 
 def _problem(entry: os.DirEntry[str], links: dict[str, str]) -> str:
-    """Return why an entry that is no folder is no repo either; note what it leads to where it is a link to one."""
+    """Return why this entry is not a repo; if it is a link to a folder, note its destination."""
     if not entry.is_symlink():
         return "it is not a folder"
     target = ""
@@ -166,9 +170,9 @@ def _names(folder: str) -> list[str]:
 
 
 def is_own_trash(root: str, folder: int) -> bool:
-    """Return whether an open folder is trash of this user's making, marked as such or empty.
+    """Return whether an open folder is this user's trash: marked as such, or empty.
 
-    Root takes the trash of the cache's owner for its own, nobody else's.
+    Root also accepts the trash of the cache's owner, and no other user's.
     """
     try:
         users = (os.geteuid(), os.stat(root).st_uid) if os.geteuid() == 0 else (os.geteuid(),)
@@ -192,7 +196,7 @@ def _is_ours(root: str, name: str) -> bool:
 
 
 def _is_new(folder: int) -> bool:
-    """Return whether a folder is empty, but for the empty mark that a run was killed at."""
+    """Return whether a folder is empty; an empty mark of a killed run does not count."""
     names = os.listdir(folder)
     return not names or (names == [MARK] and os.stat(MARK, dir_fd=folder, follow_symlinks=False).st_size == 0)
 

@@ -1,4 +1,4 @@
-"""What is not huggingface_hub's in a repo stays, also when the repo goes by one rename: it is given back at once."""
+"""Foreign files in a repo stay: if one rename moves the whole repo away, they are moved back at once."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from .snapshots import foreign_files, is_partial, walk_snapshot
 
 
 def in_repo(root: str, folder: str) -> tuple[str, ...]:
-    """Return the paths of what is foreign in a repo's folder; of a link, nothing.
+    """Return the foreign paths in a repo's folder; none for a link.
 
-    Raises OSError where it cannot be read.
+    Raises OSError if the folder cannot be read.
     """
     path = f"{root}/{folder}"
     if os.path.islink(path) or not layout.has_strangers(path):
@@ -25,7 +25,7 @@ def in_repo(root: str, folder: str) -> tuple[str, ...]:
 
 
 def in_snapshot(path: str, repo: str, commit: str) -> tuple[str, ...]:
-    """Return the paths of what is foreign in a snapshot of a repo, wherever that snapshot is now."""
+    """Return the foreign paths in a snapshot of a repo, wherever that snapshot is now."""
     if os.path.islink(path):
         return ()
     sizes = {}
@@ -46,9 +46,9 @@ def in_snapshot(path: str, repo: str, commit: str) -> tuple[str, ...]:
 
 
 def give_back(root: int, trash: int, child: str, place: str, strangers: Collection[str]) -> None:
-    """Give back these paths of a folder in the trash: all else leaves it, and then it is renamed to its place.
+    """Give back these paths of a folder in the trash: move the rest out, then rename the folder to its old place.
 
-    Raises OSError where that cannot be done; what is foreign is in the trash then.
+    Raises OSError if that fails; the foreign files are in the trash then.
     """
     kept = frozenset(strangers)
     above = frozenset("/".join(path.split("/")[:number]) for path in kept for number in range(path.count("/") + 1))
@@ -82,7 +82,7 @@ def _make_above(root: int, path: str) -> None:
 
 
 def _merge(trash: int, child: str, root: int, place: str, strangers: list[str]) -> None:
-    """Move foreign paths into a folder that has come meanwhile; what has a new namesake there gets another name."""
+    """Move foreign paths into a new folder at the old place; rename a file if its name is already taken there."""
     for path in strangers:
         _make_above(root, f"{place}/{path}")
         with below(trash, f"{child}/{path}") as (source, old), below(root, f"{place}/{path}") as (target, name):

@@ -1,8 +1,8 @@
-"""Where a folder cannot be renamed, it is removed file by file, and never by half.
+"""Remove a folder that cannot be renamed file by file, and never half of it.
 
-overlayfs answers a rename of a lower layer's folder with EXDEV, which is every model that was baked into a container
-image; a full disk has no room for a trash folder. So what can be made again goes first, refs and links, and comes back
-in reverse order when any of it cannot go. Only then the files go whose bytes would be lost.
+overlayfs refuses to rename a folder of a lower layer (EXDEV), so this concerns every model baked into a container
+image; a full disk has no room for a trash folder. Refs and links can be recreated, so they are removed first, and
+restored in reverse order if one of them cannot be removed. Only then are the files with content removed.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _REF_BYTES = 1 << 20
 
 
 class Undo:
-    """Take small files and links away so that they can be put back: the last one first, unless all of it went well."""
+    """Remove small files and links, and restore them, the last one first, unless everything succeeded."""
 
     def __init__(self) -> None:
         self._steps: list[Callable[[], None]] = []
@@ -41,7 +41,7 @@ class Undo:
             os.close(folder)
 
     def forget(self) -> None:
-        """Keep what was done so far."""
+        """Keep the removals so far."""
         self._steps.clear()
 
     def unlink_file(self, parent: int, name: str) -> None:
@@ -89,9 +89,9 @@ class Undo:
 
 
 def remove_repo(root: int, root_path: str, item: Item, deletion: Deletion) -> None:
-    """Remove a repo's folder file by file, but for what is foreign in it; of a link, the link alone.
+    """Remove a repo's folder file by file, except for foreign files; remove only the link if it is one.
 
-    Raises OSError when it could not begin to go; then it is as it was.
+    Raises OSError if the removal could not begin; then nothing has changed.
     """
     status = os.stat(item.folder, dir_fd=root, follow_symlinks=False)
     if item.identity and (status.st_dev, status.st_ino) != item.identity:
@@ -111,9 +111,9 @@ def remove_repo(root: int, root_path: str, item: Item, deletion: Deletion) -> No
 
 
 def remove_snapshot(parent: int, item: Item, strangers: Collection[str], undo: Undo, deletion: Deletion) -> None:
-    """Remove a snapshot file by file, but for what is foreign in it; `parent` is the open folder that has it.
+    """Remove a snapshot file by file, except for foreign files; `parent` is its open parent folder.
 
-    Raises OSError when it could not begin to go; `undo` then has its links.
+    Raises OSError if the removal could not begin; `undo` then has its links.
     """
     name = os.path.basename(item.path)
     if stat.S_ISLNK(os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode):

@@ -1,4 +1,4 @@
-"""What every planner is given: one look at a root, at what it holds, and at who uses which part of it."""
+"""Read a root once for every planner: its contents, and which process uses which part."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from .snapshots import Identity, Revision
 
 
 class Payload(NamedTuple):
-    """Hold a payload of the shared store: bytes, and the repo blobs that link to it, None where unknowable.
+    """Hold a payload of the shared store: its bytes, and the repo blobs that link to it, None if unknown.
 
-    The blobs are those of its `.refs` and those that really do.
+    The blobs come from its `.refs` and from the links on the disk.
     """
 
     size: int
@@ -28,9 +28,9 @@ class Payload(NamedTuple):
 class Inventory(NamedTuple):
     """Hold a root for the planners.
 
-    `repos` are those that were read, `identities` of all that may go, `payloads` those of the shared store that may go,
-    and `linked` the payloads that each repo links to. `in_use` is by whom a repo is read or downloaded, `links` what
-    links from outside lead to, `unreadable` why a repo could not be read.
+    `repos` were read, `identities` are those of all removable repos, `payloads` the removable ones of the shared store,
+    and `linked` the payloads that each repo links to. `in_use` maps repos to the processes that read or download them,
+    `links` are the destinations of outside links, `unreadable` maps repos to the reason.
     """
 
     root: Root
@@ -48,7 +48,7 @@ class Inventory(NamedTuple):
         return f"{self.root.real}/{folder}"
 
     def user(self, folder: str) -> str:
-        """Return why a repo is in use as a whole, blank where it is not."""
+        """Return why a repo is in use as a whole; blank if it is not."""
         if folder in self.in_use:
             return self.in_use[folder]
         lent = self.repos[folder].lent if folder in self.repos else {}
@@ -56,13 +56,13 @@ class Inventory(NamedTuple):
         return f"{link} links to it" if link else ""
 
     def link_to(self, repo: Repo, revision: Revision) -> str:
-        """Return why a revision is in use: what links to it, or into it."""
+        """Return why a revision is in use: an outside link leads to it or into it."""
         whole, inner = f"snapshots/{revision.commit}", f"snapshots/{revision.commit}/"
         paths = links.below(self.links, repo.folder).items()
         return next((f"{link} links to it" for path, link in paths if path == whole or path.startswith(inner)), "")
 
     def wanted(self, repo: Repo) -> tuple[frozenset[str], frozenset[str]]:
-        """Return the blobs and the commits of a repo that links from outside lead to."""
+        """Return the blobs and commits of a repo that outside links lead to."""
         paths = links.below(self.links, repo.folder)
         if {"", "blobs", "snapshots"} & paths.keys():
             return frozenset(repo.blobs), frozenset(revision.commit for revision in repo.revisions)
@@ -73,7 +73,7 @@ class Inventory(NamedTuple):
         return frozenset(blobs).union(*kept), commits
 
     def obstacle(self, folder: str) -> str:
-        """Return why a repo cannot be removed as a whole, blank where nothing is known to keep it."""
+        """Return why a repo cannot be removed as a whole; blank without a known reason."""
         if folder in self.contents.mounted:
             return f"something is mounted on {self.contents.mounted[folder]}"
         if folder in self.unreadable:
@@ -81,14 +81,14 @@ class Inventory(NamedTuple):
         return obstacles.of_repo(self.root.real, folder)
 
     def parts_obstacle(self, repo: Repo) -> str:
-        """Return why parts of a repo cannot be removed, blank where nothing is known to keep them."""
+        """Return why parts of a repo cannot be removed; blank without a known reason."""
         if repo.folder in self.contents.mounted:
             return f"something is mounted on {self.contents.mounted[repo.folder]}"
         return obstacles.of_parts(self.root.real, repo.folder)
 
 
 def read_repos(root: Root, folders: Iterable[str]) -> tuple[dict[str, Repo], dict[str, str]]:
-    """Read repos; of those that cannot be read, return the reason. What was removed meanwhile is left out."""
+    """Read repos, and return the reason for each unreadable one; skip repos that were removed meanwhile."""
     repos: dict[str, Repo] = {}
     unreadable: dict[str, str] = {}
     for folder in folders:
@@ -102,7 +102,7 @@ def read_repos(root: Root, folders: Iterable[str]) -> tuple[dict[str, Repo], dic
 
 
 def read_strangers(root: Root, present: Contents, folders: Iterable[str]) -> tuple[dict[str, Repo], dict[str, str]]:
-    """Read those repos, that are to go whole, in which not everything is evidently huggingface_hub's."""
+    """Read the repos of a whole removal that may contain foreign files."""
     strange: list[str] = []
     unreadable: dict[str, str] = {}
     for folder in folders:
@@ -118,7 +118,7 @@ def read_strangers(root: Root, present: Contents, folders: Iterable[str]) -> tup
 
 
 def read_identities(root: Root, folders: Iterable[str]) -> dict[str, Identity]:
-    """Return the identities of repo folders, or of the links in their places; what is gone is left out."""
+    """Return the identities of repo folders, or of the links in their places; skip missing ones."""
     identities = {}
     for folder in folders:
         try:
@@ -132,9 +132,9 @@ def read_identities(root: Root, folders: Iterable[str]) -> dict[str, Identity]:
 def read_payloads(
     root: Root, present: Contents, folders: Collection[str] | None = None
 ) -> tuple[dict[str, Payload], dict[str, frozenset[str]]]:
-    """Return the payloads of the shared store, or those of some repos, and the payloads that each repo links to.
+    """Return the payloads of the shared store, or of some repos, and the payloads that each repo links to.
 
-    Where the links of any repo cannot be read, nobody knows which payloads it needs.
+    If the links of any repo are unreadable, the payloads that it needs are unknown.
     """
     if not present.store:
         return {}, {}
@@ -161,7 +161,7 @@ def read_payloads(
 def read_links(
     listed: Inventory, places: Collection[str], repos: Iterable[Repo] = (), *, aliases: bool = True
 ) -> Links:
-    """Return what leads into a root from these places, and into one of its repos from another one of these.
+    """Return the links from these places into a root, and from one of these places into another's repo.
 
     `aliases` are repos of the root that are links to another repo.
     """

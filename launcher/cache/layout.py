@@ -1,9 +1,9 @@
-"""A hub cache is read as it is on the disk, one look at each entry; whatever is odd in it is a fact, not an error.
+"""Read a hub cache as it is on the disk, each entry once; odd entries are recorded as facts, not raised as errors.
 
-The layout is https://huggingface.co/docs/huggingface_hub/guides/manage-cache: a repo holds `blobs` (named by their
-hash), `snapshots/<commit>` (links to blobs, or plain files where the system has no links), `refs` (files that name a
-commit), and from 1.22 on `trees`. With Xet's shared store (1.32 and later) a blob may be a link into the root's own
-`blobs`. A repo, each of its parts, a snapshot or a blob may be a link to another disk; it is read through that link.
+The layout is https://huggingface.co/docs/huggingface_hub/guides/manage-cache: a repo has `blobs` (named by their hash),
+`snapshots/<commit>` (links to blobs, or plain files on systems without links), `refs` (files that name a commit), and
+from 1.22 on `trees`. With Xet's shared store (1.32 and later) a blob can be a link into the root's own `blobs`. A repo,
+each of its parts, a snapshot or a blob can be a link to another disk; it is read through that link.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from .names import HASH, is_new_ref, kind, name, ref_text
 from .snapshots import NOT_THERE, Blob, Identity, Place, Plain, Revision, is_partial, read_snapshot, walk_snapshot
 
 REPO_PARTS = frozenset(("blobs", "refs", "snapshots", "trees", ".no_exist"))
-# Between the ref that a download writes first and the first file that it locks, hubs are asked.
+# A download writes its ref first, then asks the hub, and only then locks its first file.
 _YOUNG_SECONDS = 600.0
 
 
 class Repo(NamedTuple):
     """Hold one repo folder.
 
-    `link` is what the folder leads to where it is a link, `part_links` the same of its parts. `size` is what its
-    revisions take, once a blob, as huggingface_hub counts it. `held` are the bytes that a removal of the folder frees,
-    so without the shared store and without what is foreign, which takes `foreign_bytes`. `hard_linked` are files in it
-    that have other names too. `odd_refs` are those that only we can read, for a blank in them. `young` means that a
-    download has just begun: its ref is written before anything else. `foreign` are the paths of what is not
-    huggingface_hub's, `lent` the blobs that foreign folders among the snapshots link to, each with such a link, and
-    `leads` all links that lead out of the repo, with where they lead.
+    `link` is the folder's destination if it is a link, `part_links` the same for its parts. `size` counts the bytes of
+    its revisions as huggingface_hub does, each blob once. `held` are the bytes that a removal of the folder frees:
+    without the shared store and without the `foreign_bytes` of foreign files. `hard_linked` are its files with other
+    names. `odd_refs` are refs that only we can read, because they contain blanks. `young` means that a download has
+    just begun: it writes its ref first. `foreign` are the paths that are not huggingface_hub's, `lent` the blobs that
+    foreign folders among the snapshots link to, each with such a link, and `leads` all links out of the repo, with
+    their destinations.
     """
 
     folder: str
@@ -68,22 +68,22 @@ class Repo(NamedTuple):
 
     @property
     def name(self) -> str:
-        """Return the repo as a person names it: `koge/index-tts-v22`, `datasets/koge/voices`."""
+        """Return the repo's readable name: `koge/index-tts-v22`, `datasets/koge/voices`."""
         return name(self.folder)
 
     @property
     def used(self) -> float:
-        """Return when it was last used, as far as the file system records it; seconds since the epoch."""
+        """Return the time of the last use that the file system recorded; seconds since the epoch."""
         return max(self.accessed, self.modified)
 
     @property
     def own_foreign(self) -> tuple[str, ...]:
-        """Return what is foreign in the folder itself; what is behind links is not touched anyway."""
+        """Return the foreign paths in the folder itself; paths behind links are never touched."""
         return () if self.link else tuple(p for p in self.foreign if p.partition("/")[0] not in self.part_links)
 
     @property
     def unlinked(self) -> frozenset[str]:
-        """Return the blobs that no revision links to, also those by whose name nobody can tell whose they are."""
+        """Return the blobs that no revision links to, also those whose names do not identify them."""
         return frozenset(self.blobs).difference(self.lent, *(revision.blobs for revision in self.revisions))
 
     @property
@@ -95,7 +95,7 @@ class Repo(NamedTuple):
 def read(root: str, folder: str) -> Repo:
     """Read a repo folder.
 
-    Raises OSError when it cannot be: what cannot be read is not taken for empty.
+    Raises OSError if it cannot be read: an unreadable folder does not count as empty.
     """
     path = f"{root}/{folder}"
     status = os.lstat(path)
@@ -167,14 +167,14 @@ def read(root: str, folder: str) -> Repo:
 
 
 def is_foreign(name: str) -> bool:
-    """Return whether what has this name in a repo's folder is neither huggingface_hub's nor the system's nor ours."""
+    """Return whether this name in a repo's folder is foreign: not huggingface_hub's, the system's or ours."""
     return name not in REPO_PARTS and name not in HELPERS and not is_new_ref(name)
 
 
 def has_strangers(path: str) -> bool:
-    """Return whether a repo's folder may hold what is not huggingface_hub's; to be sure, it must be read.
+    """Return whether a repo's folder may contain foreign files; only reading all of it gives certainty.
 
-    Raises OSError when it cannot be looked into.
+    Raises OSError if it cannot be read.
     """
     with os.scandir(path) as listing:
         parts = {entry.name: entry for entry in listing}
@@ -225,7 +225,7 @@ def _read_blobs(root: str, repo: str, leads: dict[str, str]) -> _Blobs:
                     status = entry.stat(follow_symlinks=False)
             except OSError as error:
                 if error.errno not in NOT_THERE:
-                    raise  # what may not be looked at is not missing
+                    raise  # an inaccessible file is not a missing file
                 missing.append(entry.name)
                 continue
             if not stat.S_ISREG(status.st_mode):
@@ -252,14 +252,14 @@ def _snapshots(path: str) -> Iterator[os.DirEntry[str]]:
 
 
 def _is_folder(snapshot: os.DirEntry[str]) -> bool:
-    """Return whether a snapshot is a folder or a link to one, also to one on a disk that is not mounted now."""
+    """Return whether a snapshot is a folder or a link to one, also if the link's disk is not mounted."""
     if snapshot.is_dir(follow_symlinks=False):
         return True
     return snapshot.is_symlink() and (snapshot.is_dir() or not os.path.lexists(os.path.realpath(snapshot.path)))
 
 
 def _lent(place: Place, snapshot: os.DirEntry[str]) -> Iterator[tuple[str, str]]:
-    """Yield the blobs that a foreign folder among the snapshots links to, with the link."""
+    """Yield the blobs that a foreign folder among the snapshots links to, each with its link."""
     if not snapshot.is_dir(follow_symlinks=False):
         return
     for path, entry in walk_snapshot(snapshot.path):
@@ -282,7 +282,7 @@ def _read_refs(path: str) -> Iterator[tuple[str, str]]:
 
 
 def is_young(path: str) -> bool:
-    """Return whether something was written so lately that a download may be at it, though no lock says so."""
+    """Return whether the file is so new that a download may still be writing it, although it holds no lock."""
     try:
         return time.time() - os.lstat(path).st_mtime < _YOUNG_SECONDS
     except OSError:

@@ -1,32 +1,32 @@
-"""What outside a cache links into it keeps what it leads to: without that, the app's own folder would lead to nothing.
+"""A link from outside into the cache protects its destination; otherwise a link in the app's folder would break.
 
-Up to huggingface_hub 0.22 a local dir was made of links to a cache's blobs, and people link `checkpoints/gpt.pth` to a
-snapshot's file. The app's folder and the app's other caches are searched, also through links to folders elsewhere, but
-no more of them than an app can reasonably have.
+Up to huggingface_hub 0.22 a local dir contains links to a cache's blobs, and people link `checkpoints/gpt.pth` to a
+snapshot's file. The search covers the app's folder and the app's other caches, also through links to other folders, up
+to a limit that no normal app reaches.
 """
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 
 from ..config.paths import HUB_ENTRY
 from .names import TRASH
 
 _MOST_ENTRIES = 200_000
-_MOST_ELSEWHERE = 20_000  # behind links that lead out of the places
+_MOST_ELSEWHERE = 20_000  # behind links out of these places
 _MOST_HOPS = 40
 _SKIPPED = frozenset((".git", ".start_app", "__pycache__", "node_modules"))
-# How a cache links within itself: a snapshot's file to its repo's blob, a blob to a payload of the shared store.
+# The links within a cache: a snapshot's file to its repo's blob, a blob to a payload of the shared store.
 _WITHIN = re.compile(r"(\.\./)+blobs/([0-9a-f]{2}/)?[^/]+")
 
 Links = Mapping[str, str]
-"""Paths below a root, each with a link from outside that leads to it."""
+"""Paths below a root, each with an outside link to it."""
 
 
 def into(root: str, places: Iterable[str]) -> Links:
-    """Return what links from these places lead to in a root; both are paths without links."""
+    """Return the destinations in a root of the links in these places; both are paths without links."""
     prefix = root.rstrip("/") + "/"
     links: dict[str, str] = {}
     search = _Search(root)
@@ -37,20 +37,36 @@ def into(root: str, places: Iterable[str]) -> Links:
     return links
 
 
+def entering(root: str, places: Collection[str]) -> Iterator[tuple[str, str]]:
+    """Yield every link in these places that a move of the root breaks, each with the path that it leads to in there.
+
+    A link that leads there through another one of these does not count: that one does.
+    """
+    prefix, within = f"{root.rstrip('/')}/", tuple(f"{place}/" for place in places)
+    search = _Search(root)
+    for link in (*search.links(places, _MOST_ENTRIES), *search.links(search.elsewhere, _MOST_ELSEWHERE)):
+        for path in chain(link):
+            if f"{path}/".startswith(prefix):
+                yield link, path
+                break
+            if path.startswith(within):
+                break
+
+
 def below(links: Links, folder: str) -> Links:
-    """Return those links that lead to a folder of a root or into it, by their paths in there; blank is the folder."""
+    """Return the links to or into a folder of a root, by their path in the folder; blank is the folder itself."""
     prefix = f"{folder}/"
     inner = {path[len(prefix) :]: link for path, link in links.items() if path.startswith(prefix)}
     return {"": links[folder], **inner} if folder in links else inner
 
 
 def chain(link: str) -> Iterator[str]:
-    """Yield every path that a link leads through, the folders above it resolved, to the file or folder at its end."""
+    """Yield every path that a link passes, with the folders above it resolved, down to its final file or folder."""
     for _ in range(_MOST_HOPS):
         try:
             target = os.readlink(link)
         except OSError:
-            return  # the end: no link any more
+            return  # not a link: the end
         parent, _, name = os.path.join(os.path.dirname(link), target).rstrip("/").rpartition("/")
         if name in ("", ".", ".."):
             yield os.path.realpath(f"{parent}/{name}")
@@ -63,7 +79,7 @@ def _stays_within(link: str) -> bool:
     try:
         return _WITHIN.fullmatch(os.readlink(link)) is not None
     except OSError:
-        return True  # it is gone
+        return True  # it was removed meanwhile
 
 
 class _Search:
@@ -75,7 +91,7 @@ class _Search:
         self.elsewhere: list[str] = []
 
     def links(self, places: Iterable[str], most: int) -> Iterator[str]:
-        """Yield the links in these places, no more than so many entries being looked at."""
+        """Yield the links in these places, and stop after a limited number of entries."""
         pending = [(place, False) for place in places]
         while pending and most > 0:
             folder, in_repo = pending.pop()

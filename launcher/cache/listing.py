@@ -1,4 +1,4 @@
-"""What is in the caches, as values to be shown: a row a repo, or a revision, the largest first."""
+"""List the contents of the caches as values: a row for each repo or revision, the largest first."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _NAMED_AT_MOST = 3
 
 
 class RevisionRow(NamedTuple):
-    """Hold what is shown of a revision; `modified` in seconds since the epoch."""
+    """Hold the row of a revision; `modified` in seconds since the epoch."""
 
     commit: str
     refs: tuple[str, ...]
@@ -34,7 +34,7 @@ class RevisionRow(NamedTuple):
 
 
 class RepoRow(NamedTuple):
-    """Hold what is shown of a repo; `size` as huggingface_hub counts, `held` all that its folder takes, in bytes."""
+    """Hold the row of a repo; `size` as huggingface_hub counts, `held` the bytes of its whole folder."""
 
     name: str
     kind: str
@@ -54,7 +54,7 @@ class RepoRow(NamedTuple):
 
 
 class Listing(NamedTuple):
-    """Hold what is shown of a root; `size` counts what repos share once, `reclaimable` is what prune would free."""
+    """Hold the summary of a root; `size` counts shared blobs once, `reclaimable` is the bytes that prune would free."""
 
     root: Root
     exists: bool
@@ -70,9 +70,9 @@ class Listing(NamedTuple):
 def listing(
     root: Root, patterns: Sequence[str] = (), places: Collection[str] = (), options: PruneOptions | None = None
 ) -> Listing:
-    """Read a root, repo by repo; what is in a repo is not kept longer than it takes to sum it up.
+    """Read a root repo by repo, and keep only the sums of each, to save memory.
 
-    What prune would free is by these options, and by what links from these places lead to.
+    These options, and links from these places, decide what prune would free.
     """
     options = options or PruneOptions(time.time())
     contents = entries.contents(root.real)
@@ -201,7 +201,7 @@ def _row(repo: Repo) -> RepoRow:
 
 
 def _problems(repo: Repo) -> Iterator[str]:
-    """Yield what is odd about a repo as a whole; what its revisions lack is said of them too."""
+    """Yield the problems of a repo as a whole; the problems of its revisions are added to it."""
     if repo.link:
         yield f"a link to {repo.link}"
     for part, target in sorted(repo.part_links.items()):

@@ -1,4 +1,4 @@
-"""What the files of a cached commit must be: by the list that huggingface_hub noted, or by what is pinned."""
+"""Find the expected files of a cached commit: in huggingface_hub's own list, or in the pin."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .snapshots import Revision
 
 
 class Lists:
-    """Hold what the files of a repo's commits must be, by `trees/<commit>.json` or by what is pinned."""
+    """Hold the expected files of a repo's commits, from `trees/<commit>.json` or from the pin."""
 
     def __init__(self, repo: Repo, pinned: Mapping[str, Files]) -> None:
         self._repo = repo
@@ -23,12 +23,12 @@ class Lists:
         self._links: dict[str, Mapping[str, list[str]]] = {}
 
     def of(self, commit: str) -> Files:
-        """Return the hash and bytes of each file of a commit, as far as they are known."""
+        """Return the known hash and bytes of each file of a commit."""
         pinned = self._pinned.get(commit)
         return {**self._noted_of(commit), **pinned} if pinned else self._noted_of(commit)
 
     def expected(self, blob: str, commits: Iterable[str]) -> tuple[str | None, bool]:
-        """Return the hash that a blob must have, and whether only its name says so and may be no hash."""
+        """Return the expected hash of a blob, and whether only its name says so, which may not be a hash."""
         listed = [commit for commit in commits if self._digests_of(commit)]
         if any(blob in self._digests_of(commit) for commit in listed):
             return blob, False
@@ -39,7 +39,7 @@ class Lists:
         return (blob, len(blob) == 40) if HASH.fullmatch(blob) else (None, False)
 
     def missing(self, revision: Revision) -> Iterator[str]:
-        """Yield the files of a commit that must be here and have not even a link."""
+        """Yield the expected files of a commit that have not even a link."""
         path = f"{self._repo.path}/snapshots/{revision.commit}"
         meant = set(self._pinned.get(revision.commit, {}))
         noted = self._noted_of(revision.commit)
@@ -48,7 +48,7 @@ class Lists:
         yield from sorted(name for name in meant if not os.path.lexists(f"{path}/{name}"))
 
     def doubt(self, revision: Revision) -> str:
-        """Return what speaks of missing files in a commit that something loads and no list is known of; else blank."""
+        """Return the evidence of missing files in a commit that is loaded and has no list; otherwise blank."""
         named = revision.refs or len(self._repo.revisions) == 1
         if not named or revision.dangling or self.of(revision.commit):
             return ""
@@ -71,7 +71,7 @@ class Lists:
 
 
 def links_of(snapshot: str) -> Mapping[str, list[str]]:
-    """Return the names of a snapshot's links by the blobs that they lead to."""
+    """Return the names of a snapshot's links, by the blobs that they lead to."""
     links: dict[str, list[str]] = {}
     for entry in walk(snapshot):
         if entry.is_symlink():

@@ -1,6 +1,6 @@
-"""A file that was found whole is known again by device, inode, size, mtime, ctime and hash, and not read again.
+"""Remember verified files by device, inode, size, mtime, ctime and hash, so that they are not read again.
 
-Whoever writes to it gives it another ctime, unless through a mapping that was open before.
+Every write changes the ctime, except through a mapping that was open before.
 """
 
 from __future__ import annotations
@@ -8,15 +8,15 @@ from __future__ import annotations
 import os
 from collections.abc import Collection
 
-# Within one tick of the clock a second write leaves the same ctime: what is that young is read again next time.
+# A second write within one tick of the clock leaves the same ctime, so a file this young is read again next time.
 _SETTLED_SECONDS = 0.1
-# FAT counts in two seconds, ext4 with 128-byte inodes and old NFS in one.
+# FAT has a resolution of two seconds, ext4 with 128-byte inodes and old NFS of one.
 _SETTLED_COARSE_SECONDS = 2.1
 _SECOND = 1_000_000_000
 
 
 class Memory:
-    """Hold which files were found whole, a line each that says all by which a file is known again."""
+    """Hold the verified files, one line each with everything that identifies the file."""
 
     def __init__(self, data: bytes = b"") -> None:
         self._known = frozenset(data.split(b"\n"))
@@ -25,52 +25,52 @@ class Memory:
         self.grown = False
 
     def knows(self, line: bytes) -> bool:
-        """Return whether exactly this file was found whole, before or just now."""
+        """Return whether exactly this file was verified, earlier or just now."""
         if line not in self._known and line not in self._seen:
             return False
         self._seen.add(line)
         return True
 
     def knows_all(self, lines: Collection[bytes]) -> bool:
-        """Return whether each of these files was found whole before."""
+        """Return whether each of these files was verified earlier."""
         known = self._known.issuperset(lines)
         if known:
             self._seen.update(lines)
         return known
 
     def remember(self, line: bytes) -> None:
-        """Note a file that was found whole."""
+        """Note a verified file."""
         self._seen.add(line)
         self._hashes = None
         self.grown = True
 
     def hash_of(self, status: os.stat_result, like: str) -> str | None:
-        """Return the hash, in the form of `like`, that exactly this file was read with, None where it was not."""
+        """Return the known hash of exactly this file, in the form of `like`; None if unknown."""
         if self._hashes is None:
             parts = (line.rpartition(b" ") for line in self._known | self._seen)
             self._hashes = {(look, len(digest)): digest.decode() for look, _, digest in parts}
         return self._hashes.get((line_of(status, "")[:-1], len(like)))
 
     def forget(self, line: bytes) -> None:
-        """Drop a file that was found damaged."""
+        """Forget a damaged file."""
         self._known -= {line}
         self._seen -= {line}
 
     def data(self, *, everything: bool) -> bytes:
-        """Return what to keep; after a look at everything, what was not seen again is dropped."""
+        """Return the lines to save; after a full scan, drop the files that were not seen again."""
         return b"\n".join(sorted((self._seen if everything else self._seen | self._known) - {b""}))
 
 
 def line_of(status: os.stat_result, expected: str) -> bytes:
-    """Return all by which a file with this hash is known again."""
+    """Return everything that identifies a file with this hash."""
     times = f"{status.st_mtime_ns} {status.st_ctime_ns}"
     return f"{status.st_dev} {status.st_ino} {status.st_size} {times} {expected}".encode()
 
 
 def settled(status: os.stat_result, moment: float) -> bool:
-    """Return whether a write after `moment`, seconds since the epoch, would give the file another ctime.
+    """Return whether a write after `moment`, seconds since the epoch, would change the file's ctime.
 
-    Times in whole seconds say that its file system counts no finer.
+    Times in whole seconds mean that the file system has no finer resolution.
     """
     coarse = status.st_ctime_ns % _SECOND == 0 and status.st_mtime_ns % _SECOND == 0
     return moment - status.st_ctime > (_SETTLED_COARSE_SECONDS if coarse else _SETTLED_SECONDS)

@@ -1,4 +1,4 @@
-"""What names in a hub cache stand for: repo folders, commits and blobs, refs, and our own trash.
+"""Interpret names in a hub cache: repo folders, commits and blobs, refs, and our own trash.
 
 A ref of our own pins a commit, and huggingface_hub's prune respects that.
 """
@@ -13,9 +13,9 @@ from ..system.files import read_regular
 
 PIN = "start_app"
 TRASH = ".start_app-trash-"
-# What hub clients in other languages, aria2 and browsers add to a file's name until all of it has come.
+# Suffixes that hub clients in other languages, aria2 and browsers add to the name of a partial file.
 UNFINISHED = "part|partial|download|downloadInProgress|crdownload|tmp|temp|aria2|aria2__temp|st"
-# A commit, and a blob: git's SHA-1 or SHA-256.
+# The name of a commit or a blob: git's SHA-1, or SHA-256.
 HASH = re.compile(r"[0-9a-f]{64}|[0-9a-f]{40}")
 _TRASH_NAME = re.compile(re.escape(TRASH) + r"[0-9a-f]{16}")
 _NEW_REF = re.compile(re.escape(TRASH) + r"ref-[0-9a-f]{16}")
@@ -24,37 +24,37 @@ _KINDS = {"models": "model", "datasets": "dataset", "spaces": "space", "kernels"
 
 
 def kind(folder: str) -> str:
-    """Return the type of repo that a folder's name stands for."""
+    """Return the type of repo that a folder name means."""
     return _KINDS[folder.partition("--")[0]]
 
 
 def name(folder: str) -> str:
-    """Return the repo's name that a folder's name stands for, its type in front where it is no model."""
+    """Return the repo name that a folder name means, prefixed with its type unless it is a model."""
     prefix, _, rest = folder.partition("--")
     plain = rest.replace("--", "/")
     return plain if prefix == "models" else f"{prefix}/{plain}"
 
 
 def read_ref(path: str) -> str:
-    """Return the commit that a ref names, blank for one that leads to nothing.
+    """Return the commit that a ref names; blank if the ref names none.
 
-    Raises OSError for one that cannot be read: what hangs on it must not look as if nothing did.
+    Raises OSError for an unreadable ref: its revision must not look unreferenced.
     """
     return ref_text(path).strip()
 
 
 def ref_text(path: str) -> str:
-    """Return what a ref holds as it is, blanks and all."""
+    """Return the content of a ref, including blanks."""
     try:
         return read_regular(path, _REF_BYTES, follow=True).decode("ascii", "replace")
     except OSError as error:
-        if error.errno in (errno.ENOENT, errno.EINVAL):  # a pipe, for one, names no commit
+        if error.errno in (errno.ENOENT, errno.EINVAL):  # a pipe, for example, names no commit
             return ""
         raise
 
 
 def new_trash() -> str:
-    """Return a name for a trash folder that nobody else has."""
+    """Return a unique name for a trash folder."""
     return f"{TRASH}{os.urandom(8).hex()}"
 
 
@@ -69,5 +69,5 @@ def new_ref() -> str:
 
 
 def is_new_ref(entry: str) -> bool:
-    """Return whether an entry of a repo's folder has the name of a ref that never took its place."""
+    """Return whether an entry of a repo's folder is a temporary ref of an interrupted run."""
     return _NEW_REF.fullmatch(entry) is not None

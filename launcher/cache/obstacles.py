@@ -1,7 +1,7 @@
-"""What keeps a repo from being removed is found before the removal begins, and before a launch stops anything.
+"""Find every obstacle to a removal before the removal begins, and before a launch stops anything.
 
-A repo goes by one rename of its folder into another one of the same root. For that both must be writable, by
-path_resolution(7) and rename(2); access(2) denies writing to what is immutable, also for root.
+A repo is removed by one rename of its folder into another folder of the same root. Both must be writable, see
+path_resolution(7) and rename(2); access(2) also reports immutable files, even to root.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ _PARTS = ("", "/blobs", "/snapshots", "/refs")
 
 
 def of_repo(root: str, folder: str) -> str:
-    """Return why a repo cannot be removed whole, blank where nothing is known to keep it."""
+    """Return why a repo cannot be removed as a whole; blank without a known reason."""
     path = f"{root}/{folder}"
     try:
         status, above = os.lstat(path), os.stat(root)
@@ -25,7 +25,7 @@ def of_repo(root: str, folder: str) -> str:
 
 
 def of_parts(root: str, folder: str) -> str:
-    """Return why parts of a repo cannot be removed, blank where nothing is known to keep them."""
+    """Return why parts of a repo cannot be removed; blank without a known reason."""
     for path in (f"{root}/{folder}{part}" for part in _PARTS):
         try:
             status = os.lstat(path)
@@ -43,7 +43,7 @@ def _protection(path: str, status: os.stat_result) -> str:
         if os.statvfs(path).f_flag & os.ST_RDONLY:
             return "it is on a read-only file system"
     except OSError:
-        pass  # what access(2) said is all there is to say
+        pass  # the answer of access(2) stands
     if os.geteuid() in (0, status.st_uid) and status.st_mode & stat.S_IWUSR:
         return "it is immutable (chattr +i)"
     return f"its folder is write-protected (uid {status.st_uid}, mode {stat.S_IMODE(status.st_mode):04o})"

@@ -1,7 +1,6 @@
-"""What a removal takes away is decided before it begins: every path, its bytes and the reason, as a value.
+"""Decide a removal before it begins: every path, its bytes and the reason, as a value.
 
-Planning changes nothing and looks at nothing but the inventory it is given; a dry run shows the plan that the removal
-applies.
+Planning changes nothing and reads only the given inventory; the removal applies the plan that a dry run shows.
 """
 
 from __future__ import annotations
@@ -25,10 +24,10 @@ PARTS: tuple[_Part, ...] = ("ref", "link", "file", "revision", "snapshot", "blob
 
 
 class Item(NamedTuple):
-    """Hold one path that goes: `size` in bytes, None where it was not measured; `folder` is its repo's, if any.
+    """Hold one path to remove: `size` in bytes, None if unmeasured; `folder` is its repo's, if any.
 
-    `commit` is what a ref names. `foreign` are the paths in it that stay, `targets` the places that links in it lead
-    to, which stay too. A blob that is `linked` goes although snapshots link to it: these links wait for a new one.
+    `commit` is the commit that a ref names. `foreign` are the paths in it that stay, `targets` the destinations of its
+    links, which stay too. A `linked` blob is removed although snapshots link to it: the links wait for a new blob.
     """
 
     kind: Kind
@@ -44,10 +43,10 @@ class Item(NamedTuple):
 
 
 class Skipped(NamedTuple):
-    """Hold one path that stays, and why; `size` is what it keeps on the disk, in bytes.
+    """Hold one path that stays, and the reason; `size` is its bytes on the disk.
 
-    What is `in use` may go another time. What is `blocked` was asked for and cannot go. What is `foreign` is not
-    huggingface_hub's, and what is `kept` stays for another good reason: neither is a failure.
+    A path `in use` can be removed later. A `blocked` path was requested and cannot be removed. A `foreign` path is not
+    huggingface_hub's, and a `kept` path stays for another good reason; neither is a failure.
     """
 
     path: str
@@ -57,7 +56,7 @@ class Skipped(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """Hold what goes from one root, in order, and what stays although asked for; `shares`: its repos share blobs."""
+    """Hold the removals in one root, in order, and the skipped paths; `shares` means that its repos share blobs."""
 
     root: Root
     items: tuple[Item, ...]
@@ -66,12 +65,12 @@ class Plan(NamedTuple):
 
     @property
     def size(self) -> int:
-        """Return the bytes that were measured beforehand."""
+        """Return the sum of the measured bytes."""
         return sum(item.size or 0 for item in self.items)
 
 
 class Parts(NamedTuple):
-    """Hold what goes of one repo, the blobs among it as the shared store names them, and what stays of it."""
+    """Hold the removals in one repo, its removed blobs as the shared store names them, and its skipped paths."""
 
     items: list[Item]
     blobs: set[str]
@@ -79,7 +78,7 @@ class Parts(NamedTuple):
 
 
 def clear(inventory: Inventory) -> Plan:
-    """Plan the removal of every repo; those that were not read are huggingface_hub's as a whole."""
+    """Plan the removal of every repo; repos that were not read count as entirely huggingface_hub's."""
     contents = inventory.contents
     items, skipped = _whole(inventory, contents.entries, "clear")
     going = {item.folder for item in items}
@@ -95,7 +94,7 @@ def clear(inventory: Inventory) -> Plan:
 
 
 def remove(inventory: Inventory, selections: Sequence[Selection]) -> Plan:
-    """Plan the removal of the selected repos and revisions; the last revision takes its repo with it."""
+    """Plan the removal of the selected repos and revisions; with its last revision, a repo is removed too."""
     items: list[Item] = []
     skipped: list[Skipped] = []
     gone: set[str] = set()
@@ -120,7 +119,7 @@ def remove(inventory: Inventory, selections: Sequence[Selection]) -> Plan:
 
 
 def repair(inventory: Inventory, files: Collection[str]) -> Plan:
-    """Plan the removal of damaged files, by path, with their revisions; whole blobs stay, to be linked again."""
+    """Plan the removal of damaged files, by path, with their revisions; intact blobs stay, to be linked again."""
     items: list[Item] = []
     skipped: list[Skipped] = []
     bad = {
@@ -144,10 +143,10 @@ def repair(inventory: Inventory, files: Collection[str]) -> Plan:
 
 
 def in_place(plan: Plan, files: Mapping[str, int], fetched: Collection[str]) -> Plan:
-    """Return a repair of which the snapshots `fetched`, by path, stay and get new files in the places of damaged ones.
+    """Return a repair in which the snapshots `fetched`, by path, stay and get new files in place of damaged ones.
 
-    `files` are the damaged files, in bytes by path, that lie in a snapshot themselves. Refs and links stay: killed at
-    any instant, a link to nothing tells which file is missing, and of what.
+    `files` maps damaged plain files in snapshots to their bytes. Refs and links stay: if the run is killed, the
+    dangling links show which files are missing.
     """
     repos = {path.rpartition("/snapshots/")[0] for path in fetched}
     items: list[Item] = []
@@ -166,9 +165,9 @@ def in_place(plan: Plan, files: Mapping[str, int], fetched: Collection[str]) -> 
 
 
 def checked(inventory: Inventory, repo: Repo, parts: Parts, *, asked: bool = True) -> Parts:
-    """Return the parts of a repo that can go; none, with the reason, where it is in use or something keeps them.
+    """Return the removable parts of a repo; none, with the reason, if it is in use or something blocks them.
 
-    That they are behind a link is a failure only where they were `asked` for by name.
+    A repo behind a link is a failure only if it was `asked` for by name.
     """
     if not parts.items:
         return parts
@@ -183,7 +182,7 @@ def checked(inventory: Inventory, repo: Repo, parts: Parts, *, asked: bool = Tru
 
 
 def revision_items(inventory: Inventory, repo: Repo, doomed: Sequence[tuple[Revision, str]]) -> Parts:
-    """Return what goes with these revisions; what links from outside lead to stays."""
+    """Return the removals for these revisions; destinations of outside links stay."""
     blobs, commits = inventory.wanted(repo)
     going = [(revision, reason) for revision, reason in doomed if revision.commit not in commits]
     skipped = [
@@ -212,7 +211,7 @@ def revision_items(inventory: Inventory, repo: Repo, doomed: Sequence[tuple[Revi
 
 
 def blob_items(repo: Repo, blobs: Iterable[str], reason: str) -> Parts:
-    """Return blobs that go; behind a link they stay."""
+    """Return the blobs to remove; those behind a link stay."""
     names = tuple(blobs)
     if "blobs" in repo.part_links:
         target = repo.part_links["blobs"]
@@ -229,7 +228,7 @@ def blob_items(repo: Repo, blobs: Iterable[str], reason: str) -> Parts:
 
 
 def repo_parts(inventory: Inventory, folder: str, reason: str) -> Parts:
-    """Return the item that is a whole repo, and what is foreign in it."""
+    """Return the item for a whole repo, and its foreign paths."""
     repo = inventory.repos.get(folder)
     path = inventory.path(folder)
     if repo is None:
@@ -245,18 +244,18 @@ def repo_parts(inventory: Inventory, folder: str, reason: str) -> Parts:
 
 
 def foreign(paths: Iterable[str]) -> list[Skipped]:
-    """Return what stays because it is not huggingface_hub's."""
+    """Return the skipped foreign paths."""
     return [Skipped(path, "it is not huggingface_hub's", kind="foreign") for path in paths]
 
 
 def in_use(inventory: Inventory, folder: str, user: str) -> Skipped:
-    """Return what stays because it is in use."""
+    """Return the skipped paths in use."""
     repo = inventory.repos.get(folder)
     return Skipped(inventory.path(folder), user, repo.held if repo else 0, "in use")
 
 
 def lock_items(inventory: Inventory, folders: Iterable[str], reason: str) -> list[Item]:
-    """Return the lock folders of these repos, as far as there are any."""
+    """Return the existing lock folders of these repos."""
     present = frozenset(inventory.contents.locks)
     base = f"{inventory.root.real}/{LOCKS}"
     return [Item("locks", f"{base}/{folder}", 0, reason, folder) for folder in folders if folder in present]
@@ -270,9 +269,9 @@ def payload_items(
     *,
     everything: bool = False,
 ) -> Parts:
-    """Return the payloads that nothing links to once the blobs `gone` and the repos `folders` are.
+    """Return the payloads without links after the removal of the blobs `gone` and the repos `folders`.
 
-    Where `everything` goes, nobody needs to know what links to them.
+    If `everything` is removed, the remaining links do not matter.
     """
     items: list[Item] = []
     skipped: list[Skipped] = []
@@ -294,7 +293,7 @@ def payload_items(
 
 
 def label(item: Item) -> str:
-    """Return what a person calls an item: the repo, the revision, or the path."""
+    """Return the readable name of an item: the repo, the revision, or the path."""
     if item.kind in ("repo", "locks"):
         return name(item.folder) if item.kind == "repo" else f"locks of {name(item.folder)}"
     if item.kind in ("revision", "snapshot"):
@@ -303,7 +302,7 @@ def label(item: Item) -> str:
 
 
 def new_plan(inventory: Inventory, items: Sequence[Item], skipped: Sequence[Skipped]) -> Plan:
-    """Return the plan for a root, with the trash of interrupted removals at its end."""
+    """Return the plan for a root, followed by the trash of interrupted removals."""
     reason = "left by an interrupted removal"
     trash = [Item("trash", inventory.path(folder), None, reason) for folder in inventory.contents.trash]
     return Plan(inventory.root, (*items, *trash), tuple(skipped), inventory.contents.store)
@@ -332,7 +331,7 @@ def _is_last(repo: Repo, commits: Collection[str]) -> bool:
 
 
 def _has_own(repo: Repo, strangers: Collection[str]) -> bool:
-    """Return whether anything in a repo's folder is huggingface_hub's; an empty one is its too."""
+    """Return whether a repo's folder contains files of huggingface_hub; an empty folder counts as such."""
     blobs = {f"blobs/{blob}" for blob in repo.blobs}.difference(strangers)
     revisions = [revision for revision in repo.revisions if revision.refs or not revision.only_foreign]
     return not strangers or bool(blobs or revisions or repo.partial or repo.missing_payloads or repo.broken_refs)
@@ -368,7 +367,7 @@ def _damaged_items(repo: Repo, files: Collection[str], bad: Collection[str]) -> 
 
 
 def _shared(inventory: Inventory, folders: Collection[str], gone: Collection[str]) -> frozenset[str]:
-    """Return the payloads that the repos `folders`, and the blobs `gone` of others, link to."""
+    """Return the payloads that the repos `folders`, and the blobs `gone` of other repos, link to."""
     whole = (inventory.linked.get(folder, frozenset()) for folder in folders)
     parts = (path.split("/", 2) for path in gone)
     loose = (inventory.repos[folder].blobs[blob].shared for folder, _, blob in parts)

@@ -1,4 +1,4 @@
-"""What a launch flag and its command share: a request becomes one plan for each root, and a plan becomes a result."""
+"""Turn a request into one plan for each root, and a plan into a result; launch flags and commands share this code."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ _HOUR = 3600.0
 
 
 class Request(NamedTuple):
-    """Hold what is asked of the cache; `keep` are names or globs of repos, `force` insists on what is in use.
+    """Hold a request to the cache; `keep` are names or globs of repos, `force` includes repos in use.
 
-    `locked` are the commits of each repo folder that stay, with `only_locked` nothing else. `places` are folders whose
-    links into the cache count as a use of it, `spare` the pids that do not count as using anything. Without `sizes` a
-    clear or remove reads only the repos that may hold something foreign.
+    `locked` are the commits of each repo folder that stay; with `only_locked` only these stay. Links from the folders
+    `places` count as a use of the cache; the pids in `spare` do not. Without `sizes` a clear or remove reads only the
+    repos that may contain foreign files.
     """
 
     kind: Literal["clear", "remove", "prune"]
@@ -53,7 +53,7 @@ class Request(NamedTuple):
 
 
 class Result(NamedTuple):
-    """Hold what a removal did; `freed` bytes are measured."""
+    """Hold the result of a removal; `freed` bytes are measured."""
 
     items: tuple[Item, ...]
     skipped: tuple[Skipped, ...]
@@ -62,10 +62,9 @@ class Result(NamedTuple):
 
 
 def plan(request: Request, roots: Sequence[Root], *, again: bool = False) -> tuple[Plan, ...]:
-    """Return what the request takes from each root.
+    """Return the plan for each root.
 
-    Raises LauncherError for a target that means nothing, unless this is done `again`: the first time may have removed
-    what it named.
+    Raises LauncherError for a target without a match, unless this runs `again`: the first run may have removed it.
     """
     present = [Inventory(root, entries.contents(root.real)) for root in roots]
     if request.kind == "remove":
@@ -83,9 +82,10 @@ def plan(request: Request, roots: Sequence[Root], *, again: bool = False) -> tup
 
 
 def plan_repair(damaged: Sequence[Checked], roots: Sequence[Root], *, force: bool) -> tuple[Plan, ...]:
-    """Return what must go for damaged files to be downloaded anew, and nothing that is whole.
+    """Return the plan that removes exactly the damaged files, so that they can be downloaded again.
 
-    A damaged payload of the shared store goes with every repo's link to it, or a new download would only link to it.
+    A damaged payload of the shared store is removed with the links of all repos; otherwise a new download would only
+    link to it.
     """
     planned = []
     for root in roots:
@@ -103,7 +103,7 @@ def plan_repair(damaged: Sequence[Checked], roots: Sequence[Root], *, force: boo
 
 
 def refuse_unknown(wanted: Sequence[str], roots: Sequence[Root]) -> None:
-    """Refuse a repo that is in none of the roots; the nearest are named."""
+    """Refuse a repo that is in none of the roots, and name the nearest ones."""
     present = tuple(dict.fromkeys(folder for root in roots for folder in entries.contents(root.real).entries))
     for target in wanted:
         if not targets.matching((target,), present):
@@ -117,13 +117,13 @@ def refuse_unknown(wanted: Sequence[str], roots: Sequence[Root]) -> None:
 
 
 def finish_left_over(roots: Sequence[Root]) -> None:
-    """Delete what interrupted removals have left in these roots."""
+    """Delete the trash of interrupted removals in these roots."""
     for root in roots:
         trash.finish(root.real)
 
 
 def condemn(planned: Sequence[Plan], say: Callable[[Plan, Item], None]) -> Result:
-    """Apply plans as far as the cache is concerned: what goes is in the trash afterwards."""
+    """Apply plans up to the trash: afterwards the removed paths are in the trash."""
     items: list[Item] = []
     failures: list[Failure] = []
     freed = 0
@@ -136,7 +136,7 @@ def condemn(planned: Sequence[Plan], say: Callable[[Plan, Item], None]) -> Resul
 
 
 def finish(planned: Sequence[Plan], result: Result, progress: Progress | None) -> Result:
-    """Delete the trash of every root that a plan touched, and return the result with what that freed."""
+    """Delete the trash of every root that a plan touched, and return the result with the freed bytes."""
     for part in planned:
         if part.items:
             done = trash.finish(part.root.real, progress)
@@ -145,7 +145,7 @@ def finish(planned: Sequence[Plan], result: Result, progress: Progress | None) -
 
 
 def skipped_lines(skipped: Sequence[Skipped]) -> Iterator[str]:
-    """Yield what stays, and why; of what is foreign, the first few."""
+    """Yield the skipped paths with their reasons; of the foreign ones, only the first few."""
     strangers = [skip for skip in skipped if skip.kind == "foreign"]
     for skip in (*(skip for skip in skipped if skip.kind != "foreign"), *strangers[:_NAMED_AT_MOST]):
         kept = f", {size(skip.size)}" if skip.size else ""
@@ -192,7 +192,7 @@ def item_document(item: Item) -> Mapping[str, Any]:
 
 
 def skipped_document(skipped: Skipped) -> Mapping[str, Any]:
-    """Return what stays for `--json`."""
+    """Return the skipped paths for `--json`."""
     return {
         "path": skipped.path,
         "size_bytes": skipped.size,
@@ -207,7 +207,7 @@ def _read_whole(request: Request, listed: Inventory) -> Inventory:
 
 
 def _read(request: Request, listed: Inventory, folders: Sequence[str], parts: Collection[str] = ()) -> Inventory:
-    """Read a listed root for a request that may take these repos, and of those in `parts` a part alone."""
+    """Read a listed root for a request that may remove these repos, and only parts of those in `parts`."""
     root, contents = listed.root, listed.contents
     wanted = folders if request.sizes else [folder for folder in folders if folder in parts]
     repos, unreadable = read_repos(root, wanted)
@@ -216,7 +216,7 @@ def _read(request: Request, listed: Inventory, folders: Sequence[str], parts: Co
     watched = folders if request.kind == "remove" else tuple(dict.fromkeys((*folders, *contents.locks)))
     users = in_use(root.real, watched, request.spare, force=request.force)
     links = {}
-    if request.force:  # what links within a repo to its blobs does not count either
+    if request.force:  # links within a repo to its blobs do not count either
         repos, strangers = ({f: repo._replace(lent={}) for f, repo in some.items()} for some in (repos, strangers))
     else:
         near = repos.values() if request.kind == "prune" else ()
@@ -244,7 +244,7 @@ def _prune(request: Request, inventory: Inventory) -> Plan:
 
 
 def _now() -> float:
-    """Return the time by the clock that the kernel stamps files with, as far as it can be told from our own."""
+    """Return the time of the clock that stamps files, estimated from our own clock."""
     ours = time.time()
     try:
         kernel = os.stat("/proc/self").st_ctime
@@ -266,7 +266,7 @@ def _reader(root: Root) -> Callable[[str], Repo]:
 
 
 def _stale_locks(root: Root, repo: Repo) -> Iterator[str]:
-    """Yield the lock files of a repo that guard nothing which is there, and that nobody holds."""
+    """Yield the lock files of a repo that no process holds and that guard no existing file."""
     folder = f"{root.real}/{entries.LOCKS}/{repo.folder}"
     if os.path.islink(folder) or os.path.islink(os.path.dirname(folder)):
         return

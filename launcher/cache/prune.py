@@ -1,7 +1,7 @@
-"""What nothing can load any more goes, then what was not used for long or does not fit.
+"""Remove unreferenced revisions, then repos that are unused for long or exceed the size limit.
 
-A revision that no ref names goes unless it is locked, something links to it, or it is the only complete one of its
-repo. A link to a missing blob stays: it is the only evidence that a file is missing.
+A revision without a ref is removed unless it is locked, something links to it, or it is the only complete one of its
+repo. A dangling link stays: it is the only evidence of a missing file.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ from .plan import (
 from .snapshots import Revision
 
 _DAY = 86400
-_IMPLAUSIBLE = 300  # days without any use: rather the clock jumped ahead, as after a boot with a bad RTC
+_IMPLAUSIBLE = 300  # days without use: more likely the clock jumped ahead, as after a boot with a bad RTC
 
 
 class PruneOptions(NamedTuple):
-    """Hold what prune takes beyond the unreachable, and what it never takes.
+    """Hold the additional targets of a prune, and its exceptions.
 
-    Beyond: what was unused for so many seconds before `now`, seconds since the epoch, and what is over `max_size`
-    bytes. Never: repo folders to `keep`, and the commits `locked` of each; with `only_locked` all else goes.
+    Targets: repos unused for this many seconds before `now`, seconds since the epoch, and the bytes over `max_size`.
+    Exceptions: repo folders to `keep`, and the commits `locked` of each; with `only_locked` everything else is removed.
     """
 
     now: float
@@ -56,7 +56,7 @@ class PruneOptions(NamedTuple):
 
 
 def prune(inventory: Inventory, options: PruneOptions, stale_locks: Mapping[str, Sequence[str]]) -> Plan:
-    """Plan the removal of what nothing can load any more, then of what was not used for long or does not fit."""
+    """Plan the removal of unreferenced revisions, then of repos that are unused for long or exceed the size limit."""
     contents = inventory.contents
     items: list[Item] = []
     skipped: list[Skipped] = []
@@ -89,7 +89,7 @@ def prune(inventory: Inventory, options: PruneOptions, stale_locks: Mapping[str,
 
 
 def unneeded(inventory: Inventory, repo: Repo, options: PruneOptions, outdated: str = "") -> Parts:
-    """Return what of a repo nothing can load any more; all but locked revisions where the repo is `outdated`."""
+    """Return the unreferenced parts of a repo; everything except locked revisions if the repo is `outdated`."""
     doomed = _doomed(inventory, repo, options, outdated)
     alive = len(doomed) < len(repo.revisions)
     if repo.revisions and not alive and not inventory.user(repo.folder) and not inventory.obstacle(repo.folder):
@@ -109,7 +109,7 @@ def unneeded(inventory: Inventory, repo: Repo, options: PruneOptions, outdated: 
             Item("partial", f"{repo.path}/blobs/{partial}", size, "nobody downloads it any more", repo.folder)
             for partial, size in repo.partial.items()
         ]
-    # What something links to was not asked for by name: that it stays is no failure.
+    # The user did not ask for these paths by name, so a link that keeps them is not a failure.
     stays = [skip._replace(kind="kept") if skip.kind == "in use" else skip for skip in (*parts.skipped, *loose.skipped)]
     return Parts(items, parts.blobs | loose.blobs, stays)
 
@@ -131,9 +131,9 @@ def _doomed(inventory: Inventory, repo: Repo, options: PruneOptions, outdated: s
 
 
 def _needed(repo: Repo, kept: Sequence[Revision], others: Sequence[Revision]) -> frozenset[str]:
-    """Return the commits among `others` that must stay because nothing that stays replaces them.
+    """Return the commits among `others` that must stay because no remaining commit replaces them.
 
-    Of a repo without any ref, nobody knows which commit an app loads by its hash: all that hold anything stay.
+    In a repo without any ref, an app may load any commit by its hash, so all commits with content stay.
     """
     if not kept:
         return frozenset(revision.commit for revision in others if len(revision.dangling) < revision.files)
@@ -147,7 +147,7 @@ def _needed(repo: Repo, kept: Sequence[Revision], others: Sequence[Revision]) ->
 
 
 def _replaces(repo: Repo, revision: Revision, other: Revision) -> bool:
-    """Return whether nobody who loads `revision` would miss `other`, as far as what is here of both can tell."""
+    """Return whether `revision` replaces `other`, as far as their present files show."""
     try:
         copy, theirs = copy_of(repo.path, revision.commit), copy_of(repo.path, other.commit)
     except OSError:
@@ -182,9 +182,9 @@ def _stale(inventory: Inventory, folder: str, locks: Sequence[str]) -> list[Item
 def _outdated(
     inventory: Inventory, pruned: Mapping[str, Parts], options: PruneOptions
 ) -> tuple[Mapping[str, str], list[str]]:
-    """Return the repos that go but for their locked revisions, and why: unused, or least recently used.
+    """Return the repos to remove except for their locked revisions, with the reason: unused, or least recently used.
 
-    What they are measured by is what `pruned` leaves of each. The rest are notes on what could not be done.
+    Their size is measured after `pruned` is removed. The rest of the result are notes on unmet limits.
     """
     reasons: dict[str, str] = {}
     notes: list[str] = []
@@ -213,7 +213,7 @@ def _over(
     by_age: Sequence[Repo],
     reasons: dict[str, str],
 ) -> int:
-    """Add the least recently used repos to `reasons` until the rest fits; return the bytes that stay if it cannot."""
+    """Add the least recently used repos to `reasons` until the rest fits; return the remaining bytes if it cannot."""
     assert options.max_size is not None
     payloads, busy = inventory.payloads, inventory.in_use
     sizes: dict[str, int] = {}
@@ -246,7 +246,7 @@ def _over(
 
 
 def reclaimable(inventory: Inventory, repo: Repo, options: PruneOptions) -> tuple[int, Collection[str]]:
-    """Return the bytes that a prune would free in a repo's own folder, and the payloads that it would still need."""
+    """Return the bytes that a prune would free in a repo's own folder, and the payloads that the repo still needs."""
     parts = unneeded(inventory, repo, options)
     if parts.items and parts.items[0].kind == "repo":
         return repo.held, ()

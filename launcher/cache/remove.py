@@ -1,8 +1,8 @@
-"""What goes is renamed away first and deleted afterwards: killed at any instant, each repo is whole or gone.
+"""Rename first, delete later: if the run is killed at any instant, each repo is complete or removed.
 
-The rename is the removal, and what was renamed is checked to be what was planned. Of a revision the refs go first, then
-its snapshot by one rename, then the blobs that nothing links to any more; refs come back when the snapshot cannot go.
-Where nothing can be renamed, the same is done file by file. What is not huggingface_hub's stays.
+The rename is the removal, and the renamed folder is checked against the plan. A revision is removed in this order: its
+refs, its snapshot by one rename, then the unlinked blobs; the refs are restored if the snapshot cannot be removed.
+Where nothing can be renamed, the same happens file by file. Foreign files stay.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Say = Callable[[Item], None]
 
 
 class Condemned(NamedTuple):
-    """Hold what is gone from the cache, what could not go, and the bytes freed so far; the rest is in the trash."""
+    """Hold the removed paths, the failures, and the bytes freed so far; the rest is in the trash."""
 
     items: tuple[Item, ...]
     failures: tuple[Failure, ...]
@@ -37,9 +37,9 @@ class Condemned(NamedTuple):
 
 
 def condemn(plan: Plan, say: Say) -> Condemned:
-    """Take every item of a plan out of the cache; `say` is called with each one before.
+    """Remove every item of a plan from the cache; call `say` before each one.
 
-    A path that is not what was planned any more stays and is a failure; one that is gone already is none.
+    A path that no longer matches the plan stays and is a failure; a path that is already removed is not.
     """
     if not plan.items:
         return Condemned((), (), 0)
@@ -84,7 +84,7 @@ class _Run:
             act(item)
         except FileNotFoundError as error:
             if not os.path.lexists(item.path):
-                return  # somebody else was faster
+                return  # another process removed it first
             self.failures.append(Failure(item.path, reason(error)))
         except OSError as error:
             self.failures.append(Failure(item.path, reason(error)))
@@ -107,7 +107,7 @@ class _Run:
     def take_locks(self, item: Item) -> None:
         self._refuse_mount(LOCKS)
         if os.path.lexists(f"{self.root}/{item.folder}/snapshots"):
-            return  # its repo could not go, or has come again
+            return  # its repo could not be removed, or exists again
         if self._locks is None:
             self._locks = open_folder(LOCKS, dir_fd=self.trash.descriptor)
         with self._or_delete(self._locks, item.folder, item.path):
@@ -119,13 +119,13 @@ class _Run:
             sweep(self.root, name, self._take_or_unlink, damaged=item.kind == "damaged")
 
     def close_store(self) -> None:
-        """Remove a shared store in which nothing is left but its marker and folders."""
+        """Remove a shared store that contains only its marker and folders."""
         if _takes_store(self.done):
             with suppress(OSError):
                 store.dismantle(self.trash.descriptor)
 
     def take_parts(self, items: list[Item]) -> None:
-        """Remove parts of one repo: revisions with their refs, what is broken, then blobs that nothing links to."""
+        """Remove parts of one repo: revisions with their refs, broken files, then unlinked blobs."""
         refs = [item for item in items if item.kind == "ref"]
         revisions = {item.path.rpartition("/")[2] for item in items if item.kind in ("revision", "snapshot")}
         for item in items:
@@ -146,7 +146,7 @@ class _Run:
         try:
             now = layout.read(self.root, loose[0].folder)
         except FileNotFoundError:
-            return  # somebody else has taken the whole repo
+            return  # another process removed the whole repo
         except OSError as error:
             self.failures.append(Failure(f"{self.root}/{loose[0].folder}", reason(error)))
             return
@@ -166,7 +166,7 @@ class _Run:
             taking_turns(repo),
             Undo() as undo,
         ):
-            # The refs go first: one that names what is not there would hide the whole repo from huggingface_hub.
+            # Remove the refs first: a ref to a missing revision would hide the whole repo from huggingface_hub.
             for ref in refs:
                 with suppress(FileNotFoundError):
                     self._refuse_other_ref(ref)
@@ -250,7 +250,7 @@ class _Run:
             self.deletion.delete(parent, name, path)
 
     def _linked(self) -> frozenset[str] | None:
-        """Return what the repos that are left link to, None where that is unknown; none of them goes any more."""
+        """Return the payloads that the remaining repos link to, None if unknown; none of these is removed now."""
         if self._payloads is None:
             self._payloads = (store.linked(self.root, entries.contents(self.root).entries),)
         return self._payloads[0]
@@ -261,10 +261,10 @@ class _Run:
 
 
 def _approved(plan: Plan) -> Iterator[str]:
-    """Yield what a later run may delete to finish this one: blobs, payloads and locks of repos, a line each."""
+    """Yield the remaining work for a later run, if this one is killed: blobs, payloads and repo locks, one a line."""
     prefix = len(f"{plan.root.real}/")
     for item in plan.items:
-        if item.kind == "blob" and not item.linked:  # by its name, a later run would take the new one
+        if item.kind == "blob" and not item.linked:  # a later run would take the new blob of the same name
             yield f"blob {item.path[prefix:]}"
         elif item.kind == "payload":
             yield f"payload {item.path.rpartition('/')[2]}"

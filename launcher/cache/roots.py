@@ -1,4 +1,4 @@
-"""Where the app's model cache is, by huggingface_hub's own rules and without importing it, and whose it is."""
+"""Find the app's model caches by huggingface_hub's own rules, without importing it, and their owners."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from ..config.paths import HUB_ENTRY, absolute, expand, home_of_user
+from ..config.paths import HUB_ENTRY, MOVE, absolute, expand, home_of_user
 from ..config.settings import HUB_CACHE_NAMES, Settings
 from ..errors import LauncherError, quoted
 
-# By transformers' own rule before version 5, the first that is set wins over every other setting.
+# transformers before version 5 uses the first of these that is set, and it overrides every other setting.
 TRANSFORMERS_NAMES = ("TRANSFORMERS_CACHE", "PYTORCH_TRANSFORMERS_CACHE", "PYTORCH_PRETRAINED_BERT_CACHE")
 _TRANSFORMERS = r"transformers-(\d+)\..*\.dist-info"
 
 
 class Root(NamedTuple):
-    """Hold a hub cache: its path as it is named, links resolved, why it is one, and whose it is.
+    """Hold a hub cache: its configured path, its path without links, the reason why it is one, and its ownership.
 
-    It is `owned` when it is in the app's folder or this user's or root's `.env` names it, and `inside` in the app's
-    folder alone.
+    It is `owned` if it is in the app's folder or if this user's or root's `.env` names it, and `inside` only if it is
+    in the app's folder.
     """
 
     path: Path
@@ -74,7 +74,7 @@ def folders(environment: Mapping[str, str], app_dir: Path) -> tuple[Path, ...]:
 def transformers_cache(environment: Mapping[str, str], app_dir: Path) -> tuple[str, Path] | None:
     """Return the variable that gives transformers a cache of its own, and that cache.
 
-    None where no variable does, or where the app's transformers is version 5 or later, which knows none of them.
+    Return None without such a variable, or if the app's transformers is version 5 or later, which ignores them.
     """
     name = next((name for name in TRANSFORMERS_NAMES if environment.get(name)), None)
     if name is None or (_transformers(environment, app_dir) or 0) >= 5:
@@ -84,7 +84,7 @@ def transformers_cache(environment: Mapping[str, str], app_dir: Path) -> tuple[s
 
 
 def _transformers(environment: Mapping[str, str], app_dir: Path) -> int | None:
-    """Return the major version of the app's transformers, None where it is not found."""
+    """Return the major version of the app's transformers, None if it is not installed."""
     prefixes = (app_dir / ".venv", app_dir / "venv", environment.get("VIRTUAL_ENV"), environment.get("CONDA_PREFIX"))
     packages = [path for prefix in prefixes if prefix for path in Path(prefix).glob("lib/python*/site-packages")]
     for folder in (*packages, *(Path(path) for path in sys.path if path)):
@@ -97,8 +97,8 @@ def _transformers(environment: Mapping[str, str], app_dir: Path) -> int | None:
 def roots(settings: Settings, environment: Mapping[str, str]) -> tuple[Root, ...]:
     """Return every cache that an app with this environment uses, its hub cache first.
 
-    A cache is the app's own when it is in the app's folder or the `.env` of this user or root names it. A user-wide
-    default, ours or of whom it belongs to, is shared with other programs even then.
+    A cache is the app's own if it is in the app's folder or if the `.env` of this user or root names it. Other programs
+    share the default cache of a user, ours or that of the cache's owner, so it is never the app's own.
     """
     paths = folders(environment, settings.app_dir)
     hub = next((settings.variables[name] for name in HUB_CACHE_NAMES if name in settings.variables), None)
@@ -117,9 +117,9 @@ def roots(settings: Settings, environment: Mapping[str, str]) -> tuple[Root, ...
 
 
 def misplaced(environment: Mapping[str, str], app_dir: Path) -> tuple[str, str] | None:
-    """Return what is wrong with an HF_HOME that is a hub cache itself, and what helps; None where nothing is.
+    """Return the problem of an HF_HOME that is itself a hub cache, and a hint; None without a problem.
 
-    The library adds `hub` to it, so the models that are there are not found.
+    The library appends `hub` to HF_HOME, so it does not find the models there.
     """
     if not environment.get("HF_HOME") or any(environment.get(name) for name in HUB_CACHE_NAMES if name != "HF_HOME"):
         return None
@@ -131,12 +131,12 @@ def misplaced(environment: Mapping[str, str], app_dir: Path) -> tuple[str, str] 
 
 
 def _everybodys(real: str, home: str | None) -> frozenset[str]:
-    """Return the user-wide caches: of this user by either name of the home, and of the cache's owner."""
+    """Return the default caches: of this user by either name of the home, and of the cache's owner."""
     homes = [home_of_user(), *((home,) if home else ())]
     try:
         homes.append(pwd.getpwuid(os.stat(real).st_uid).pw_dir)
     except (OSError, KeyError):
-        pass  # it is not there, or its owner has no name
+        pass  # it does not exist, or its owner has no name
     return frozenset(os.path.realpath(f"{folder}/.cache/huggingface/hub") for folder in homes)
 
 
@@ -148,7 +148,7 @@ def _names(folder: Path) -> list[str]:
 
 
 def refuse_unsafe(caches: Iterable[Root], app_dir: Path, home: str | None) -> None:
-    """Refuse to remove anything where a mistake in a setting has made a whole system, home or app the cache.
+    """Refuse to remove anything if a wrong setting makes a whole system, home or app folder the cache.
 
     Raises LauncherError for a root that is `/`, a home folder, the app's folder, or a folder above one of these.
     """
@@ -163,4 +163,5 @@ def refuse_unsafe(caches: Iterable[Root], app_dir: Path, home: str | None) -> No
 
 
 def _holds_entries(folder: Path) -> bool:
-    return any(HUB_ENTRY.match(name) for name in _names(folder))
+    names = _names(folder)
+    return MOVE not in names and any(map(HUB_ENTRY.match, names))

@@ -1,7 +1,7 @@
-"""A snapshot is a folder of links to blobs, or of plain files where there are no links; anything else is foreign.
+"""A snapshot is a folder of links to blobs, or of plain files on systems without links; all else in it is foreign.
 
-A plain file is huggingface_hub's where the commit's tree has it, or where its repo has no blobs at all, as on a file
-system without links. In all other cases a person has put it there: a compiled engine, a voice, an edited config.
+A plain file is huggingface_hub's if the commit's tree has it, or if its repo has no blobs, as on a file system without
+links. Otherwise a person has put it there: a compiled engine, a voice, an edited config.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from .completeness import tree
 from .names import PIN, UNFINISHED
 
 NOT_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
-# Names of blobs that have not arrived in full: of huggingface_hub, and of clients in other languages.
+# Names of partial blobs: of huggingface_hub, and of clients in other languages.
 _PARTIAL = re.compile(
     rf".+\.incomplete|\..+\.[0-9a-f]{{8}}\.shared|(?:[0-9a-f]{{64}}|[0-9a-f]{{40}})\.(?:lock|{UNFINISHED})", re.DOTALL
 )
@@ -25,7 +25,7 @@ Identity = tuple[int, int]
 
 
 class Blob(NamedTuple):
-    """Hold a blob; `held` are the bytes of it that lie in the repo, `shared` its payload's name in the shared store."""
+    """Hold a blob; `held` are its bytes in the repo, `shared` is the name of its payload in the shared store."""
 
     name: str
     size: int
@@ -39,9 +39,9 @@ class Blob(NamedTuple):
 class Revision(NamedTuple):
     """Hold a snapshot.
 
-    `link` is what the snapshot leads to where it is a link itself. `blobs` are what it links to. Of its paths,
-    `dangling` lead to nothing, `outside` lead out of the repo, `foreign` are somebody's own plain files; all others
-    that are plain files count in `plain_files` and `plain_bytes`.
+    `link` is the snapshot's destination if it is a link itself. `blobs` are the blobs that it links to. Of its paths,
+    `dangling` are links to nothing, `outside` links out of the repo, and `foreign` plain files that a person added;
+    `plain_files` and `plain_bytes` count all other plain files.
     """
 
     commit: str
@@ -59,17 +59,17 @@ class Revision(NamedTuple):
 
     @property
     def pinned(self) -> bool:
-        """Return whether a ref of ours says that it must stay."""
+        """Return whether a ref of ours pins it."""
         return PIN in self.refs
 
     @property
     def only_foreign(self) -> bool:
-        """Return whether nothing in it is huggingface_hub's."""
+        """Return whether it contains nothing of huggingface_hub's."""
         return bool(self.foreign) and self.files == len(self.foreign)
 
 
 class Plain:
-    """Add up the files that lie in snapshots themselves, where the system or the user has no links."""
+    """Add up the plain files in snapshots, on systems or for users without links."""
 
     def __init__(self) -> None:
         self.size = self.files = self.held = self.foreign = 0
@@ -77,7 +77,7 @@ class Plain:
         self.hard_linked: dict[Identity, int] = {}
 
     def add(self, status: os.stat_result, *, held: bool = True, foreign: bool = False) -> None:
-        """Add a file; its bytes are `held` by the repo where a removal would free them, and `foreign` ones are not."""
+        """Add a file; the repo has its `held` bytes if a removal would free them, and none of a `foreign` file."""
         self.size += status.st_size
         self.files += 1
         identity = (status.st_dev, status.st_ino)
@@ -91,7 +91,7 @@ class Plain:
 
 
 class Place(NamedTuple):
-    """Hold the repo that snapshots are read of: its path, whether it is a link, its blobs, and what it links to."""
+    """Hold the repo of the snapshots: its path, whether it is a link, its blobs, and its destination."""
 
     path: str
     linked: bool
@@ -133,7 +133,7 @@ def read_snapshot(place: Place, commit: str, refs: tuple[str, ...]) -> Revision:
     if own and not (link or place.linked):
         has_links = bool(linked or dangling or outside)
         sizes = {path: status.st_size for path, status in own}
-        # Every download makes `blobs`, also where there are no links: without it, a removal has kept these files.
+        # Every download creates `blobs`, also without links: if it is missing, a removal has kept these files.
         kept = not any(os.path.lexists(f"{place.path}/{part}") for part in ("blobs", "refs"))
         has_blobs = has_links or bool(place.blobs) or kept
         foreign = foreign_files(sizes, f"{place.path}/trees/{commit}.json", has_links=has_links, has_blobs=has_blobs)
@@ -161,9 +161,9 @@ def read_snapshot(place: Place, commit: str, refs: tuple[str, ...]) -> Revision:
 
 
 def walk_snapshot(base: str) -> Iterator[tuple[str, os.DirEntry[str]]]:
-    """Yield everything in a snapshot that is not a folder, with its path there.
+    """Yield every file in a snapshot with its path there.
 
-    Raises OSError for a folder that cannot be read.
+    Raises OSError for an unreadable folder.
     """
     pending = [""]
     while pending:
@@ -177,9 +177,9 @@ def walk_snapshot(base: str) -> Iterator[tuple[str, os.DirEntry[str]]]:
 
 
 def foreign_files(sizes: Mapping[str, int], tree_path: str, *, has_links: bool, has_blobs: bool) -> frozenset[str]:
-    """Return which plain files of a snapshot, of these sizes in bytes, are not huggingface_hub's.
+    """Return the plain files of a snapshot, with sizes in bytes, that are not huggingface_hub's.
 
-    Beside links, a file that the tree has is still foreign if its size differs: somebody put it in a link's place.
+    If the snapshot has links too, a file of the tree with another size is foreign: a person replaced a link with it.
     """
     known = tree(tree_path)
     if not known:
@@ -188,12 +188,12 @@ def foreign_files(sizes: Mapping[str, int], tree_path: str, *, has_links: bool, 
 
 
 def is_partial(blob: str) -> bool:
-    """Return whether a blob of this name has not arrived in full, or is a link that is just being made."""
+    """Return whether a blob name is that of a partial download or of a temporary link."""
     return _PARTIAL.fullmatch(blob) is not None
 
 
 def leads_somewhere(path: str) -> bool:
-    """Return whether a link leads to something, as far as that can be looked at."""
+    """Return whether a link leads to an existing file, as far as we can access it."""
     try:
         os.stat(path)
     except OSError as error:
@@ -202,11 +202,10 @@ def leads_somewhere(path: str) -> bool:
 
 
 def _blob(place: Place, base: str, path: str, text: str, *, direct: bool) -> tuple[str, str]:
-    """Return the blob of its own repo that a link stands for, and where it leads unless that is just this blob.
+    """Return the blob of its own repo that a link means, and its destination unless that is the blob itself.
 
-    An absolute link of huggingface_hub 0.13 to 0.22 names the place where the cache was when it was made. In a cache
-    that was moved or copied, it stands for the blob that is here. So does a relative one of a snapshot that was moved
-    alone, as long as it leads to nothing.
+    An absolute link of huggingface_hub 0.13 to 0.22 contains the cache's path at that time. In a moved or copied cache,
+    it means the blob that is here now. The same holds for a dangling relative link in a snapshot that was moved alone.
     """
     if direct:
         usual = f"{'../' * (path.count('/') + 2)}blobs/"

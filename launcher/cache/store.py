@@ -1,8 +1,9 @@
-"""The shared blob store of huggingface_hub 1.32 and later: a payload goes only when no repo can still link to it.
+"""The shared blob store of huggingface_hub 1.32 and later: a payload is removed only if no repo can link to it.
 
-A payload is `<root>/blobs/<2 hex>/<64 hex>`, with `.refs` beside it: a hint that lists the repo blobs which link to
-it, one a line, each to be checked against the disk. Whoever publishes, links or removes one holds the flock on its
-`.lock`. The rules are those of huggingface_hub's `utils/_shared_blobs.py`; older versions know nothing of the store.
+A payload is `<root>/blobs/<2 hex>/<64 hex>`. A `.refs` file next to it lists the repo blobs that link to it, one a
+line; it is a hint, so each is checked on the disk. Every process that publishes, links or removes a payload holds the
+flock on its `.lock`. The rules are those of huggingface_hub's `utils/_shared_blobs.py`; older versions ignore the
+store.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ _FAST = re.compile(r"\.\./\.\./blobs/[0-9a-f]{2}/([0-9a-f]{64})")
 
 
 def is_store(root: str) -> bool:
-    """Return whether the root has a shared store in the one format that is known: real folder, real marker."""
+    """Return whether the root has a shared store in the one known format: a real folder with a real marker."""
     folder = f"{root}/{FOLDER}"
     try:
         return stat.S_ISDIR(os.lstat(folder).st_mode) and read_regular(f"{folder}/{MARKER}", 16) == _MARKED
@@ -36,31 +37,31 @@ def is_store(root: str) -> bool:
 
 
 def path_of(root: str, payload: str) -> str:
-    """Return where a payload lies."""
+    """Return the path of a payload."""
     return within(f"{root}/{FOLDER}", payload)
 
 
 def within(folder: str, payload: str) -> str:
-    """Return where a payload lies in a store that is this folder."""
+    """Return the path of a payload in this store folder."""
     return f"{folder}/{payload[:2]}/{payload}"
 
 
 def path_below(payload: str) -> str:
-    """Return where a payload lies, as seen from the root."""
+    """Return the path of a payload, relative to the root."""
     return within(FOLDER, payload)
 
 
 def blobs_of(root: str, folder: str) -> Iterator[tuple[str, str]]:
-    """Yield a repo's blobs that are links to payloads, as the hint names them, each with its payload.
+    """Yield a repo's blobs that are links to payloads, named as in the hint, each with its payload.
 
-    Raises OSError where the links cannot be read.
+    Raises OSError if the links cannot be read.
     """
     path = f"{root}/{folder}/{FOLDER}"
     try:
         listing = os.scandir(path)
     except FileNotFoundError:
         if os.path.islink(path) or os.path.islink(f"{root}/{folder}"):
-            raise  # its disk is not mounted now
+            raise  # its disk is not mounted
         return
     with listing:
         for entry in listing:
@@ -71,7 +72,7 @@ def blobs_of(root: str, folder: str) -> Iterator[tuple[str, str]]:
 
 
 def target(root: str, folder: str, text: str) -> str | None:
-    """Return the payload that a link in `folder` names, or None where it leads elsewhere."""
+    """Return the payload that a link in `folder` names; None if it leads elsewhere."""
     fast = _FAST.fullmatch(text)
     if fast:
         return fast[1]
@@ -81,9 +82,9 @@ def target(root: str, folder: str, text: str) -> str | None:
 
 
 def linked(root: str, folders: Iterable[str]) -> frozenset[str] | None:
-    """Return every payload that these repos really link to: the hint knows nothing of a folder that was copied.
+    """Return every payload that these repos link to on the disk: the hint does not list links of a copied folder.
 
-    None where that cannot be read of all of them: then nobody knows.
+    Return None if the links of any repo are unreadable.
     """
     try:
         return frozenset(payload for folder in folders for _, payload in blobs_of(root, folder))
@@ -92,7 +93,7 @@ def linked(root: str, folders: Iterable[str]) -> frozenset[str] | None:
 
 
 def sizes(root: str, only: Collection[str] | None = None) -> Iterator[tuple[str, int]]:
-    """Yield every payload in the store, or those of `only` that are there, with its bytes."""
+    """Yield every payload in the store, or the existing ones of `only`, with its bytes."""
     for payload in _names(root) if only is None else only:
         try:
             status = os.lstat(path_of(root, payload))
@@ -120,7 +121,7 @@ def _folders(root: str) -> Iterator[frozenset[str]]:
 
 
 def references(root: str, payload: str) -> frozenset[str] | None:
-    """Return the repo blobs (`models--a--b/blobs/<name>`) that link to a payload, or None where that is unknowable."""
+    """Return the repo blobs (`models--a--b/blobs/<name>`) that link to a payload; None if they cannot be determined."""
     try:
         lines = read_regular(f"{path_of(root, payload)}.refs", _MOST_BYTES).decode("utf-8").splitlines()
     except (OSError, UnicodeDecodeError):
@@ -137,7 +138,7 @@ def references(root: str, payload: str) -> frozenset[str] | None:
         except (FileNotFoundError, NotADirectoryError):
             continue
         except OSError as error:
-            if error.errno == errno.EINVAL:  # it is there and no link: a blob of the repo's own
+            if error.errno == errno.EINVAL:  # it exists and is not a link: a blob of the repo's own
                 continue
             return None
         if target(root, f"{root}/{parts[0]}/{FOLDER}", text) == payload:
@@ -147,9 +148,9 @@ def references(root: str, payload: str) -> frozenset[str] | None:
 
 @contextmanager
 def locked(parent: int, payload: str, patience: float = LOCK_SECONDS) -> Iterator[None]:
-    """Hold the lock of a payload in the folder `parent` as huggingface_hub does; a planted link is not followed.
+    """Hold the lock of a payload in the folder `parent` as huggingface_hub does, without following a planted link.
 
-    A lock file that was made for this goes again. Raises OSError where the lock cannot be had; whoever holds it does so
+    A lock file that this call created is removed again. Raises OSError if the lock is not free; a holder keeps it only
     for the time of a rename.
     """
     name, made = f"{payload}.lock", True
@@ -169,14 +170,14 @@ def locked(parent: int, payload: str, patience: float = LOCK_SECONDS) -> Iterato
 
 
 def dismantle(root: int) -> None:
-    """Remove a store, below an open root, that holds nothing but its marker, empty folders and locks of no payload.
+    """Remove a store, below an open root, that contains only its marker, empty folders and locks without a payload.
 
-    Raises OSError when there is anything else in it; then it stays a store.
+    Raises OSError if it contains anything else; then it stays a store.
     """
     folder = open_folder(FOLDER, dir_fd=root)
     try:
         names = os.listdir(folder)
-        if not names:  # a run was killed when the marker was gone
+        if not names:  # a run was killed after it removed the marker
             os.rmdir(FOLDER, dir_fd=root)
             return
         for prefix in names if read_regular(MARKER, 16, dir_fd=folder) == _MARKED else ():
@@ -190,7 +191,7 @@ def dismantle(root: int) -> None:
         try:
             os.rmdir(FOLDER, dir_fd=root)
         except OSError:
-            # A download has begun meanwhile: without the marker nobody would use this store again.
+            # A download has begun meanwhile, and without the marker no download would use this store again.
             with open(open_regular(MARKER, os.O_WRONLY | os.O_CREAT, dir_fd=folder), "wb") as file:
                 file.write(_MARKED)
             raise

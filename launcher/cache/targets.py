@@ -1,4 +1,4 @@
-"""Which repo or revision is meant by what a person types; where that is not certain, nothing is."""
+"""Resolve what a person types to repos and revisions; an ambiguous target resolves to nothing."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ _WHOLE_COMMIT = 40
 
 
 class Selection(NamedTuple):
-    """Hold a repo folder, and the commits that are meant in it; none means the whole repo."""
+    """Hold a repo folder and its selected commits; none means the whole repo."""
 
     folder: str
     commits: tuple[str, ...]
 
 
 class Place(NamedTuple):
-    """Hold the repo folders of one root; `read` is asked only where revisions matter."""
+    """Hold the repo folders of one root; `read` is called only if revisions matter."""
 
     folders: tuple[str, ...]
     read: Callable[[str], Repo]
 
 
 def matching(patterns: Iterable[str], folders: Iterable[str]) -> frozenset[str]:
-    """Return the folders that any of the patterns names, whole repos only."""
+    """Return the folders that match any of the patterns, as whole repos."""
     present = tuple(folders)
     return frozenset(folder for pattern in patterns for folder in _folders(pattern, present))
 
@@ -42,11 +42,11 @@ def matching(patterns: Iterable[str], folders: Iterable[str]) -> frozenset[str]:
 def select(
     targets: Sequence[str], places: Sequence[Place], hint: str, *, lenient: bool = False
 ) -> tuple[tuple[Selection, ...], ...]:
-    """Return what the targets mean, for each place.
+    """Return the matches of the targets in each place.
 
-    A target is a repo's name, its folder's, either with `@revision` behind it, a glob, or a commit's first digits.
-    Raises LauncherError, a usage error, for one that means more than one thing, or, unless `lenient`, nothing
-    anywhere; it names the nearest.
+    A target is the name of a repo or of its folder, either with `@revision` appended, a glob, or the first digits of a
+    commit. Raises LauncherError, a usage error, for an ambiguous target, or, unless `lenient`, for one without a match
+    anywhere; it names the nearest matches.
     """
     chosen: list[dict[str, set[str] | None]] = [{} for _ in places]
     for target in targets:
@@ -81,7 +81,7 @@ def _meaning(target: str, place: Place) -> Mapping[str, set[str] | None]:
             commits = {commit for commit in _known(read(folder)) if commit.startswith(target)}
         except OSError:
             if len(target) < _WHOLE_COMMIT:
-                raise  # the digits may begin a commit in there too
+                raise  # the unreadable repo may have a commit with these digits
             continue
         if commits:
             meaning[folder] = commits
@@ -89,7 +89,7 @@ def _meaning(target: str, place: Place) -> Mapping[str, set[str] | None]:
 
 
 def _refuse_ambiguous(target: str, meanings: Sequence[Mapping[str, set[str] | None]]) -> None:
-    """Refuse the first digits of more than one commit, in whichever roots; of a repo, each root's may be the same."""
+    """Refuse first digits that match several commits in any of the roots; one repo's commits may match in each root."""
     pairs = {
         (folder, commit) for meaning in meanings for folder, commits in meaning.items() for commit in commits or ()
     }
@@ -135,7 +135,7 @@ def _folders(target: str, folders: Sequence[str]) -> tuple[str, ...]:
         return ()
     if HUB_ENTRY.match(target):
         return tuple(folder for folder in folders if fnmatch.fnmatchcase(folder, target))
-    # A star stays within its part of the name: `bert*` is not `bert-org/model`, nor a dataset.
+    # A star stays within its part of the name: `bert*` matches neither `bert-org/model` nor a dataset.
     for pattern in patterns:
         matches = tuple(folder for folder in folders if _fits(folder.split("--"), pattern.split("--")))
         if matches:
@@ -150,7 +150,7 @@ def _fits(parts: Sequence[str], pattern: Sequence[str]) -> bool:
 def unknown(
     target: str, folders: Sequence[str], hint: str, so: str = "", *, where: str = "in the cache"
 ) -> LauncherError:
-    """Return the error for a target that means nothing here, the nearest names in it; `so` is what follows from it."""
+    """Return the error for a target without a match here, with the nearest names; `so` is the consequence."""
     import difflib
 
     names = [name(folder) for folder in folders]

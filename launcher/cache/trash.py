@@ -1,7 +1,7 @@
-"""Trash is in the same root, so that what goes is renamed and never copied; deleting it can take its time.
+"""The trash is in the same root, so that removed paths are renamed and never copied, and deleted later.
 
-Whoever fills or deletes a trash folder holds the flock on it. What a killed run has left, nobody holds: the next run
-deletes it. What turns out not to be huggingface_hub's is given back.
+A run holds the flock on its trash folder while it fills or deletes it. Nothing holds the trash of a killed run, so the
+next run deletes it. Foreign files in it are given back.
 """
 
 from __future__ import annotations
@@ -28,26 +28,26 @@ from .names import is_new_ref, new_trash
 from .snapshots import Identity
 from .usage import held_lock
 
-# The disk is too full for a new folder, or the file system cannot rename this one: what goes is removed in its place.
+# The disk is too full for a new folder, or the file system cannot rename this one: remove it in place.
 NO_RENAME = (errno.EXDEV, errno.ENOSPC, errno.EDQUOT)
 _JOURNAL = ".approved"
 _MOST_BYTES = 1 << 28
 _NICENESS = 10
-# The app's first moments are its own: on few cores, deleting beside them would only delay it.
+# With few cores, deleting would delay the app's start, so wait for its first moments.
 _GRACE_SECONDS = 0.5
 
 
 class Finished(NamedTuple):
-    """Hold the bytes that deleting the trash has really freed, and what of it could not be deleted."""
+    """Hold the bytes that deleting the trash has freed, and the paths that could not be deleted."""
 
     freed: int
     failures: tuple[Failure, ...]
 
 
 class Trash:
-    """Hold the trash folder of one run, made when it is first needed and locked while it is in use.
+    """Hold the trash folder of one run, created at the first use and locked while it is in use.
 
-    What the run may delete besides is `approved` in it, so that a later run can finish this one's work.
+    `approved` lists the run's other deletions, so that a later run can finish them.
     """
 
     def __init__(self, root: str, approved: Iterable[str] = ()) -> None:
@@ -59,14 +59,14 @@ class Trash:
 
     @property
     def path(self) -> str:
-        """Return where the trash folder is."""
+        """Return the path of the trash folder."""
         return f"{self.root}/{self._name}"
 
     def take(self, parent: int, name: str, new_name: str | None = None, identity: Identity | None = None) -> str:
         """Rename the entry `name` of the folder `parent` into the trash, and return its path there.
 
-        It must be what has this identity, also at the instant of the rename: anything else is put back. Raises
-        OSError, with one of NO_RENAME where nothing can be renamed.
+        The entry must have this identity, also at the instant of the rename: anything else is put back. Raises OSError,
+        with one of NO_RENAME if nothing can be renamed.
         """
         folder = self._made()
         before = open_place(name, dir_fd=parent)
@@ -85,15 +85,15 @@ class Trash:
         return f"{self.path}/{new}"
 
     def give_back(self, path: str, place: str, strangers: Collection[str]) -> None:
-        """Give back what is foreign in a repo or snapshot that is in the trash at `path`; its place is below the root.
+        """Give back the foreign files of a repo or snapshot at `path` in the trash; `place` was its path in the root.
 
-        Raises OSError where it cannot be given back; then it stays in the trash.
+        Raises OSError if that fails; then they stay in the trash.
         """
         folder = self._made()
         foreign.give_back(self.descriptor, folder, os.path.relpath(path, self.path), place, strangers)
 
     def close(self) -> None:
-        """Give the folder up, and remove it when nothing has come into it."""
+        """Release the folder, and remove it if it is empty."""
         if self._folder is not None:
             with suppress(OSError):
                 _drop(self.descriptor, self._name, self._folder)
@@ -107,7 +107,7 @@ class Trash:
             try:
                 folder = open_folder(self._name, dir_fd=self.descriptor)
             except FileNotFoundError:
-                continue  # another run has deleted it before it was locked
+                continue  # another run deleted it before we locked it
             try:
                 if _lock(folder) and os.fstat(folder).st_nlink:
                     self._begin(folder)
@@ -130,7 +130,7 @@ class Trash:
             raise
 
     def _put_back(self, new: str, parent: int, name: str) -> str:
-        """Put back what was not meant, and return in words where it is now."""
+        """Put back a path that was not planned, and return its current path in words."""
         assert self._folder is not None
         try:
             os.stat(name, dir_fd=parent, follow_symlinks=False)
@@ -144,9 +144,9 @@ class Trash:
 
 
 def probe(root: str) -> None:
-    """Try whether something could be renamed away in this root.
+    """Check whether a rename works in this root.
 
-    Raises OSError where it could not, other than for a full disk.
+    Raises OSError if it does not, except for a full disk.
     """
     with opened(root) as descriptor:
         name = new_trash()
@@ -160,10 +160,9 @@ def probe(root: str) -> None:
 
 
 def finish(root: str, progress: Progress | None = None) -> Finished:
-    """Delete all trash in a root, also what earlier runs left; return what that freed.
+    """Delete all trash in a root, also that of earlier runs; return the freed bytes.
 
-    Another user's trash stays, and so does what another run is at. `progress` is called with the bytes of each file
-    that is gone.
+    The trash of other users and of running processes stays. `progress` is called with the bytes of each deleted file.
     """
     deletion = Deletion(progress, entries.mount_points(root))
     try:
@@ -183,33 +182,32 @@ def finish(root: str, progress: Progress | None = None) -> Finished:
 
 
 def finish_later(roots: Sequence[str], *, quiet: bool, more: bool = False) -> None:
-    """Delete the trash of these roots in the background, and say on stderr what that freed unless `quiet`.
+    """Delete the trash of these roots in the background, and report the freed bytes on stderr unless `quiet`.
 
-    `more` tells that something was freed before, and that this was said.
-
-    The process that does it is nobody's child, so that the app neither waits for it nor owns it. Killed at any time,
-    it leaves the rest to the next run. Raises OSError when it cannot be started.
+    `more` tells that other bytes were freed and reported before. The process that does this is not the app's child, so
+    the app neither waits for it nor owns it. If it is killed, the next run deletes the rest. Raises OSError if it
+    cannot be started.
     """
     beside(partial(_finish_all, roots, quiet, more), stderr=True)
 
 
 @contextmanager
 def _noted(deletion: Deletion, path: str) -> Iterator[None]:
-    """Note what cannot be done about one path, and go on with the next."""
+    """Note the problem of one path, and continue with the next."""
     try:
         yield
     except FileNotFoundError:
-        pass  # another run was faster
+        pass  # another run deleted it first
     except OSError as error:
         deletion.failures.append(Failure(path, reason(error)))
 
 
 def _drop_new_refs(parent: int, repo: str) -> None:
-    """Remove the refs that killed runs were writing; a live one writes its ref under the turn that is taken here."""
+    """Remove the temporary refs of killed runs; a live run writes its ref under the lock that is held here."""
     try:
         folder = open_folder(repo, dir_fd=parent)
     except OSError:
-        return  # a repo behind a link, or one that has gone
+        return  # a repo behind a link, or a removed one
     try:
         if any(map(is_new_ref, os.listdir(folder))):
             with taking_turns(folder):
@@ -223,10 +221,10 @@ def _finish_folder(root: str, parent: int, name: str, deletion: Deletion) -> Non
     folder = open_folder(name, dir_fd=parent)
     try:
         if not _lock(folder):
-            return  # another run is at it, and deletes it itself
+            return  # another run uses it, and deletes it itself
         path = f"{root}/{name}"
         if not entries.is_own_trash(root, folder):
-            return  # it was exchanged for somebody else's
+            return  # another user's folder replaced it
         _finish_work(root, folder, deletion)
         for child in os.listdir(folder):
             with _noted(deletion, f"{path}/{child}"):
@@ -235,7 +233,7 @@ def _finish_folder(root: str, parent: int, name: str, deletion: Deletion) -> Non
                     _give_back(root, parent, folder, f"{name}/{child}", place)
                 if child not in (MARK, _JOURNAL):
                     deletion.delete(folder, child, f"{path}/{child}")
-        for child in os.listdir(folder):  # what came out of a repo that gave something back
+        for child in os.listdir(folder):  # the rest of a repo whose foreign files were given back
             if child not in (MARK, _JOURNAL):
                 deletion.delete(folder, child, f"{path}/{child}")
         _drop(parent, name, folder)
@@ -244,7 +242,7 @@ def _finish_folder(root: str, parent: int, name: str, deletion: Deletion) -> Non
 
 
 def _finish_work(root: str, folder: int, deletion: Deletion) -> None:
-    """Delete what a run that was killed had approved besides: blobs and payloads that nothing needs any more."""
+    """Delete the other approved paths of a killed run: blobs and payloads that nothing needs."""
     try:
         lines = os.fsdecode(read_regular(_JOURNAL, _MOST_BYTES, dir_fd=folder)).splitlines()
     except FileNotFoundError:
@@ -280,7 +278,7 @@ def _finish_work(root: str, folder: int, deletion: Deletion) -> None:
 
 
 def _drop_locks(root: str, folder: str, deletion: Deletion) -> None:
-    """Delete the locks of a repo that is gone, unless a download has just begun to make it anew."""
+    """Delete the locks of a removed repo, unless a new download of it has just begun."""
     path = f"{root}/{LOCKS}/{folder}"
     if "/" in folder or not HUB_ENTRY.match(folder) or os.path.lexists(f"{root}/{folder}/snapshots"):
         return
@@ -290,7 +288,7 @@ def _drop_locks(root: str, folder: str, deletion: Deletion) -> None:
 
 
 def _drop(parent: int, name: str, folder: int) -> None:
-    """Remove a trash folder in which nothing but its own files is left."""
+    """Remove a trash folder that contains only its own files."""
     if not {*os.listdir(folder)} <= {MARK, _JOURNAL}:
         return
     for child in (_JOURNAL, MARK):
@@ -300,12 +298,12 @@ def _drop(parent: int, name: str, folder: int) -> None:
 
 
 def revision_name(folder: str, commit: str) -> str:
-    """Return what a snapshot of a repo is called in the trash."""
+    """Return the name of a snapshot of a repo in the trash."""
     return f"@{commit}@{folder}"
 
 
 def _place_of(child: str) -> str:
-    """Return where a repo or snapshot in the trash was, below the root; blank for what is neither."""
+    """Return the old place of a repo or snapshot in the trash, relative to the root; blank for anything else."""
     if HUB_ENTRY.match(child):
         return child
     empty, _, rest = child.partition("@")
@@ -314,7 +312,7 @@ def _place_of(child: str) -> str:
 
 
 def _give_back(root: str, parent: int, folder: int, path: str, place: str) -> None:
-    """Give back what is foreign in a repo or snapshot in the trash, and remove what else tells of the snapshot."""
+    """Give back the foreign files of a repo or snapshot in the trash, and remove the other traces of the snapshot."""
     repo, _, commit = place.partition("/snapshots/")
     if commit:
         strangers = foreign.in_snapshot(f"{root}/{path}", f"{root}/{repo}", commit)
@@ -334,7 +332,7 @@ def _finish_all(roots: Sequence[str], quiet: bool, more: bool) -> None:
     for root in roots:
         try:
             done = finish(root)
-        except Exception as error:  # nobody else would say so
+        except Exception as error:  # this process has no caller that could report it
             _say(f"cannot delete the trash in {root}: {error}")
             continue
         for failure in done.failures:
@@ -347,7 +345,7 @@ def _say(line: str) -> None:
     try:
         os.write(2, f"{clean(line)}\n".encode(errors="backslashreplace"))
     except OSError:
-        pass  # whoever read it has gone
+        pass  # the reader of stderr has closed it
 
 
 def _lock(descriptor: int) -> bool:
@@ -356,4 +354,4 @@ def _lock(descriptor: int) -> bool:
     except OSError as error:
         if error.errno not in NO_FLOCK:
             raise
-        return True  # without flock two runs may meet, and each takes what is there
+        return True  # without flock, two runs may work on it at once, and each deletes what it finds

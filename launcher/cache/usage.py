@@ -1,9 +1,9 @@
-"""A repo that another process reads, maps or downloads into is in use; a lock that cannot be asked counts as held.
+"""A repo that another process reads, maps or downloads into is in use; an unreadable lock counts as held.
 
-Readers are seen in /proc: their open files and their mappings, by path in our own mount namespace, and by device and
-inode from any other (a container that mounts the cache); of other users' processes only root sees that. A download is
-seen by the flock that huggingface_hub holds on `.locks/<repo>/<etag>.lock` exactly while that file arrives; that works
-across hosts where flock does.
+Readers are found in /proc: by the paths of open files and mappings in our own mount namespace, and by device and inode
+in any other (a container that mounts the cache); only root sees the processes of other users. Downloads are found by
+the flock that huggingface_hub holds on `.locks/<repo>/<etag>.lock` while that file arrives; that works across hosts if
+flock does.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class _Opened(NamedTuple):
 
 
 class _Watched(NamedTuple):
-    """Hold where the files of a root's repos are: path prefixes in our own mount namespace, and devices."""
+    """Hold the places of a root's repo files: path prefixes in our own mount namespace, and devices."""
 
     prefixes: tuple[str, ...]
     devices: frozenset[int]
@@ -45,9 +45,9 @@ class _Watched(NamedTuple):
 def in_use(
     root: str, folders: Collection[str], spare: Collection[int] = (), *, force: bool = False
 ) -> Mapping[str, str]:
-    """Return which of the repos are in use and by whom; `spare` are pids that do not count, ourselves among them.
+    """Return the repos in use and their users; the pids in `spare` do not count, for example our own.
 
-    `force` looks at nothing.
+    With `force`, return none.
     """
     if force or not folders:
         return {}
@@ -55,12 +55,12 @@ def in_use(
 
 
 def downloads(root: str, folders: Iterable[str]) -> dict[str, str]:
-    """Return which of the repos are being downloaded."""
+    """Return the repos that a process downloads into."""
     return {folder: reason for folder in folders if (reason := _downloading(root, folder))}
 
 
 def held_lock(path: str) -> bool:
-    """Return whether somebody holds the flock on this file; one that cannot be asked counts as held."""
+    """Return whether a process holds the flock on this file; an unreadable lock counts as held."""
     try:
         descriptor = open_regular(path, os.O_RDWR)
     except FileNotFoundError:
@@ -81,7 +81,7 @@ def held_lock(path: str) -> bool:
 
 
 def lock_of(partial: str) -> str | None:
-    """Return the name of the lock of a partial download by its own in `blobs`, or None where it is no download's."""
+    """Return the lock name of a partial download, from its name in `blobs`; None if it is not a download's."""
     match = _ETAG.fullmatch(partial)
     return f"{match[1]}.lock" if match else None
 
@@ -96,7 +96,7 @@ def _downloading(root: str, folder: str) -> str | None:
         if name.endswith(".incomplete"):
             lock = f"{root}/{LOCKS}/{folder}/{lock_of(name)}"
         elif len(name) not in _WHOLE and is_partial(name):
-            # Clients in other languages keep their locks beside the blobs, or have none.
+            # Clients in other languages keep their locks next to the blobs, or have no locks.
             if is_young(f"{blobs}/{name}"):
                 return "a partial download in it has just grown"
             lock = f"{blobs}/{name.partition('.')[0]}.lock"
@@ -108,7 +108,7 @@ def _downloading(root: str, folder: str) -> str | None:
 
 
 def _beginning(root: str, folder: str) -> str | None:
-    """Return why a repo that has no blobs yet is in use: somebody holds one of its locks."""
+    """Return why a repo without blobs is in use: a process holds one of its locks."""
     try:
         locks = os.listdir(f"{root}/{LOCKS}/{folder}")
     except OSError:
@@ -118,7 +118,7 @@ def _beginning(root: str, folder: str) -> str | None:
 
 
 def _holder(lock: str) -> str:
-    """Return who holds a lock, as far as proc_locks(5) tells."""
+    """Return the holder of a lock, as far as proc_locks(5) shows it."""
     try:
         inode = os.stat(lock).st_ino
         with open("/proc/locks", encoding="ascii") as file:
@@ -127,12 +127,12 @@ def _holder(lock: str) -> str:
                 if words[1] == "FLOCK" and words[5].rpartition(":")[2] == str(inode) and int(words[4]) > 0:
                     return f" by {_described(int(words[4]))}"
     except (OSError, IndexError, ValueError):
-        pass  # another host's or another namespace's: held all the same
+        pass  # a holder on another host or in another namespace; the lock is still held
     return ""
 
 
 def readers(root: str, folders: Collection[str], spare: Collection[int]) -> dict[str, str]:
-    """Return which of the repos any process but those in `spare` has files open or mapped of, and who that is."""
+    """Return the repos whose files any process except those in `spare` has open or mapped, and that process."""
     pids: dict[str, int] = {}
     payloads: dict[str, int] = {}
     identities: dict[Identity, int] = {}
@@ -164,7 +164,7 @@ def readers(root: str, folders: Collection[str], spare: Collection[int]) -> dict
 
 
 def _elsewhere(root: str, folders: Iterable[str]) -> Mapping[str, str]:
-    """Return where the files of repos are that are links, or have parts that are: prefixes, each with its repo."""
+    """Return the places of linked repos and linked parts of repos: prefixes, each with its repo."""
     places: dict[str, str] = {}
     for folder in folders:
         path = f"{root}/{folder}"
@@ -174,12 +174,12 @@ def _elsewhere(root: str, folders: Iterable[str]) -> Mapping[str, str]:
 
 
 def _opened(watched: _Watched, spare: frozenset[int]) -> Iterator[_Opened]:
-    """Yield what visible processes have open below the prefixes, or, from other mount namespaces, on the devices."""
+    """Yield the open files of visible processes below the prefixes, or, in other mount namespaces, on the devices."""
     try:
         pids = [int(name) for name in os.listdir("/proc") if name.isdigit()]
         own = os.readlink("/proc/self/ns/mnt")
     except OSError:
-        return  # no /proc: nothing is known of readers, only of downloads
+        return  # without /proc, readers are unknown, and only downloads are found
     raw = tuple(map(os.fsencode, watched.prefixes))
     other_names = _has_other_names(watched.devices)
     for pid in pids:
@@ -191,7 +191,7 @@ def _opened(watched: _Watched, spare: frozenset[int]) -> Iterator[_Opened]:
                 maps = file.read()
             descriptors = os.listdir(f"/proc/{pid}/fd")
         except OSError:
-            continue  # gone, or another user's
+            continue  # it has ended, or belongs to another user
         by_path, by_identity = not elsewhere, elsewhere or other_names
         yield from _mapped(pid, maps, raw if by_path else (), watched.devices if by_identity else frozenset())
         for descriptor in descriptors:
@@ -199,7 +199,7 @@ def _opened(watched: _Watched, spare: frozenset[int]) -> Iterator[_Opened]:
             try:
                 target = os.readlink(path)
                 if by_path and target.startswith(watched.prefixes):
-                    if not os.path.isdir(path):  # whoever lists a folder is not reading its files
+                    if not os.path.isdir(path):  # an open folder is a listing, not a use
                         yield _Opened(pid, target, None)
                 elif by_identity and target.startswith("/"):
                     status = os.stat(path)
@@ -210,7 +210,7 @@ def _opened(watched: _Watched, spare: frozenset[int]) -> Iterator[_Opened]:
 
 
 def _has_other_names(devices: Collection[int]) -> bool:
-    """Return whether files can be reached by another path too, where a part of their file system is mounted twice."""
+    """Return whether files have another path too, because a part of their file system is mounted twice."""
     try:
         with open("/proc/self/mountinfo", "rb") as file:
             mounted = [line.split(None, 5)[2] for line in file]
@@ -237,7 +237,7 @@ def _mapped(pid: int, maps: bytes, prefixes: tuple[bytes, ...], devices: Collect
 
 
 def _reader(root: str, folder: str, payloads: Mapping[str, int], identities: Mapping[Identity, int]) -> int | None:
-    """Return who has a payload that this repo links to open, or a file of it by its identity."""
+    """Return the process that has a payload of this repo open, or a file of the payload's identity."""
     for path, links in _files(f"{root}/{folder}", frozenset(("blobs", "snapshots") if identities else ("blobs",))):
         try:
             if links:

@@ -1,9 +1,9 @@
-r"""A blob's name is its hash, so whether it is what the hub had can be told offline, in a cache of every version.
+r"""A blob's name is its hash, so a cache of every version can be verified offline.
 
 64 hex digits are the sha256 of the content, 40 the sha1 of git's `blob <size>\0` and the content. Some mirrors send an
-ETag of their own instead, often of 40 digits too: where a list of the commit's files is known, it says what the content
-must be. Without one, such a name is believed when another file of the repo is what its name says. Where a system has no
-links, files lie in the snapshot itself, and only a list has their hashes.
+ETag of their own instead, often of 40 digits too: if a list of the commit's files is known, its hashes count. Without
+one, such a name counts as a hash if another file of the repo matches its own name. On systems without links, the files
+are in the snapshot itself, and only a list has their hashes.
 """
 
 from __future__ import annotations
@@ -36,12 +36,11 @@ _FOREIGN = "it is not huggingface_hub's"
 
 
 class Candidate(NamedTuple):
-    """Hold a file to verify: its repo's path, its own, the revisions it is part of, and the hash in hex it must have.
+    """Hold a file to verify: the paths of its repo and its own, its revisions, and its expected hash in hex.
 
-    `blob` is blank for a file that lies in a snapshot itself, and `name` is what it is called there. Without
-    `expected`, `why` tells what is known instead. `doubtful` means that only the blob's own name says what it must be,
-    and that it may be no hash. One that is `incomplete` is a snapshot, some file of which is missing, nobody knows
-    which.
+    `blob` is blank for a plain file in a snapshot, and `name` is its name there. Without `expected`, `why` gives the
+    known facts. `doubtful` means that the hash comes only from the blob's name, which may not be a hash. An
+    `incomplete` candidate is a snapshot with a missing file whose name is unknown.
     """
 
     repo: str
@@ -54,7 +53,7 @@ class Candidate(NamedTuple):
 
     @property
     def shown(self) -> str:
-        """Return what a progress bar calls it: its own name, or its repo's folder."""
+        """Return its name for a progress bar: its own name, or its repo's folder."""
         return self.name or self.folder
 
     missing: bool = False
@@ -69,7 +68,7 @@ class Candidate(NamedTuple):
 
 
 class Checked(NamedTuple):
-    """Hold the verdict on one file; `remembered` tells that it was not read again, `denied` that it cannot be."""
+    """Hold the verdict on one file; `remembered` means that it was not read again, `denied` that it is unreadable."""
 
     candidate: Candidate
     verdict: Verdict
@@ -80,17 +79,17 @@ class Checked(NamedTuple):
 
     @property
     def damaged(self) -> bool:
-        """Return whether the file is not what the hub had."""
+        """Return whether the file differs from the hub's."""
         return self.verdict in ("corrupt", "size differs", "missing")
 
     @property
     def fails(self) -> bool:
-        """Return whether it keeps the cache from being what the hub had: a damaged file, or an incomplete snapshot."""
+        """Return whether it makes the cache differ from the hub: a damaged file, or an incomplete snapshot."""
         return self.damaged or self.verdict == "incomplete"
 
 
 class Verification:
-    """Verify files with all cores; an interrupted one keeps what it has found so far."""
+    """Verify files with all cores; an interrupted run keeps its results so far."""
 
     def __init__(self, memory: Memory, *, full: bool = False, keep_whole: bool = False) -> None:
         self.memory = memory
@@ -130,7 +129,7 @@ class Verification:
         self.checked = [self._settled(checked) for checked in self.checked]
 
     def _settled(self, checked: Checked) -> Checked:
-        """Return the verdict on a file whose name may be no hash, now that the others of its repo are known."""
+        """Return the verdict on a file whose name may not be a hash, after the other files of its repo are verified."""
         candidate = checked.candidate
         if not (candidate.doubtful and checked.damaged) or candidate.repo in self._named_by_hash:
             return checked
@@ -146,7 +145,7 @@ class Verification:
             return
 
     def _needs_reading(self, candidate: Candidate, progress: Progress | None) -> bool:
-        """Return whether a file must be read; the verdict on any other is noted."""
+        """Return whether a file must be read; note the verdict on any other file."""
         if candidate.why:
             verdict: Verdict = "missing" if candidate.missing else "unverifiable"
             verdict = "incomplete" if candidate.incomplete else verdict
@@ -194,7 +193,7 @@ class Verification:
             except OSError as error:
                 checked = _unreadable(task, error)
             except Exception as error:
-                self._error = error  # a file that nobody has looked at must not pass for whole
+                self._error = error  # a file that nothing has read must not count as intact
                 self._stop.set()
                 return
             if checked:
@@ -263,15 +262,15 @@ class Verification:
 def buffer() -> memoryview:
     """Return a block of memory to read files into."""
     block = mmap.mmap(-1, _BLOCK)
-    with suppress(AttributeError, OSError):  # where the system has huge pages, reading takes an eighth less time
+    with suppress(AttributeError, OSError):  # with huge pages, reading takes an eighth less time
         block.madvise(mmap.MADV_HUGEPAGE)
     return memoryview(block)
 
 
 def candidates(repos: Iterable[Repo], pinned: Mapping[str, Mapping[str, Files]] | None = None) -> Iterator[Candidate]:
-    """Yield every file of the repos, the largest of each repo first; what repos share is yielded once.
+    """Yield every file of the repos, the largest of each repo first, and shared files once.
 
-    `pinned` is what is known of commits besides, by repo folder and commit: all these files must be there.
+    `pinned` lists known files of commits, by repo folder and commit: all of them must exist.
     """
     yielded: set[tuple[tuple[int, int], str]] = set()
     for repo in repos:
@@ -306,7 +305,7 @@ def candidates(repos: Iterable[Repo], pinned: Mapping[str, Mapping[str, Files]] 
 
 
 def unreadable(path: str, why: str) -> Candidate:
-    """Return what stands for a whole repo that cannot be read."""
+    """Return the candidate for a whole repo that cannot be read."""
     return Candidate(path, path, "", (), None, f"it cannot be read: {why}", denied=True)
 
 
@@ -316,13 +315,13 @@ def commits_of(repo: Repo, blob: str) -> tuple[str, ...]:
 
 
 class Names:
-    """Find the names that files have in their revisions, as a person knows them: `config.json`."""
+    """Find the readable names of files in their revisions: `config.json`."""
 
     def __init__(self) -> None:
         self._snapshots: dict[str, Mapping[str, list[str]]] = {}
 
     def of(self, candidate: Candidate) -> tuple[str, ...]:
-        """Return the names of a file, none for a blob that no revision links to."""
+        """Return the names of a file; none for a blob without a revision."""
         if not candidate.blob:
             return (candidate.name,) if candidate.name else ()
         snapshots = (f"{candidate.repo}/snapshots/{commit}" for commit in candidate.commits)
@@ -348,9 +347,9 @@ def _plain(repo: Repo, revision: Revision, listed: Files) -> Iterator[Candidate]
 
 
 def open_to_read(path: str) -> int:
-    """Open a file to be read without that being noted where this user may do that; links are followed."""
+    """Open a file without changing its access time if this user may; links are followed."""
     try:
-        # To verify is not to use: a read that is noted would make everything look used just now.
+        # Verifying is not a use: a changed access time would make every repo look recently used.
         return open_regular(path, getattr(os, "O_NOATIME", os.O_RDONLY), follow=True)
     except PermissionError:
         return open_regular(path, follow=True)

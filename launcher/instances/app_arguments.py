@@ -1,7 +1,7 @@
-"""What an app's own words tell: which of its commands it runs, and on which port.
+"""Read an app's own arguments: which of its commands it runs, and on which port.
 
-Everything here is pure. Apps parse their words in many ways, so what is not certain is said to be unknown: see
-`Told`. An option's name is compared as argparse, click and typer do, where `_` and `-` are often both accepted.
+Everything here is pure. Apps parse arguments in many ways, so an uncertain result counts as unknown: see `Told`. Option
+names are compared as in argparse, click and typer, which often accept both `_` and `-`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import NamedTuple
 
-# The options that name the port of the page in Gradio apps, `_` written as `-`; the app's own is added.
+# The port options of Gradio apps, with `_` written as `-`; the app's own option is added.
 _PORT_OPTIONS = (
     "--port",
     "--server-port",
@@ -28,16 +28,16 @@ _SHORT = r"-p=?([0-9]+)"
 _ASSIGNMENT = r"(?i)(?:\w+\.)*(?:\w+_)?port=([0-9]+)"  # hydra, fire
 _ADDRESS = r"(?:https?://)?(?:[0-9]+(?:\.[0-9]+){3}|\[[0-9A-Fa-f:.]*\]|localhost|\*)?:([0-9]+)/?"
 _COMMAND = r"[A-Za-z][\w-]*(?::[\w-]+)*"
-# Where only the number says that it is a port: below this it is a count more often.
+# A bare number below this is more often a count than a port.
 _LOWEST = 1024
-# Where Gradio looks for a free port: behind an option that may take no value, such a number is hardly anything else.
+# The range in which Gradio searches for a free port: such a number after a flag is almost surely a port.
 _GRADIO_PORTS = range(7860, 7960)
 
 
 class Told(NamedTuple):
-    """Hold the port that an app was told to use, and by what; `port` is None where it was told none.
+    """Hold the port in an app's arguments, and its source; `port` is None without one.
 
-    `doubt` says why that cannot be known for sure; then `port` is None too.
+    `doubt` says why the port is uncertain; then `port` is None too.
     """
 
     port: int | None = None
@@ -52,18 +52,18 @@ def told_port(
     variables: Collection[str] = (),
     own_environ: Mapping[str, str] | None = None,
 ) -> Told:
-    """Return the port that an app's own words, or else its environment, tell it to use.
+    """Return the port from an app's own arguments, or else from its environment.
 
-    `options` and `variables` are the app's own names for it beside the usual ones. A variable of another name that
-    ends in PORT makes it unknown, unless the launcher has it too (`own_environ`).
+    `options` and `variables` are the app's own names for it in addition to the usual ones. Another variable whose name
+    ends in PORT makes the port unknown, unless the launcher has it too (`own_environ`).
     """
     return _by_words(words, options) or _by_environment(environ, (*variables, *_PORT_VARIABLES), own_environ or {})
 
 
 def command_words(words: Sequence[str], skipped: Collection[str], is_file: Callable[[str], bool]) -> tuple[str, ...]:
-    """Return which of its commands an app runs: its words before the first option that are no file, port or path.
+    """Return the command of an app that runs: its words before the first option that are not a file, port or path.
 
-    `skipped` are options with a value that may stand before them, as the launcher's own do: `app.py --port 7860 run`.
+    `skipped` are options with a value that may come first, such as the launcher's own: `app.py --port 7860 run`.
     """
     command = []
     options = {_dashed(option) for option in (*skipped, *_PORT_OPTIONS, "--host", "--server-name")}
@@ -140,20 +140,20 @@ def _by_environment(
 
 
 def _number(value: str, by: str) -> Told | None:
-    # Python refuses to make a number of thousands of digits, and anybody's command line may have them.
+    # Python refuses to convert a number with thousands of digits, and any command line may contain one.
     value = value.strip()
     number = int(value) if value.isascii() and value.isdecimal() and len(value) < 10 else -1
     return Told(number, by) if 0 <= number < 1 << 16 else None
 
 
 def _abbreviates(dashed: str, names: Collection[str], told: Told) -> bool:
-    # argparse takes any beginning of an option's name for it, while others do not begin so.
+    # argparse accepts any prefix of an option's name, and options of other meaning do not start with this one.
     likely = "--port".startswith(dashed) and len(dashed) >= len("--p")
     possible = len(dashed) >= len("--por") and any(name.startswith(dashed) for name in names)
     return (likely or possible) and (told.port or 0) >= (0 if dashed == "--por" else _LOWEST)
 
 
 def _dashed(option: str) -> str:
-    # `-port` is how some write `--port`; one letter stays one.
+    # Some people write `-port` for `--port`; a single letter stays a short option.
     name = option.replace("_", "-")
     return f"-{name}" if re.match("-[^-].", name) else name

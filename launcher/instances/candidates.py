@@ -1,7 +1,6 @@
-"""Which processes run this app: the same script, through their own eyes, and the same command of it.
+"""Find the processes that run this app: the same script, as they see it, and the same command of the app.
 
-Only what is read from /proc by hand is looked at for every process, so that nothing is imported for a machine on
-which nothing of this app runs.
+The first look at every process reads only /proc, so that a machine without instances needs no further imports.
 """
 
 from __future__ import annotations
@@ -19,11 +18,11 @@ from .script import Entry, files_run, is_python, names_file, why_not
 
 
 class App(NamedTuple):
-    """Hold what makes a process an instance of this app.
+    """Hold the properties that make a process an instance of this app.
 
-    `entries` are the files that start it. `command` are the words that say which of its commands is served.
-    `port_options` and `port_variables` are its own names for the port, `options` the ones that a launcher puts before
-    its command. `folders` are the app's, links resolved: a script in them that it starts is a part of it.
+    `entries` are the files that start it. `command` are the words of the served command. `port_options` and
+    `port_variables` are its own names for the port, `options` those that a launcher puts before its command. `folders`
+    are the app's, links resolved: a script in them that the app starts is a part of it.
     """
 
     entries: tuple[Entry, ...]
@@ -35,7 +34,7 @@ class App(NamedTuple):
 
 
 class Claim(NamedTuple):
-    """Hold the process that a launcher became: the instance lock's record names it, and it holds that lock."""
+    """Hold the process that a launcher became: the record in the instance lock names it, and it holds that lock."""
 
     pid: int
     start: float
@@ -43,7 +42,7 @@ class Claim(NamedTuple):
 
 
 class Candidate(NamedTuple):
-    """Hold a process that runs the app, and the port that it was told; a launcher `recorded` it for our port."""
+    """Hold a process that runs the app, and the port in its arguments; a launcher `recorded` it for our port."""
 
     process: Process
     told: Told
@@ -51,11 +50,11 @@ class Candidate(NamedTuple):
 
 
 class Candidates(NamedTuple):
-    """Hold who runs the app.
+    """Hold the processes that run the app.
 
-    `left` are the pids of processes that mention it without running it, each with the reason. `unread` are those that
-    run its script and that psutil cannot read. `hidden` are another user's that run a script of its name and were told
-    a port.
+    `left` are the pids of processes that mention it without running it, each with the reason. `unread` are processes
+    that run its script and that psutil cannot read. `hidden` are another user's processes that run a script of its name
+    and have a port in their arguments.
     """
 
     proven: dict[int, Candidate]
@@ -65,7 +64,7 @@ class Candidates(NamedTuple):
 
 
 def candidates(app: App, claim: Claim | None) -> Candidates:
-    """Look at every visible process but this one."""
+    """Check every visible process except this one."""
     names = {os.fsencode(os.path.basename(entry.path)) for entry in app.entries}
     names |= {os.fsencode(os.path.basename(os.path.realpath(entry.path))) for entry in app.entries}
     proven: dict[int, Candidate] = {}
@@ -82,7 +81,7 @@ def candidates(app: App, claim: Claim | None) -> Candidates:
         start = start_of(pid)
         argument = runs(app, pid, argv)
         process = None if isinstance(argument, str) else look(pid)
-        if process and process.argv != argv:  # it has become another program meanwhile, or has given itself a title
+        if process and process.argv != argv:  # it has become another program meanwhile, or has set a title
             argument = runs(app, pid, process.argv)
         if isinstance(argument, str):
             if mentions:
@@ -100,9 +99,9 @@ def candidates(app: App, claim: Claim | None) -> Candidates:
 
 
 def _hidden(app: App, pid: int, argv: Sequence[str]) -> Iterator[Candidate]:
-    """Yield another user's process that was told a port, if it may be this app: the kernel hides which file it runs.
+    """Yield another user's process with a port argument that may be this app: the kernel hides which file it runs.
 
-    One in a pid namespace of its own is in a container, where a port is another one.
+    A process in another pid namespace is in a container, which has its own ports.
     """
     if owner_of(pid) in (None, os.geteuid()) or namespace_depth(pid) != namespace_depth(os.getpid()):
         return
@@ -114,7 +113,7 @@ def _hidden(app: App, pid: int, argv: Sequence[str]) -> Iterator[Candidate]:
     except PermissionError:
         pass
     else:
-        return  # its file can be seen, and is another one
+        return  # its file is visible, and is another one
     port = told(app, pid, argument)
     process = look(pid)
     if port.port is not None and process and process.argv == argv and not process.gone:
@@ -122,7 +121,7 @@ def _hidden(app: App, pid: int, argv: Sequence[str]) -> Iterator[Candidate]:
 
 
 def runs(app: App, pid: int, argv: Sequence[str]) -> ScriptArgument | str:
-    """Return what makes a process run the app, or the reason why it does not."""
+    """Return the evidence that a process runs the app, or the reason why it does not."""
     python = is_python(pid, argv)
     reason = "a Python that runs no script" if python else "not a Python"
     for argument in (script_argument(argv) if python else None, wrapped_argument(argv, python)):
@@ -140,13 +139,13 @@ def runs(app: App, pid: int, argv: Sequence[str]) -> ScriptArgument | str:
 
 
 def told(app: App, pid: int, argument: ScriptArgument) -> Told:
-    """Return the port that a process that runs the app was told."""
+    """Return the port in the arguments of a process that runs the app."""
     own = environment(os.getpid()) or {}
     return told_port(argument.rest, environment(pid), app.port_options, app.port_variables, own)
 
 
 def _may_run(app: App, pid: int, argv: Sequence[str]) -> bool:
-    """Return whether a command line that does not name the script leads to it: most Pythons run something else."""
+    """Return whether a command line without the script's name can lead to it: most Pythons run something else."""
     arguments = (script_argument(argv), wrapped_argument(argv, python=True), wrapped_argument(argv, python=False))
     identities = frozenset(entry.identity for entry in app.entries)
     paths = [os.path.realpath(entry.path) for entry in app.entries]

@@ -1,6 +1,6 @@
-"""What a command line runs: a script or a module, by the rules of the program that reads it.
+"""Find the script or module in a command line, by the rules of the program that reads it.
 
-Everything here is pure. That a process is a Python at all, and which file the words lead to, is proven elsewhere.
+Everything here is pure. Other modules prove that a process is a Python, and which file the words lead to.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal, NamedTuple
 
-# https://docs.python.org/3/using/cmdline.html: the one-letter options that swallow the next word.
+# https://docs.python.org/3/using/cmdline.html: the one-letter options that take the next word as a value.
 _OPTIONS_WITH_VALUE = "WX"
 _LONG_OPTIONS_WITH_VALUE = ("--check-hash-based-pycs",)
 _OWN_FOLDER = "/proc/self/cwd/"
 _PYTHON_NAME = r"(?i)\.?(python|pypy|graalpy)"
-# Programs that run any command after the word `run`: their options that take a value, and those that take none.
-# After an option that is not known here nobody can tell what is run.
+# Programs that run any command after the word `run`: their options with a value, and those without. After an unknown
+# option, the command cannot be determined.
 _COMMAND_RUNNERS: Mapping[str, tuple[str, str]] = {
     "uv": (
         "-p --python --with --with-editable --with-requirements --extra --no-extra --group --no-group --only-group "
@@ -34,14 +34,14 @@ _COMMAND_RUNNERS: Mapping[str, tuple[str, str]] = {
     "pipenv": ("", ""),
     "pixi": ("-e --environment --manifest-path", "-q --quiet -v --verbose --frozen --locked"),
 }
-# The options of theirs that take no value: what follows one of these, or a value, is what they run.
+# Its options without a value: the word after one of these, or after a value, is the script.
 _ACCELERATE = frozenset(
     "-h --help -q --quiet --debug --cpu --use_cpu --multi_gpu --tpu --tpu_cluster --no_tpu_cluster --tpu_use_sudo "
     "--ipex --use_xpu --use_mps_device --use_deepspeed --use_fsdp --use_parallelism_config --use_megatron_lm "
     "--same_network --dynamo_use_fullgraph --dynamo_use_dynamic --enable_cpu_affinity".split()
 )
 _TORCHRUN = frozenset("-h --help --standalone --use-env --use_env --run-path --run_path --virtual-local-rank".split())
-# Programs that run a Python script, named among their own options after this word, if any.
+# Programs that run a Python script, which follows this word, if any, among their own options.
 _SCRIPT_RUNNERS: Mapping[str, tuple[str | None, frozenset[str]]] = {
     "accelerate": ("launch", _ACCELERATE),
     "accelerate-launch": (None, _ACCELERATE),
@@ -50,16 +50,16 @@ _SCRIPT_RUNNERS: Mapping[str, tuple[str | None, frozenset[str]]] = {
     "torch.distributed.run": (None, _TORCHRUN),
     "torch.distributed.launch": (None, _TORCHRUN),
 }
-_NO_PYTHON = "--no[-_]p"  # in full --no-python; argparse takes any beginning of an option for it
-# Gradio's reloader takes the script first; behind other words it does other things with it.
+_NO_PYTHON = "--no[-_]p"  # in full --no-python; argparse accepts any prefix
+# Gradio's reloader takes the script first; after other words it does not run a script.
 _RELOADER = "gradio"
 
 
 class ScriptArgument(NamedTuple):
-    """Hold what a Python was told to run: a script's path, or a module's dotted name.
+    """Hold the script or module of a Python command line: a path, or a dotted name.
 
-    `options` are the one-letter options that stood before it: some of them say where a module is looked for. `rest`
-    are the words after it, which are the script's own.
+    `options` are the one-letter options before it: some decide where a module is searched. `rest` are the script's own
+    arguments.
     """
 
     kind: Literal["script", "module"]
@@ -68,23 +68,23 @@ class ScriptArgument(NamedTuple):
     rest: tuple[str, ...] = ()
 
     def paths(self) -> tuple[str, ...]:
-        """Return the paths that this can mean, the first that is there; a package goes before a module of its name."""
+        """Return the possible paths, in order of preference; a package comes before a module of the same name."""
         if self.kind == "script":
             return (self.text, os.path.join(self.text, "__main__.py"))
         path = self.text.replace(".", "/")
         return (path + "/__init__.py", path + ".py", path + "/__main__.py")
 
     def can_be(self, path: str) -> bool:
-        """Return whether it can lead to this file, by its name; a script's path can be a link of any name."""
+        """Return whether its name allows it to lead to this file; a script's path can be a link of any name."""
         name = self.text.rpartition(".")[2]
         ends = (f"/{name}.py", f"/{name}/__main__.py", f"/{name}/__init__.py")
         return self.kind == "script" or path.endswith(ends)
 
     def folders(self, environ: Mapping[str, str]) -> tuple[str, ...]:
-        """Return the folders that those paths are looked for in, relative to the one it was started in.
+        """Return the folders in which those paths are searched, relative to the start folder.
 
-        https://docs.python.org/3/library/sys_path_init.html: that folder itself goes first, unless -P, -I or
-        PYTHONSAFEPATH takes it away. What is installed for the interpreter comes last.
+        https://docs.python.org/3/library/sys_path_init.html: the start folder comes first, unless -P, -I or
+        PYTHONSAFEPATH removes it. The interpreter's installed packages come last.
         """
         if self.kind == "script":
             return ("",)
@@ -95,13 +95,13 @@ class ScriptArgument(NamedTuple):
 
 
 def has_python_name(program: str | None) -> bool:
-    """Return whether a program is called like a Python; that proves nothing yet."""
+    """Return whether a program has the name of a Python; that is not a proof."""
     return bool(program and re.match(_PYTHON_NAME, os.path.basename(program)))
 
 
 def script_argument(argv: Sequence[str]) -> ScriptArgument | None:
-    """Return what a Python command line runs, or None for `-c`, standard input and no command at all."""
-    # The same walk that CPython's own getopt does.
+    """Return the script or module of a Python command line, or None for `-c`, standard input and no command at all."""
+    # This follows CPython's own getopt.
     position = 1
     letters: set[str] = set()
     while position < len(argv):
@@ -130,7 +130,7 @@ def script_argument(argv: Sequence[str]) -> ScriptArgument | None:
 def _script(argv: Sequence[str], position: int) -> ScriptArgument | None:
     if position >= len(argv) or argv[position] in ("", "-"):
         return None
-    # Whose `self` is meant is known to that process alone; its own current folder needs no detour.
+    # `self` means the other process there, and its current folder is used anyway.
     text = argv[position].removeprefix(_OWN_FOLDER)
     return ScriptArgument("script", text or ".", rest=tuple(argv[position + 1 :]))
 
@@ -144,9 +144,9 @@ def _module(name: str, rest: Sequence[str], options: Iterable[str]) -> ScriptArg
 
 
 def wrapped_argument(argv: Sequence[str], python: bool) -> ScriptArgument | None:
-    """Return what a wrapper such as `uv run` or `accelerate launch` was told to run, or None for any other program.
+    """Return what a wrapper such as `uv run` or `accelerate launch` runs, or None for any other program.
 
-    A wrapper lives as long as what it runs and may start it again, so it goes with it. `uv run vim webui.py` runs vim.
+    A wrapper lives as long as its command and may restart it, so both are one instance. `uv run vim webui.py` runs vim.
     """
     wrapped = _wrapped(argv, python) if argv else None
     return wrapped if wrapped and wrapped.text else None
@@ -193,7 +193,7 @@ def _run_by_command_runner(
 
 
 def _run_by_script_runner(rest: Sequence[str], word: str | None, without: frozenset[str]) -> ScriptArgument | None:
-    # What follows the script are the script's own arguments; only an option's value can come before it.
+    # Words after the script are the script's own arguments; only an option's value can come before it.
     if word is not None:
         rest = rest[rest.index(word) + 1 :] if word in rest else ()
     value = False  # whether the next word can be an option's value
@@ -207,7 +207,7 @@ def _run_by_script_runner(rest: Sequence[str], word: str | None, without: frozen
         elif argument.endswith(".py"):
             return ScriptArgument("script", argument, rest=tuple(rest[position + 1 :]))
         elif not value:
-            return None  # this is what it runs
+            return None  # this word is the command
         else:
             value = False
     return None

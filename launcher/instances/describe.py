@@ -1,4 +1,4 @@
-"""Processes and instances in words and as JSON."""
+"""Describe processes and instances in words and as JSON."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ def member_document(member: Member) -> Mapping[str, Any]:
 
 
 def family_documents(survey: Survey) -> list[Mapping[str, Any]]:
-    """Return for `--json` what goes with the instances on the port."""
+    """Return for `--json` the processes that belong to the instances on the port."""
     return [member_document(member) for instance in survey.stale for member in instance.family]
 
 
 def left_documents(survey: Survey) -> list[Mapping[str, Any]]:
-    """Return for `--json` what is left alone although it is below an instance or has its marker."""
+    """Return for `--json` the skipped processes that are below an instance or have its marker."""
     left = (*(pair for instance in survey.stale for pair in instance.left), *survey.spared)
     return [{**process_document(process), "reason": reason} for process, reason in left]
 
@@ -45,26 +45,26 @@ def instance_document(instance: Instance) -> Mapping[str, Any]:
 
 
 def describe(process: Process) -> str:
-    """Return a process as messages name it: `pid 4242, python webui.py --port 7860, up 3h12m`."""
+    """Return a process for messages: `pid 4242, python webui.py --port 7860, up 3h12m`."""
     command = text.command_line(process.argv) if process.argv else f"[{process.name}]"
     owner = "" if process.uid == os.geteuid() else f", user {text.user(process.uid)}"
     return f"pid {process.pid}{owner}, {command}, up {text.duration(process.age)}"
 
 
 def describe_member(member: Member) -> str:
-    """Return a process that belongs to an instance as messages name it, with its ports."""
+    """Return a process that belongs to an instance for messages, with its ports."""
     ports = f", port {', '.join(str(port) for port in sorted(member.ports))}" if member.ports else ""
     return f"{describe(member.process)}{ports}"
 
 
 def victim(process: Process, survey: Survey) -> str:
-    """Return a process that is to be stopped, and what makes it one where that is not the app itself."""
+    """Return a process to be stopped, and the reason if it is not the app itself."""
     leftover = next((member for member in survey.leftovers if member.process == process), None)
     return f"{describe_member(leftover)}, left over by an instance that has ended" if leftover else describe(process)
 
 
 def going_along(survey: Survey) -> tuple[str, ...]:
-    """Return what goes with the instances that are to be stopped, those that listen on a port first."""
+    """Return the processes that belong to the instances to be stopped, those that listen on a port first."""
     lines = []
     for instance in survey.stale:
         family = sorted(instance.family, key=lambda member: not member.ports)
@@ -76,9 +76,9 @@ def going_along(survey: Survey) -> tuple[str, ...]:
 
 
 def left_alone(survey: Survey) -> tuple[str, ...]:
-    """Return what is not touched: instances on other ports and of other users, and what is not the app's below it."""
+    """Return the skipped processes: instances on other ports or of other users, and foreign children of the app."""
     lines = [f"left: {describe(i.process)}: this app's instance{where(i, survey.port)}" for i in survey.siblings]
-    # One on the port is a refusal of its own.
+    # An instance on the port is reported as a refusal.
     others = [i for i in survey.others if i.verdict.standing == "other"]
     lines += [f"left: {describe(i.process)}: this app's instance of another user" for i in others]
     below = [(process, f"below pid {i.pid}: {reason}") for i in survey.stale for process, reason in i.left]
@@ -90,10 +90,10 @@ def left_alone(survey: Survey) -> tuple[str, ...]:
 
 
 def verdicts(survey: Survey) -> tuple[str, ...]:
-    """Return what each process that runs the app or mentions its script is to us, with the reason."""
+    """Return the verdict on each process that runs the app or mentions its script, with the reason."""
     instances = (*survey.stale, *((survey.inside,) if survey.inside else ()), *survey.siblings, *survey.others)
     judged = [f"{i.verdict.standing}: pid {i.pid}: {i.verdict.reason}" for i in instances]
-    # The youngest first: it is the one that somebody is wondering about.
+    # The youngest first: most likely the user is looking for it.
     left = [(process, reason) for pid, reason in survey.left if (process := look(pid)) and not process.gone]
     left.sort(key=lambda entry: -entry[0].start)
     lines = [f"no instance: {describe(process)}: {reason}" for process, reason in left[:NAMED_AT_MOST]]
@@ -102,7 +102,7 @@ def verdicts(survey: Survey) -> tuple[str, ...]:
 
 
 def where(instance: Instance, port: int) -> str:
-    """Return which port an instance is on that is not the one on `port`; where that says nothing, why it is not."""
+    """Return the port of an instance that is not on `port`; if it is unknown, the reason."""
     if instance.port in (None, port):
         return f", {instance.verdict.reason}"
     return f" on port {instance.port}"

@@ -1,16 +1,16 @@
-"""What goes with an instance: what the app itself has started, on proof, and nothing else that is below it.
+"""The family of an instance: the processes that the app itself provably started, and no others below it.
 
 | a process | proof |
 |---|---|
-| has the marker that the launcher gave the instance at its exec | it inherited it |
-| is a child of the app, younger than that exec, or than a thread of the app | the app was there before it |
+| has the marker that the launcher gave the instance at its exec | it inherited the marker |
+| is a child of the app, younger than that exec, or than a thread of the app | the app existed before it |
 | has the app's own command line, or is one of multiprocessing's helpers | a worker of the same program |
-| is below one of these | it comes from there |
+| is below one of these | one of these started it |
 
-What was there before the app is left: a shell that runs the app in its own place leaves it the jobs that it started.
-So is another app that merely inherited the marker: one of another folder, or one that has a marker of its own.
+Older processes are skipped: a shell that execs the app leaves its own background jobs to the app as children.
+Another app that merely inherited the marker is skipped too: one of another folder, or one with its own marker.
 
-Pure: everything is asked of a table of processes.
+Pure: a table of processes supplies the facts.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ from .kin import Kin, Table, programs
 from .process import Process
 
 LAUNCHERS = frozenset(("start_app.py", "start-app"))
-# What Python's own process pools run: `-c 'from multiprocessing.spawn import spawn_main; …'`.
+# The commands of Python's own process pools: `-c 'from multiprocessing.spawn import spawn_main; …'`.
 _HELPERS = ("from multiprocessing.", "from joblib.externals.loky.", "joblib.externals.loky.backend.")
 _INSTALLED = r"/(site-packages|dist-packages|lib\d*/python[\d.]+)/|/bin/[^/]+$"
 
 
 class Bounds(NamedTuple):
-    """Hold what never goes, wherever it stands, and what is the app's own.
+    """Hold the processes that are never stopped, and what belongs to the app.
 
     `folders` are the app's. `own` is the launcher and `uid` its user. `spare` are the launcher and its ancestors,
-    `apart` the processes of other instances: they, and all below them, are not looked at.
+    `apart` the processes of other instances: they, and all below them, are skipped.
     """
 
     folders: tuple[str, ...]
@@ -48,11 +48,11 @@ class Bounds(NamedTuple):
 
 
 class Known(NamedTuple):
-    """Hold what one look at a family has proven, for the next one.
+    """Hold the proofs of one look at a family, for the next look.
 
-    `markers` are the instance's. `since` tells from when on each of its own processes was surely the app, in ticks.
-    `sealed` are the sessions in which every member goes: whoever comes up in them later goes too. `pids` are those that
-    go, and that still are the same processes.
+    `markers` are the instance's. `since` maps each of its own processes to the time from which it was surely the app,
+    in ticks. `sealed` are the sessions whose members all belong to the instance, including new ones. `pids` are the
+    processes of the family that are still the same ones.
     """
 
     markers: frozenset[Marker] = frozenset()
@@ -62,7 +62,7 @@ class Known(NamedTuple):
 
 
 class Family(NamedTuple):
-    """Hold what goes with an instance, oldest first, and what is left, each with the reason."""
+    """Hold the processes that belong to an instance, oldest first, and the skipped ones, each with the reason."""
 
     own: tuple[Process, ...]
     left: tuple[tuple[Process, str], ...]
@@ -70,12 +70,12 @@ class Family(NamedTuple):
 
 
 def family(roots: Collection[int], table: Table, bounds: Bounds, known: Known | None = None) -> Family:
-    """Return what goes with an instance whose own processes are `roots`; `known` is what an earlier look has proven."""
+    """Return the family of an instance whose own processes are `roots`; `known` are the proofs of an earlier look."""
     return _Search(frozenset(roots), table, bounds, known or Known()).result()
 
 
 def own_marker(pid: int, table: Table) -> Marker | None:
-    """Return the marker that a process was given when it became the app, not one that it has inherited."""
+    """Return the marker that a process received when it became the app, not an inherited one."""
     mark = table.marked.get(pid)
     if mark is None or (mark.namespace, mark.pid) != table.inner(pid):
         return None
@@ -84,7 +84,7 @@ def own_marker(pid: int, table: Table) -> Marker | None:
 
 
 def inherited_marker(pid: int, table: Table, bounds: Bounds) -> Marker | None:
-    """Return the marker of a dead process that this one took the place of: an app may start itself anew."""
+    """Return the marker of a dead process that this one replaced: an app may restart itself."""
     mark = table.marked.get(pid)
     return mark if mark and mark != own_marker(pid, table) and not _still_there(pid, table, bounds.own) else None
 
@@ -104,9 +104,9 @@ def stranger(kin: Kin, table: Table, folders: Collection[str]) -> str | None:
 class Start(NamedTuple):
     """Hold which starts of the app count: those of `command` for `port`.
 
-    `marked` are the processes that have a marker of this app's, of any port and command. `holding` are those that
-    listen on the port. `attended` tells that somebody asks for this launch: no unit or supervisor does, which would
-    start the app again after each crash.
+    `marked` are the processes that have a marker of this app, of any port and command. `holding` are those that listen
+    on the port. `attended` means that a person requested this launch, not a unit or supervisor, which would restart the
+    app after each crash.
     """
 
     port: int
@@ -117,9 +117,9 @@ class Start(NamedTuple):
 
 
 def leftovers(table: Table, start: Start, bounds: Bounds, known: Collection[int]) -> Family:
-    """Return what dead instances of the app have left, and which marked processes are left, each with the reason.
+    """Return the leftovers of the app's dead instances, and the skipped marked processes, each with the reason.
 
-    `known` are the processes of living instances, which are told of already.
+    `known` are the processes of living instances, which are listed elsewhere.
     """
     apart = _apart(table, bounds)
     ours = {pid: mark for pid, mark in start.marked.items() if pid not in apart.union(known) and pid != bounds.own}
@@ -134,7 +134,7 @@ def leftovers(table: Table, start: Start, bounds: Bounds, known: Collection[int]
 
 
 def descendants(pids: Collection[int], table: Table, bounds: Bounds) -> tuple[Process, ...]:
-    """Return what goes with processes that are known to be the app's: all below them, except what is another app's."""
+    """Return the family of processes that are known to be the app's: all below them, except another app's."""
     candidates = table.below(pids) - bounds.spare - _apart(table, bounds)
     kin = {pid: member for pid in candidates if (member := table.kin(pid))}
     strangers = [pid for pid, member in kin.items() if stranger(member, table, bounds.folders)]
@@ -143,7 +143,7 @@ def descendants(pids: Collection[int], table: Table, bounds: Bounds) -> tuple[Pr
 
 
 def _why_spared(member: Kin, table: Table, start: Start, bounds: Bounds) -> str | None:
-    """Return why a marked process is not a leftover to be ended, or None when it is."""
+    """Return why a marked process is not a leftover to be stopped, or None if it is."""
     mark = member.marker
     assert mark
     if member.pid in bounds.spare:
@@ -163,7 +163,7 @@ def _why_spared(member: Kin, table: Table, start: Start, bounds: Bounds) -> str 
 
 
 def _still_there(pid: int, table: Table, own: int) -> str | None:
-    """Return why the instance of a marked process may still live, or None when it is dead."""
+    """Return why the instance of a marked process may still live, or None if it is dead."""
     mark = table.marked[pid]
     here, namespace = table.inner(own)[0], table.inner(pid)[0]
     if mark.namespace == here:
@@ -187,7 +187,7 @@ def _is_in(path: str, folder: str) -> bool:
 class _Search:
     def __init__(self, roots: frozenset[int], table: Table, bounds: Bounds, known: Known) -> None:
         own = {pid: mark for pid in roots if (mark := own_marker(pid, table))}
-        # None of ours may be younger than what proves that it was there.
+        # A process younger than this proof cannot have left it.
         told = {pid: float(own[pid].ticks) if pid in own else table.ran_since(pid) for pid in roots}
         self._since = {pid: min(_moments(told[pid], known.since.get(pid)), default=None) for pid in roots}
         self._markers = known.markers.union(own.values())
@@ -246,7 +246,7 @@ def _moments(*moments: float | None) -> list[float]:
 
 
 def _is_worker(member: Kin, parent: Kin | None) -> bool:
-    """Return whether a child runs the same program as its parent: a fork of it, or one of its process pool."""
+    """Return whether a child runs the same program as its parent: a fork of it, or a worker of its process pool."""
     if parent is None or member.process.exe is None or member.process.exe != parent.process.exe:
         return False
     return member.argv == parent.argv or any(word.startswith(_HELPERS) for word in member.argv[1:4])

@@ -1,6 +1,6 @@
-"""A process with its line of ancestors, and what shells and other wrappers in it do.
+"""Describe a process, its ancestors, and the behaviour of shells and other wrappers among them.
 
-Pure: the facts are asked of a table of processes.
+Pure: a table of processes supplies the facts.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from .command_line import script_argument
 from .process import Process
 
 SHELLS = frozenset("sh bash dash ash zsh ksh mksh fish busybox".split())
-# Inits that start one child, adopt orphans, and end when that child does.
+# Inits that start one child, adopt orphans, and exit with that child.
 INITS = frozenset("tini docker-init podman-init catatonit dumb-init".split())
-# Programs that run one command, and end with it.
+# Programs that run one command, and exit with it.
 _WRAPPERS = INITS | frozenset(
     "uv uvx conda mamba micromamba poetry pdm pipenv pixi hatch rye sudo doas su runuser setsid timeout time script "
     "xvfb-run accelerate accelerate-launch torchrun start_app.py start-app launcher".split()
@@ -27,7 +27,7 @@ _SHELL_OPTIONS_WITH_VALUE = ("--rcfile", "--init-file")
 
 
 class Kin(ABC):
-    """Hold what is known of one process beside its command line."""
+    """Hold the facts about one process in addition to its command line."""
 
     def __init__(self, process: Process, session: int) -> None:
         self.process = process
@@ -36,7 +36,7 @@ class Kin(ABC):
     @property
     @abstractmethod
     def environ(self) -> Mapping[str, str]:
-        """Return its environment, empty where it cannot be read."""
+        """Return its environment; empty if it cannot be read."""
 
     @property
     @abstractmethod
@@ -51,9 +51,9 @@ class Kin(ABC):
     @property
     @abstractmethod
     def background(self) -> bool:
-        """Return whether it ignores SIGINT and SIGQUIT, as what a script starts with `&` does.
+        """Return whether it ignores SIGINT and SIGQUIT, as a script's background jobs (`&`) do.
 
-        POSIX, Shell Command Language, 2.11, of a shell without job control.
+        POSIX, Shell Command Language, 2.11, for a shell without job control.
         """
 
     @property
@@ -78,7 +78,7 @@ class Kin(ABC):
 
     @property
     def name(self) -> str:
-        """Return the name of its program, of at most 15 letters: comm(5)."""
+        """Return the name of its program, at most 15 characters: comm(5)."""
         return self.process.name
 
     @property
@@ -88,16 +88,16 @@ class Kin(ABC):
 
 
 class Table(Protocol):
-    """Give what is known of the living processes, each by its pid."""
+    """Supply the facts about living processes, each by its pid."""
 
     def kin(self, pid: int) -> Kin | None:
-        """Return a process, or None when it is gone or cannot be seen."""
+        """Return a process, or None if it has ended or is invisible."""
 
     def children(self, pid: int) -> Sequence[int]:
         """Return the children of a process."""
 
     def session(self, pid: int) -> int:
-        """Return the session of a process, 0 where it is not known."""
+        """Return the session of a process, 0 if unknown."""
 
     def in_session(self, session: int) -> frozenset[int]:
         """Return the members of a session."""
@@ -110,9 +110,9 @@ class Table(Protocol):
         """Return every process that has a marker in its environment."""
 
     def ran_since(self, pid: int) -> float | None:
-        """Return the start of the oldest thread that a process has begun itself, in ticks as its start.
+        """Return the start of the oldest additional thread of a process, in the unit of its start.
 
-        An exec ends all threads but one (execve(2)): since then it has been what it is now.
+        An exec ends all threads except one (execve(2)), so the process has run the same program since then.
         """
 
     @property
@@ -120,17 +120,17 @@ class Table(Protocol):
         """Return the time of the look, in the unit of a process's start."""
 
     def inner(self, pid: int) -> tuple[str, int]:
-        """Return the number of a process's own pid namespace, and its pid in that."""
+        """Return the number of a process's own pid namespace, and its pid there."""
 
     def script(self, pid: int) -> str | None:
-        """Return the file that a Python runs, links resolved, where it can be named from here."""
+        """Return the file that a Python runs, links resolved, if its path is valid here."""
 
     def cgroups(self) -> Mapping[int, str]:
         """Return the text of proc_pid_cgroup(5) of every process."""
 
 
 def line(pid: int, table: Table) -> tuple[Kin, ...]:
-    """Return a process and its ancestors, nearest first, as far as they can be seen."""
+    """Return a process and its visible ancestors, nearest first."""
     return tuple(_line(pid, table))
 
 
@@ -148,7 +148,7 @@ def is_shell(process: Kin) -> bool:
 
 
 def is_interactive(process: Kin) -> bool:
-    """Return whether a shell was given nothing to run: somebody types its commands."""
+    """Return whether a shell is interactive: it has no command or script to run."""
     words = iter(process.argv[1:])
     for word in words:
         if word in _SHELL_OPTIONS_WITH_VALUE:
@@ -168,17 +168,17 @@ def is_interactive(process: Kin) -> bool:
 
 
 def is_wrapper(process: Kin) -> bool:
-    """Return whether a process runs one command, or a script, and ends with it."""
+    """Return whether a process runs one command, or a script, and exits with it."""
     if is_shell(process):
         return not is_interactive(process)
     return not programs(process).isdisjoint(_WRAPPERS)
 
 
 def waits_for(wrapper: Kin, child: Kin, table: Table) -> bool:
-    """Return whether a wrapper goes on when this child ends.
+    """Return whether a wrapper continues when this child ends.
 
-    A shell that has another child in the foreground waits for that one. Where all are in the background, it may wait
-    for any of them.
+    A shell with another child in the foreground waits for that one. If all are in the background, it may wait for any
+    of them.
     """
     if not is_shell(wrapper) or not child.background:
         return True
@@ -187,11 +187,11 @@ def waits_for(wrapper: Kin, child: Kin, table: Table) -> bool:
 
 
 def programs(process: Kin) -> frozenset[str]:
-    """Return the names that a process's program goes by: its own, its command's, and its script's or module's."""
+    """Return the names of a process's program: its own, its command's, and its script's or module's."""
     command = os.path.basename(process.argv[0]).lstrip("-") if process.argv else ""
     names = {process.name, command}
     if process.name.startswith("PM2 v") or command.startswith("PM2 v"):
-        names.add("pm2")  # it writes a title over its command line: PM2 v5.3.0: God Daemon (/root/.pm2)
+        names.add("pm2")  # it overwrites its command line with a title: PM2 v5.3.0: God Daemon (/root/.pm2)
     if command.lower().startswith(("python", "pypy")):
         script = script_argument(process.argv)
         if script and script.kind == "script":

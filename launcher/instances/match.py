@@ -1,7 +1,7 @@
-"""From evidence to verdict: which of this app's processes is the instance on our port, and which are left alone.
+"""Turn evidence into verdicts: which of this app's processes is the instance on our port, and which are skipped.
 
-`judge` is the whole rule, and it is pure. That a process runs this app at all (script and command) is proven before:
-see `candidates`.
+`judge` is the whole rule, and it is pure. `candidates` has proven before that a process runs this app (script and
+command).
 """
 
 from __future__ import annotations
@@ -11,22 +11,23 @@ from typing import Literal, NamedTuple
 from .app_arguments import Told
 
 # "instance" and "loading" are ours on our port; "sibling" is ours elsewhere; "refused" and "other" are another user's,
-# on our port and not; "hidden" is another user's that was told our port, of whose script only the name can be seen.
+# on our port and elsewhere; "hidden" is another user's with our port in its arguments, of which only the script's name
+# is visible.
 Standing = Literal["instance", "loading", "sibling", "refused", "other", "hidden"]
 
 
 class Wanted(NamedTuple):
-    """Hold the port of a launch; `chosen` says that somebody named it, so it is not merely the default."""
+    """Hold the port of a launch; `chosen` means that the user set it, so it is not the default."""
 
     port: int
     chosen: bool
 
 
 class Evidence(NamedTuple):
-    """Hold what is known of processes that run this app.
+    """Hold the facts about processes that run this app.
 
-    `recorded`: the record in the instance lock that it holds says that a launcher started it for our port.
-    `network`: it is in our network namespace. `listening` are the TCP ports that it serves there.
+    `recorded`: the record in the instance lock that it holds says that a launcher started it for our port. `network`:
+    it is in our network namespace. `listening` are the TCP ports that it serves there.
     """
 
     same_user: bool
@@ -37,7 +38,7 @@ class Evidence(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """Hold what processes that run this app are to us, and why."""
+    """Hold the verdict on processes that run this app, and the reason."""
 
     standing: Standing
     reason: str
@@ -49,12 +50,12 @@ class Verdict(NamedTuple):
 
     @property
     def blocks(self) -> bool:
-        """Return whether it is another user's that keeps a launch from our port."""
+        """Return whether it is another user's and blocks a launch on our port."""
         return self.standing in ("refused", "hidden")
 
 
 def judge(evidence: Evidence, wanted: Wanted) -> Verdict:
-    """Return what the evidence makes of processes that run this app: the first line that fits counts."""
+    """Return the verdict on processes that run this app: the first matching line counts."""
     port, told, listening = wanted.port, evidence.told, evidence.listening
     if not evidence.network:
         reason = f"in another network, where port {port} is another one"

@@ -1,6 +1,6 @@
-"""A process held by pidfd: checked once, it cannot turn into a stranger to whom its pid has passed.
+"""Hold a process by pidfd: checked once, it cannot become another process with the same pid.
 
-Where Python or the kernel has no pidfd, pid and start are compared at each act instead.
+Without pidfds in Python or the kernel, pid and start are compared at each act instead.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from .proof import pidfd as open_pidfd
 from .proof import start_of
 
 _POLL_SECONDS = 0.02
-# A zombie that a debugger keeps makes no pidfd readable.
+# The pidfd of a zombie that a debugger keeps never becomes readable.
 _PIDFD_SECONDS = 0.2
 
 
 class Handle:
-    """Hold on to one process; `descriptor` is its pidfd where there is one."""
+    """Hold one process; `descriptor` is its pidfd, if any."""
 
     def __init__(self, process: Process, *, pidfd: bool = True) -> None:
         self.process = process
@@ -37,26 +37,26 @@ class Handle:
             self._ended = True
 
     def ended(self) -> bool:
-        """Return whether the process has ended; a zombie has."""
+        """Return whether the process has ended; a zombie counts as ended."""
         if not self._ended and self.descriptor is not None:
             poller = select.poll()
             poller.register(self.descriptor, select.POLLIN)
             self._ended = bool(poller.poll(0))
         if not self._ended:
-            # Without a pidfd this is all there is. With one it finds the zombie that a debugger keeps: see proof.
+            # Without a pidfd this is the only check. With one it detects the zombie that a debugger keeps: see proof.
             vanished = self.descriptor is None and start_of(self.process.pid) != self.process.start
             now = look(self.process.pid)
             self._ended = vanished or (now is not None and now.start == self.process.start and now.gone)
         return self._ended
 
     def reused(self) -> bool:
-        """Return whether the pid has passed to another process."""
+        """Return whether another process has the pid now."""
         return self.ended() and start_of(self.process.pid) not in (None, self.process.start)
 
     def send(self, number: signal.Signals) -> None:
-        """Signal the process if it is still there.
+        """Signal the process if it still exists.
 
-        Raises LauncherError when that is not permitted.
+        Raises LauncherError if that is not permitted.
         """
         if self.ended():
             return
@@ -73,14 +73,14 @@ class Handle:
             ) from error
 
     def close(self) -> None:
-        """Let go of the process."""
+        """Release the process."""
         if self.descriptor is not None:
             os.close(self.descriptor)
             self.descriptor = None
 
 
 def wait_for_any(handles: list[Handle], seconds: float) -> None:
-    """Return as soon as one of these processes ends, at the latest after `seconds`."""
+    """Return as soon as one of these processes ends, or after `seconds`."""
     descriptors = [handle.descriptor for handle in handles if handle.descriptor is not None]
     if len(descriptors) < len(handles):
         seconds = min(seconds, _POLL_SECONDS)
@@ -96,9 +96,9 @@ def wait_for_any(handles: list[Handle], seconds: float) -> None:
 
 
 def exists(pid: int) -> bool:
-    """Return whether there is a process of this pid, seen or hidden."""
+    """Return whether a process with this pid exists, visible or hidden."""
     try:
-        os.kill(pid, 0)  # signal 0 only asks: kill(2)
+        os.kill(pid, 0)  # signal 0 only checks: kill(2)
     except ProcessLookupError:
         return False
     except PermissionError:

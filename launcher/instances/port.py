@@ -1,4 +1,4 @@
-"""A port is free only when binding it works: a holder that we may not see is still a holder."""
+"""A port is free only if binding it works: an invisible holder is still a holder."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from ..errors import ExitStatus, LauncherError
 from .process import psutil_module
 
 _EVERY = ("0.0.0.0", "::")
-_ANY = "any"  # a name may be any address
+_ANY = "any"  # a host name may mean any address
 
 
 class Listener(NamedTuple):
-    """Hold one listening socket: its address, its owner's uid, and the process where that can be seen."""
+    """Hold one listening socket: its address, its owner's uid, and the process if it is visible."""
 
     address: str
     uid: int | None
@@ -26,7 +26,7 @@ class Listener(NamedTuple):
 
 
 class Connection(NamedTuple):
-    """Hold a connection that has a port of this machine as its own: its two ends, and its process if it is visible."""
+    """Hold a connection with a local port: its two ends, and its process if it is visible."""
 
     address: str
     remote: str
@@ -40,11 +40,11 @@ class _Socket(NamedTuple):
 
 
 def probe(host: str | None, port: int, bad_host: ExitStatus = ExitStatus.CONFIG) -> Literal["free", "taken"]:
-    """Bind the very address that the app will bind, without listening, and let go of it.
+    """Bind the exact address that the app will bind, without listening, and release it.
 
-    An unknown host means every IPv4 interface, which conflicts with a listener on any of them (ip(7)). SO_REUSEADDR as
-    Gradio sets it, or a connection in TIME_WAIT would look like a holder. Raises LauncherError when the address is not
-    this machine's (with status `bad_host`) or the port needs a right that we lack.
+    An unknown host means every IPv4 interface, which conflicts with a listener on any of them (ip(7)). SO_REUSEADDR is
+    set as in Gradio; otherwise a connection in TIME_WAIT would look like a holder. Raises LauncherError if the address
+    is not this machine's (with status `bad_host`) or if the port needs a privilege.
     """
     address = host or "0.0.0.0"
     try:
@@ -81,7 +81,7 @@ def probe(host: str | None, port: int, bad_host: ExitStatus = ExitStatus.CONFIG)
 
 
 def is_free_for_a_plain_bind(host: str | None, port: int) -> bool:
-    """Return whether an app that does not set SO_REUSEADDR could bind the port now; closed connections prevent it."""
+    """Return whether an app without SO_REUSEADDR could bind the port now; closed connections prevent it."""
     address = host or "0.0.0.0"
     try:
         with _probing_socket(address) as probing:
@@ -99,7 +99,7 @@ def _probing_socket(address: str) -> socket.socket:
 
 
 def connections(host: str | None, port: int) -> tuple[Connection, ...]:
-    """Return the connections that have (host, port) as their own end: an outgoing one keeps its port from everybody."""
+    """Return the connections with (host, port) as their own end: an outgoing one blocks its port."""
     psutil = psutil_module()
     try:
         sockets = psutil.net_connections("tcp")
@@ -114,10 +114,10 @@ def connections(host: str | None, port: int) -> tuple[Connection, ...]:
 
 
 def listeners(host: str | None, port: int, known: Sequence[int] = ()) -> tuple[Listener, ...]:
-    """Return who listens in our network namespace so that an app on (host, port) cannot; `known` processes left out.
+    """Return the listeners in our network namespace that block an app on (host, port), except `known` processes.
 
-    Whose a socket is shows only in the descriptors of every process. That is looked for only when a socket is there
-    that no known process explains.
+    Only the descriptors of every process show who owns a socket. They are read only if no known process explains the
+    socket.
     """
     sockets = _sockets(host, port)
     if sockets is not None:
@@ -128,7 +128,7 @@ def listeners(host: str | None, port: int, known: Sequence[int] = ()) -> tuple[L
     uids = {listening.address: listening.uid for listening in sockets or ()}
     try:
         connections = psutil.net_connections("tcp")
-    except (psutil.Error, OSError):  # macOS tells root only; a unit with ProcSubset=pid has no /proc/net
+    except (psutil.Error, OSError):  # macOS shows them only to root; a unit with ProcSubset=pid has no /proc/net
         return ()
     return tuple(
         Listener(c.laddr.ip, uids.get(c.laddr.ip), c.pid)
@@ -142,7 +142,7 @@ def listeners(host: str | None, port: int, known: Sequence[int] = ()) -> tuple[L
 
 
 def listening(pids: Sequence[int]) -> frozenset[int]:
-    """Return the TCP ports on which any of these processes listens; one that is gone or hidden has none."""
+    """Return the TCP ports on which any of these processes listens; an ended or hidden process has none."""
     return frozenset(addresses(pids))
 
 
@@ -162,7 +162,7 @@ def addresses(pids: Sequence[int]) -> Mapping[int, tuple[str, ...]]:
 
 
 def mismatch(asked: str | None, addresses: Collection[str]) -> str | None:
-    """Return in words how the addresses that an app listens on differ from the one that it was asked for."""
+    """Return in words how the app's listening addresses differ from the requested one."""
     if asked is None or not addresses:
         return None
     present = tuple(address.removeprefix("::ffff:") for address in addresses)
@@ -178,13 +178,13 @@ def mismatch(asked: str | None, addresses: Collection[str]) -> str | None:
 
 
 def is_listened_to(port: int) -> bool:
-    """Return whether anybody listens on a port, on any address; true where that cannot be told."""
+    """Return whether any process listens on a port, on any address; true if that is unknown."""
     sockets = _sockets(_ANY, port)
     return sockets is None or bool(sockets)
 
 
 def _conflict(host: str | None, address: str) -> bool:
-    # A ::1 listener leaves the IPv4 side free; a name may resolve to anything, so it conflicts with everything.
+    # A ::1 listener does not block IPv4; a host name may resolve to any address, so it conflicts with everything.
     if address in ("0.0.0.0", "::") or host == "::":
         return True
     if host is None or host == "0.0.0.0":
@@ -194,7 +194,7 @@ def _conflict(host: str | None, address: str) -> bool:
 
 
 def _sockets(host: str | None, port: int) -> list[_Socket] | None:
-    """Return the listening sockets that stand in the way, by proc_net(5); None where there is no /proc."""
+    """Return the blocking listeners, from proc_net(5); None without /proc."""
     sockets = []
     for name, family in (("tcp", socket.AF_INET), ("tcp6", socket.AF_INET6)):
         try:

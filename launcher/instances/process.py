@@ -1,4 +1,4 @@
-"""What is known of a process and its kin, as psutil has it on every system."""
+"""Read the facts about a process and its relatives from psutil, on every system."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ T = TypeVar("T")
 
 
 class Process(NamedTuple):
-    """Hold one process as it was seen: `pid` and `start` (clock ticks since boot) name it for ever.
+    """Hold a snapshot of one process: `pid` and `start` (clock ticks since boot) identify it for ever.
 
-    `uid` is None when the real, effective and saved user differ or cannot be read. `exe` is None where it is hidden.
-    `state` is one of psutil's names.
+    `uid` is None if the real, effective and saved user differ or cannot be read. `exe` is None if it is hidden. `state`
+    is one of psutil's names.
     """
 
     pid: int
@@ -34,7 +34,7 @@ class Process(NamedTuple):
 
     @property
     def gone(self) -> bool:
-        """Return whether it is a zombie: dead, and only waiting for its parent to notice."""
+        """Return whether it is a zombie: dead, but not yet reaped by its parent."""
         return self.state in ("zombie", "dead") and all_threads_ended(self.pid)
 
     @property
@@ -44,20 +44,20 @@ class Process(NamedTuple):
 
 
 def look(pid: int) -> Process | None:
-    """Return the process as it is now, or None when it is gone or cannot be seen at all."""
+    """Return the process as it is now, or None if it has ended or is invisible."""
     start = start_of(pid)
     process = ask(pid, lambda asked: _facts(asked, start)) if start is not None else None
-    # The pid may have passed to another process between the two looks.
+    # Another process may have received the pid between the two reads.
     return process if process and start_of(pid) == start else None
 
 
 def environment(pid: int) -> Mapping[str, str] | None:
-    """Return a process's environment as it was at its exec, or None where it cannot be read."""
+    """Return a process's environment at its exec, or None if it cannot be read."""
     return ask(pid, lambda process: process.environ())
 
 
 def cgroup(pid: int) -> str:
-    """Return the text of proc_pid_cgroup(5), blank where there is none."""
+    """Return the text of proc_pid_cgroup(5); blank without one."""
     try:
         return Path(f"/proc/{pid}/cgroup").read_text()
     except OSError:
@@ -97,7 +97,7 @@ def _facts(process: psutil.Process, start: float) -> Process:
 def psutil_module() -> ModuleType:
     """Return psutil.
 
-    Raises LauncherError where it is too old: net_connections() was connections() before 6.0.
+    Raises LauncherError if it is too old: net_connections() was connections() before 6.0.
     """
     import psutil
 
@@ -107,9 +107,9 @@ def psutil_module() -> ModuleType:
 
 
 def ask(pid: int, question: Callable[[psutil.Process], T]) -> T | None:
-    """Return what psutil answers of a process, or None when it is gone or hidden."""
+    """Return psutil's answer about a process, or None if it has ended or is hidden."""
     psutil = psutil_module()
     try:
         return question(psutil.Process(pid))
     except (psutil.Error, OSError, ValueError):
-        return None  # ValueError: psutil knows no pid below 0, and a record may hold any number
+        return None  # ValueError: psutil rejects a pid below 0, and a record may contain any number

@@ -1,12 +1,12 @@
-"""The proofs of which process this is that psutil hides, read by hand from Linux's /proc.
+"""Identify a process by facts that psutil does not report, read directly from Linux's /proc.
 
 - psutil splits a process title into words, so the raw argument list is read here.
-- psutil before 7.1 derives the start from the clock, which may be set; the start in ticks since a boot never changes.
-- psutil drops the ` (deleted)` of a current folder that is gone.
-- psutil does not tell which signals a process ignores, when its threads began, and its pid in its own namespace.
-- psutil signals by pid; a pidfd cannot pass to another process.
+- psutil before 7.1 derives the start from the clock, which can change; the start in ticks since boot never does.
+- psutil drops the ` (deleted)` of a removed current folder.
+- psutil does not report ignored signals, the start of threads, and the pid in a process's own namespace.
+- psutil signals by pid, which another process can receive; a pidfd always means the same process.
 
-Systems without /proc get what psutil knows.
+On systems without /proc, psutil is used.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def pids() -> Iterator[int]:
 
 
 def command_lines() -> Iterator[tuple[int, bytes]]:
-    """Yield every visible process that has a command line, as NUL-terminated bytes: the cheapest look there is."""
+    """Yield every visible process with a command line, as NUL-terminated bytes: the cheapest possible scan."""
     for pid in pids():
         line = _command_line(pid)
         if line:
@@ -46,12 +46,12 @@ def words(line: bytes) -> tuple[str, ...]:
 
 
 def arguments(pid: int) -> tuple[str, ...]:
-    """Return a process's argument list, empty where it has none or cannot be read."""
+    """Return a process's argument list; empty if it has none or it cannot be read."""
     return words(_command_line(pid))
 
 
 def start_of(pid: int) -> float | None:
-    """Return when a process started, or None when it is gone; a zombie is still there.
+    """Return the start of a process, or None if it has ended; a zombie still has one.
 
     In clock ticks since boot (proc_pid_stat(5), field 22), elsewhere in seconds since 1970.
     """
@@ -69,7 +69,7 @@ def start_of(pid: int) -> float | None:
 
 
 def age(start: float) -> float:
-    """Return the seconds since a start as `start_of` has it."""
+    """Return the seconds since a start in the unit of `start_of`."""
     now = time.clock_gettime(time.CLOCK_BOOTTIME) - start / os.sysconf("SC_CLK_TCK") if LINUX else time.time() - start
     return max(0.0, now)
 
@@ -83,7 +83,7 @@ def owner_of(pid: int) -> int | None:
 
 
 def executable(pid: int) -> str | None:
-    """Return the path of a process's executable as the kernel names it from here, None where it is hidden."""
+    """Return the path of a process's executable as seen from here, None if it is hidden."""
     if not LINUX:
         import psutil
 
@@ -98,9 +98,9 @@ def executable(pid: int) -> str | None:
 
 
 def own_namespace() -> tuple[str, str]:
-    """Return the boot and the pid namespace in which this process's pid and start mean something.
+    """Return the boot and the pid namespace in which this process's pid and start are valid.
 
-    Both are blank where they cannot be read (macOS, a unit with ProcSubset=pid): a record from there proves nothing.
+    Both are blank if they cannot be read (macOS, a unit with ProcSubset=pid): a record from there proves nothing.
     """
     try:
         boot_id = _read("/proc/sys/kernel/random/boot_id").decode().strip()
@@ -110,7 +110,7 @@ def own_namespace() -> tuple[str, str]:
 
 
 def namespace_depth(pid: int) -> int:
-    """Return how many pid namespaces a process is in as seen from here, NSpid of proc_pid_status(5); 0 if unknown."""
+    """Return the number of pid namespaces of a process as seen from here, NSpid of proc_pid_status(5); 0 if unknown."""
     try:
         fields = _read(f"/proc/{pid}/status").split(b"\n")
     except OSError:
@@ -119,7 +119,7 @@ def namespace_depth(pid: int) -> int:
 
 
 def network(pid: int | None = None) -> str:
-    """Return the network namespace of a process, of this one by default; blank where it cannot be read."""
+    """Return the network namespace of a process, of this one by default; blank if it cannot be read."""
     try:
         return os.readlink(f"/proc/{pid or 'self'}/ns/net")
     except OSError:
@@ -127,7 +127,7 @@ def network(pid: int | None = None) -> str:
 
 
 def current_folder(pid: int) -> str | None:
-    """Return a process's current folder as the kernel names it from here, with ` (deleted)` where it is gone."""
+    """Return a process's current folder as seen from here, with ` (deleted)` if it was deleted."""
     if not LINUX:
         import psutil
 
@@ -142,9 +142,9 @@ def current_folder(pid: int) -> str | None:
 
 
 def pidfd(pid: int) -> int | None:
-    """Return a pidfd, or None where Python or the kernel has none, or no descriptor is left.
+    """Return a pidfd, or None if Python or the kernel has none, or no descriptor is free.
 
-    Raises ProcessLookupError when there is no such process.
+    Raises ProcessLookupError if the process does not exist.
     """
     try:
         return os.pidfd_open(pid)
@@ -155,9 +155,9 @@ def pidfd(pid: int) -> int | None:
 
 
 def ignores_interrupts(pid: int) -> bool:
-    """Return whether a process ignores both SIGINT and SIGQUIT, as what a script starts with `&` does (POSIX).
+    """Return whether a process ignores both SIGINT and SIGQUIT, as a script's background jobs (`&`) do (POSIX).
 
-    psutil does not know; proc_pid_status(5).
+    psutil does not report this; see proc_pid_status(5).
     """
     try:
         status = _read(f"/proc/{pid}/status")
@@ -168,9 +168,10 @@ def ignores_interrupts(pid: int) -> bool:
 
 
 def ran_since(pid: int) -> float | None:
-    """Return the start of the oldest thread that a process has begun itself, None where it has none.
+    """Return the start of the oldest additional thread of a process, None without one.
 
-    In ticks as its own start. An exec ends all threads but one (execve(2)), and the kernel does not tell when it was.
+    In the unit of its own start. An exec ends all threads except one (execve(2)), and the kernel does not report its
+    time.
     """
     starts = []
     try:
@@ -178,12 +179,12 @@ def ran_since(pid: int) -> float | None:
             if int(thread) != pid:
                 starts.append(float(_stat(f"/proc/{pid}/task/{thread}/stat")[19]))
     except (OSError, ValueError, IndexError):
-        pass  # one of them has ended since, or there is no /proc: those that were read are proof enough
+        pass  # a thread has ended since, or there is no /proc: the threads that were read are enough
     return min(starts, default=None)
 
 
 def marked(variable: str) -> Iterator[tuple[int, str]]:
-    """Yield every process that has this variable in its environment, with its value: the cheapest look there is."""
+    """Yield every process that has this variable in its environment, with its value: the cheapest possible scan."""
     name = f"\0{variable}=".encode()
     for pid in pids() if LINUX else ():
         try:
@@ -196,7 +197,7 @@ def marked(variable: str) -> Iterator[tuple[int, str]]:
 
 
 def innermost_pid(pid: int) -> tuple[str, int]:
-    """Return the number of a process's own pid namespace, and its pid in that (proc_pid_status(5), NSpid)."""
+    """Return the number of a process's own pid namespace, and its pid there (proc_pid_status(5), NSpid)."""
     try:
         namespace = os.readlink(f"/proc/{pid}/ns/pid").removeprefix("pid:[").removesuffix("]")
         status = _read(f"/proc/{pid}/status")
@@ -206,16 +207,16 @@ def innermost_pid(pid: int) -> tuple[str, int]:
 
 
 def ticks_now() -> float:
-    """Return the time in the unit of a process's start."""
+    """Return the current time in the unit of a process's start."""
     if not LINUX:
         return time.time()
     return time.clock_gettime(time.CLOCK_BOOTTIME) * os.sysconf("SC_CLK_TCK")
 
 
 def all_threads_ended(pid: int) -> bool:
-    """Return whether no thread of a zombie lives: its main thread can end before the others.
+    """Return whether all threads of a zombie have ended: its main thread can end before the others.
 
-    A debugger that does not look keeps the threads of a killed process as zombies, and its pidfd silent (ptrace(2)).
+    A debugger can keep the threads of a killed process as zombies, and its pidfd never becomes readable (ptrace(2)).
     """
     if not LINUX:
         return True
@@ -228,7 +229,7 @@ def all_threads_ended(pid: int) -> bool:
             if _stat(f"/proc/{pid}/task/{thread}/stat")[0] not in (b"Z", b"X"):
                 return False
         except (OSError, IndexError):
-            continue  # ended since
+            continue  # it has ended since
     return True
 
 
@@ -247,12 +248,12 @@ def _command_line(pid: int) -> bytes:
 
 
 def _stat(path: str) -> list[bytes]:
-    # The name in parentheses may hold blanks and parentheses: proc_pid_stat(5).
+    # The name in parentheses may contain blanks and parentheses: proc_pid_stat(5).
     return _read(path).rpartition(b")")[2].split()
 
 
 def _read(path: str) -> bytes:
-    """Return the whole of a file in /proc, whose size is not known beforehand."""
+    """Return the whole content of a file in /proc, which does not report its size."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         blocks = []

@@ -1,4 +1,4 @@
-"""The record in an instance lock: which process holds it, and what it was started with."""
+"""The record in an instance lock: the process that holds it, and the facts of its start."""
 
 from __future__ import annotations
 
@@ -13,27 +13,25 @@ from ..system.files import read_regular
 from .proof import network, own_namespace
 
 _READ_BYTES = 1 << 20
-# What a record may say at most, far below what is read: a command line may have 6 MiB, execve(2).
+# The limit for the command line in a record, which may have 6 MiB (execve(2)); a reader accepts far more.
 _ARGUMENT_LETTERS = 1000
 _ARGUMENTS_LETTERS = 20_000
 _MODELS = 4000
 WEIGHTS = 1000
-# The kernel's own bounds: proc_sys_kernel(5), pid_max, and tcp(7).
+# The kernel's own limits: proc_sys_kernel(5), pid_max, and tcp(7).
 _MOST_PID = 1 << 22
 _MOST_PORT = (1 << 16) - 1
 
 
 class Record(NamedTuple):
-    """Hold what a lock file tells about its holder.
+    """Hold a lock file's facts about its holder.
 
     `start` is the process's start in clock ticks since `boot_id` (proc_pid_stat(5) field 22), which, with the pid and
-    its namespace, names one process for ever; `started_at` is UTC in ISO 8601, for people. `models` are the commits of
-    the models that it was started with, `locked` tells that it can load no other. `log` is the file its output goes to.
-    `script` is the path of the app's script as it was named, `command` the words that say which of its commands is
-    served; both are None in records of earlier versions.
-    `network` names the network namespace, empty where that is unknown.
-    `marker` is the token in the environment of all that it starts. `weights` are by what each of its weights files was
-    known at the start.
+    its namespace, identifies one process for ever; `started_at` is UTC in ISO 8601, for people. `models` are the
+    commits of its models at the start, `locked` means that it can load no other. `log` is the path of its log. `script`
+    is the app's script as it was named, `command` the words of the served command; both are None in records of earlier
+    versions. `network` names the network namespace; blank if unknown. `marker` is the token in the environment of all
+    processes that it starts. `weights` are the fingerprints of its weights files at the start.
     """
 
     pid: int
@@ -57,7 +55,7 @@ class Record(NamedTuple):
     weights: Mapping[str, str] = MappingProxyType({})
 
     def line(self) -> bytes:
-        """Return the record as the one line of its lock file; what is too long for it is cut short."""
+        """Return the record as the one line of its lock file; long values are shortened."""
         models = dict(tuple(self.models.items())[:_MODELS])
         weights = dict(tuple(self.weights.items())[:WEIGHTS])
         document = {**self._asdict(), "argv": _shortened(self.argv), "models": models, "weights": weights}
@@ -75,7 +73,7 @@ def launch_name(port: int) -> str:
 
 
 def read(path: Path) -> Record | None:
-    """Return the record in a lock file, or None where there is none that makes sense."""
+    """Return the record in a lock file, or None without a valid one."""
     try:
         line = read_regular(path, _READ_BYTES).split(b"\n", 1)[0]
         return _record(json.loads(line))
@@ -96,9 +94,9 @@ def _shortened(argv: Iterable[str]) -> list[str]:
 
 
 def is_elsewhere(record: Record) -> bool:
-    """Return whether its process has another network than this one, so that no port of theirs can be the same.
+    """Return whether its process has another network than this one, so that both can use the same port.
 
-    That is a container with a network of its own, or another machine. Where it is unknown, it is not.
+    That is a container with its own network, or another machine. An unknown network counts as the same.
     """
     boot_id, _ = own_namespace()
     here = (boot_id, network())
@@ -106,13 +104,13 @@ def is_elsewhere(record: Record) -> bool:
 
 
 def _record(document: Any) -> Record:
-    """Return the record that a document is.
+    """Return the record in a document.
 
-    Raises TypeError, ValueError or KeyError for what no launcher has written: the file may have been edited.
+    Raises TypeError, ValueError or KeyError for invalid content: a person may have edited the file.
     """
     if not isinstance(document, dict):
         raise TypeError("a record is an object")
-    # An instance that an earlier version has started says less.
+    # An earlier version writes fewer fields.
     values = {name: document[name] for name in Record._fields if name in document or name not in Record._field_defaults}
     for name, most in (("pid", _MOST_PID), ("port", _MOST_PORT)):
         if type(values[name]) is not int or not 0 < values[name] <= most:

@@ -1,4 +1,4 @@
-"""When to leave everything as it is: a refusal names who is in the way, and the command that would help."""
+"""Decide when to change nothing: a refusal names the process in the way, and the command that helps."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _PORTS_TRIED = 100
 
 
 def of_instances(survey: Survey) -> LauncherError | None:
-    """Return why this app's instances on the port may not be stopped, or None when they may."""
+    """Return why this app's instances on the port may not be stopped, or None if they may."""
     if survey.inside:
         return LauncherError(
             f"the launcher was started from inside the instance on port {survey.port}: "
@@ -41,23 +41,23 @@ def of_instances(survey: Survey) -> LauncherError | None:
 
 
 def of_holders(survey: Survey, *, take_port: bool) -> LauncherError | None:
-    """Return why the port cannot be had from who else holds it, or None.
+    """Return why another holder of the port blocks the launch, or None.
 
-    With `take_port` a holder that is not ours may be stopped, if it is the same user's.
+    With `take_port` a foreign holder may be stopped if it belongs to the same user.
     """
     refusals = (_held(survey, holder, take_port) for holder in survey.holders)
     return next((error for error in refusals if error), None)
 
 
 def targets(survey: Survey, *, take_port: bool = False) -> tuple[Process, ...]:
-    """Return the processes to be stopped with what goes with them, once nothing above speaks against it."""
+    """Return the processes to be stopped, with their families, if no refusal applies."""
     taken = [h.process for h in survey.holders if h.process and not h.remote] if take_port else []
     ours = (*(i.process for i in survey.stale), *(member.process for member in survey.leftovers))
     return tuple({p.pid: p for p in (*ours, *taken)}.values())
 
 
 def unseen_lock(path: str, known: str) -> LauncherError:
-    """Return the refusal for an instance lock whose holder cannot be seen from here."""
+    """Return the refusal for an instance lock whose holder is invisible from here."""
     return LauncherError(
         f"an instance holds {path}, but its process cannot be seen from here{known}",
         "stop it where it was started: in its container, or as its own user",
@@ -76,7 +76,7 @@ def of_keeper(survey: Survey, process: Process, reason: str) -> LauncherError:
 
 
 def _name(process: Process) -> str:
-    """Return the name of the script that a process of another user runs, as far as its command line says."""
+    """Return the name of the script that another user's process runs, as far as its command line shows it."""
     argument = script_argument(process.argv or ())
     return os.path.basename(argument.text) if argument else process.name
 
@@ -87,24 +87,24 @@ def _supervised(instance: Instance, supervisor: Supervisor) -> LauncherError:
 
 def _sudo(user: str | None = None) -> str:
     if os.geteuid() == 0:
-        return ""  # root needs none, and where only root is, it is seldom installed
+        return ""  # root does not need sudo, and a system with only root rarely has it
     return f"sudo -u {user} " if user else "sudo "
 
 
 def _another(survey: Survey) -> int:
-    """Return a port that the app could be started on and leave everybody alone, its own other instances too."""
+    """Return a free port for the app that disturbs no other process, including its own other instances."""
     own = {port for instance in survey.siblings for port in (instance.port, *instance.listening)}
     for port in range(survey.port + 1, min(survey.port + 1 + _PORTS_TRIED, 1 << 16)):
         try:
             if port not in own and probe(None, port) == "free":
                 return port
         except LauncherError:
-            continue  # it needs a right that this user lacks
+            continue  # it needs a privilege that this user lacks
     return survey.port + 1
 
 
 def _beside(survey: Survey, holder: Holder) -> str:
-    """Return what starts the app on another address than the holder's, and a comma, where that is possible."""
+    """Return the flag that starts the app on another address than the holder's, and a comma, if that is possible."""
     if holder.address in ("0.0.0.0", "::", "127.0.0.1") or ":" in holder.address:
         return ""
     try:

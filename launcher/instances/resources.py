@@ -22,7 +22,7 @@ def memory(pids: Collection[int]) -> int:
         try:
             total += psutil.Process(pid).memory_info().rss
         except psutil.Error:
-            continue  # gone since, or hidden
+            continue  # it has ended since, or is hidden
     return total
 
 
@@ -41,10 +41,10 @@ def cpu_seconds(pids: Collection[int]) -> float:
 
 
 def gpu_memory(pids: Collection[int]) -> int | Literal["unknown"] | None:
-    """Return the bytes that these processes use on NVIDIA GPUs, None where there is no `nvidia-smi`.
+    """Return the bytes that these processes use on NVIDIA GPUs, None without `nvidia-smi`.
 
-    It is unknown where `nvidia-smi` does not answer, does not say (WSL: `[N/A]`), or in a container, where it names the
-    host's pids or none.
+    They are unknown if `nvidia-smi` does not answer, does not report them (WSL: `[N/A]`), or runs in a container, where
+    it shows the host's pids or none.
     """
     import shutil
 
@@ -64,7 +64,7 @@ def gpu_memory(pids: Collection[int]) -> int | Literal["unknown"] | None:
 
 
 def _sees_all(pids: Collection[int]) -> bool:
-    """Return whether these pids are meant as this process sees them."""
+    """Return whether these pids are valid as this process sees them."""
     if pids:
         return all(os.path.exists(f"/proc/{pid}") for pid in pids)
     try:

@@ -1,7 +1,7 @@
-"""Which file a process runs, looked up through that process's own eyes.
+"""Find the file that a process runs, as that process sees it.
 
-A container's `/app/webui.py` is another file than ours of the same name, so paths are looked up under the process's
-own root and current folder, link by link: the kernel would follow an absolute link into *our* root.
+A container's `/app/webui.py` is another file than ours of the same name, so paths are resolved under the process's own
+root and current folder, link by link: the kernel would follow an absolute link into *our* root.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ from .proof import DELETED, LINUX, age, arguments, current_folder, executable, s
 _TWO_FOLDERS = "its current folder and the one it was started in name different scripts"
 _PROC_SELF = "[0-9]+(/task/[0-9]+)?"
 _MAGIC = "cwd|root|exe|fd/[0-9]+"
-_CLOCK_SECONDS = 0.1  # the start of a process is known to a tick, the time of a file to a jiffy
+_CLOCK_SECONDS = 0.1  # the start of a process has the resolution of a tick, the time of a file that of a jiffy
 _MAX_LINKS = 40  # as in the kernel, path_resolution(7)
 
 
 class FileIdentity(NamedTuple):
-    """Hold which file a script is, and in which folder: a hard-linked copy of a checkout is another checkout."""
+    """Hold the identity of a script and its folder: a hard-linked copy of a checkout is another checkout."""
 
     file: tuple[int, int]
     folder: tuple[int, int]
 
 
 def own_file(path: str) -> FileIdentity | None:
-    """Return the identity of a file by our own eyes, links resolved."""
+    """Return the identity of a file as the launcher sees it, links resolved."""
     real = os.path.realpath(path)
     try:
         file, folder = os.stat(real), os.stat(os.path.dirname(real))
@@ -45,26 +45,26 @@ def own_file(path: str) -> FileIdentity | None:
 
 
 class Entry(NamedTuple):
-    """Hold a file that starts the app: its absolute path as it was named, links kept, and which file that is."""
+    """Hold a file that starts the app: its absolute path as it was named, links kept, and its identity."""
 
     path: str
     identity: FileIdentity
 
 
 def why_not(pid: int, argument: ScriptArgument, entries: Collection[Entry]) -> str | None:
-    """Return why what a process was told to run is not one of these files, or None when it provably is.
+    """Return why the script of a process is not one of these files, or None if it provably is.
 
-    It is looked up by that process's own eyes. Raises PermissionError when its folder may not be looked at.
+    The path is resolved as that process sees it. Raises PermissionError if its folder is not accessible.
     """
     identities = [entry.identity for entry in entries]
     here = files_run(pid, argument)
     before = _files_at_start(pid, argument)
     if not here.isdisjoint(identities):
-        # A process that changed its folder would otherwise be taken for the app of the folder it went to.
+        # Otherwise a process that changed its folder would count as the app of the new folder.
         return None if not before or not before.isdisjoint(identities) else _TWO_FOLDERS
     if before.isdisjoint(identities) or argument.kind == "module":
         return "it runs another file"
-    # It was started in the folder that its PWD names, and is in another one now.
+    # It was started in the folder of its PWD, and is in another one now.
     folder = current_folder(pid)
     if folder and not here and not folder.endswith(DELETED):
         return None
@@ -72,9 +72,9 @@ def why_not(pid: int, argument: ScriptArgument, entries: Collection[Entry]) -> s
 
 
 def files_run(pid: int, argument: ScriptArgument) -> frozenset[FileIdentity]:
-    """Return the files that a process's script argument means in its current folder, by that process's own eyes.
+    """Return the files that a process's script argument means in its current folder, as that process sees them.
 
-    Raises PermissionError when its folder may not be looked at.
+    Raises PermissionError if its folder is not accessible.
     """
     if argument.kind == "script":
         return _files_in(pid, argument, argument.folders({}))
@@ -83,7 +83,7 @@ def files_run(pid: int, argument: ScriptArgument) -> frozenset[FileIdentity]:
 
 
 def _installed(pid: int, variables: Mapping[str, str]) -> Iterator[str]:
-    """Yield where modules are installed for a process's Python, as far as its paths mean the same here."""
+    """Yield the package folders of a process's Python, as far as its paths mean the same here."""
     if not same_mount_namespace(pid):
         return
     program, words = executable(pid), arguments(pid)
@@ -95,7 +95,7 @@ def _installed(pid: int, variables: Mapping[str, str]) -> Iterator[str]:
 
 
 def names_file(pid: int, word: str) -> bool:
-    """Return whether a word is the path of a regular file, by a process's own eyes."""
+    """Return whether a word is the path of a regular file, as a process sees it."""
     folders = ("", (environment(pid) or {}).get("PWD", ""))
     return any(_is_regular(pid, os.path.join(folder, word)) for folder in folders)
 
@@ -103,7 +103,7 @@ def names_file(pid: int, word: str) -> bool:
 def is_python(pid: int, argv: Sequence[str]) -> bool:
     """Return whether a process is a Python, by its executable's name and content.
 
-    Where that is hidden, as another user's is, by the name that its command line gives.
+    If the executable is hidden, as another user's is, the name in its command line decides.
     """
     program = executable(pid)
     if program is None:
@@ -117,7 +117,7 @@ def is_python(pid: int, argv: Sequence[str]) -> bool:
 
 
 def _files_at_start(pid: int, argument: ScriptArgument) -> frozenset[FileIdentity]:
-    """Return the files that a relative script argument meant in the folder that a process's `PWD` names."""
+    """Return the files that a relative script argument meant in the folder of a process's `PWD`."""
     variables = environment(pid) or {}
     start = variables.get("PWD", "")
     if not os.path.isabs(start) or os.path.isabs(argument.text):
@@ -127,9 +127,9 @@ def _files_at_start(pid: int, argument: ScriptArgument) -> frozenset[FileIdentit
 
 
 def _through_a_moved_link(pid: int, argument: ScriptArgument, entries: Collection[Entry]) -> bool:
-    """Return whether a process was started through the very path that is ours, and a link in it was moved since.
+    """Return whether a process was started through the same path as ours, and a link in it was changed since.
 
-    That is how a new release is put in place: `current` led to the process's folder, and leads to one beside it now.
+    Releases are often installed like this: `current` led to the process's folder, and now leads to a new one.
     """
     start, folder = (environment(pid) or {}).get("PWD", ""), (current_folder(pid) or "").removesuffix(DELETED)
     path = os.path.normpath(os.path.join(start, argument.text))
@@ -150,7 +150,7 @@ def _moved_since(path: str, seconds: float) -> bool:
 
 
 def _files_in(pid: int, argument: ScriptArgument, folders: Iterable[str]) -> frozenset[FileIdentity]:
-    # Of a module, the first folder that has it counts, and in that a package goes before a file.
+    # The first folder with the module counts, and there a package comes before a file.
     for folder in folders:
         paths = [os.path.join(folder, path) for path in argument.paths()]
         files = {
@@ -165,7 +165,7 @@ def _files_in(pid: int, argument: ScriptArgument, folders: Iterable[str]) -> fro
 
 
 def own_script(process: Process) -> str | None:
-    """Return the file that a Python runs, links resolved, where we see the same file systems as it does."""
+    """Return the file that a Python runs, links resolved, if we see the same file systems as it does."""
     folder = current_folder(process.pid)
     if folder is None or not is_python(process.pid, process.argv) or not same_mount_namespace(process.pid):
         return None
@@ -191,7 +191,7 @@ def _look_up(pid: int, path: str) -> FileIdentity | None:
     try:
         final = _resolve(pid, path)
         file = os.stat(final)
-        if final.startswith(f"/proc/{pid}/fd/"):  # an open file has a folder only while its name leads to it
+        if final.startswith(f"/proc/{pid}/fd/"):  # an open file has a folder only while its name exists
             final = _resolve(pid, os.readlink(final))
             if not os.path.samestat(os.stat(final), file):
                 return None
@@ -212,7 +212,7 @@ def _is_regular(pid: int, path: str) -> bool:
 
 
 def _resolve(pid: int, path: str) -> str:
-    # path_resolution(7) within another process's root: what os.path.realpath does, and openat2's RESOLVE_IN_ROOT.
+    # path_resolution(7) within another process's root: the same as os.path.realpath, and openat2's RESOLVE_IN_ROOT.
     root, itself = f"/proc/{pid}/root", f"/proc/{pid}"
     base, below, links = root if path.startswith("/") else f"{itself}/cwd", list[str](), 0
     pending = path.split("/")[::-1]
@@ -250,7 +250,7 @@ def _resolve(pid: int, path: str) -> str:
 
 
 def _in_replaced_folder(pid: int, path: str) -> FileIdentity | None:
-    """Return the file that stands today where a process was started, when its folder was deleted and made anew."""
+    """Return the file at the place where a process was started, if its folder was deleted and created again."""
     folder = current_folder(pid)
     if folder is None or not folder.endswith(DELETED) or os.path.isabs(path) or not same_mount_namespace(pid):
         return None

@@ -1,6 +1,6 @@
-"""Stopping ends a whole instance, only that instance, and is over when its last process is.
+"""Stop a whole instance and nothing else, until its last process has ended.
 
-Waits end with the event: a process that dies at once costs no time, one that ignores SIGTERM costs the time-out.
+Waits end with the event: a process that exits at once costs no time, one that ignores SIGTERM costs the time-out.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from .table import ProcessTable
 KILL_SECONDS = 5.0
 _FREEZE_ROUNDS = 20
 _INTERRUPTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-_MAX_PIDFDS = 256  # leaves descriptors to work with under the usual limit of 1024
+_MAX_PIDFDS = 256  # below the usual limit of 1024, so that descriptors stay free for other work
 
 
 Relatives = Callable[[Process, frozenset[int], ProcessTable], Iterable[Process]]
 
 
 class Stopped(NamedTuple):
-    """Hold what became of one instance: how many processes below it went with it, and whether SIGKILL was needed."""
+    """Hold the outcome for one instance: how many other processes were stopped, and whether SIGKILL was needed."""
 
     process: Process
     others: int
@@ -45,12 +45,11 @@ def stop(
     say: Callable[[str], None],
     relatives: Relatives | None = None,
 ) -> tuple[Stopped, ...]:
-    """Terminate these processes with what goes with them, and kill what is left after `timeout` seconds.
+    """Terminate these processes and their families, and kill the remaining ones after `timeout` seconds.
 
-    `spare` are pids never to be touched: the launcher, its ancestors, and other instances. `relatives` returns what
-    goes with a root, given those of its pids that are known already, in the table of the moment; without it that is all
-    below. Another user's process is left and named. Raises LauncherError when a process may not be signalled, or does
-    not even die of SIGKILL.
+    `spare` are pids that are never stopped: the launcher, its ancestors, and other instances. `relatives` returns the
+    family of a root, given its known pids, in the current table; without it, that is every descendant. Another user's
+    process is skipped and reported. Raises LauncherError if a process may not be signalled, or survives SIGKILL.
     """
     tree = _Tree(tuple(roots), spare, say, relatives or _all_below)
     try:
@@ -77,7 +76,7 @@ def _undying(processes: list[Process]) -> LauncherError:
 
 
 class _Tree:
-    """Hold the processes of the instances to be stopped, growing while they fork."""
+    """Hold the processes of the instances to be stopped; the set grows while they fork."""
 
     def __init__(
         self, roots: tuple[Process, ...], spare: frozenset[int], say: Callable[[str], None], relatives: Relatives
@@ -102,7 +101,7 @@ class _Tree:
             self._send(handle)
 
     def wait(self, timeout: float) -> bool:
-        """Wait until all have ended and nothing new has come; return whether that was within `timeout` seconds."""
+        """Wait until all have ended and no new one has come; return whether that was within `timeout` seconds."""
         deadline = time.monotonic() + timeout
         while True:
             while living := self._living():
@@ -117,10 +116,10 @@ class _Tree:
                 self._send(handle)
 
     def kill(self) -> frozenset[int]:
-        """Freeze what is left and all that it has forked, then kill it; return the pids that needed it.
+        """Freeze the remaining processes and their forks, then kill them; return the killed pids.
 
-        It takes milliseconds, and a signal to the launcher waits for them: half of it would leave a frozen instance
-        that holds the port. After SIGKILL at that instant, the next launch ends what is frozen.
+        This takes milliseconds, and a signal to the launcher waits for it: half of it would leave a frozen instance
+        that holds the port. If the launcher is killed just then, the next launch stops the frozen processes.
         """
         earlier = signal.pthread_sigmask(signal.SIG_BLOCK, _INTERRUPTS)
         try:
@@ -161,7 +160,7 @@ class _Tree:
 
     def _send(self, handle: Handle) -> None:
         handle.send(self._signal)
-        # A suspended process (Ctrl-Z) acts on SIGTERM only once it goes on.
+        # A suspended process (Ctrl-Z) handles SIGTERM only after SIGCONT.
         process = look(handle.process.pid) if not handle.ended() else None
         if self._signal == signal.SIGTERM and process and process.state == "stopped":
             handle.send(signal.SIGCONT)
@@ -179,7 +178,7 @@ class _Tree:
         return self._handles[process.pid]
 
     def _grow(self) -> list[Handle]:
-        """Take in what has been forked since the last look."""
+        """Add the processes that were forked since the last look."""
         new = []
         table = ProcessTable()
         for root in self._roots:
@@ -194,9 +193,9 @@ class _Tree:
 
 
 def relatives_of(survey: Survey) -> Relatives:
-    """Return what finds the processes that go with each of a survey's instances and leftovers as they come up.
+    """Return a function that finds the families of a survey's instances and leftovers as they grow.
 
-    With a stranger whose port is taken goes all that is below it.
+    If the port is taken from another app, its family is all of its descendants.
     """
     instances = {instance.pid: instance for instance in survey.stale}
     leftovers = frozenset(member.process.pid for member in survey.leftovers)

@@ -1,10 +1,10 @@
-"""A process that somebody else would start again, or whose end ends a container, is not ours to stop.
+"""Do not stop a process that a supervisor would restart, or whose end stops a container.
 
-Who that is, is read from the line of processes above it. Evidence counts only where nothing but wrappers (a shell, uv,
-tini) stands between: variables and cgroups are inherited, and an orphan is adopted by whoever is pid 1. What merely
-runs below a supervisor, as a notebook's terminal does, is not supervised.
+The supervisor is found among the process's ancestors. Evidence counts only if all processes in between are wrappers (a
+shell, uv, tini): variables and cgroups are inherited, and pid 1 adopts orphans. A process that merely runs below a
+supervisor, as in a notebook's terminal, is not supervised.
 
-Pure: everything is asked of a table of processes.
+Pure: a table of processes supplies the facts.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from .kin import INITS, Kin, Table, is_interactive, is_shell, is_wrapper, line, 
 from .process import Process
 from .unit import Supervisor
 
-# What runs as pid 1 and does not end with a child.
+# Programs that run as pid 1 and do not exit with a child.
 _LASTING = frozenset("systemd init openrc-init runit s6-svscan sleep tail cat sshd pause cron nginx".split())
 
 
@@ -32,7 +32,7 @@ class _Kind(NamedTuple):
 
 
 class Starter(NamedTuple):
-    """Hold who ends with a process or starts it again; `by_script`: a script in between may go on without it."""
+    """Hold the supervisor that exits with a process or restarts it; `by_script`: a script in between may continue."""
 
     supervisor: Supervisor
     by_script: bool
@@ -51,10 +51,9 @@ _KINDS: Mapping[str, _Kind] = {
 
 
 def supervisor(pid: int, table: Table, own: int | None = None) -> Supervisor | None:
-    """Return who would start a process again when it is stopped, or end with it; None when nobody does.
+    """Return who would restart a stopped process, or exit with it; None if nothing does.
 
-    `own` is our own pid, where we are not the process that is asked about: our own unit and the script that runs us
-    are in nobody's way.
+    `own` is our own pid, unless the question is about us: our own unit, and the script that runs us, are no obstacle.
     """
     ancestry = line(pid, table)
     if not ancestry:
@@ -66,9 +65,9 @@ def supervisor(pid: int, table: Table, own: int | None = None) -> Supervisor | N
 
 
 def starter(pid: int, table: Table) -> Starter | None:
-    """Return what a process that ends at once ends with it, or starts it again; None when it may end.
+    """Return who exits with a process that exits at once, or restarts it; None if it may exit.
 
-    The container that it merely runs in is not meant: that goes on.
+    A container that it merely runs in does not count, because it continues.
     """
     ancestry = line(pid, table)
     if not ancestry:
@@ -83,7 +82,7 @@ def starter(pid: int, table: Table) -> Starter | None:
 
 
 def shell_above(pid: int, table: Table, own: int) -> Process | None:
-    """Return the shell that goes on when a process ends, and may start it again; None where it is one that runs us."""
+    """Return the shell that continues when a process ends, and may restart it; None for one that runs us."""
     for child, parent in pairwise(line(pid, table)):
         if parent.pid == 1 or parent.pid in {kin.pid for kin in line(own, table)}:
             return None
@@ -109,7 +108,7 @@ def _above(ancestry: Sequence[Kin], table: Table, ours: frozenset[int]) -> Super
 
 
 def _scripts_above(own: int, table: Table) -> frozenset[int]:
-    """Return the pids of the scripts that run us: what a script does with its own commands is meant."""
+    """Return the pids of the scripts that run us: their effect on their own commands is intended."""
     pids = {own}
     for parent in line(own, table)[1:]:
         if not is_wrapper(parent) or (parent.pid == 1 and not is_shell(parent)):
@@ -123,7 +122,7 @@ def _kind(parent: Kin, child: Kin) -> str | None:
     for name, kind in _KINDS.items():
         if name in names:
             return name
-        # A variable that a process has and its parent lacks was set by that parent, whatever its name is.
+        # A variable that a process has and its parent lacks was set by that parent.
         gave = kind.variable in child.environ and parent.environ and kind.variable not in parent.environ
         if gave and not is_shell(parent) and not is_wrapper(parent):
             return name
@@ -131,13 +130,13 @@ def _kind(parent: Kin, child: Kin) -> str | None:
 
 
 def _top(supervisor: Kin, name: str, table: Table) -> Kin:
-    """Return the supervisor that the user has started: honcho has a fork of itself above each of its processes."""
+    """Return the supervisor that the user started: honcho forks itself above each of its processes."""
     forks = [*takewhile(lambda kin: name in programs(kin), line(supervisor.pid, table))]
     return forks[-1] if forks else supervisor
 
 
 def _started(name: str, parent: Kin, child: Kin) -> bool:
-    """Return whether a supervisor has started this child: as pid 1 it also adopts what others have left."""
+    """Return whether a supervisor has started this child: as pid 1 it also adopts orphans."""
     if parent.pid != 1:
         return True
     kind = _KINDS[name]
@@ -174,7 +173,7 @@ def _supervisorctl(parent: Kin, child: Kin) -> str:
 
 
 def _ends_with(first: Kin, child: Kin, table: Table) -> Supervisor | None:
-    """Return pid 1 where it ends with this child of its own, and the container with both."""
+    """Return pid 1 if it exits with this child, and the container with both."""
     names = programs(first)
     if not names.isdisjoint(_LASTING) or (is_shell(first) and is_interactive(first)):
         return None
@@ -185,10 +184,10 @@ def _ends_with(first: Kin, child: Kin, table: Table) -> Supervisor | None:
 
 
 def _started_by_first(first: Kin, child: Kin, table: Table) -> bool:
-    """Return whether pid 1 has started this child itself, as far as that shows: it also adopts every orphan.
+    """Return whether pid 1 has started this child itself, as far as that is visible: it also adopts every orphan.
 
-    What it starts shares its session, unless it is an init, and it waits for one child after the other: of those that
-    live, it has started the eldest. Only the background jobs of a shell may be older.
+    Its children share its session, unless it is an init, and it waits for them one after the other: it has started the
+    oldest living one. Only the background jobs of a shell can be older.
     """
     if not programs(first).isdisjoint(INITS):
         rivals = _children(first, table)

@@ -1,6 +1,6 @@
-"""Which processes are this app's instances, and which of them are stale: ours by proof, and on our port.
+"""Find this app's instances, and the stale ones among them: ours by proof, and on our port.
 
-Nothing here acts. A survey is a value: the plan shows it, the stop takes it, and each act looks again.
+This module changes nothing. A survey is a value: the plan shows it, the stop uses it, and each act checks again.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ if TYPE_CHECKING:
 
 
 class Member(NamedTuple):
-    """Hold a process that goes with an instance, or that one has left over, with the ports that it listens on."""
+    """Hold a process that belongs to an instance, or is its leftover, with the ports on which it listens."""
 
     process: Process
     ports: frozenset[int]
 
 
 class Instance(NamedTuple):
-    """Hold one instance: the process that it hangs on, its ports, and what it is to us.
+    """Hold one instance: its root process, its ports, and the verdict.
 
-    `members` are the processes below it that run the app too, `family` is what else the app has started, `tree` the
-    pids of all three. `left` is what is below it without being the app's, each with the reason. `told` is the port it
-    was told to use, `page_port` the one where its page was seen, of several. `shell` is the one that goes on when the
-    instance ends, and may start it again.
+    `members` are the processes below it that run the app too, `family` are the other processes that the app started,
+    `tree` the pids of all three. `left` are foreign processes below it, each with the reason. `told` is the port in its
+    arguments, `page_port` the port where its page was found, if it has several. `shell` is the one that continues when
+    the instance ends, and may restart it.
     """
 
     process: Process
@@ -56,18 +56,18 @@ class Instance(NamedTuple):
 
     @property
     def pid(self) -> int:
-        """Return the pid of the process that the instance hangs on."""
+        """Return the pid of the instance's root process."""
         return self.process.pid
 
     @property
     def port(self) -> int | None:
-        """Return the port that it is on or was told to use, or None when that cannot be known."""
+        """Return its actual port or the one in its arguments, or None if it is unknown."""
         known = self.told.port if self.told.port is not None else self.page_port
         return known if known is not None else min(self.listening, default=None)
 
 
 class Address(NamedTuple):
-    """Hold where the app is to listen: on every IPv4 interface where `host` is None; `taken` says that it cannot."""
+    """Hold where the app is to listen: on every IPv4 interface if `host` is None; `taken` means that it cannot."""
 
     host: str | None
     wanted: Wanted
@@ -75,10 +75,10 @@ class Address(NamedTuple):
 
 
 class Holder(NamedTuple):
-    """Hold who listens on our port without being our instance; `process` is None where it cannot be seen.
+    """Hold a foreign listener on our port; `process` is None if it is invisible.
 
-    `above` says that we run below it, or that it is pid 1: it can never be stopped from here. `remote` is the other end
-    of a connection that has the port as its own: then nobody listens there.
+    `above` means that it is our ancestor or pid 1: it can never be stopped from here. `remote` is the other end of a
+    connection that uses the port: then no process listens there.
     """
 
     address: str
@@ -90,12 +90,12 @@ class Holder(NamedTuple):
 
 
 class Survey(NamedTuple):
-    """Hold what was found, once.
+    """Hold the results of one survey.
 
     `stale` are ours on the port, `siblings` ours on others, `others` another user's; `inside` is the instance that
-    this very launcher was started from. `left` are the pids of what looks alike, each with the reason why it is not.
-    `unread` are pids that run the app's script and that cannot be read. `leftovers` are what dead instances have left,
-    `spared` what has their marker without being ended, each with the reason. `bounds` are never touched.
+    started this launcher. `left` are the pids of similar processes, each with the reason why it is not the app.
+    `unread` are pids that run the app's script and cannot be read. `leftovers` are the processes of dead instances,
+    `spared` have their marker and are skipped, each with the reason. `bounds` are never stopped.
     """
 
     port: int
@@ -112,7 +112,7 @@ class Survey(NamedTuple):
 
 
 def survey(app: App, address: Address, claim: Claim | None = None) -> Survey:
-    """Look at every visible process, and where the port is taken, at who listens there."""
+    """Check every visible process, and the listeners if the port is taken."""
     table = ProcessTable()
     app_processes = candidates(app, claim)
     marked = _marked(app, table)
@@ -154,7 +154,7 @@ def survey(app: App, address: Address, claim: Claim | None = None) -> Survey:
 
 
 def _hidden(candidates: Sequence[Candidate], port: int) -> Iterator[Instance]:
-    """Yield the other users' processes that were told our port, and of which no more can be seen."""
+    """Yield the other users' processes with our port in their arguments, which are otherwise hidden."""
     for process, told, _ in candidates:
         if told.port == port:
             verdict = Verdict("hidden", f"another user's, told {told.by}; which file it runs is hidden")
@@ -190,7 +190,7 @@ def _member(process: Process) -> Member:
 
 
 def _instances(proven: Mapping[int, Candidate], wanted: Wanted, table: ProcessTable, bounds: Bounds) -> list[Instance]:
-    from .supervisor import shell_above, supervisor  # needed only where something runs already
+    from .supervisor import shell_above, supervisor  # needed only if an instance runs
 
     groups = _groups(proven)
     instances = []
@@ -210,7 +210,7 @@ def _instances(proven: Mapping[int, Candidate], wanted: Wanted, table: ProcessTa
             same_user=proven[root].process.uid == bounds.uid,
             recorded=any(candidate.recorded for candidate in running),
             network=network(root) in ("", network()),
-            # What it has started may serve its page, but does not speak for one that was told another port.
+            # Its children may serve its page, but cannot override the port in its own arguments.
             listening=listening if told.port in (None, wanted.port) else root_ports,
             told=told,
         )
@@ -249,11 +249,11 @@ def _groups(proven: Mapping[int, Candidate]) -> Mapping[int, tuple[int, ...]]:
 
 
 def _is_apart(ancestor: Candidate, candidate: Candidate) -> bool:
-    """Return whether a process below another one is an instance of its own.
+    """Return whether a process below another one is a separate instance.
 
-    A launcher started it, or it is another user's, in another network, or was told another port. One that was told
-    none is a worker. One that was told a port below one that was told none is what that one runs, as a wrapper does,
-    unless that one serves a page itself.
+    It is if a launcher started it, or if it is another user's, is in another network, or has another port in its
+    arguments. Without a port it is a worker. With a port, below a process without one, it is that wrapper's command,
+    unless the upper process serves a page itself.
     """
     outer, inner = ancestor.process, candidate.process
     if candidate.recorded or outer.uid != inner.uid or network(outer.pid) != network(inner.pid):
@@ -282,7 +282,7 @@ def _holders(
     for listener in listeners:
         process = look(listener.pid) if listener.pid is not None else None
         if process and port not in ports.listening((process.pid,)):
-            process = None  # the pid may have passed to a stranger since the sockets were listed
+            process = None  # another process may have received the pid after the sockets were listed
         holders[process.pid if process else listener.address] = Holder(
             address=listener.address,
             uid=listener.uid if process is None or process.uid is None else process.uid,

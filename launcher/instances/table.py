@@ -1,4 +1,4 @@
-"""Every living process with its parent and session, as one look at the system has found them."""
+"""Hold every living process with its parent and session, from one look at the system."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .script import own_script
 
 
 class ProcessTable:
-    """Hold who descends from whom, as it was when that was first asked; the rest is read when it is asked for."""
+    """Hold the tree of processes as of the first request; other facts are read on demand."""
 
     def __init__(self) -> None:
         self._kin: dict[int, Kin | None] = {}
@@ -34,10 +34,10 @@ class ProcessTable:
         return children
 
     def kin(self, pid: int) -> Kin | None:
-        """Return a process, or None when it is gone or cannot be seen."""
+        """Return a process, or None if it has ended or is invisible."""
         if pid not in self._kin:
             kin = _kin_of(pid)
-            # A stranger to whom the pid has passed since has another parent, or another session.
+            # Another process with the same pid has another parent, or another session.
             same = kin and self._kinship.get(pid) in (None, (kin.ppid, kin.session))
             self._kin[pid] = kin if same else None
         return self._kin[pid]
@@ -47,7 +47,7 @@ class ProcessTable:
         return self._children.get(pid, ())
 
     def session(self, pid: int) -> int:
-        """Return the session of a process, 0 where it is not known."""
+        """Return the session of a process, 0 if unknown."""
         return self._kinship.get(pid, (0, 0))[1]
 
     def in_session(self, session: int) -> frozenset[int]:
@@ -68,11 +68,11 @@ class ProcessTable:
     def marked(self) -> Mapping[int, Marker]:
         """Return every process that has a marker in its environment."""
         markers = {pid: marker.parse(value) for pid, value in marked(marker.NAME)}
-        # A launcher tries the start beforehand, with a marker that names nobody yet.
+        # A launcher rehearses the start with a marker that names no process yet.
         return {pid: mark for pid, mark in markers.items() if mark and mark.pid}
 
     def ran_since(self, pid: int) -> float | None:
-        """Return the start of the oldest thread that a process has begun itself, None where it has none."""
+        """Return the start of the oldest additional thread of a process, None without one."""
         return ran_since(pid)
 
     @property
@@ -81,11 +81,11 @@ class ProcessTable:
         return self._now
 
     def inner(self, pid: int) -> tuple[str, int]:
-        """Return the number of a process's own pid namespace, and its pid in that."""
+        """Return the number of a process's own pid namespace, and its pid there."""
         return innermost_pid(pid)
 
     def script(self, pid: int) -> str | None:
-        """Return the file that a Python runs, links resolved, where it can be named from here."""
+        """Return the file that a Python runs, links resolved, if its path is valid here."""
         kin = self.kin(pid)
         if kin is None:
             return None
@@ -114,7 +114,7 @@ def _kinship() -> Mapping[int, tuple[int, int]]:
 
 
 class _Seen(Kin):
-    """Hold one process; what is seldom asked for is read when it is."""
+    """Hold one process; rarely needed facts are read on demand."""
 
     @cached_property
     def environ(self) -> Mapping[str, str]:

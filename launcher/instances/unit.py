@@ -1,7 +1,6 @@
-"""The unit or container whose cgroup a process is in, and whether it is that unit's main process.
+"""Find the unit or container of a process's cgroup, and whether the process is that unit's main process.
 
-Every hierarchy is looked at: in a nested or hybrid set-up `name=systemd:/` can stand beside
-`0::/system.slice/app.service`.
+Every hierarchy is read: a nested or hybrid set-up can have both `name=systemd:/` and `0::/system.slice/app.service`.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from typing import NamedTuple
 
 from .kin import Kin, Table, is_wrapper, waits_for
 
-# Units that run jobs and log-ins for others: a process in their cgroup is not supervised by them.
+# Units that run jobs and log-ins for others: they do not supervise the processes in their cgroup.
 _SESSION_UNITS = (
     r"(user@[^/]*|init|cron|crond|cronie|anacron|atd|ssh|sshd|ssh@[^/]*|sshd@[^/]*|dropbear|getty@[^/]*"
     r"|serial-getty@[^/]*|console-getty|rc-local|gnome-terminal-server)\.service"
@@ -27,10 +26,9 @@ _NAMELESS = "a systemd unit"
 
 
 class Supervisor(NamedTuple):
-    """Hold who would start a process again, or end with it, and the command that stops it there.
+    """Hold who would restart a process, or exit with it, and the command that stops it there.
 
-    `why` completes a sentence that begins with the process. `restart` is the command that restarts it there, where
-    there is one.
+    `why` completes a sentence whose subject is the process. `restart` is the command that restarts it there, if any.
     """
 
     name: str
@@ -50,7 +48,7 @@ class Supervisor(NamedTuple):
 
 
 def supervising(ancestry: Sequence[Kin], table: Table, own: int | None) -> Supervisor | None:
-    """Return the container that a process is in, or the unit whose main process it is; None for our own ones.
+    """Return the container that a process is in, or the unit whose main process it is; None for our own.
 
     `ancestry` is the process and its ancestors, nearest first.
     """
@@ -64,18 +62,18 @@ def supervising(ancestry: Sequence[Kin], table: Table, own: int | None) -> Super
 
 
 def of_cgroup(cgroup: str) -> Supervisor | None:
-    """Return the unit or container that the text of proc_pid_cgroup(5) names in any of its hierarchies."""
+    """Return the unit or container in the text of proc_pid_cgroup(5), from any of its hierarchies."""
     return next((supervisor for path in _paths(cgroup) if (supervisor := _of_path(path))), None)
 
 
 def _is_main(ancestry: Sequence[Kin], supervisor: Supervisor, table: Table) -> bool:
     """Return whether the unit's main process is this one or a wrapper of it.
 
-    systemd names it to its children in SYSTEMD_EXEC_PID (since 248), and they pass that on. Where nobody is named who
-    still lives (the app has made a daemon of itself), it is the oldest of those that the unit's others descend from.
+    systemd passes its pid to its children in SYSTEMD_EXEC_PID (since 248), and they inherit it. If no living process is
+    named (the app has become a daemon), it is the oldest ancestor of the unit's other processes.
     """
     if not supervisor.name.endswith(".service"):
-        return True  # a container: whatever runs in it is stopped there
+        return True  # a container: its processes are stopped from outside
     wrapped = {ancestry[0].pid}
     for child, parent in pairwise(ancestry):
         if of_cgroup(parent.cgroup) != supervisor or not is_wrapper(parent) or not waits_for(parent, child, table):
@@ -93,10 +91,10 @@ def _is_main(ancestry: Sequence[Kin], supervisor: Supervisor, table: Table) -> b
 
 
 def _nameless(ancestry: Sequence[Kin], ours: Kin | None) -> Supervisor | None:
-    """Return the unit of a main process whose cgroup does not tell its name.
+    """Return the unit of a main process whose cgroup does not name it.
 
-    SYSTEMD_EXEC_PID is inherited, but equals the pid of the main process only. Before systemd 248 there is
-    INVOCATION_ID, which counts where systemd itself is the parent, and has given the process a session.
+    SYSTEMD_EXEC_PID is inherited, but equals only the main process's pid. Before systemd 248 there is INVOCATION_ID,
+    which counts if systemd itself is the parent, and the process leads a session.
     """
     for child, parent in pairwise(ancestry):
         unit, named = (child.environ.get(name) for name in ("INVOCATION_ID", "SYSTEMD_EXEC_PID"))

@@ -1,4 +1,4 @@
-"""Which model runs: what `models.lock` pins, what lies on the disk, and what the mirror and the Hub say."""
+"""Know which model runs: the pin in `models.lock`, the files on the disk, and the answers of the mirror and the Hub."""
 
 JOURNAL = "switch-"
-"""What the journals of switches begin with in the state folder: a launch looks for one each time."""
+"""The prefix of the journals of switches in the state folder; every launch looks for one."""

@@ -1,7 +1,7 @@
-"""What is here is compared with what the mirror and the Hub say, each asked for itself, and judged in one word.
+"""Compare the local models with the mirror and the Hub, each asked separately, and reach a verdict in one word.
 
-The official Hub is believed before a mirror: a mirror can lag, and its API and its files can name different commits.
-What no hub answers for is unknown and never taken for good; neither is a commit whose list of files nobody knows.
+The official Hub outranks a mirror: a mirror can lag, and its API and its files can name different commits. A model that
+no hub answers for is `unknown`, never good; the same holds for a commit without a known list of files.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ Word = Literal[
     "unreachable",
     "unknown",
     "not compared",
+    "as pinned",
 ]
 STALE = frozenset(("local behind", "incomplete locally", "gone or renamed upstream", "gated, no access"))
 UNKNOWN = frozenset(("unreachable", "unknown"))
@@ -36,24 +37,24 @@ DIGITS = 7
 
 
 class Said(NamedTuple):
-    """Hold what one hub says of a model: its API, and a file of the same revision."""
+    """Hold one hub's answers about a model: from its API, and from a file of the same revision."""
 
     head: Answer
     file: Answer | None = None
 
     @property
     def inconsistent(self) -> bool:
-        """Return whether the API and the files are of different commits."""
+        """Return whether the API and the files are at different commits."""
         return bool(self.file and self.file.commit and self.head.commit and self.file.commit != self.head.commit)
 
     @property
     def gated(self) -> bool:
-        """Return whether the files are kept from this user."""
+        """Return whether the hub denies this user the files."""
         return bool(self.file and self.file.trouble == "gated") or self.head.trouble == "gated"
 
 
 class Verdict(NamedTuple):
-    """Hold the verdict on a model in one word, what it rests on, and the rest in words."""
+    """Hold the verdict on a model in one word, its evidence, and the details in words."""
 
     subject: Subject
     mirror: Said | None
@@ -63,17 +64,17 @@ class Verdict(NamedTuple):
 
     @property
     def stale(self) -> bool:
-        """Return whether something must be done about it."""
+        """Return whether the user must act."""
         return self.word in STALE
 
     @property
     def unknown(self) -> bool:
-        """Return whether a later try may tell more."""
+        """Return whether a later check may know more."""
         return self.word in UNKNOWN
 
 
 class _Told(NamedTuple):
-    """Hold what was asked about one subject: the date of its commit, and the files that this commit has."""
+    """Hold the answers about one subject: the date of its commit, and the files of this commit."""
 
     date: Answer = Answer()
     files: Mapping[str, LockedFile] | None = None
@@ -82,7 +83,7 @@ class _Told(NamedTuple):
 def run(
     chosen: Sequence[Subject], endpoints: Endpoints, environment: Mapping[str, str], timeout: float
 ) -> tuple[Verdict, ...]:
-    """Ask both hubs about every subject, all at once, and judge; `timeout` seconds is the time for each answer."""
+    """Ask both hubs about every subject at once, and return the verdicts; `timeout` is the seconds for each answer."""
     asked = [endpoints.official, *((endpoints.used,) if endpoints.mirrored else ())]
     questions = [
         Question(endpoint, kind, subject.repo, subject.revision, subject.file if kind == "file" else "")
@@ -106,7 +107,7 @@ def run(
 
 
 def offline(chosen: Sequence[Subject]) -> tuple[Verdict, ...]:
-    """Judge by what is on the disk alone."""
+    """Return the verdict from the disk alone."""
     return tuple(_offline(subject) for subject in chosen)
 
 
@@ -124,7 +125,7 @@ def _more(
     environment: Mapping[str, str],
     timeout: float,
 ) -> tuple[_Told, ...]:
-    """Ask of when the local commits are that are not the newest, and for the files of those that are."""
+    """Ask for the dates of local commits that are not the newest, and for the files of those that are."""
     dates: dict[int, Question] = {}
     trees: dict[int, list[Question]] = {}
     for number, (subject, mirror, official) in enumerate(heard):
@@ -186,7 +187,7 @@ def _word(subject: Subject, mirror: Said | None, official: Said, told: _Told) ->
 
 
 def _up_to_date(mirror: Said | None, official: Said, believed: Said, part: str, held: str | None) -> tuple[Word, str]:
-    """Judge a local commit that is the newest; what remains to be said is about the hubs."""
+    """Return the verdict on a local commit that is the newest; the details are about the hubs."""
     if mirror and mirror.inconsistent:
         assert mirror.file
         assert mirror.head.commit
@@ -204,7 +205,7 @@ def _up_to_date(mirror: Said | None, official: Said, believed: Said, part: str, 
 
 
 def _differing(subject: Subject, believed: Said, *, is_official: bool, dated: Answer) -> tuple[Word, str]:
-    """Judge a local commit that is not what a hub says; of a mirror alone, only the dates tell which one is behind."""
+    """Return the verdict on a local commit that differs from the hub's; with only a mirror, the dates decide."""
     assert subject.held
     head = believed.head
     assert head.commit
@@ -224,7 +225,7 @@ def _differing(subject: Subject, believed: Said, *, is_official: bool, dated: An
 
 
 def rows(verdicts: Sequence[Verdict], *, mirrored: bool) -> list[tuple[str, ...]]:
-    """Return the table, headings first; without a mirror it has no column."""
+    """Return the table, headings first; without a mirror it omits that column."""
     table: list[tuple[str, ...]] = [HEADINGS]
     for verdict in verdicts:
         subject = verdict.subject

@@ -1,8 +1,8 @@
-"""What is lacking is downloaded from one hub after the other, and nothing that a hub says is believed.
+"""Download the missing files from one hub after the other, and verify everything that a hub says.
 
-The child takes only files whose commit, hash and size are announced as the lock has them; what has arrived is read and
-hashed. A file that is there and damaged goes when a hub has answered for it, and with it nothing else: no ref, no other
-snapshot, no blob whose content is what its own name says.
+The child accepts only files that the hub announces with the locked commit, hash and size; afterwards each file is read
+and hashed. A damaged file is removed only after a hub has offered a replacement, and nothing else is removed with it:
+no ref, no other snapshot, no blob whose content matches its name.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from ..cache.verify import Candidate, Checked, Verification
 from ..errors import ExitStatus, LauncherError, quoted
 from ..ui.console import Progress
 from ..ui.text import count, size
-from . import hub, local_dir, placement
+from . import endpoints, hub, local_dir, placement, sources
 from .endpoints import Endpoint
 from .hub import Question
 from .lockfile import LockedModel
@@ -32,7 +32,7 @@ from .task import Reach, Run, Served
 if TYPE_CHECKING:
     from .task import Task
 
-# Within one tick of the clock a second write leaves the same ctime; verify remembers nothing that young.
+# A second write within one tick of the clock leaves the same ctime, so verify does not remember a file this young.
 _SETTLE_SECONDS = 0.15
 _ATTEMPTS = 2
 
@@ -43,20 +43,25 @@ class _Arrived(NamedTuple):
 
 
 def fetch(task: Task, reach: Reach, memories: Memories, run: Run) -> Served:
-    """Have everything that a task lacks on the disk, verified.
+    """Download everything that a task lacks, and verify it.
 
-    Raises LauncherError: 74 when the disk does not take it, 75 when no hub could serve it, 65 when what all of them
-    serve is not what it must be.
+    Raises LauncherError: 74 if the disk fails, 75 if no hub can serve the files, 65 if the files of all hubs are wrong.
     """
     _prepare(task)
     watch = _Watch(task, run.progress)
     damaged = set(task.damaged)
     lacking = list(task.lacking)
-    if task.place.root is None:  # an interrupted pull may have brought some of it
+    if task.place.root is None:  # an interrupted pull may have downloaded some of it
         staged = _arrived(task, lacking, memories)
         for path in staged.bad:
             _remove(task, path)
         lacking = [path for path in lacking if path not in staged.good]
+    brought = _bring(task, lacking, reach, memories, run)
+    damaged -= brought
+    lacking = [path for path in lacking if path not in brought]
+    if lacking:
+        _refuse_offline(task, lacking, reach)
+    missing = sum(max(0, task.model.files[path].size) for path in lacking)
     failures: list[tuple[Endpoint, str]] = []
     lied = denied = 0
     for endpoint in reach.endpoints.chain if lacking else ():
@@ -67,7 +72,7 @@ def fetch(task: Task, reach: Reach, memories: Memories, run: Run) -> Served:
                 _remove(task, path)
                 damaged.discard(path)
         for _attempt in range(0 if why else _ATTEMPTS):
-            # What an interrupted download has left may be what makes it wrong: it is gone by the second time.
+            # A leftover partial download may cause the damage, so remove it before the second attempt.
             resumed = _clear_partial(task, lacking)
             ended = _download(task, lacking, endpoint, reach, watch)
             arrived = _arrived(task, lacking, memories)
@@ -82,7 +87,7 @@ def fetch(task: Task, reach: Reach, memories: Memories, run: Run) -> Served:
             if not (lacking and arrived.bad and resumed):
                 break
         if not lacking:
-            return Served(task, endpoint, task.size)
+            return Served(task, endpoint, missing)
         lied += lying
         denied += refused
         failures.append((endpoint, why))
@@ -92,8 +97,55 @@ def fetch(task: Task, reach: Reach, memories: Memories, run: Run) -> Served:
     raise _unserved(task, failures, damaged=lied == len(failures) > 0, denied=denied == len(failures) > 0)
 
 
+def _bring(task: Task, lacking: Sequence[str], reach: Reach, memories: Memories, run: Run) -> frozenset[str]:
+    """Bring what is on this machine already, and return what has come and is right; a damaged file makes way for it."""
+    if reach.sources is None or not lacking:
+        return frozenset()
+    model, root = task.model, task.place.root
+    damaged = {os.path.realpath(f"{task.base}/{path}") for path in task.damaged}
+    found = reach.sources.find((model.files[path] for path in lacking), damaged)
+    brought: dict[str, tuple[sources.Source, str]] = {}
+    for path in lacking:
+        source = found.get(model.files[path].hash)
+        if source is None:
+            continue
+        if path in task.damaged:
+            _remove(task, path)
+        with suppress(OSError):  # what cannot be brought is downloaded
+            if root:
+                how = sources.into_cache(source, task.place.path, model.commit, path, model.files[path].hash)
+            else:
+                how = sources.bring(source, f"{task.base}/{path}", blob=False)
+            brought[path] = (source, how)
+            if run.progress:
+                run.progress(max(0, model.files[path].size), path)
+    arrived = _arrived(task, list(brought), memories) if brought else _Arrived(frozenset(), {})
+    for path in arrived.bad:
+        _remove(task, path)
+    for place in sorted({source.place for source, _ in brought.values()}):
+        paths = [path for path, (source, _) in brought.items() if source.place == place and path in arrived.good]
+        if paths:
+            amount = f"{count(len(paths), 'file')}, {size(sum(max(0, model.files[path].size) for path in paths))}"
+            run.say(f"pull: {model.name}: {amount} from {place}, verified: {brought[paths[0]][1]}")
+    return arrived.good
+
+
+def _refuse_offline(task: Task, lacking: Sequence[str], reach: Reach) -> None:
+    """Refuse to download where the settings say that no hub may be asked.
+
+    Raises LauncherError (75).
+    """
+    if endpoints.is_offline(reach.environment):
+        raise LauncherError(
+            f"{task.model.name} @ {task.model.commit[:7]} lacks {len(lacking)} files, and "
+            "HF_HUB_OFFLINE says that no hub may be asked",
+            "HF_HUB_OFFLINE=0 start_app.py models pull",
+            ExitStatus.RETRY,
+        )
+
+
 def candidates(place: Place, model: LockedModel, base: str, paths: Iterable[str]) -> list[Candidate]:
-    """Return files of a model, below `base`, to be verified by the hashes of the lock."""
+    """Return the files of a model, below `base`, to be verified by the hashes of the lock."""
     return [
         Candidate(place.path, f"{base}/{path}", "", (model.commit,), model.files[path].hash, name=path)
         for path in paths
@@ -101,9 +153,9 @@ def candidates(place: Place, model: LockedModel, base: str, paths: Iterable[str]
 
 
 def verified(files: Sequence[Candidate], memory: Memory, progress: Progress | None = None) -> tuple[list[Checked], int]:
-    """Read files and return those that are damaged, with the bytes that were read.
+    """Read files and return the damaged ones, with the number of bytes read.
 
-    Raises LauncherError (74) for one that cannot be read: nobody knows what it is then.
+    Raises LauncherError (74) for an unreadable file, because its state is unknown.
     """
     if not files:
         return [], 0
@@ -120,7 +172,7 @@ def verified(files: Sequence[Candidate], memory: Memory, progress: Progress | No
 
 
 def is_whole_by_its_own_name(place: Place, blob: str) -> bool:
-    """Return whether a blob of a repo is what its own name says, whatever anybody else says of it."""
+    """Return whether a repo's blob matches its own name, whatever the hubs say."""
     candidate = Candidate(place.path, f"{place.path}/blobs/{blob}", blob, (), blob if HASH.fullmatch(blob) else None)
     if candidate.expected is None:
         return False
@@ -130,7 +182,7 @@ def is_whole_by_its_own_name(place: Place, blob: str) -> bool:
 
 
 def _prepare(task: Task) -> None:
-    """Refuse to write through a link that somebody has put into a repo or into a folder of the app's.
+    """Refuse to write through a link that another user has put into a repo or a folder of the app's.
 
     Raises LauncherError (74).
     """
@@ -153,7 +205,7 @@ def _prepare(task: Task) -> None:
 
 
 def _refusal(task: Task, endpoint: Endpoint, paths: Sequence[str], reach: Reach) -> str:
-    """Return why a hub does not serve these files, blank when it does: only then what is damaged may go."""
+    """Return why a hub does not serve these files, blank if it does: only then may damaged files be removed."""
     model = task.model
     questions = [Question(endpoint, "file", model.repo, model.commit, path) for path in paths]
     answers = hub.ask(questions, reach.environment, min(reach.stall, hub.DEFAULT_SECONDS))
@@ -177,7 +229,7 @@ def _download(task: Task, lacking: Sequence[str], endpoint: Endpoint, reach: Rea
 
 
 class _Watch:
-    """Tell how far a download is: by what is on the disk, or by what has arrived where that is more."""
+    """Report the progress of a download: the bytes on the disk, or the received bytes if there are more."""
 
     def __init__(self, task: Task, progress: Progress | None) -> None:
         self._progress = progress
@@ -188,7 +240,7 @@ class _Watch:
         self._name = ""
 
     def look(self, received: int) -> tuple[tuple[str, int, int], ...]:
-        """Return what changes while bytes arrive, and tell the progress of them."""
+        """Return a value that changes while bytes arrive, and report their progress."""
         files = tuple(sorted(self._files()))
         count = min(max(sum(size for _, size, _ in files), received), sum(self._hashes.values()))
         if self._progress:
@@ -197,7 +249,7 @@ class _Watch:
         return files
 
     def _growing(self, files: Sequence[tuple[str, int, int]]) -> str:
-        """Return the file that grew last, blank before any has."""
+        """Return the file that grew last; blank before the first growth."""
         grown = [name for name, size, _ in files if size > self._sizes.get(name, 0)]
         self._sizes = {name: size for name, size, _ in files}
         wanted = {path: self._task.model.files[path].hash for path in self._task.lacking}
@@ -224,12 +276,12 @@ class _Watch:
 
 
 def _is_of(partial: str, path: str, content: str) -> bool:
-    """Return whether a file that a download writes is the one that will be at this path."""
+    """Return whether a file that a download writes will become the file at this path."""
     return content in partial or partial == os.path.basename(path)
 
 
 def _arrived(task: Task, paths: Sequence[str], memories: Memories) -> _Arrived:
-    """Return which of these files are there and right, and which are there and wrong."""
+    """Return which of these files are correct, and which are damaged."""
     model, memory = task.model, memories.of(task.place)
     files = {path: model.files[path] for path in paths}
     held = placement.held(task.base, files, memory)
@@ -238,7 +290,7 @@ def _arrived(task: Task, paths: Sequence[str], memories: Memories) -> _Arrived:
         with suppress(OSError):
             bad[path] = f"{os.stat(f'{task.base}/{path}').st_size} bytes instead of {files[path].size}"
     if held.unread:
-        time.sleep(_SETTLE_SECONDS)  # or what was written a moment ago could not be remembered
+        time.sleep(_SETTLE_SECONDS)  # otherwise the new files could not be remembered
     for checked in verified(candidates(task.place, model, task.base, held.unread), memory)[0]:
         bad[checked.candidate.name] = checked.why
     good = frozenset(path for path in files if path not in bad and path not in held.missing)
@@ -250,9 +302,9 @@ def _arrived(task: Task, paths: Sequence[str], memories: Memories) -> _Arrived:
 
 
 def _remove(task: Task, path: str) -> None:
-    """Remove a file that is not what it must be; of a cache, a blob that is not what it is called, or else the link.
+    """Remove a damaged file; in a cache, a blob that does not match its name, or otherwise the link.
 
-    A link to such a blob stays: until the blob comes again it tells that a file is missing.
+    A link to a removed blob stays: it shows that a file is missing until the blob is downloaded again.
     """
     root = task.place.root
     if root is None:
@@ -272,10 +324,10 @@ def _remove(task: Task, path: str) -> None:
     payload = None
     with suppress(OSError):
         payload = store.target(root.real, f"{task.place.path}/blobs", os.readlink(f"{task.place.path}/blobs/{blob}"))
-    with suppress(OSError):  # a downloader that is just at it brings a new one
+    with suppress(OSError):  # a running downloader creates a new one
         blobs.unlink_blob(root.real, folder, blob, None)
     if payload:
-        # While another repo links to it, it stays: cache verify --repair takes it from all of them.
+        # If another repo links to it, it stays: cache verify --repair removes it from all of them.
         with suppress(OSError):
             blobs.sweep(root.real, payload, _unlink, damaged=True)
 
@@ -285,9 +337,10 @@ def _unlink(parent: int, name: str) -> None:
 
 
 def _clear_partial(task: Task, lacking: Sequence[str]) -> bool:
-    """Remove abandoned partial downloads that no version can go on with; return whether there is one that it will.
+    """Remove abandoned partial downloads that no version can resume; return whether a resumable one is left.
 
-    Up to 1.17 one is continued, and one that is too long fails for ever (416); later versions begin another one.
+    Up to 1.17 a partial download is resumed, and one that is too long fails on every attempt (416); later versions
+    start again.
     """
     root = task.place.root
     sizes = {task.model.files[path].hash: task.model.files[path].size for path in lacking}
@@ -313,7 +366,7 @@ def _clear_partial(task: Task, lacking: Sequence[str]) -> bool:
 
 
 def _clear_staged(base: str, sizes: Mapping[str, int]) -> bool:
-    """Do the same below the folder where the files of a folder of the app's are brought; no one else is at it."""
+    """Remove them in the staging folder of a folder of the app's; no other process uses it."""
     resumed = False
     for entry in walk(f"{base}/{placement.METADATA}"):
         digest = next((digest for digest in sizes if f".{digest}." in entry.name), None)

@@ -1,4 +1,4 @@
-"""Which hubs are asked, in which order, and which of them may be sent the user's token: the official one alone."""
+"""Decide which hubs are asked, in which order, and which may receive the user's token: only the official one."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ import os
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from ..config.paths import is_folder
+
 OFFICIAL = "https://huggingface.co"
 TRUE = frozenset(("1", "true", "yes", "on"))
 
 
 class Endpoint(NamedTuple):
-    """Hold a hub's address, and whether it is the official one and may be sent the token."""
+    """Hold a hub's address, and whether it is the official one, which may receive the token."""
 
     url: str
     official: bool
@@ -19,11 +21,13 @@ class Endpoint(NamedTuple):
 
 
 class Endpoints(NamedTuple):
-    """Hold the hub that the app uses, the official one, and those that are tried when the first fails."""
+    """Hold the hub that the app uses, the official one, and the fallbacks."""
 
     used: Endpoint
     official: Endpoint
     fallback: tuple[Endpoint, ...]
+    folders: tuple[str, ...] = ()
+    """Folders with models, as HF_ENDPOINT_FALLBACK names them."""
 
     @property
     def mirrored(self) -> bool:
@@ -32,12 +36,12 @@ class Endpoints(NamedTuple):
 
     @property
     def chain(self) -> tuple[Endpoint, ...]:
-        """Return the hubs that files come from, in order."""
+        """Return the hubs to download from, in order."""
         return tuple(dict.fromkeys((self.used, *self.fallback)))
 
 
 def of(environment: Mapping[str, str]) -> Endpoints:
-    """Return the hubs that an app with this environment uses; blanks are unset in it already."""
+    """Return the hubs that an app with this environment uses; blank variables are already unset in it."""
     official = _plain(environment.get("HF_OFFICIAL_ENDPOINT", OFFICIAL))
     trusted = is_true(environment.get("HF_TOKEN_FOR_MIRROR"))
 
@@ -45,15 +49,17 @@ def of(environment: Mapping[str, str]) -> Endpoints:
         plain = _plain(url)
         return Endpoint(plain, plain == official, plain == official or trusted)
 
+    fallback = split(environment.get("HF_ENDPOINT_FALLBACK", ""))
     return Endpoints(
         endpoint(environment.get("HF_ENDPOINT", OFFICIAL if official == OFFICIAL else official)),
         endpoint(official),
-        tuple(endpoint(url) for url in split(environment.get("HF_ENDPOINT_FALLBACK", ""))),
+        tuple(endpoint(entry) for entry in fallback if not is_folder(entry)),
+        tuple(filter(is_folder, fallback)),
     )
 
 
 def sends_token(environment: Mapping[str, str], hf_home: str) -> str | None:
-    """Return the third-party hub that the app itself will send the user's token to, None where it will not.
+    """Return the third-party hub to which the app itself will send the user's token; None without one.
 
     huggingface_hub sends it with every request, unless HF_HUB_DISABLE_IMPLICIT_TOKEN is set:
     https://huggingface.co/docs/huggingface_hub/package_reference/environment_variables
@@ -71,17 +77,17 @@ def sends_token(environment: Mapping[str, str], hf_home: str) -> str | None:
 
 
 def split(text: str) -> tuple[str, ...]:
-    """Return the addresses of a list that commas or blanks divide."""
+    """Return the addresses in a list that is separated by commas or blanks."""
     return tuple(text.replace(",", " ").split())
 
 
 def is_offline(environment: Mapping[str, str]) -> bool:
-    """Return whether the settings say that no hub may be asked, as huggingface_hub reads them."""
+    """Return whether the settings forbid all requests to hubs, as huggingface_hub reads them."""
     return is_true(environment.get("HF_HUB_OFFLINE") or environment.get("TRANSFORMERS_OFFLINE"))
 
 
 def is_true(text: str | None) -> bool:
-    """Return whether a variable says yes, as huggingface_hub reads one."""
+    """Return whether a variable is true, as huggingface_hub reads it."""
     return (text or "").strip().lower() in TRUE
 
 

@@ -1,7 +1,7 @@
-"""What is on the disk becomes a lock, as `pip freeze` makes one: by repo where that can be told, else by file.
+"""Make a lock from the files on the disk, as `pip freeze` does: by repo if it is known, otherwise by file.
 
-Whose a file is follows from the layout of a hub cache, from huggingface_hub's notes in a folder of the app's, or from
-its hash in the list of a commit's files. Nothing is believed of a content that was not read.
+The repo of a file follows from the layout of a hub cache, from huggingface_hub's notes in a folder of the app's, or
+from its hash in a commit's list of files. Every content is read before it is pinned.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from .weights import Library, flat_files, folders, is_exempt, is_weights, name_o
 
 Commit = tuple[str, str]
 """A repo and a commit of it."""
-# What no app asks for, and a download of the whole repo brings.
+# No app loads these; a download of the whole repo brings them.
 _OF_THE_WHOLE = frozenset((".gitattributes", "README.md"))
 
 
 class Own(NamedTuple):
-    """Hold the files in folders of the app's: their paths with their sizes, and what huggingface_hub has noted of some.
+    """Hold the files in folders of the app's: their paths with their sizes, and huggingface_hub's notes about some.
 
-    `noted` has folder, path in it and note by the file's path.
+    `noted` maps a file's path to its folder, its path in it, and its note.
     """
 
     sizes: Mapping[str, int]
@@ -43,12 +43,12 @@ class Own(NamedTuple):
 
     @property
     def commits(self) -> frozenset[str]:
-        """Return the commits that are noted."""
+        """Return the commits in the notes."""
         return frozenset(note.commit for _, _, note in self.noted.values())
 
 
 def own_files(library: Library) -> Own:
-    """Return the weights in the app's folders, and every file there that huggingface_hub has brought."""
+    """Return the weights in the app's folders, and every file there that huggingface_hub has downloaded."""
     sizes: dict[str, int] = {}
     noted: dict[str, tuple[str, str, placement.Noted]] = {}
     has_notes: dict[str, bool] = {}
@@ -75,9 +75,9 @@ def _has_notes(folder: str) -> bool:
 
 
 def cached_model(subject: Subject, place: Place, library: Library, progress: Progress | None) -> LockedModel | None:
-    """Return what is here of a cached commit, every file read; None where there is nothing of it.
+    """Return the present files of a cached commit, after reading every file; None without any file.
 
-    Raises LauncherError: 65 for a file that is not what its list or its name says, 74 for one that cannot be read.
+    Raises LauncherError: 65 for a file that contradicts its list or its name, 74 for an unreadable one.
     """
     if subject.local is None:
         return None
@@ -96,7 +96,7 @@ def cached_model(subject: Subject, place: Place, library: Library, progress: Pro
         if expected[path] and digest != expected[path]:
             if path in listed or len(digest) == 64:
                 raise _damaged(subject.repo, f"{base}/{path}")
-            again = Wanted(f"{base}/{path}")  # a mirror's own ETag, which is no hash
+            again = Wanted(f"{base}/{path}")  # a mirror's own ETag, which is not a hash
             digest = _read([again], library.memories.cached, progress)[again]
         files[path] = LockedFile(copy.files[path], digest)
     if not files:
@@ -109,9 +109,9 @@ def cached_model(subject: Subject, place: Place, library: Library, progress: Pro
 def own_models(
     own: Own, library: Library, repos: Mapping[str, str], trees: Mapping[Commit, Files], read: Mapping[Wanted, str]
 ) -> tuple[tuple[LockedModel, ...], Mapping[str, LockedFile]]:
-    """Return the models that the files in the app's folders are of, and the files of which nobody can tell the repo.
+    """Return the models of the files in the app's folders, and the files whose repo is unknown.
 
-    `repos` has whose a commit is, `trees` the files of commits, and `read` the digests of the files.
+    `repos` maps commits to repos, `trees` holds the files of commits, and `read` the digests of the files.
     """
     app_dir = str(library.settings.app_dir)
     digest = {path: read[Wanted(path)] for path in own.sizes if Wanted(path) in read}
@@ -120,7 +120,7 @@ def own_models(
     renamed: dict[str, str] = {}
     for path, (base, inner, note) in own.noted.items():
         repo = repos.get(note.commit)
-        is_it = read.get(Wanted(path, note.etag if len(note.etag) == 40 else SHA256)) == note.etag
+        is_it = digest_like(read, path, note.etag) == note.etag
         if repo and is_it and path in own.sizes and _is_below(base, app_dir) and repo_id.is_path(inner):
             grouped.setdefault((repo, note.commit, base), {})[inner] = LockedFile(own.sizes[path], note.etag)
             taken.add(path)
@@ -154,7 +154,7 @@ def _models(
     trees: Mapping[Commit, Files],
     app_dir: str,
 ) -> Iterator[LockedModel]:
-    """Yield one model for each repo in a folder, the commit of most of its files; a file goes to one of them."""
+    """Yield one model for each repo in a folder, at the commit of most of its files; each file has one model."""
     pinned: set[str] = set()
     seen: set[tuple[str, str]] = set()
     counts = Counter({key: len(files) for key, files in grouped.items()})
@@ -177,7 +177,7 @@ def _models(
 
 
 def _has(path: str, expected: str, size: int, library: Library) -> bool:
-    """Return whether a small file beside the weights is what the list of the commit's files has."""
+    """Return whether a small file next to the weights matches the list of the commit's files."""
     try:
         if os.stat(path).st_size != size:
             return False
@@ -188,7 +188,7 @@ def _has(path: str, expected: str, size: int, library: Library) -> bool:
 
 
 def read_own(own: Own, library: Library, progress: Progress | None) -> Mapping[Wanted, str]:
-    """Read the app's own files, the largest first; a note of git's hash is compared with one of that form.
+    """Read the app's own files, the largest first; compare a note with git's hash by a hash of that form.
 
     Raises LauncherError (74, or 75 for a file that changes meanwhile).
     """
@@ -205,8 +205,13 @@ def read_own(own: Own, library: Library, progress: Progress | None) -> Mapping[W
     return read
 
 
+def digest_like(read: Mapping[Wanted, str], path: str, etag: str) -> str | None:
+    """Return the digest of a file in the form of a noted hash."""
+    return read.get(Wanted(path, etag if len(etag) == len(GIT_SHA1) else SHA256))
+
+
 def known_trees(library: Library) -> Mapping[Commit, Files]:
-    """Return the lists of files of commits that are known without a hub: of the lock, and of the caches."""
+    """Return the lists of files of commits that are known without a hub: from the lock and from the caches."""
     trees: dict[Commit, Files] = {}
     for commit, repo in repos_of_commits(library.roots, library.lock).items():
         for root in library.roots:
@@ -253,9 +258,9 @@ def _blob_of(place: Place, path: str) -> str:
 
 
 def _globs(files: Iterable[str], listed: Files) -> tuple[str, ...]:
-    """Return which files of a repo are wanted: all of them, or those that are here where it is known that more are not.
+    """Return the wanted files of a repo: all of them, or only the present ones if it was downloaded in part.
 
-    A later `models lock` must not pin all files of a large repo of which only some were ever wanted.
+    Otherwise a later `models lock` would pin all files of a large repo although the app needs only some.
     """
     here = frozenset(files)
     if here.issuperset(listed) if listed else _OF_THE_WHOLE & here:
@@ -268,6 +273,6 @@ def _is_below(base: str, app_dir: str) -> bool:
 
 
 def told(files: Mapping[str, LockedFile]) -> str:
-    """Return in words which files are pinned by their hash alone, blank where none is."""
+    """Return in words which files are pinned only by their hash; blank without any."""
     unknown = sorted(path for path, file in files.items() if not file.origin)
     return f"pinned by hash alone, no repo is known to have it: {some(unknown, 5)}" if unknown else ""

@@ -1,7 +1,7 @@
-"""The only way to a hub: a child process that is given what to ask, and a deadline.
+"""The only way to a hub: a child process with a question and a deadline.
 
-huggingface_hub's first request has no time-out, in any version, and a download cannot be stopped from outside; a child
-can be ended at any instant. What comes back is data from a stranger: it is looked at before it is believed.
+huggingface_hub's first request has no time-out in any version, and a download cannot be stopped from outside; a child
+can be ended at any instant. Its answer is data from a stranger, so it is checked before it is used.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from .lockfile import LockedFile
 REQUIREMENT = "huggingface_hub>=0.30,<3"
 DEFAULT_SECONDS = 10.0
 TREE_SECONDS = 60.0
-# An import of huggingface_hub on a slow disk, before the first question is asked.
+# The time for an import of huggingface_hub on a slow disk, before the first question.
 _START_SECONDS = 60.0
 _TICK_SECONDS = 0.2
 _WORKER = Path(__file__).with_name("worker.py")
-# As a script, its own folder would stand first on the path, and its neighbours for other people's modules.
-# Nor may the current folder stand there, where anybody may have put a runpy.py.
+# A script's own folder would be first on sys.path, so its neighbours would shadow other packages. The current folder
+# must not be there either: anybody may have put a runpy.py into it.
 _BOOT = (
     "import sys; sys.path[:1] == [''] and sys.path.pop(0); "
     "import runpy; runpy.run_path(sys.argv[1], run_name='__main__')"
@@ -48,14 +48,14 @@ _QUIET = {
 
 Trouble = Literal["gone", "no revision", "no file", "gated", "denied", "unreachable", "full", "disk", "wrong"]
 _TROUBLES = frozenset(("gone", "no revision", "no file", "gated", "denied", "unreachable", "full", "disk", "wrong"))
-# It could ask no hub at all, as it is installed here: an answer of the library's, not of a hub's.
+# The installed library cannot ask any hub: this is the library's answer, not a hub's.
 _CLIENT = "client"
 _INSTALL = re.compile(r"pip install (\"[^\"]+\"|'[^']+'|[\w.,\[\]=<>~-]*[\w\]])")
 _MOST_BYTES = 1 << 63
 
 
 class Question(NamedTuple):
-    """Hold what a hub is asked: the head of a revision, the commit of a file of it, or the tree of a commit."""
+    """Hold a question to a hub: the head of a revision, the commit of one of its files, or the tree of a commit."""
 
     endpoint: Endpoint
     kind: Literal["head", "file", "tree"]
@@ -65,7 +65,7 @@ class Question(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """Hold what a hub said: a commit, its date in seconds since the epoch, the repo's name there, or why nothing."""
+    """Hold a hub's answer: a commit, its date in seconds since the epoch, the repo's name there, or a reason."""
 
     commit: str | None = None
     date: float | None = None
@@ -76,14 +76,14 @@ class Answer(NamedTuple):
 
 
 class Downloaded(NamedTuple):
-    """Hold how a download ended: `trouble` is None when every file has arrived."""
+    """Hold the end of a download: `trouble` is None if every file has arrived."""
 
     trouble: Trouble | None
     text: str = ""
 
 
 class Transfer(NamedTuple):
-    """Hold which files of a commit come from which hub: into a hub cache, or else into a folder."""
+    """Hold which files of a commit to download from which hub: into a hub cache, or into a folder."""
 
     endpoint: Endpoint
     repo: str
@@ -94,7 +94,7 @@ class Transfer(NamedTuple):
 
 
 class Child:
-    """Hold a child at work on one task; it ends with us, and by `close` at once."""
+    """Hold a child that works on one task; it ends with this process, and `close` ends it at once."""
 
     def __init__(self, task: Mapping[str, Any], environment: Mapping[str, str]) -> None:
         if importlib.util.find_spec("huggingface_hub") is None:
@@ -106,7 +106,7 @@ class Child:
             stdout=subprocess.PIPE,
             stderr=self._errors,
             env={**environment, **_QUIET},
-            start_new_session=True,  # Ctrl-C is for us alone
+            start_new_session=True,  # Ctrl-C must reach only this process
         )
         assert self._process.stdin and self._process.stdout
         self._buffer = b""
@@ -114,10 +114,10 @@ class Child:
             self._process.stdin.write(json.dumps(task).encode() + b"\n")
             self._process.stdin.flush()
         except BrokenPipeError:
-            pass  # it has died already, and what it says of that is read at its end
+            pass  # it has died already; its last output is read at the end
 
     def events(self, patience: Callable[[], bool]) -> Iterator[Mapping[str, Any] | None]:
-        """Yield what it tells, and None each tick, as long as `patience` says so and it lives."""
+        """Yield its events, and None each tick, while `patience` allows it and the child lives."""
         assert self._process.stdout
         descriptor = self._process.stdout.fileno()
         while True:
@@ -138,35 +138,35 @@ class Child:
                     yield event
 
     def last_words(self) -> str:
-        """Return the last line of what it printed besides, for when it died without a word."""
+        """Return the last line of its other output, for a child that died without an answer."""
         self._errors.seek(0)
         lines = self._errors.read().decode(errors="replace").strip().splitlines()
         return lines[-1] if lines else "it was ended"
 
     def close(self) -> None:
-        """End it, whatever it is at."""
+        """End the child, whatever it does."""
         self._process.kill()
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe:
                 try:
                     pipe.close()
                 except OSError:
-                    pass  # what it was not told any more
+                    pass  # input that it did not read
         self._process.wait()
         self._errors.close()
 
 
 def ask(questions: Sequence[Question], environment: Mapping[str, str], timeout: float) -> Mapping[Question, Answer]:
-    """Ask all at once, and return an answer for each: an answer or why there is none within `timeout` seconds.
+    """Ask all questions at once, and return for each its answer, or why none came within `timeout` seconds.
 
-    Raises LauncherError (78) where huggingface_hub, as it is installed, cannot ask any hub.
+    Raises LauncherError (78) if the installed huggingface_hub cannot ask any hub.
     """
     if not questions:
         return {}
     listed = tuple(dict.fromkeys(questions))
     task = {"do": "ask", "timeout": timeout, "questions": [_asked(number, q) for number, q in enumerate(listed)]}
     answers: dict[Question, Answer] = {}
-    # Of each hub, the slowest go in rounds; what never answers at all ends after the first.
+    # A slow hub needs several rounds; a silent hub gets only the first.
     deadline = time.monotonic() + _START_SECONDS + timeout * (2 + len(listed) / 16)
     child = Child(task, environment)
     try:
@@ -190,11 +190,11 @@ def download(
     watch: Callable[[int], object],
     last: bool,
 ) -> Downloaded:
-    """Download files of one commit; a hub that is not the last is not asked for long.
+    """Download files of one commit; the last hub gets more time than the others.
 
-    `watch` is called every tick with the bytes that the connections have received, and returns what changes while
-    bytes arrive; when neither that nor the count nor a file has changed for `stall` seconds, the child is ended.
-    Raises LauncherError (78) where huggingface_hub, as it is installed, cannot download anything.
+    `watch` is called every tick with the bytes that the connections have received, and returns a value that changes
+    while bytes arrive. If this value, the byte count and all files stay the same for `stall` seconds, the child is
+    ended. Raises LauncherError (78) if the installed huggingface_hub cannot download anything.
     """
     kind, identifier = repo_id.kind_and_id(transfer.repo)
     task = {
@@ -212,7 +212,7 @@ def download(
     }
     variables = {**environment, "HF_ENDPOINT": transfer.endpoint.url}
     if not transfer.endpoint.official:
-        # A third-party mirror sends the client on to the Hub's own storage, which may be what it stands in for.
+        # A third-party mirror redirects the client to the Hub's own storage, which the mirror may be meant to replace.
         variables.setdefault("HF_HUB_DISABLE_XET", "1")
     arrived: object = None
     received = 0
@@ -231,7 +231,7 @@ def download(
         for event in child.events(moving):
             if event is None:
                 continue
-            moved = time.monotonic()  # the first event says that huggingface_hub is imported
+            moved = time.monotonic()  # the first event means that huggingface_hub is imported
             if "received" in event:
                 received = int(event["received"])
             elif "failed" in event:
@@ -248,7 +248,7 @@ def download(
 
 
 def _refuse_client(event: Mapping[str, Any]) -> None:
-    """Refuse to go on with a library that lacks what the settings demand of it: no other hub and no later try helps.
+    """Refuse to continue with a library that cannot meet the settings: another hub or a retry does not help.
 
     Raises LauncherError (78).
     """
@@ -257,7 +257,7 @@ def _refuse_client(event: Mapping[str, Any]) -> None:
     text = str(event["text"])
     advised = _INSTALL.search(text)
     package = advised[1] if advised else "PySocks" if "SOCKS" in text else ""
-    if "SOCKS" in text and "proxy" not in text:  # requests says it in fewer words than httpx
+    if "SOCKS" in text and "proxy" not in text:  # the message of requests is shorter than that of httpx
         text = f"{text} They are needed for the SOCKS proxy in the environment."
     hint = f"{quoted(sys.executable)} -m pip {f'install {quoted(package)}' if package else 'check'}"
     raise LauncherError(f"huggingface_hub cannot ask any hub: {text}", hint, ExitStatus.CONFIG)
@@ -308,7 +308,7 @@ def _tree(files: Mapping[str, Any]) -> Answer:
 
 
 def _event(line: bytes) -> Mapping[str, Any] | None:
-    """Return what a line tells; what else is printed in there is nobody's answer."""
+    """Return the event in a line; other printed lines are not events."""
     try:
         event = json.loads(line)
     except ValueError:

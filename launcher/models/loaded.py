@@ -1,6 +1,6 @@
-"""The files that a process has open or mapped show which commit of a model it uses, else the record of its start.
+"""Find the commit of a model that a process uses: by its open and mapped files, or by the record of its start.
 
-A file that was mapped shows for as long as the process lives, even when it is gone from the disk by now.
+A mapped file is visible for as long as the process lives, even after it was deleted.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ _GONE = " (deleted)"
 
 
 class InUse(NamedTuple):
-    """Hold a model that a process uses: its commit, None where no commit has its files any more, and the evidence.
+    """Hold a model that a process uses: its commit, None if no commit on the disk has its files, and the evidence.
 
-    `now` is the commit on the disk, which a restart would load; None where there is none any more.
+    `now` is the commit on the disk, which a restart would load; None without one.
     """
 
     repo: str
@@ -36,11 +36,11 @@ class InUse(NamedTuple):
 
     @property
     def changed(self) -> bool:
-        """Return whether the disk has changed since."""
+        """Return whether the disk has changed since the start."""
         return self.now != self.commit
 
     def line(self, *, locked: bool = False) -> str:
-        """Return the model as a line of `status`; a `locked` instance keeps its commit when it is restarted locked."""
+        """Return the model as a line of `status`; a `locked` instance keeps its commit after a locked restart."""
         commit = self.commit[:7] if self.commit else "a commit that is not on the disk any more"
         how = f"mapped: {self.file}" if self.evidence == "mapped" else "on the disk when it started"
         if not self.changed:
@@ -71,7 +71,7 @@ class _Mapped(NamedTuple):
 
 
 class Opened(NamedTuple):
-    """Hold a file that a process has mapped or open: its path, its device and inode, and whether the path is gone."""
+    """Hold a file that a process has mapped or open: its path, its device and inode, and whether it was deleted."""
 
     path: str
     identity: tuple[int, int]
@@ -79,10 +79,10 @@ class Opened(NamedTuple):
 
 
 def opened(pids: Sequence[int]) -> tuple[Opened, ...]:
-    """Return the files that these processes have mapped or open, as far as this user may know."""
+    """Return the files that these processes have mapped or open, as far as this user may see them."""
     files: set[Opened] = set()
     for pid in pids:
-        with suppress(OSError):  # gone, another user's, or a system without /proc
+        with suppress(OSError):  # it has ended, belongs to another user, or the system has no /proc
             files |= _mapped_files(pid)
             for number in os.listdir(f"/proc/{pid}/fd"):
                 with suppress(OSError):
@@ -111,7 +111,7 @@ def _opened(path: str, identity: tuple[int, int]) -> Opened:
 def in_use(
     files: Sequence[Opened], roots: Sequence[Path], recorded: Mapping[str, str], now: Sequence[Current]
 ) -> tuple[InUse, ...]:
-    """Return the models that these files are of; `recorded` is what the instance that has them was started with."""
+    """Return the models of these files; `recorded` are the models at the start of their instance."""
     disk = {one.repo: one.commit for one in now}
     mapped = _by_repo(files, roots)
     models = [_by_files(repo, files, recorded.get(repo), disk.get(repo)) for repo, files in sorted(mapped.items())]
@@ -124,9 +124,9 @@ def in_use(
 
 
 def hidden(files: Sequence[Opened], roots: Sequence[Path], lock: Lock) -> tuple[str, ...]:
-    """Return which of these files a locked instance could not see: of repos that are not pinned, or of pinned commits.
+    """Return the files that a locked instance cannot see: of unpinned repos, or of other commits than the pinned ones.
 
-    A file of another commit than the pinned one is what a locked launch is to replace.
+    A locked launch replaces files of other commits than the pinned one.
     """
     unseen: set[str] = set()
     for repo, mapped in _by_repo(files, roots).items():
@@ -145,7 +145,7 @@ def hidden(files: Sequence[Opened], roots: Sequence[Path], lock: Lock) -> tuple[
 
 
 def _by_repo(files: Sequence[Opened], roots: Sequence[Path]) -> Mapping[str, Sequence[_Mapped]]:
-    """Return the files that are in hub caches, by repo."""
+    """Return the files in hub caches, by repo."""
     real = [os.path.realpath(root) for root in roots]
     mapped: dict[str, list[_Mapped]] = {}
     payloads: set[tuple[str, str]] = set()
@@ -166,7 +166,7 @@ def _by_repo(files: Sequence[Opened], roots: Sequence[Path]) -> Mapping[str, Seq
 
 
 def _by_files(repo: str, files: Sequence[_Mapped], recorded: str | None, now: str | None) -> InUse:
-    """Return the commit whose files these are; of several that have them all, the recorded, else the current one."""
+    """Return the commit of these files; if several commits have them all, prefer the recorded, then the current one."""
     blobs = {file.path.removeprefix("blobs/") for file in files if file.path.startswith("blobs/")}
     plain = {file.path.split("/")[1] for file in files if file.path.startswith("snapshots/")}
     try:

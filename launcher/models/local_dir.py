@@ -1,8 +1,7 @@
-"""A folder of the app's own holds files of a model and files of its owner's, and only the former are replaced.
+"""A folder of the app's has files of a model and files of the user's, and only files of the model are replaced.
 
-The new files are downloaded and verified beside the old ones, in `.cache/start_app` in that folder. What the new commit
-no longer has goes, if huggingface_hub noted that it brought it and nobody has changed it since; everything else there
-is its owner's.
+The new files are downloaded and verified in `.cache/start_app` in that folder. A file that the new commit lacks is
+removed if huggingface_hub noted that it downloaded it and the file is unchanged; everything else is the user's.
 """
 
 from __future__ import annotations
@@ -19,10 +18,10 @@ STAGING = ".cache/start_app"
 
 
 class Outdated(NamedTuple):
-    """Hold what a change would take away: files that go, those that stay since somebody changed them, and own ones.
+    """Hold the effects of a change: removed files, files that stay because a person changed them, and own files.
 
-    `own` are files in the way of new ones that no download has brought, or that were changed since: they are kept.
-    `unknown` may be an earlier commit's or another repo's, and stay.
+    `own` files are in the way of new ones, and no download brought them, or they were changed since: they are kept.
+    `unknown` files may be an earlier commit's or another repo's, and stay.
     """
 
     going: tuple[str, ...]
@@ -32,7 +31,7 @@ class Outdated(NamedTuple):
 
 
 def staging(folder: str, commit: str) -> str:
-    """Return where the files of a commit are brought before they come into the folder."""
+    """Return the staging folder for the files of a commit."""
     return f"{folder}/{STAGING}/{commit}"
 
 
@@ -48,9 +47,9 @@ def refuse_outside(folder: str, paths: Sequence[str]) -> None:
 
 
 class Origins(NamedTuple):
-    """Hold what shows where a file in a folder of the app's comes from: every locked model, and the repo of a commit.
+    """Hold the evidence for the origin of a file in a folder of the app's: the locked models, and the repo of a commit.
 
-    `has_commit` returns whether a repo has a commit, or None where no hub says so.
+    `has_commit` returns whether a repo has a commit; None if no hub answers.
     """
 
     lock: Sequence[LockedModel] = ()
@@ -58,10 +57,9 @@ class Origins(NamedTuple):
 
 
 def outdated(folder: str, model: LockedModel, lacking: Sequence[str], origins: Origins) -> Outdated:
-    """Return which files in the folder an earlier commit of this model has brought and the new one does not have.
+    """Return the files in the folder that an earlier commit of this model brought and that the new one lacks.
 
-    A path that several repos have, such as `.gitattributes`, says nothing of the files of the models that share the
-    folder.
+    A path that several repos have, such as `.gitattributes`, is no evidence if models share the folder.
     """
     others = [other for other in origins.lock if other.local_dir == model.local_dir and other.repo != model.repo]
     noted = dict(_noted(folder))
@@ -88,12 +86,12 @@ def outdated(folder: str, model: LockedModel, lacking: Sequence[str], origins: O
 
 
 def own_name(path: str, commit: str) -> str:
-    """Return what a file of the user's own is called when the commit's takes its place."""
+    """Return the new name of a user's own file when the commit's file replaces it."""
     return f"{path}.before-{commit[:7]}"
 
 
 def foreign(folder: str, model: LockedModel, besides: Sequence[str]) -> tuple[str, ...]:
-    """Return the entries in the folder that no download has brought, by their first name."""
+    """Return the entries in the folder that no download has brought, by their first path component."""
     known = {path.partition("/")[0] for path in (*model.files, *besides, *(path for path, _ in _noted(folder)))}
     try:
         return tuple(sorted(name for name in os.listdir(folder) if name not in known and name != ".cache"))
@@ -113,10 +111,9 @@ def _noted(folder: str) -> Iterator[tuple[str, placement.Noted]]:
 
 
 def _is_known(folder: str, path: str) -> bool:
-    """Return whether a file can be had again: a download brought it, or git left a pointer in its place.
+    """Return whether a file can be downloaded again: a download brought it, or it is a git-lfs pointer.
 
-    huggingface_hub tells by the time whether it was written to since. A copy of the folder has other times: then the
-    content tells.
+    huggingface_hub compares its mtime with the note. A copied folder has other mtimes: then the content decides.
     """
     if placement.is_lfs_pointer(f"{folder}/{path}"):
         return True
@@ -130,7 +127,7 @@ def _is_known(folder: str, path: str) -> bool:
 
 
 def _is(path: str, digest: str) -> bool:
-    """Return whether a file still has the content that this hash names."""
+    """Return whether a file still has the content of this hash."""
     try:
         descriptor = files.open_regular(path)
         try:

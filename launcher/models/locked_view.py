@@ -1,8 +1,8 @@
-"""A locked app is shown a hub cache in which there is nothing but what is pinned.
+"""A locked app sees a hub cache that contains only the pinned models.
 
-Offline alone would leave every other model in the cache to be loaded by its name. The view is a folder of links into
-the real cache: of each pinned repo the ref of the requested revision, and the one snapshot. It belongs to a port, since
-instances on other ports have their own, and one that holds anything else is made anew.
+With offline mode alone, the app could still load any other cached model by its name. The view is a folder of links into
+the real cache: for each pinned repo, the ref of the requested revision and its snapshot. It belongs to a port, because
+instances on other ports have their own views; a view with other contents is built again.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from . import repo_id
 from .lockfile import LockedModel
 from .placement import Placed
 
-# transformers before 5 prefers the last ones over HF_HUB_CACHE where they are set (transformers/utils/hub.py).
+# transformers before 5 prefers these over HF_HUB_CACHE (transformers/utils/hub.py).
 LEGACY_CACHE_NAMES = (
     "HUGGINGFACE_HUB_CACHE",
     "TRANSFORMERS_CACHE",
@@ -27,21 +27,21 @@ LEGACY_CACHE_NAMES = (
     "PYTORCH_PRETRAINED_BERT_CACHE",
 )
 VIEW = "locked-"
-"""What the name of a view begins with."""
+"""The prefix of a view's name."""
 
 
 def make(app_dir: Path, port: int, shown: Collection[Placed]) -> Path:
-    """Return a hub cache that shows just these models, made where it is not there yet.
+    """Return a hub cache that shows only these models; create it if it does not exist.
 
-    Raises OSError when no folder of the app's state can be written.
+    Raises OSError if no folder of the app's state is writable.
     """
     content = "\n".join(f"{place.path}\0{model.revision}\0{model.commit}" for model, place in shown)
-    # A name has only to differ where the content does, which is looked at anyway.
+    # The hash only has to separate different contents; the content itself is compared anyway.
     name = f"{_prefix(port)}{zlib.crc32(content.encode(errors='surrogateescape')):08x}"
     failure: OSError | None = None
     for folder in state.folders(app_dir):
         try:
-            os.close(state.open_file(folder, f"{VIEW}views", app_dir))  # makes the folder, and proves whose it is
+            os.close(state.open_file(folder, f"{VIEW}views", app_dir))  # creates the folder, and checks its owner
             if not _is_whole(str(folder / name), shown):
                 _remove(folder / name)
                 _build(str(folder / name), shown)
@@ -56,14 +56,14 @@ def make(app_dir: Path, port: int, shown: Collection[Placed]) -> Path:
 
 
 def lost(path: Path, model: LockedModel) -> str | None:
-    """Return what is not there any more of a model in a view; of what its links lead to, one file stands for all."""
+    """Return the missing parts of a model in a view; one file stands for all that its links lead to."""
     snapshot = f"{path}/{repo_id.folder(model.repo)}/snapshots/{model.commit}"
     file = next(iter(model.files), ".")
     return None if os.path.exists(f"{snapshot}/{file}") else file
 
 
 def forget_others(app_dir: Path, port: int, used: Path | None) -> None:
-    """Remove the views of this port that no instance uses any more; they hold links and nothing else."""
+    """Remove the views of this port that no instance uses; they contain only links."""
     for folder in state.folders(app_dir):
         if not state.is_trusted(folder, app_dir):
             continue
@@ -75,7 +75,7 @@ def forget_others(app_dir: Path, port: int, used: Path | None) -> None:
 
 
 def environment(path: Path, variables: Mapping[str, str]) -> Mapping[str, str]:
-    """Return what makes an app see the view alone, and ask no hub; `variables` is what it would have otherwise."""
+    """Return the variables that make an app use only the view and ask no hub; `variables` are those without it."""
     offline = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "USE_MODELSCOPE": "false"}
     shown = {"HF_HUB_CACHE": str(path), **offline}
     return {**shown, **{name: str(path) for name in LEGACY_CACHE_NAMES if name in variables}}
@@ -98,11 +98,11 @@ def _build(path: str, shown: Iterable[Placed]) -> None:
             _make(f"{repo}/snapshots")
             snapshot = f"{repo}/snapshots/{model.commit}"
             if os.path.lexists(snapshot):
-                continue  # another revision of the repo is the same commit
+                continue  # another revision of the repo has the same commit
             if _is_exact(base, model):
                 Path(snapshot).symlink_to(base)
                 continue
-            # Something lies in the snapshot that the lock does not name: the app gets the named files one by one.
+            # The snapshot has files that the lock does not name: link only the named files, one by one.
             for name in model.files:
                 _make(os.path.dirname(f"{snapshot}/{name}"))
                 Path(f"{snapshot}/{name}").symlink_to(f"{base}/{name}")
@@ -112,7 +112,7 @@ def _build(path: str, shown: Iterable[Placed]) -> None:
 
 
 def _make(folder: str) -> None:
-    """Make a folder and those above it, writable for their owner alone: a group must not exchange what is pinned."""
+    """Create a folder and its parents, writable only for their owner: a group must not replace pinned files."""
     if not os.path.isdir(folder):
         _make(os.path.dirname(folder))
         os.mkdir(folder, 0o755)
@@ -148,7 +148,7 @@ def _is_whole(path: str, shown: Collection[Placed]) -> bool:
 
 
 def _is_exact(base: str, model: LockedModel) -> bool:
-    """Return whether a snapshot holds the files that the lock names and no others."""
+    """Return whether a snapshot contains exactly the files that the lock names."""
     count = 0
     pending = [""]
     while pending:

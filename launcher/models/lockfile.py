@@ -1,10 +1,10 @@
-"""`models.lock` pins an app's models: which commit of each, and what every file of it must be.
+"""`models.lock` pins an app's models: the commit of each, and the hash and size of each of its files.
 
-A file of which nobody can tell the repo is pinned by its hash alone, under its path from the app's folder. Version 1
-had no such files; it is read, and written as version 2.
+A file of an unknown repo is pinned by its hash alone, under its path from the app's folder. Version 1 had no such
+files; it is still read, and written as version 2.
 
-It is made to be committed: the same models give the same bytes, a line a file, so that a review sees what moved. It
-comes from elsewhere as often as from here, so nothing in it is believed that could lead out of the app's folder.
+The file is made to be committed: the same models give the same bytes, one line a file, so that a review shows every
+change. It may come from elsewhere, so each path in it is checked not to lead out of the app's folder.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ from . import repo_id
 NAME = "models.lock"
 VERSION = 2
 _VERSIONS = (1, VERSION)
-MAX_BYTES = 1 << 25  # a quarter of a million files
+MAX_BYTES = 1 << 25  # enough for a quarter of a million files
 MOST_BYTES_OF_A_FILE = 1 << 63
 _KEYS = frozenset(("version", "frozen", "models", "files"))
 _MODEL_KEYS = frozenset(("repo", "revision", "commit", "local_dir", "include", "exclude", "files"))
-_MOST_DIGITS = 640  # what any Python turns into a number at once
+_MOST_DIGITS = 640  # every Python converts this many digits quickly
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxlong = _SHORT.maxother = 100
 
 
 class LockedFile(NamedTuple):
-    """Hold what a file must be: bytes, and its sha256 (64 hex digits) or git's sha1 of it (40).
+    """Hold the expected content of a file: bytes, and its sha256 (64 hex digits) or git's sha1 of it (40).
 
-    `origin` is where a single file came from under another name: `REPO@COMMIT/PATH`; blank where nobody can tell.
+    `origin` is the source of a single file with another name: `REPO@COMMIT/PATH`; blank if unknown.
     """
 
     size: int
@@ -45,7 +45,7 @@ class LockedFile(NamedTuple):
 
 
 class LockedModel(NamedTuple):
-    """Hold one pinned model; `local_dir` is its folder in the app's, None where it is kept in the hub cache."""
+    """Hold one pinned model; `local_dir` is its folder in the app's, None if it is in the hub cache."""
 
     repo: str
     revision: str
@@ -57,12 +57,12 @@ class LockedModel(NamedTuple):
 
     @property
     def key(self) -> tuple[str, str, str]:
-        """Return what there is only one of: a repo in a folder of the app's, a revision of it in the cache."""
+        """Return the unique key of a model: its repo in a folder of the app's, or its revision in the cache."""
         return self.repo, self.local_dir or "", "" if self.local_dir else self.revision
 
     @property
     def name(self) -> str:
-        """Return what a person calls it: its repo, with the folder where it has one of its own."""
+        """Return the readable name: the repo, with its own folder if it has one."""
         return f"{self.repo} in {self.local_dir}" if self.local_dir else self.repo
 
     @property
@@ -72,9 +72,9 @@ class LockedModel(NamedTuple):
 
 
 class Lock(tuple[LockedModel, ...]):
-    """Hold the models of a lock file, and the single files that it pins by their paths from the app's folder.
+    """Hold the models of a lock file, and the single files that it pins, by their paths from the app's folder.
 
-    A `frozen` lock was made of what was on the disk: weights that it does not pin are refused.
+    A `frozen` lock was made from the disk: weights that it does not pin are refused.
     """
 
     files: Mapping[str, LockedFile]
@@ -83,7 +83,7 @@ class Lock(tuple[LockedModel, ...]):
     def __new__(
         cls, models: Iterable[LockedModel] = (), files: Mapping[str, LockedFile] = {}, *, frozen: bool = False
     ) -> Lock:
-        """Return a lock of these."""
+        """Return a lock with these."""
         lock = super().__new__(cls, tuple(models))
         lock.files = files
         lock.frozen = frozen
@@ -94,7 +94,7 @@ class Lock(tuple[LockedModel, ...]):
         return bool(len(self) or self.files)
 
     def replaced(self, models: Iterable[LockedModel]) -> Lock:
-        """Return the lock with these models instead; a single file that one of them has is theirs."""
+        """Return the lock with these models instead; a single file that belongs to one of them becomes its file."""
         after = tuple(models)
         theirs = {f"{one.local_dir}/{path}" for one in after if one.local_dir for path in one.files}
         files = {path: file for path, file in self.files.items() if path not in theirs}
@@ -102,18 +102,18 @@ class Lock(tuple[LockedModel, ...]):
 
 
 class _WrongError(Exception):
-    """Carry where in the document something is wrong, and what."""
+    """Hold a problem in the document and its place."""
 
 
 def path_of(app_dir: Path) -> Path:
-    """Return where an app's lock file lies."""
+    """Return the path of an app's lock file."""
     return app_dir / NAME
 
 
 def read(app_dir: Path) -> Lock | None:
-    """Return the models that an app has locked, None where it has no `models.lock`.
+    """Return an app's locked models, None without a `models.lock`.
 
-    Raises LauncherError (78) for one that says nothing or nonsense, with the place.
+    Raises LauncherError (78) for an empty or invalid file, with the place.
     """
     path = path_of(app_dir)
     try:
@@ -133,11 +133,10 @@ def read(app_dir: Path) -> Lock | None:
 
 
 def write(app_dir: Path, models: Collection[LockedModel]) -> bool:
-    """Write an app's lock file whole or not at all; tell whether that changed anything.
+    """Write an app's lock file atomically; return whether that changed anything.
 
-    To be called under the lock of a pull. Raises OSError, and LauncherError (2) for what nobody could read again: it
-    must not replace what everybody can. A link in its place is replaced, never followed: the folder may be another
-    user's.
+    Call it under the lock of a pull. Raises OSError, and LauncherError (2) for a lock that could not be read again: it
+    must not replace a readable one. A link at its path is replaced, never followed: the folder may be another user's.
     """
     path = path_of(app_dir)
     data = dump(models)
@@ -160,7 +159,7 @@ def write(app_dir: Path, models: Collection[LockedModel]) -> bool:
 
 
 def differs(app_dir: Path, models: Iterable[LockedModel]) -> bool:
-    """Return whether the lock file is another one than these models give."""
+    """Return whether the lock file differs from the one for these models."""
     path = path_of(app_dir)
     try:
         return path.is_symlink() or path.read_bytes() != dump(models)
@@ -169,7 +168,7 @@ def differs(app_dir: Path, models: Iterable[LockedModel]) -> bool:
 
 
 def dump(models: Iterable[LockedModel]) -> bytes:
-    """Return a lock file's bytes, which follow from the models alone."""
+    """Return a lock file's bytes, which depend only on the models."""
     lock = models if isinstance(models, Lock) else Lock(models)
     blocks = ",\n".join(_block(model) for model in sorted(lock, key=lambda model: model.key))
     members = [f'"version": {VERSION}']
@@ -182,7 +181,7 @@ def dump(models: Iterable[LockedModel]) -> bytes:
 
 
 def parse(data: bytes) -> Lock:
-    """Return the models of a lock file's bytes; raise an exception that says in words where they are wrong."""
+    """Return the models in a lock file's bytes; raise an exception that names the invalid place."""
     if len(data) > MAX_BYTES:
         raise _WrongError(f"more than {MAX_BYTES} bytes is not a models.lock")
     try:
@@ -216,7 +215,7 @@ def _single_files(document: Mapping[str, Any]) -> Mapping[str, LockedFile]:
     if not isinstance(entries, dict):
         raise _WrongError("files is not an object")
     for path in entries:
-        # A folder that a setting names may be outside the app's: its files are looked at, and never written.
+        # A folder from a setting may be outside the app's: its files are only read, never written.
         if not repo_id.is_path(path.removeprefix("/")) or path.partition("/")[0].startswith("."):
             raise _WrongError(f"files[{_shown(path)}] is not the path of a file")
     return {path: _single_file(path, entry) for path, entry in sorted(entries.items())}
@@ -284,7 +283,7 @@ def _number(text: str) -> int:
 
 
 def _shown(value: object) -> str:
-    """Return a value as messages show it, however long it is and however deep it goes."""
+    """Return a value for a message, shortened if it is long or deep."""
     return _SHORT.repr(value)
 
 
@@ -333,7 +332,7 @@ def _model(entry: Any, where: str) -> LockedModel:
 
 
 def _files(entries: Mapping[str, Any], where: str) -> Mapping[str, LockedFile]:
-    # A lock of thousands of files is read at every launch: all paths at once, and of each file what it takes.
+    # A lock of thousands of files is read at every launch, so check all paths at once, and each file briefly.
     if not repo_id.are_paths(entries):
         wrong = next(path for path in sorted(entries) if not repo_id.is_path(path))
         raise _WrongError(f"{where}[{_shown(wrong)}] is not a path below a folder")

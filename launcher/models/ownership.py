@@ -1,7 +1,7 @@
-"""What root brings into another user's folder becomes that user's: they could neither refresh nor remove it otherwise.
+"""Files that root brings into another user's folder become that user's, who could not update or remove them otherwise.
 
-huggingface_hub writes as whoever runs it. Afterwards everything below the folder that root has just written goes to the
-folder's owner: by descriptor, never through a link, and no file that has another name or was written before.
+huggingface_hub writes as the running user. Afterwards everything that root has just written below the folder is given
+to the folder's owner: by descriptor, never through a link, and no file that has another name or is older.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from contextlib import contextmanager, suppress
 
 from ..system.files import open_folder, open_place
 
-# The clock of a file system may lag behind by a tick.
+# The clock of a file system may lag by a tick.
 _TICK_SECONDS = 1.0
 
 
 @contextmanager
 def handed_over(folders: Iterable[str]) -> Iterator[None]:
-    """Give what is written below these folders meanwhile to their owners, where root writes it for somebody else."""
+    """Give the files that root writes below these folders meanwhile to the folders' owners."""
     since = time.time() - _TICK_SECONDS
     owners = {folder: _owner(folder) for folder in set(folders)} if _can_hand_over() else {}
     try:
@@ -37,7 +37,7 @@ def _can_hand_over() -> bool:
 
 
 def _owner(folder: str) -> tuple[str, os.stat_result]:
-    """Return the nearest folder above that is there, the folder itself if it is, and whose it is."""
+    """Return the nearest existing folder at or above this path, and its owner."""
     while not os.path.isdir(folder):
         folder = os.path.dirname(folder)
     return folder, os.stat(folder)
@@ -65,7 +65,7 @@ def _hand_over(folder: str, ancestor: str, owner: os.stat_result, since: float) 
 
 
 def _give(descriptor: int, owner: os.stat_result, since: float) -> None:
-    """Give an open entry to the owner, unless it is not root's, somewhere else too, or older."""
+    """Give an open entry to the owner, unless it is not root's, has another name, or is older."""
     status = os.fstat(descriptor)
     if status.st_uid != 0 or status.st_dev != owner.st_dev:
         return
@@ -75,6 +75,6 @@ def _give(descriptor: int, owner: os.stat_result, since: float) -> None:
         and (stat.S_ISREG(status.st_mode) or stat.S_ISLNK(status.st_mode))
     )
     if new or stat.S_ISDIR(status.st_mode):
-        with suppress(OSError):  # a server or a user namespace that does not know the owner: it stays root's
-            # A descriptor that is a place only cannot be given to fchown(2): proc(5), /proc/self/fd.
+        with suppress(OSError):  # a server or user namespace without this owner: it stays root's
+            # fchown(2) refuses an O_PATH descriptor: see proc(5), /proc/self/fd.
             os.chown(f"/proc/self/fd/{descriptor}", owner.st_uid, owner.st_gid if status.st_gid == 0 else -1)

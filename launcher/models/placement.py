@@ -1,6 +1,6 @@
-"""What lies on the disk of a model: the commit that the app would load, and which files of a commit are there.
+"""Find the files of a model on the disk: the commit that the app would load, and which of its files are present.
 
-A file is known to be right when it is remembered as whole under the hash it must have; otherwise it must be read.
+A file is correct if it is remembered as verified under its expected hash; otherwise it must be read.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import os
 import stat
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,35 +22,35 @@ from . import repo_id
 from .lockfile import LockedFile, LockedModel
 
 ANY_SIZE = -1
-"""The size of a file of which only the hash is known."""
+"""The size of a file if only its hash is known."""
 METADATA = ".cache/huggingface/download"
-"""Where huggingface_hub notes in a local folder, a file each, of which commit a file is: commit, etag, time."""
+"""The folder of huggingface_hub's notes in a local folder, one for each file: commit, etag, time."""
 MARKS = (".aria2", ".part", ".crdownload", ".incomplete", ".tmp", ".download")
-"""What other programs put beside a file that they have not finished, or into its name."""
+"""Marks of unfinished files of other programs: extra files or suffixes."""
 _LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 _MOST_BYTES_OF_A_POINTER = 1024
 
 
 class Place(NamedTuple):
-    """Hold where a model's files are: its hub cache and folder in it, or a folder of the app's (`root` is None)."""
+    """Hold the place of a model's files: its hub cache and folder in it, or a folder of the app's (`root` is None)."""
 
     root: Root | None
     path: str
 
     def base(self, commit: str) -> str:
-        """Return the folder below which the files of a commit have their paths."""
+        """Return the folder that the paths of a commit's files are relative to."""
         return f"{self.path}/snapshots/{commit}" if self.root else self.path
 
 
 class Placed(NamedTuple):
-    """Hold a locked model and where it is kept."""
+    """Hold a locked model and its placement."""
 
     model: LockedModel
     place: Place
 
 
 class Memories(NamedTuple):
-    """Hold what is known to be whole: files of caches, and files in folders of the app's own."""
+    """Hold the verified files: those of caches, and those in folders of the app's."""
 
     cached: Memory
     local: Memory
@@ -60,7 +61,7 @@ class Memories(NamedTuple):
 
 
 class Held(NamedTuple):
-    """Hold how the files of a commit stand: missing ones, those of another size, and those that must be read."""
+    """Hold the state of a commit's files: missing ones, those of a wrong size, and those that must be read."""
 
     missing: tuple[str, ...]
     resized: tuple[str, ...]
@@ -68,12 +69,12 @@ class Held(NamedTuple):
 
     @property
     def lacking(self) -> tuple[str, ...]:
-        """Return what cannot be right, without a look into it."""
+        """Return the files that are wrong without being read."""
         return (*self.missing, *self.resized)
 
 
 class Noted(NamedTuple):
-    """Hold what huggingface_hub has noted of a file in a local folder: its commit and hash, and when, in seconds."""
+    """Hold huggingface_hub's note about a file in a local folder: its commit and hash, and the time in seconds."""
 
     commit: str
     etag: str
@@ -81,9 +82,9 @@ class Noted(NamedTuple):
 
 
 class OnDisk(NamedTuple):
-    """Hold what an app would load of a model: its commit, None where there is none, and the problem with it.
+    """Hold what an app would load of a model: its commit, None without one, and the problem with it.
 
-    `present` is whether anything of it is here at all, and `doubt` is why nobody can tell what its files are.
+    `present` means that any part of it is on the disk, and `doubt` is why its files cannot be identified.
     """
 
     commit: str | None
@@ -93,42 +94,42 @@ class OnDisk(NamedTuple):
 
 
 def placed(models: Iterable[LockedModel], roots: Sequence[Root], app_dir: Path) -> tuple[Placed, ...]:
-    """Return the models with the places where they are kept."""
+    """Return the models with their placements."""
     return tuple(Placed(model, place_of(model, roots, app_dir)) for model in models)
 
 
 def place_of(model: LockedModel, roots: Sequence[Root], app_dir: Path) -> Place:
-    """Return where a model is kept: in its own folder, else in the cache that has it, else in the app's first."""
+    """Return the placement of a model: its own folder, or the cache that has it, or the app's first cache."""
     if model.local_dir:
         return Place(None, str(app_dir / model.local_dir))
     return cached_place(model.repo, roots)
 
 
 def cached_place(repo: str, roots: Sequence[Root]) -> Place:
-    """Return where a repo is cached, or would be."""
+    """Return the place where a repo is cached, or would be."""
     folder = repo_id.folder(repo)
     root = next((root for root in roots if os.path.isdir(f"{root.real}/{folder}")), roots[0])
     return Place(root, f"{root.real}/{folder}")
 
 
 def commit_of(place: Place, revision: str) -> str | None:
-    """Return the commit that a revision stands for in the cache, None where it leads to no snapshot."""
+    """Return the commit of a revision in the cache, None if it leads to no snapshot."""
     commit = named_by(place, revision)
     return commit if commit and os.path.isdir(f"{place.path}/snapshots/{commit}") else None
 
 
 def named_by(place: Place, revision: str) -> str | None:
-    """Return the commit that a revision names in the cache, whether it is there or not."""
+    """Return the commit that a revision names in the cache, even without a snapshot."""
     if repo_id.COMMIT.fullmatch(revision):
         return revision
     try:
         return read_ref(f"{place.path}/refs/{revision}")
     except OSError:
-        return None  # nobody can follow it
+        return None  # unreadable for every program
 
 
 def held(base: str, files: Mapping[str, LockedFile], memory: Memory) -> Held:
-    """Return how these files stand below a folder, by a look at each and no further."""
+    """Return the state of these files below a folder, without reading them."""
     missing, resized = [], []
     lines: dict[str, bytes] = {}
     try:
@@ -154,9 +155,9 @@ def held(base: str, files: Mapping[str, LockedFile], memory: Memory) -> Held:
 
 
 def leads_astray(path: str) -> bool:
-    """Return whether a repo or a part of it is a link that somebody else may have put there for us to write through.
+    """Return whether a repo or a part of it is a link that another user may have planted to redirect our writes.
 
-    A model that was moved to a bigger disk is reached by a link of ours, or of whoever owns what it leads to.
+    A link to a bigger disk is accepted if it is ours, or if the owner of its destination made it.
     """
     try:
         link = os.lstat(path)
@@ -183,7 +184,7 @@ def leads_to_own_blob(place: Place, path: str) -> bool:
 
 
 def on_disk(model: LockedModel, place: Place, memory: Memory) -> OnDisk:
-    """Return what the app would load of a locked model; sizes are looked at, contents are not."""
+    """Return what the app would load of a locked model; compare the sizes of files, but do not read them."""
     if place.root is None:
         return _in_folder(model, place, memory)
     commit = commit_of(place, model.revision)
@@ -195,7 +196,7 @@ def on_disk(model: LockedModel, place: Place, memory: Memory) -> OnDisk:
 
 
 def dangling(place: Place, commit: str) -> str:
-    """Return in words what a cached commit lacks, as far as its snapshot tells; blank where it tells of nothing."""
+    """Return in words what a cached commit lacks, as far as its snapshot shows; blank if nothing is known."""
     from ..cache import completeness
 
     try:
@@ -220,8 +221,29 @@ def _in_folder(model: LockedModel, place: Place, memory: Memory) -> OnDisk:
         stand = model.commit if commits.get(model.commit) or not (commits or state.lacking) else commit
         doubt = "its files have never been verified; start_app.py models pull does that" if unread else ""
         problem = _unfinished(place.path, state.unread) or _in_words(place.path, state, len(model.files))
+        problem = problem or _different(place.path, model, state.unread, memory)
         return OnDisk(stand, problem, doubt="" if problem else doubt)
     return OnDisk(commit)
+
+
+def _different(folder: str, model: LockedModel, unread: Sequence[str], memory: Memory) -> str:
+    """Return in words which files were read and have another content than they must have."""
+    different = []
+    for path in unread:
+        with suppress(OSError):
+            if memory.hash_of(os.stat(f"{folder}/{path}"), model.files[path].hash):
+                different.append(path)
+    return differing(different, len(model.files), f"what {model.commit[:7]} has") if different else ""
+
+
+def differing(paths: Sequence[str], of: int, than: str) -> str:
+    """Return in words which of so many files have another content."""
+    return f"{len(paths)} of {of} files are not {than}: {some(paths, 3)}"
+
+
+def unfinished_mark(path: str) -> str:
+    """Return what another program has put beside a file that it has not finished, blank where nothing is there."""
+    return next((mark for mark in MARKS if os.path.lexists(f"{path}{mark}")), "")
 
 
 def _in_words(folder: str, state: Held, of: int) -> str:
@@ -234,13 +256,13 @@ def _in_words(folder: str, state: Held, of: int) -> str:
 
 
 def _unfinished(folder: str, unread: Sequence[str]) -> str:
-    """Return in words which files another program has not finished; one that was read and is whole is finished."""
+    """Return in words which files another program has not finished; a verified file counts as finished."""
     partial = [f"{path}{mark}" for path in unread for mark in MARKS if os.path.lexists(f"{folder}/{path}{mark}")]
     return f"a download broke off: {some(partial, 3)}" if partial else ""
 
 
 def is_lfs_pointer(path: str) -> bool:
-    """Return whether a file is what `git clone` leaves in the place of a large one, when git-lfs is not installed.
+    """Return whether a file is a git-lfs pointer: `git clone` leaves it if git-lfs is not installed.
 
     https://github.com/git-lfs/git-lfs/blob/main/docs/spec.md
     """
@@ -254,7 +276,7 @@ def is_lfs_pointer(path: str) -> bool:
 
 
 def noted_of(folder: str, path: str) -> Noted | None:
-    """Return what huggingface_hub has noted of a file, None where it has not."""
+    """Return huggingface_hub's note about a file, None without one."""
     try:
         with open(f"{folder}/{METADATA}/{path}.metadata", encoding="utf-8") as file:
             commit, etag, moment = (file.readline().strip() for _ in range(3))
@@ -266,5 +288,5 @@ def noted_of(folder: str, path: str) -> Noted | None:
 
 
 def lacking(paths: Sequence[str], of: int) -> str:
-    """Return in words which of so many files are missing, blank where none is."""
+    """Return in words which of so many files are missing; blank if none."""
     return f"{len(paths)} of {of} files missing: {some(paths, 3)}" if paths else ""

@@ -1,8 +1,8 @@
-"""The disk is made to match the lock: by commit, never by branch, and nothing moves before all is whole and right.
+"""Make the disk match the lock: by commit, never by branch; no ref moves before every file is verified.
 
-A mirror may lag, lie, hang or break off: what has arrived is verified against the lock, the next hub is tried, and
-until the end the old revision stays what it was. The steps are `survey` (what is lacking), `fetch` (get it), `settle`
-(let it be what is loaded).
+A mirror may lag, send wrong files, hang or break off: each file is verified against the lock, then the next hub is
+tried, and the old revision stays in use until the end. The steps are `survey` (find the missing files), `fetch`
+(download them), `settle` (switch to them).
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from ..errors import ExitStatus, LauncherError, quoted
 from ..ui.console import Progress
 from ..ui.text import size
 from . import download as fetching
-from . import endpoints, local_dir, ownership, placement, refs, switch
+from . import local_dir, ownership, placement, refs, switch
 from .lockfile import LockedModel
 from .placement import Memories, Place
 from .task import Disk, Reach, Run, Served, Skipped, Spare, Survey, Task, spare_none
 
-# What a folder of staged files and the file system itself want beside the bytes.
+# The additional bytes that a staging folder and the file system need.
 _SPARE_BYTES = 16 << 20
 
 
 def survey(models: Iterable[LockedModel], disk: Disk, run: Run, origins: local_dir.Origins) -> Survey:
-    """Look at what is on the disk; read only files that are not remembered as whole.
+    """Survey the disk; read only files that are not remembered as verified.
 
-    Raises LauncherError: 74 for what cannot be read or is reached by a link, 65 where the lock contradicts what is
-    whole; a model with an error that `run` spares is skipped instead.
+    Raises LauncherError: 74 for unreadable files or links of other users, 65 if the lock contradicts an intact file; a
+    model with an error that `run` spares is skipped instead.
     """
     tasks = []
     skipped = []
@@ -71,11 +71,11 @@ def _survey(model: LockedModel, disk: Disk, progress: Progress | None) -> tuple[
 
 
 def fetch(survey: Survey, reach: Reach, memories: Memories, run: Run) -> tuple[Survey, tuple[Served, ...]]:
-    """Download what is lacking and verify it; afterwards everything is there, and nothing has moved yet.
+    """Download the missing files and verify them; afterwards all are on the disk, and no ref has moved.
 
-    Returns the survey without the models that `run` spares the error of, and which hub has served. Raises
-    LauncherError: 74 when the disk has no room or could not be switched afterwards, 75 when no hub could serve it, 65
-    when what all of them serve is not what it must be.
+    Returns the survey without the models whose error `run` spares, and the hubs that served them. Raises LauncherError:
+    74 if the disk has no room or could not be switched afterwards, 75 if no hub can serve the files, 65 if the files of
+    all hubs are wrong.
     """
     _refuse_full(survey)
     tasks = []
@@ -97,7 +97,7 @@ def fetch(survey: Survey, reach: Reach, memories: Memories, run: Run) -> tuple[S
 
 
 def _probe(task: Task) -> None:
-    """Try whether the refs of a cached model could be moved.
+    """Check that the refs of a cached model can be moved.
 
     Raises LauncherError (74).
     """
@@ -117,10 +117,10 @@ def settle(
     spare: Spare = spare_none,
     keep: Collection[str] = (),
 ) -> Survey:
-    """Have every model be the commit that was fetched: refs move, and folders change over.
+    """Switch every model to the fetched commit: move its refs, or switch its folder.
 
-    In the folders `keep`, the files that were replaced stay beside the new ones. Returns the survey without the models
-    that `spare` takes the error of. Raises LauncherError: 74, or 75 when another process has removed that meanwhile.
+    In the folders `keep`, the replaced files stay next to the new ones. Returns the survey without the models whose
+    error `spare` accepts. Raises LauncherError: 74, or 75 if another process has removed the files meanwhile.
     """
     tasks = []
     skipped = list(survey.skipped)
@@ -137,7 +137,7 @@ def settle(
             failed.add(task.place.path)
         else:
             tasks.append(task)
-    # Several models may share a folder; one that failed needs what was staged or kept for it.
+    # Several models may share a folder; a failed one needs its staged and kept files.
     for folder in {task.place.path for task in tasks if task.place.root is None} - failed:
         switch.drop(folder, keep=folder in keep)
     return survey._replace(tasks=tuple(tasks), skipped=tuple(skipped))
@@ -156,9 +156,9 @@ def _settle(task: Task, app_dir: Path, memories: Memories, *, pin: bool) -> None
 
 
 def rehearse(survey: Survey, app_dir: Path) -> Survey:
-    """Try what `settle` will do, and return the survey with all that it writes beforehand.
+    """Try what `settle` will do, and return the survey with everything that it writes beforehand.
 
-    Raises LauncherError (74) where it could not be done; then nothing is left of it.
+    Raises LauncherError (74) if it would fail; then nothing is left of the attempt.
     """
     tasks: list[Task] = []
     for task in survey.tasks:
@@ -179,16 +179,16 @@ def rehearse(survey: Survey, app_dir: Path) -> Survey:
 
 
 def abandon(survey: Survey, app_dir: Path) -> None:
-    """Remove what was rehearsed and not settled."""
+    """Remove what was rehearsed but not settled."""
     for task in survey.tasks:
         if task.switch:
             switch.abandon(app_dir, task.switch)
 
 
 def move(task: Task, *, pin: bool) -> None:
-    """Have the refs of a cached model lead to what was fetched.
+    """Move the refs of a cached model to the fetched commit.
 
-    Raises LauncherError: 74, or 75 when another process has removed that meanwhile.
+    Raises LauncherError: 74, or 75 if another process has removed the files meanwhile.
     """
     try:
         refs.move(task.model, task.place, pin=pin)
@@ -196,23 +196,8 @@ def move(task: Task, *, pin: bool) -> None:
         raise _unswitchable(task, error) from error
 
 
-def refuse_offline(reach: Reach, survey: Survey) -> None:
-    """Refuse to download where the settings say that no hub may be asked.
-
-    Raises LauncherError (75).
-    """
-    lacking = [task for task in survey.tasks if task.lacking]
-    if lacking and endpoints.is_offline(reach.environment):
-        raise LauncherError(
-            f"{lacking[0].model.name} @ {lacking[0].model.commit[:7]} lacks {len(lacking[0].lacking)} files, and "
-            "HF_HUB_OFFLINE says that no hub may be asked",
-            "HF_HUB_OFFLINE=0 start_app.py models pull",
-            ExitStatus.RETRY,
-        )
-
-
 def _refuse_full(survey: Survey) -> None:
-    """Refuse what has no room, before anything comes.
+    """Refuse models that do not fit on the disk, before the download begins.
 
     Raises LauncherError (74).
     """
@@ -255,10 +240,10 @@ def _unswitchable(task: Task, error: OSError) -> LauncherError:
 
 
 def _refuse_astray(model: LockedModel, place: Place, roots: Sequence[Root]) -> None:
-    """Refuse a repo that is a link of somebody else's, and a folder of the app's whose files would get into a cache.
+    """Refuse a repo that is another user's link, and a folder of the app's whose files would be in a cache.
 
-    A folder may hold a cache, and a cache a folder of this kind: `checkpoints` of IndexTTS2 has both. Raises
-    LauncherError (74, 78).
+    A folder may contain a cache, and a cache such a folder: `checkpoints` of IndexTTS2 has both. Raises LauncherError
+    (74, 78).
     """
     if place.root:
         if placement.leads_astray(place.path):
@@ -271,7 +256,7 @@ def _refuse_astray(model: LockedModel, place: Place, roots: Sequence[Root]) -> N
     for root in roots:
         if _is_in_cache(os.path.realpath(place.path), model, root.real):
             raise LauncherError(
-                f"{place.path} is not a folder for {model.repo}: its files would mix with those of the cache {root.path}",
+                f"{place.path} is not a folder for {model.repo}: its files would mix with the cache {root.path}",
                 f"start_app.py models lock --remove {quoted(model.repo)}; "
                 f"start_app.py models lock {quoted(model.repo)} keeps it there",
                 ExitStatus.CONFIG,
@@ -279,7 +264,7 @@ def _refuse_astray(model: LockedModel, place: Place, roots: Sequence[Root]) -> N
 
 
 def _is_in_cache(folder: str, model: LockedModel, root: str) -> bool:
-    """Return whether a file of the model would stand where a cache is, or have a name in it that is the library's."""
+    """Return whether a file of the model would be in a cache, or have a name there that the library uses."""
     for path in model.files:
         file = f"{folder}/{path}"
         if f"{root}/".startswith(f"{file}/"):
@@ -290,9 +275,9 @@ def _is_in_cache(folder: str, model: LockedModel, root: str) -> bool:
 
 
 def _refuse_contradiction(model: LockedModel, place: Place, base: str, path: str) -> None:
-    """Refuse a lock that says of a cached commit's file what a whole blob contradicts: one of them is wrong.
+    """Refuse a lock that contradicts an intact blob of a cached commit: one of them is wrong.
 
-    Raises LauncherError (65); nothing that is whole is ever taken for damaged.
+    Raises LauncherError (65); an intact blob never counts as damaged.
     """
     blob = placement.own_blob(place, f"{base}/{path}")
     if blob and blob != model.files[path].hash and fetching.is_whole_by_its_own_name(place, blob):

@@ -1,4 +1,4 @@
-"""A ref moves when everything it leads to is there and right: by one rename, and never through a link."""
+"""A ref moves after its commit is complete and verified: by one rename, and never through a link."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL
 
 
 def move(model: LockedModel, place: Place, *, pin: bool) -> None:
-    """Have the requested revision stand for the model's commit, and pin it, which keeps every prune from it.
+    """Point the requested revision to the model's commit, and pin it, which protects it from every prune.
 
-    Raises OSError; FileNotFoundError when somebody has removed meanwhile what they were to lead to.
+    Raises OSError; FileNotFoundError if another process has removed the commit meanwhile.
     """
     assert place.root
     wanted = [] if repo_id.COMMIT.fullmatch(model.revision) else [model.revision]
@@ -35,9 +35,9 @@ def move(model: LockedModel, place: Place, *, pin: bool) -> None:
 
 
 def probe(model: LockedModel, place: Place) -> None:
-    """Try whether the refs could be moved.
+    """Check that the refs can be moved.
 
-    Raises OSError where they could not.
+    Raises OSError if they cannot.
     """
     assert place.root
     name = new_ref()
@@ -53,9 +53,9 @@ def probe(model: LockedModel, place: Place) -> None:
 
 
 def _needs_none(repo: int, refs: Sequence[str], commit: str) -> bool:
-    """Return whether nothing has to be written: every ref leads there, or on a read-only disk all but the pin do.
+    """Return whether nothing has to be written: every ref is correct, or on a read-only disk all except the pin.
 
-    Nothing can be pruned from a read-only disk, so nothing must be pinned there.
+    Nothing can be pruned from a read-only disk, so it needs no pin.
     """
     other = [ref for ref in refs if _named(repo, ref) != commit]
     return not other or (other == [PIN] and bool(os.fstatvfs(repo).f_flag & os.ST_RDONLY))
@@ -70,7 +70,7 @@ def _named(repo: int, ref: str) -> str | None:
 
 
 def unpin(root: str, folder: str) -> None:
-    """Take the pin from a repo; what it named is pruned like any other then.
+    """Remove the pin from a repo; its revision is pruned like any other then.
 
     Raises OSError.
     """
@@ -80,7 +80,7 @@ def unpin(root: str, folder: str) -> None:
 
 @contextmanager
 def _opened(place: Place) -> Iterator[int]:
-    """Open a repo; one that is a link of somebody else's, or has just become another folder, is refused."""
+    """Open a repo; refuse another user's link, or a folder that was replaced meanwhile."""
     with opened(place.path) as repo:
         entry, inside = os.lstat(place.path), os.fstat(repo)
         is_link = stat.S_ISLNK(entry.st_mode)
@@ -99,9 +99,9 @@ def _write(repo: int, ref: str, commit: str) -> None:
         with suppress(OSError):
             if _read(parent, name) == commit:
                 return
-        # In `refs` itself, what a kill leaves would be a ref, and an empty one hides the whole repo; this is trash.
+        # A killed run would leave an empty ref in `refs`, which hides the whole repo; outside of it, the file is trash.
         new = new_ref()
-        file = open_regular(new, _NEW, dir_fd=repo)  # the umask says who else may move it
+        file = open_regular(new, _NEW, dir_fd=repo)  # the umask decides which other users may move it
         try:
             os.write(file, commit.encode())
             os.rename(new, name, src_dir_fd=repo, dst_dir_fd=parent)

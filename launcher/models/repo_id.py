@@ -1,4 +1,4 @@
-"""A repo has one name for people (`koge/voices`, `datasets/koge/voices`) and one folder in a hub cache."""
+"""A repo has one readable name (`koge/voices`, `datasets/koge/voices`) and one folder name in a hub cache."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ SHA256 = re.compile(r"[0-9a-f]{64}")
 DEFAULT_REVISION = "main"
 # https://huggingface.co/docs/huggingface_hub/package_reference/utilities: validate_repo_id
 _NAME = r"(?a)(?:(?:datasets|spaces|kernels)/)?(?:\w(?:[\w.-]*\w)?/)?\w(?:[\w.-]{0,94}\w)?"
-# `models--owner--name` is the name of a folder, NAME_MAX bytes at the most.
+# `models--owner--name` is a folder name, so it is limited to NAME_MAX bytes.
 _LONGEST_NAME = 255 - len("models----")
-# What git takes for a branch or tag, without what would lead out of a folder.
+# The names that git accepts for a branch or tag, except those that lead out of a folder.
 _REVISION = r"[\w][\w./+@=-]{0,199}"
 _LONGEST_PATH = 1024
 _NO_PARTS = frozenset(("", ".", ".."))
-# The app's environments and caches; its own state and git's are hidden folders.
+# The app's environments and caches; its state folder and git's are hidden.
 _NO_LOCAL_DIRS = frozenset(("venv", "env", "cache_hub", "launcher", "node_modules"))
 _VERSION = r"(?i)(?:[-_.]?v\.?\d+(?:[._-]\d+)*|[-_]\d+(?:[._]\d+)*)$"
 
 
 class Target(NamedTuple):
-    """Hold a repo and the revision that is meant of it, None where the default or the one of before is meant."""
+    """Hold a repo and the requested revision, None for the default or the previous one."""
 
     repo: str
     revision: str | None
 
 
 def is_name(text: str) -> bool:
-    """Return whether this can be the name of a repo, and of a folder."""
+    """Return whether this is a valid name of a repo, and of a folder."""
     return (
         len(text) <= _LONGEST_NAME
         and bool(re.fullmatch(_NAME, text))
@@ -45,30 +45,29 @@ def is_name(text: str) -> bool:
 
 
 def is_revision(text: str) -> bool:
-    """Return whether this can be a branch, a tag or a commit."""
+    """Return whether this is a valid branch, tag or commit."""
     return bool(re.fullmatch(_REVISION, text)) and is_path(text)
 
 
 def is_path(text: str) -> bool:
-    """Return whether this can be the path of a file in a repo: one that leads nowhere out of a folder."""
+    """Return whether this is a valid path of a file in a repo: one that does not lead out of a folder."""
     return len(text) < _LONGEST_PATH and _is_path(text)
 
 
 def are_paths(texts: Collection[str]) -> bool:
-    """Return whether each of these can be the path of a file in a repo, by one look at all of them."""
-    # What joins them parts them again, and no path may hold an empty part: together they are one path, but for its
-    # length.
+    """Return whether each of these is a valid path of a file in a repo, with one check for all of them."""
+    # No valid path has an empty part, so joined texts are one valid path, except for its length.
     return not texts or (max(map(len, texts)) < _LONGEST_PATH and _is_path("/".join(texts)))
 
 
 def is_local_dir(text: str) -> bool:
-    """Return whether this can be the folder of a model below the app's own: no hidden one, no environment, no cache."""
+    """Return whether this can be a model's folder below the app's: not hidden, not an environment, not a cache."""
     parts = text.split("/")
     return is_path(text) and not any(part.startswith(".") for part in parts) and parts[0] not in _NO_LOCAL_DIRS
 
 
 def target(text: str) -> Target | None:
-    """Return what `REPO`, `REPO@REVISION` or the name of a repo's folder means, None where it means nothing."""
+    """Return the meaning of `REPO`, `REPO@REVISION` or the name of a repo's folder; None if it has none."""
     repo, at, revision = text.partition("@")
     for prefix in ("models", *TYPES):
         if repo.startswith(f"{prefix}--"):
@@ -85,15 +84,16 @@ def folder(repo: str) -> str:
 
 
 def kind_and_id(repo: str) -> tuple[str, str]:
-    """Return a repo's type and id as huggingface_hub takes them."""
+    """Return a repo's type and id in huggingface_hub's form."""
     prefix, _, rest = repo.partition("/")
     return (TYPES[prefix], rest) if prefix in TYPES and rest else ("model", repo)
 
 
 def wanted(paths: Iterable[str], include: Sequence[str], exclude: Sequence[str]) -> Iterator[str]:
-    """Yield the paths that any glob of `include` takes, all where there is none, and none of `exclude` does.
+    """Yield the paths that match any glob of `include`, or all without globs, and none of `exclude`.
 
-    As `allow_patterns` and `ignore_patterns` of huggingface_hub: a star also takes slashes, a folder all in it.
+    This follows `allow_patterns` and `ignore_patterns` of huggingface_hub: a star also matches slashes, and a folder
+    all its files.
     """
     for path in paths:
         if (not include or _fits(path, include)) and not _fits(path, exclude):
@@ -105,7 +105,7 @@ def _is_path(text: str) -> bool:
 
 
 def _is_shown(text: str) -> bool:
-    """Return whether a text has no control characters; no-break and ideographic spaces are usual in file names."""
+    """Return whether a text has no control characters; file names often have no-break and ideographic spaces."""
     if text.isprintable():
         return True
     import unicodedata
@@ -118,9 +118,9 @@ def _fits(path: str, globs: Sequence[str]) -> bool:
 
 
 def traps(chosen: Collection[str], cached: Iterable[str]) -> Iterator[str]:
-    """Yield what is easily mistaken: a repo without a version beside versioned ones, two versions of one family.
+    """Yield repos that are easily confused: one without a version next to versioned ones, two versions of one family.
 
-    Only families of the `chosen` repos are looked at. An app whose code names the other repo loads that one.
+    Only families of the `chosen` repos count. An app whose code names the other repo loads that one.
     """
     families: dict[str, set[str]] = {}
     for repo in {*chosen, *cached}:

@@ -1,6 +1,6 @@
-"""A revision becomes a commit and its files: by the word of the official Hub, else of the first hub that answers.
+"""Resolve a revision to a commit and its files: from the official Hub, or from the first hub that answers.
 
-Each model is resolved by itself: one that is gone, gated or renamed keeps no other from being resolved.
+Each model is resolved separately, so a deleted, gated or renamed one does not block the others.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from .lockfile import LockedFile, LockedModel
 
 
 class Requirement(NamedTuple):
-    """Hold what is to be resolved: a repo's revision, where it is kept, and which of its files are wanted.
+    """Hold a requirement to resolve: a repo's revision, its placement, and its wanted files.
 
-    `copy` is what is here of an older commit, and `listed` the files that this one has, as far as that is known here:
-    where only a part of them is here, just the same are wanted anew. `held` is the commit that is pinned.
+    `copy` is the local part of an older commit, and `listed` the known files of that commit: if the local part is
+    incomplete, only the same files are wanted again. `held` is the pinned commit.
     """
 
     repo: str
@@ -35,19 +35,19 @@ class Requirement(NamedTuple):
 
     @property
     def before(self) -> str | None:
-        """Return the commit that is here or pinned, which a mirror alone must not take back to an older one."""
+        """Return the local or pinned commit, which a mirror alone must not replace with an older one."""
         return self.copy.commit if self.copy else self.held
 
     @property
     def name(self) -> str:
-        """Return the repo with its revision, as a person writes it."""
+        """Return the repo with its revision, in the form that a user types."""
         return f"{self.repo}@{self.revision}"
 
 
 class Resolved(NamedTuple):
-    """Hold a model at the commit that its revision is now, whose word that is, and what speaks against it.
+    """Hold a model at its revision's current commit, the hub that confirmed it, and the doubts about it.
 
-    `partial` tells that it has only the files that an older copy here has.
+    `partial` means that it has only the files of an older local copy.
     """
 
     model: LockedModel
@@ -57,14 +57,14 @@ class Resolved(NamedTuple):
 
 
 class Unresolved(NamedTuple):
-    """Hold a requirement that cannot be resolved, and why."""
+    """Hold a requirement that cannot be resolved, and the reason."""
 
     requirement: Requirement
     error: LauncherError
 
 
 class _Chosen(NamedTuple):
-    """Hold which hub is believed, what it says of the revision, and which hubs were asked, that one first."""
+    """Hold the trusted hub, its answer about the revision, and the asked hubs, the trusted one first."""
 
     endpoint: Endpoint
     head: Answer
@@ -72,23 +72,23 @@ class _Chosen(NamedTuple):
 
     @property
     def commit(self) -> str:
-        """Return the commit that the revision is."""
+        """Return the commit of the revision."""
         assert self.head.commit
         return self.head.commit
 
 
 def requirement_of(model: LockedModel) -> Requirement:
-    """Return what a locked model was asked for."""
+    """Return the requirement of a locked model."""
     return Requirement(model.repo, model.revision, model.local_dir, model.include, model.exclude, held=model.commit)
 
 
 def resolve(
     requirements: Sequence[Requirement], endpoints: Endpoints, environment: Mapping[str, str], timeout: float
 ) -> tuple[Resolved | Unresolved, ...]:
-    """Ask which commit each revision is, and for the files of that commit.
+    """Ask for the commit of each revision, and for the files of that commit.
 
-    The error of what cannot be resolved is 75 when no hub answers for it, 2 for a repo or revision that is not there,
-    77 for one that this user may not have.
+    An unresolved requirement has the error 75 if no hub answers, 2 if the repo or revision does not exist, 77 if this
+    user has no access.
     """
     asked = tuple(dict.fromkeys((endpoints.official, *endpoints.chain)))
     heads = hub.ask(
@@ -99,7 +99,7 @@ def resolve(
     answers = [{e: heads[Question(e, "head", r.repo, r.revision)] for e in asked} for r in requirements]
     chosen = [_choose(requirement, answer) for requirement, answer in zip(requirements, answers, strict=True)]
     chosen = _not_back(requirements, chosen, environment, timeout)
-    # A hub that answered for no model is not waited for once more.
+    # Do not wait a second time for a hub that answered for no model.
     silent = frozenset(e for e in asked if all(answer[e].trouble == "unreachable" for answer in answers))
     trees = _trees(requirements, chosen, silent, environment, timeout)
     resolved: list[Resolved | Unresolved] = []
@@ -138,7 +138,7 @@ def _trees(
 
 
 def _silent(requirement: Requirement, choice: _Chosen, unasked: Mapping[Endpoint, Answer]) -> Mapping[Question, Answer]:
-    """Return the answers of hubs that were not asked for files, since they had not answered before."""
+    """Return the earlier answers of the silent hubs in place of file lists, which were not requested from them."""
     commits = _commits(requirement, choice)
     return {Question(e, "tree", requirement.repo, commit): said for e, said in unasked.items() for commit in commits}
 
@@ -156,7 +156,7 @@ def _choose(requirement: Requirement, answers: Mapping[Endpoint, Answer]) -> _Ch
 
 
 def _refused(requirement: Requirement, endpoint: Endpoint, answer: Answer) -> LauncherError:
-    """Return the error of what the official Hub does not have, or not for this user."""
+    """Return the error for a repo that the official Hub does not have, or denies to this user."""
     text = f"{requirement.name}: {answer.text} ({endpoint.url})"
     if answer.trouble in ("gated", "denied"):
         return LauncherError(text, "set HF_TOKEN, and ask for access on its page", ExitStatus.DENIED)
@@ -178,9 +178,9 @@ def _not_back(
     environment: Mapping[str, str],
     timeout: float,
 ) -> list[_Chosen | Unresolved]:
-    """Keep the commit that is here where only a mirror answers, and names an older one.
+    """Keep the local commit if only a mirror answers and its commit is older.
 
-    Where that cannot be told, the model is unresolved (75).
+    If the age is unknown, the model is unresolved (75).
     """
     doubtful = {
         number: Question(choice.endpoint, "head", requirement.repo, requirement.before)
@@ -253,10 +253,10 @@ def _resolved(
 
 
 def meant_files(copy: Copy, before: Files | None, now: Files, at: str) -> tuple[frozenset[str], tuple[str, ...]]:
-    """Return which files of the newest commit are meant by what is here of an older one, and what is to be told.
+    """Return the files of the newest commit that correspond to the local files of an older one, and the notes on them.
 
-    `before` are the files of the older commit; where nobody knows them, what is here is all that is known to be used.
-    Raises LauncherError (2) where the newest commit has no weights in the place of those that are here.
+    `before` are the files of the older commit; if they are unknown, the wanted files are those on the disk. Raises
+    LauncherError (2) if the newest commit has no weights in place of the local ones.
     """
     used = frozenset(copy.files)
     if before:
@@ -291,7 +291,7 @@ def meant_files(copy: Copy, before: Files | None, now: Files, at: str) -> tuple[
 
 
 def _commits(requirement: Requirement, choice: _Chosen) -> tuple[str, ...]:
-    """Return the commits whose files are to be known: the wanted one's, and those of what is here."""
+    """Return the commits whose file lists are needed: those of the wanted and of the local files."""
     copy = requirement.copy
     return (choice.commit, copy.commit) if copy and not requirement.listed else (choice.commit,)
 
@@ -309,7 +309,7 @@ def _listed(files: Mapping[str, LockedFile] | None) -> Files | None:
 
 
 def only_resolved(outcomes: Iterable[Resolved | Unresolved]) -> Iterator[Resolved]:
-    """Yield what was resolved, and raise the error of the first that was not."""
+    """Yield the resolved models, and raise the error of the first unresolved one."""
     for outcome in outcomes:
         if isinstance(outcome, Unresolved):
             raise outcome.error

@@ -1,4 +1,4 @@
-"""What is here of the models to be checked: of each locked one, else of each ref of each cached repo, its commit."""
+"""Collect the models to check: each locked one, or each ref of each cached repo, with its local commit."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from .placement import Memories, OnDisk, Place
 
 
 class Subject(NamedTuple):
-    """Hold a model to be checked: what its revision is here, what the lock pins, and a file of it to ask for.
+    """Hold a model to check: its local commit, its pinned commit, and a file to ask the hub for.
 
-    `problem` is what is known to be wrong with what is here. `copy` is what is here of a commit whose list of files is
-    not known: then only a hub can tell whether it is complete. `doubt` is why nobody can tell what a file is.
+    `problem` is a known problem of the local files. `copy` is the local part of a commit without a known list of files:
+    only a hub can say whether it is complete. `doubt` is why a file cannot be identified.
     """
 
     name: str
@@ -37,14 +37,14 @@ class Subject(NamedTuple):
 
     @property
     def held(self) -> str | None:
-        """Return the commit that is compared: the one on the disk, else the one that is pinned."""
+        """Return the commit to compare: the local one, or else the pinned one."""
         return self.local or self.pinned
 
 
 def of_lock(
     models: Sequence[LockedModel], roots: Sequence[Root], app_dir: Path, memories: Memories
 ) -> tuple[tuple[Subject, ...], bool]:
-    """Return the locked models to be checked, and whether anything of them is on this machine at all."""
+    """Return the locked models to check, and whether any part of them is on this machine."""
     places = [placement.place_of(model, roots, app_dir) for model in models]
     states = [placement.on_disk(m, p, memories.of(p)) for m, p in zip(models, places, strict=True)]
     present = any(state.present for state in states)
@@ -58,12 +58,12 @@ def _of_lock(model: LockedModel, state: OnDisk, *, present: bool) -> Subject:
 
 
 def of_cache(roots: Sequence[Root]) -> tuple[Subject, ...]:
-    """Return every cached repo to be checked, by each of its refs, else by its commit; `main` is the first."""
+    """Return every cached repo to check, by each of its refs, or else by its commit; `main` is the first."""
     by_repo: dict[str, tuple[Subject, ...]] = {}
     for root in roots:
         for folder in entries.contents(root.real).entries:
             repo = naming.name(folder)
-            # A download to a folder of its own leaves a ref in the cache, and nothing that it leads to.
+            # A download to a local folder leaves a ref in the cache, but no snapshot.
             parts = (f"{root.real}/{folder}/{part}" for part in ("snapshots", "blobs"))
             if repo not in by_repo and repo_id.is_name(repo) and any(map(os.path.isdir, parts)):
                 by_repo[repo] = of_repo(repo, Place(root, f"{root.real}/{folder}"))
@@ -71,7 +71,7 @@ def of_cache(roots: Sequence[Root]) -> tuple[Subject, ...]:
 
 
 def of_repo(repo: str, place: Place, wanted: str | None = None) -> tuple[Subject, ...]:
-    """Return a cached repo to be checked, by the revision that is `wanted`, or by those that its refs name."""
+    """Return a cached repo to check, by the `wanted` revision, or by all of its refs."""
     assert place.root
     try:
         read = layout.read(place.root.real, os.path.basename(place.path))
@@ -82,7 +82,7 @@ def of_repo(repo: str, place: Place, wanted: str | None = None) -> tuple[Subject
 
 
 def _revisions(read: layout.Repo) -> Iterator[str]:
-    """Yield what a repo is loaded by: its refs, and `main` where that leads to nothing; else a commit."""
+    """Yield the revisions that apps load: the refs, and `main` even if it leads to nothing; otherwise a commit."""
     refs = {ref for revision in read.revisions for ref in revision.refs if not ref.startswith(PIN)}
     if repo_id.DEFAULT_REVISION in read.broken_refs or not (refs or read.revisions):
         refs.add(repo_id.DEFAULT_REVISION)
@@ -113,11 +113,11 @@ def _of_revision(repo: str, place: Place, read: layout.Repo, revision: str) -> S
 
 
 def missing(copy: Copy, listed: completeness.Files) -> str:
-    """Return in words what is missing of a commit whose files are known, blank where nothing is."""
+    """Return in words the missing files of a commit with a known list; blank if it is complete."""
     return placement.lacking(completeness.gaps(copy, listed), len(listed))
 
 
 def part_of(copy: Copy, listed: completeness.Files) -> str:
-    """Return in words how much is here where the app has asked for a part only, blank where everything is."""
+    """Return in words how many files are present if the app has requested only a part; blank if all are."""
     here = len(copy.files.keys() & listed.keys())
     return "" if here == len(listed) else f"{here} of {len(listed)} files are here"

@@ -1,8 +1,8 @@
-"""A model in a folder of the app's own changes from one whole commit to another, or not at all.
+"""A model in a folder of the app's switches from one complete commit to another, or not at all.
 
-The new files and the notes about them are brought beside the old ones, in `.cache/start_app` in that folder. Then they
-change places by renames, and a journal has the list of them: if one fails, the others are undone. What a killed run has
-left is finished by the next launch or pull, if by their hashes all files are the new commit's, else undone.
+The new files and their notes are staged in `.cache/start_app` in that folder. Then renames exchange them with the old
+ones, and a journal lists the renames: if one fails, the others are undone. The next launch or pull completes the switch
+of a killed run if the hashes of all files are the new commit's, and otherwise undoes it.
 """
 
 from __future__ import annotations
@@ -22,17 +22,16 @@ from ..cache.entries import mount_points
 from ..cache.memory import Memory, line_of
 from ..cache.names import HASH
 from ..system import files, renames, state
-from . import JOURNAL, placement, repo_id
+from . import JOURNAL, kept, placement, repo_id
+from .kept import KEPT
 from .local_dir import STAGING, Outdated, own_name, refuse_outside
-from .lockfile import LockedFile, LockedModel
-
-_KEPT = "kept-"
+from .lockfile import LockedModel
 
 
 class Change(NamedTuple):
-    """Hold one file that changes, by paths in the folder: its own, where the old one is kept, where the new one is.
+    """Hold one file of a switch, by paths in the folder: its own, the kept old file's, the staged new file's.
 
-    `kept` is blank where there is no old file, `staged` where there is no new one.
+    `kept` is blank without an old file, `staged` without a new one.
     """
 
     path: str
@@ -41,7 +40,7 @@ class Change(NamedTuple):
 
 
 class Switch(NamedTuple):
-    """Hold one change of a folder: the files that change, in order, and every file of the commit with its hash.
+    """Hold one switch of a folder: the changed files, in order, and every file of the commit with its hash.
 
     `repo` is blank in a journal of version 0.1.
     """
@@ -59,7 +58,7 @@ class Switch(NamedTuple):
 
 
 class Unfinished(NamedTuple):
-    """Hold a switch that a killed run has begun, and why it cannot be finished; blank where it can."""
+    """Hold the switch of a killed run, and why it cannot be completed; blank if it can."""
 
     switch: Switch
     folder: str
@@ -67,9 +66,9 @@ class Unfinished(NamedTuple):
 
 
 class Recovered(NamedTuple):
-    """Hold what became of a switch that a killed run had begun, and why it was not finished, blank where it was.
+    """Hold the outcome of a killed run's switch, and why it was not completed; blank if it was.
 
-    `journal` is where its journal still is: it could be neither finished nor undone.
+    `journal` is the path of its journal if it could be neither completed nor undone.
     """
 
     folder: str
@@ -79,9 +78,9 @@ class Recovered(NamedTuple):
 
 
 def stage(app_dir: Path, model: LockedModel, incoming: Sequence[str], outdated: Outdated) -> Switch | None:
-    """Write all that a switch writes, its journal last; nothing has changed places yet. None: nothing is to change.
+    """Write everything that a switch needs, its journal last, and rename nothing; return None if nothing changes.
 
-    Whoever calls has verified the staged files. Raises OSError; then there is no journal.
+    The caller has verified the staged files. Raises OSError; then there is no journal.
     """
     assert model.local_dir
     folder = str(app_dir / model.local_dir)
@@ -117,16 +116,16 @@ def rehearse(app_dir: Path, switch: Switch) -> None:
 
 
 def abandon(app_dir: Path, switch: Switch) -> None:
-    """Forget a switch that was staged and not begun, or undone; what was downloaded for it stays."""
+    """Forget a staged switch that was not begun, or was undone; its downloads stay."""
     _clean(str(app_dir / switch.local_dir), switch)
-    with suppress(OSError):  # the next run looks at it, and finds nothing to do
+    with suppress(OSError):  # the next run reads it, and finds nothing to do
         state.forget(app_dir, switch.journal)
 
 
 def apply(app_dir: Path, switch: Switch, memory: Memory) -> None:
-    """Bring the staged files in and move the old ones away.
+    """Move the staged files in and the old ones away.
 
-    Raises OSError when that cannot be; the folder is as it was then, or the journal is left for `recover`.
+    Raises OSError if that fails; the folder is unchanged then, or `recover` finds the journal.
     """
     folder = str(app_dir / switch.local_dir)
     try:
@@ -143,13 +142,13 @@ def apply(app_dir: Path, switch: Switch, memory: Memory) -> None:
 
 
 def unfinished(app_dir: Path) -> tuple[Unfinished, ...]:
-    """Return what killed runs have begun, each with a look at every file's content; nothing is changed.
+    """Return the switches that killed runs have begun, after reading every file; change nothing.
 
-    To be called under the lock of a pull, as everything here.
+    Call it under the lock of a pull, like all functions here.
     """
     journals = []
     for name in state.listed(app_dir, JOURNAL):
-        # A write that was cut short has a dot in its name: nothing had been moved then.
+        # An interrupted write has a dot in its name: no file had been moved.
         switch = None if "." in name else _read(state.read(app_dir, name))
         if switch is None:
             state.forget(app_dir, name)
@@ -160,9 +159,9 @@ def unfinished(app_dir: Path) -> tuple[Unfinished, ...]:
 
 
 def recover(app_dir: Path, begun: Sequence[Unfinished], keep: Collection[str] = ()) -> tuple[Recovered, ...]:
-    """Finish what killed runs have begun, or undo it; what can be neither keeps its journal.
+    """Complete the switches of killed runs, or undo them; if neither works, keep the journal.
 
-    `keep` are the folders in which the files that were replaced stay.
+    `keep` are the folders in which the replaced files stay.
     """
     return tuple(_recover(app_dir, unfinished, keep) for unfinished in begun)
 
@@ -187,9 +186,9 @@ def _recover(app_dir: Path, unfinished: Unfinished, keep: Collection[str]) -> Re
 
 
 def drop(folder: str, *, keep: bool = False) -> None:
-    """Remove what is staged and kept, once nothing uses it any more; the folder for it is ours alone.
+    """Remove staged and kept files that nothing uses; their folder belongs to the launcher.
 
-    With `keep`, the files that switches have replaced stay: the new ones have not proved themselves yet.
+    With `keep`, the files that switches have replaced stay: the new ones have not been used yet.
     """
     staging = f"{folder}/{STAGING}"
     if not keep:
@@ -198,65 +197,20 @@ def drop(folder: str, *, keep: bool = False) -> None:
         return
     with suppress(OSError):
         for name in os.listdir(staging):
-            if not name.startswith(_KEPT):
+            if not name.startswith(KEPT):
                 shutil.rmtree(f"{staging}/{name}", ignore_errors=True)
 
 
 def drop_kept(folder: str) -> None:
-    """Remove the files that switches have replaced, and nothing that is staged; under the lock of a pull."""
-    for kept in _kept(folder):
-        shutil.rmtree(kept, ignore_errors=True)
-    _remove_empty(folder, STAGING)
-
-
-def has_kept(folder: str) -> bool:
-    """Return whether files that a switch has replaced are still there."""
-    return bool(_kept(folder))
-
-
-def gather(app_dir: Path, model: LockedModel) -> None:
-    """Stage the files of a commit that switches have kept, so that no hub has to send them; what is not there is left.
-
-    To be called under the lock of a pull.
-    """
-    assert model.local_dir
-    folder = str(app_dir / model.local_dir)
-    for path, file in model.files.items():
-        staged = f"{folder}/{STAGING}/{model.commit}/{path}"
-        if os.path.lexists(staged) or _is(f"{folder}/{path}", file):
-            continue
-        source = next((f"{kept}/{path}" for kept in _kept(folder) if _is(f"{kept}/{path}", file)), None)
-        if source:
-            with suppress(OSError):
-                os.makedirs(os.path.dirname(staged), exist_ok=True)
-                os.link(source, staged)
-
-
-def _kept(folder: str) -> list[str]:
-    try:
-        names = sorted(os.listdir(f"{folder}/{STAGING}"))
-    except OSError:
-        return []
-    return [f"{folder}/{STAGING}/{name}" for name in names if name.startswith(_KEPT)]
-
-
-def _is(path: str, file: LockedFile) -> bool:
-    """Return whether a file has just this content."""
-    try:
-        descriptor = files.open_regular(path)
-    except OSError:
-        return False
-    try:
-        same_size = file.size in (placement.ANY_SIZE, os.fstat(descriptor).st_size)
-        return same_size and files.content_hash(descriptor, file.hash) == file.hash
-    except OSError:
-        return False
-    finally:
-        os.close(descriptor)
+    """Remove the files that switches have replaced, and no staged files; call it under the lock of a pull."""
+    for path in kept.folders(folder):
+        shutil.rmtree(path, ignore_errors=True)
+    with suppress(OSError):
+        os.rmdir(f"{folder}/{STAGING}")
 
 
 def _forget_others(app_dir: Path, switch: Switch) -> None:
-    """Forget what could be neither finished nor undone, of a model that is whole in this folder now."""
+    """Forget failed switches of a model that is complete in this folder now."""
     for name in state.listed(app_dir, JOURNAL):
         other = None if "." in name else _read(state.read(app_dir, name))
         if other and other.local_dir == switch.local_dir and other.repo in (switch.repo, ""):
@@ -279,19 +233,19 @@ def _write(folder: str, switch: Switch) -> None:
 
 
 def _clean(folder: str, switch: Switch) -> None:
-    """Remove what was written for a switch; the folders that hold something stay."""
+    """Remove the staged files of a switch; folders with contents stay."""
     shutil.rmtree(f"{folder}/{_notes(switch.commit)}", ignore_errors=True)
     for change in switch.changes:
         _remove_empty(folder, os.path.dirname(change.kept or change.path))
 
 
 def _changes(folder: str, model: LockedModel, incoming: Sequence[str], outdated: Outdated) -> Iterator[Change]:
-    kept = _free_name(folder, f"{STAGING}/{_KEPT}{model.commit}")
+    kept = _free_name(folder, f"{STAGING}/{KEPT}{model.commit}")
     for path in incoming:
         old = f"{kept}/{path}"
         if path in outdated.own:
             old = _free_name(folder, own_name(path, model.commit))
-            for mark in placement.MARKS:  # what another program needs to go on with it
+            for mark in placement.MARKS:  # another program needs these to resume
                 if os.path.lexists(f"{folder}/{path}{mark}"):
                     yield Change(f"{path}{mark}", f"{old}{mark}", "")
         yield Change(path, old if os.path.lexists(f"{folder}/{path}") else "", f"{STAGING}/{model.commit}/{path}")
@@ -299,7 +253,7 @@ def _changes(folder: str, model: LockedModel, incoming: Sequence[str], outdated:
         for name in (path, f"{placement.METADATA}/{path}.metadata"):
             if os.path.lexists(f"{folder}/{name}"):
                 yield Change(name, f"{kept}/{name}", "")
-    # Every file is of this commit then, those too that it does not change.
+    # Every file is this commit's now, including the unchanged ones.
     for path in model.files:
         noted = placement.noted_of(folder, path)
         if path in incoming or noted is None or noted.commit != model.commit:
@@ -309,7 +263,7 @@ def _changes(folder: str, model: LockedModel, incoming: Sequence[str], outdated:
 
 
 def _note(target: str, commit: str, digest: str) -> None:
-    """Note a file as huggingface_hub does, so that its own downloads know it too: `_local_folder.py` in it."""
+    """Note a file in huggingface_hub's form, so that its own downloads know it: see its `_local_folder.py`."""
     with open(target, "x", encoding="utf-8") as file:
         file.write(f"{commit}\n{digest}\n{time.time()}\n")
 
@@ -327,25 +281,25 @@ def _bring(folder: str, switch: Switch, change: Change, memory: Memory) -> None:
     path, kept, staged = (f"{folder}/{part}" for part in change)
     if change.staged and not os.path.lexists(staged):
         if os.path.lexists(path):
-            return  # it has come in already
+            return  # it has been moved in already
         raise FileNotFoundError(errno.ENOENT, "it was staged, and is not any more", staged)
     if os.path.lexists(path):
         if change.kept and not os.path.lexists(kept):
             os.rename(path, kept)
-        elif change.staged:  # somebody has made it since
+        elif change.staged:  # another process created it since
             os.rename(path, f"{folder}/{_free_name(folder, own_name(change.path, switch.commit))}")
     if change.staged:
         digest = switch.hashes.get(change.path, "")
         known = memory.knows(line_of(os.lstat(staged), digest))
         os.rename(staged, path)
         if known:
-            memory.remember(line_of(os.lstat(path), digest))  # a rename gives it another ctime, and no other content
+            memory.remember(line_of(os.lstat(path), digest))  # a rename changes the ctime, not the content
 
 
 def _undo(folder: str, switch: Switch) -> None:
-    """Have every file be again what it was.
+    """Restore every file.
 
-    Raises OSError where that cannot be.
+    Raises OSError if that fails.
     """
     refuse_outside(folder, [change.path for change in switch.changes])
     for change in reversed(switch.changes):
@@ -355,19 +309,19 @@ def _undo(folder: str, switch: Switch) -> None:
         if change.kept and not is_kept:
             if came or not os.path.lexists(path):
                 raise FileNotFoundError(errno.ENOENT, "it was kept, and is not any more", kept)
-            continue  # it was not its turn yet
+            continue  # it was not moved yet
         if came:
             os.makedirs(os.path.dirname(staged), exist_ok=True)
             os.rename(path, staged)
         if is_kept:
             os.makedirs(os.path.dirname(path), exist_ok=True)
-            if os.path.lexists(path):  # somebody has made it since
+            if os.path.lexists(path):  # another process created it since
                 os.rename(path, f"{folder}/{_free_name(folder, own_name(change.path, switch.commit))}")
             os.rename(kept, path)
 
 
 def _problem(folder: str, switch: Switch) -> str:
-    """Return why a switch cannot be finished: the first file whose content is not the commit's, blank where all are."""
+    """Return why a switch cannot be completed: the first file that is not the commit's; blank if all are."""
     staged = {change.path: change.staged for change in switch.changes if change.staged}
     for path, digest in switch.hashes.items():
         place = f"{folder}/{staged.get(path, path)}"
@@ -386,7 +340,7 @@ def _problem(folder: str, switch: Switch) -> str:
 
 
 def _read(data: bytes) -> Switch | None:
-    """Return what a journal says, None where nobody can have meant it."""
+    """Return the switch in a journal, None if it is invalid."""
     try:
         document = json.loads(data)
         switch = Switch(**{**document, "changes": _read_changes(document)}) if "changes" in document else _old(document)
@@ -409,7 +363,7 @@ def _read_changes(document: Any) -> tuple[Change, ...]:
 
 
 def _old(document: Any) -> Switch:
-    """Return a journal of version 0.1, whose notes are not among the changes: the next pull writes them."""
+    """Return a journal of version 0.1, whose changes omit the notes: the next pull writes them."""
     commit = document["commit"]
     kept, staged = f"{STAGING}/kept-{commit}", f"{STAGING}/{commit}"
     incoming = (
@@ -426,7 +380,7 @@ def _reason(error: OSError) -> str:
 
 
 def _free_name(folder: str, path: str) -> str:
-    """Return the path, or with a number behind it where something has that name already."""
+    """Return the path, with a number appended if it exists."""
     name, number = path, 1
     while os.path.lexists(f"{folder}/{name}"):
         name, number = f"{path}-{number}", number + 1

@@ -1,4 +1,4 @@
-"""What a pull has to do for one model, and what it has to do it with."""
+"""The work of a pull for one model, and the means for it."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ from . import local_dir
 from .endpoints import Endpoint, Endpoints
 from .lockfile import LockedModel
 from .placement import Memories, Place
+from .sources import Sources
 from .switch import Switch
 
 
 class Task(NamedTuple):
-    """Hold one model that is to be on the disk: what it lacks, and what must go for it to be that commit.
+    """Hold one model to bring to the disk: its missing files, and the files to remove for it.
 
-    `damaged` are those of the lacking files that are there and wrong, `switch` is the change of a folder of the app's
-    own, once it is staged.
+    `damaged` are present but wrong files among the missing ones; `switch` is the staged change of a folder of the
+    app's.
     """
 
     model: LockedModel
@@ -33,31 +34,31 @@ class Task(NamedTuple):
 
     @property
     def size(self) -> int:
-        """Return the bytes that are lacking."""
+        """Return the missing bytes."""
         return sum(max(0, self.model.files[path].size) for path in self.lacking)
 
     @property
     def base(self) -> str:
-        """Return where its files are brought: into their snapshot, or beside the folder's own."""
+        """Return the folder for its downloads: its snapshot, or the staging folder of its own folder."""
         if self.place.root is None:
             return local_dir.staging(self.place.path, self.model.commit)
         return self.place.base(self.model.commit)
 
     @property
     def top(self) -> str:
-        """Return the folder below which everything is written for it: its hub cache, or its own folder."""
+        """Return the folder that contains all writes for it: its hub cache, or its own folder."""
         return self.place.root.real if self.place.root else self.place.path
 
 
 class Skipped(NamedTuple):
-    """Hold a model that is left as it is, and why; the others go on."""
+    """Hold a skipped model, and the reason; the others continue."""
 
     name: str
     error: LauncherError
 
 
 class Survey(NamedTuple):
-    """Hold what is to be done for all models, how many bytes had to be read for that, and which models are skipped."""
+    """Hold the work for all models, the bytes that were read to find it, and the skipped models."""
 
     tasks: tuple[Task, ...]
     read_bytes: int
@@ -65,7 +66,7 @@ class Survey(NamedTuple):
 
     @property
     def size(self) -> int:
-        """Return the bytes that are to be downloaded."""
+        """Return the bytes to download."""
         return sum(task.size for task in self.tasks)
 
 
@@ -74,21 +75,21 @@ STALL_SECONDS = 60.0
 
 Say = Callable[[str], None]
 Spare = Callable[[LauncherError], bool]
-"""Return whether an error skips its model only; otherwise it ends everything."""
+"""Return whether an error skips only its model; otherwise it ends the pull."""
 
 
 def spare_all(_: LauncherError) -> bool:
-    """Go on with the others, whatever fails."""
+    """Continue with the other models, whatever fails."""
     return True
 
 
 def spare_none(_: LauncherError) -> bool:
-    """End with the first model that fails."""
+    """Stop at the first model that fails."""
     return False
 
 
 class Served(NamedTuple):
-    """Hold which hub has served a model, and with how many bytes."""
+    """Hold the hub that has served a model, and the bytes."""
 
     task: Task
     endpoint: Endpoint
@@ -96,7 +97,7 @@ class Served(NamedTuple):
 
 
 class Disk(NamedTuple):
-    """Hold where models are kept, and which of their files there are known to be whole."""
+    """Hold the placements of models, and their verified files."""
 
     roots: Sequence[Root]
     app_dir: Path
@@ -104,7 +105,7 @@ class Disk(NamedTuple):
 
 
 class Run(NamedTuple):
-    """Hold how a pull of several models goes on: what shows its progress, and which errors skip one model only."""
+    """Hold how a pull of several models runs: its progress display, and which errors skip only one model."""
 
     say: Say
     progress: Progress | None = None
@@ -112,12 +113,14 @@ class Run(NamedTuple):
 
 
 class Reach(NamedTuple):
-    """Hold how to get what is lacking: the hubs in order, the app's environment, and for how long nothing may come.
+    """Hold how to download missing files: the hubs in order, the app's environment, and the stall limit in seconds.
 
-    `homes` are the folders besides the caches in which huggingface_hub keeps what it needs itself.
+    `homes` are the folders besides the caches in which huggingface_hub keeps what it needs itself, `sources` where on
+    this machine files may be.
     """
 
     endpoints: Endpoints
     environment: Mapping[str, str]
     stall: float = STALL_SECONDS
     homes: tuple[str, ...] = ()
+    sources: Sources | None = None

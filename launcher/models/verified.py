@@ -1,4 +1,4 @@
-"""What was found whole is remembered beside the app: of caches in one file, of the app's own folders in another."""
+"""Remember verified files next to the app: those of caches in one file, those of the app's folders in another."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ LOCAL = "verified-local"
 
 
 def load(app_dir: Path) -> Memories:
-    """Return what is remembered."""
+    """Return the remembered files."""
     return Memories(Memory(state.read(app_dir, CACHED)), Memory(state.read(app_dir, LOCAL)))
 
 
 def save(app_dir: Path, memories: Memories, detail: Callable[[str], None]) -> None:
-    """Keep what was found whole since; that it cannot be kept costs time only, and is a detail."""
+    """Save the newly verified files; a failure only costs time, so it is a detail message."""
     for name, memory in ((CACHED, memories.cached), (LOCAL, memories.local)):
         if not memory.grown:
             continue

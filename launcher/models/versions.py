@@ -1,4 +1,4 @@
-"""What each model is just now, as the app would load it: read from the refs, in microseconds, at every launch."""
+"""Read each model's current commit as the app would load it: from the refs, in microseconds, at every launch."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .lockfile import Lock
 
 VARIABLE = "START_APP_MODELS"
 TEXT_VARIABLE = "START_APP_MODELS_TEXT"
-# What the kernel takes for one variable is 128 KiB: execve(2), MAX_ARG_STRLEN.
+# The kernel limits one variable to 128 KiB: execve(2), MAX_ARG_STRLEN.
 MOST_BYTES = 100_000
 NAMED_AT_MOST = 10
 _MAIN = "main"
@@ -33,12 +33,12 @@ class Current(NamedTuple):
 
 
 def current(roots: Sequence[Path], app_dir: Path, lock: Lock | None) -> tuple[Current, ...]:
-    """Return the locked models, or every cached one where there is no lock; what leads to nothing is left out."""
+    """Return the locked models, or every cached one without a lock; skip refs that lead to nothing."""
     return in_order(_locked(roots, app_dir, lock) if lock is not None else _cached(roots))
 
 
 def in_order(models: Iterable[Current]) -> tuple[Current, ...]:
-    """Return the models by name, the first of each; `main` goes before other revisions of a repo."""
+    """Return the models by name, the first of each; `main` comes before other revisions of a repo."""
     first: dict[tuple[str, bool, str], Current] = {}
     for one in models:
         first.setdefault((one.repo, one.revision != _MAIN, one.revision), one)
@@ -46,12 +46,12 @@ def in_order(models: Iterable[Current]) -> tuple[Current, ...]:
 
 
 def others(roots: Sequence[Path], repos: Collection[str]) -> tuple[str, ...]:
-    """Return the cached repos that are none of these."""
+    """Return the other cached repos."""
     return tuple(sorted({model.repo for model in _cached(roots, repos)}))
 
 
 def variable(models: Sequence[Current]) -> str:
-    """Return the value of the app's variable: a JSON object of commits by repo, of as many as one variable can hold."""
+    """Return the value of the app's variable: a JSON object of commits by repo, limited to the size of one variable."""
     told: dict[str, str] = {}
     count = 2
     for name, commit in commits(models).items():
@@ -69,7 +69,7 @@ def shown(models: Sequence[Current], *, locked: bool) -> str:
 
 
 def lines(models: Sequence[Current], *, locked: bool) -> tuple[str, ...]:
-    """Return the lines that the log gets before the exec: an app that is not locked may fetch other commits."""
+    """Return the lines for the log before the exec: an app that is not locked may load other commits."""
     how = "locked" if locked else "cached"
     told = [f"model: {model.repo} @ {model.commit[:7]} ({how})" for model in models[:NAMED_AT_MOST]]
     more = len(models) - len(told)
@@ -77,7 +77,7 @@ def lines(models: Sequence[Current], *, locked: bool) -> tuple[str, ...]:
 
 
 def commits(models: Sequence[Current]) -> Mapping[str, str]:
-    """Return the commits by repo; a second revision of one has its name behind an @."""
+    """Return the commits by repo; a second revision of a repo has its name after an @."""
     named: dict[str, str] = {}
     for one in models:
         named[f"{one.repo}@{one.revision}" if one.repo in named else one.repo] = one.commit

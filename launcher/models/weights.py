@@ -1,17 +1,16 @@
-"""Every weights file that the app can load, by a look at each and no further: in hub caches, and in folders of its own.
+"""Find every weights file that the app can load, without reading it: in hub caches, and in folders of the app's.
 
-What a file is follows from the lock, from the layout of a hub cache, or from huggingface_hub's notes beside it; else it
-is unknown. That a pinned file has the content that it must have is remembered by all that a look at it tells, its ctime
-and inode too: one that was exchanged for another of the same size and mtime is not what is remembered.
+A file is identified by the lock, by the layout of a hub cache, or by huggingface_hub's notes next to it; otherwise it
+is unknown. A verified pinned file is remembered with its ctime and inode too, so that a replaced file of the same size
+and mtime does not match.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from fnmatch import fnmatchcase
-from itertools import chain, islice
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,16 +27,16 @@ from .lockfile import Lock, LockedFile
 from .placement import Memories
 
 FOLDERS = ("checkpoints", "pretrained_models", "models", "weights", "ckpts")
-"""Where apps keep weights of their own, by convention."""
-# What runtimes besides the usual ones load: pickles, arrays, compiled engines.
+"""The usual folders of an app's own weights."""
+# Formats of other runtimes: pickles, arrays, compiled engines.
 _SUFFIXES = frozenset((".pkl", ".npy", ".engine", ".plan", ".trt", ".pt2", ".pdparams", ".keras", ".mnn"))
-_COARSE_SECONDS = 2.1  # a note is written after its file, by a clock that a file system may count in two seconds
+_COARSE_SECONDS = 2.1  # a note is written after its file, and some file systems have a resolution of two seconds
 
 
 class Origin(NamedTuple):
-    """Hold what a file is: a repo at a commit, what is pinned of it, and whether its content is known to be that.
+    """Hold the identity of a file: a repo at a commit, its pin, and whether its content is verified against the pin.
 
-    `repo` and `commit` are blank where nobody can tell. `note` is what else is known of it, for a person.
+    `repo` and `commit` are blank if unknown. `note` is any other known fact, as text.
     """
 
     repo: str = ""
@@ -48,11 +47,11 @@ class Origin(NamedTuple):
 
     @property
     def known(self) -> bool:
-        """Return whether it is told what the file is: of which repo and commit, or by a pin that it was verified by."""
+        """Return whether the file is identified: by its repo and commit, or by a pin that it was verified against."""
         return bool(self.repo and self.commit) if self.pinned is None else self.verified
 
     def text(self) -> str:
-        """Return it for a person."""
+        """Return the identity as text."""
         what = f"{self.repo} @ {self.commit[:7]}" if self.repo and self.commit else ""
         if self.pinned is None:
             return f"{what or 'unknown'}{f' ({self.note})' if self.note else ''}"
@@ -61,14 +60,14 @@ class Origin(NamedTuple):
 
 
 class WeightsFile(NamedTuple):
-    """Hold a weights file: its path, as a person names it, a look at it, and what it is."""
+    """Hold a weights file: its path, its readable path, its stat, and its identity."""
 
     path: str
     name: str
     status: os.stat_result
     origin: Origin
     flat: bool
-    """Whether it is in a folder of the app's, and not in a hub cache."""
+    """Return whether it is in a folder of the app's, not in a hub cache."""
 
     @property
     def identity(self) -> tuple[int, int]:
@@ -93,7 +92,7 @@ class WeightsFile(NamedTuple):
 
 
 class Library(NamedTuple):
-    """Hold what tells what a file is: the lock, what was read before, and the hub caches by their real paths."""
+    """Hold the sources for identifying a file: the lock, the verified files, and the hub caches by real path."""
 
     settings: Settings
     lock: Lock
@@ -102,12 +101,12 @@ class Library(NamedTuple):
 
 
 def is_weights(path: str) -> bool:
-    """Return whether a file is one of weights, by its name."""
+    """Return whether a file name is that of weights."""
     return is_named_weights(path) or os.path.splitext(path)[1].lower() in _SUFFIXES
 
 
 def folders(settings: Settings, lock: Lock) -> tuple[str, ...]:
-    """Return the app's model folders that are there: the usual ones, those of the setting, those that are pinned."""
+    """Return the app's existing model folders: the usual ones, those of the setting, and the pinned ones."""
     app_dir = str(settings.app_dir)
     pinned = (model.local_dir for model in lock if model.local_dir)
     named = (*(f"{app_dir}/{name}" for name in (*FOLDERS, *pinned)), *map(str, settings.model_dirs))
@@ -115,20 +114,20 @@ def folders(settings: Settings, lock: Lock) -> tuple[str, ...]:
     for path in named:
         if os.path.isdir(path):
             real.setdefault(os.path.realpath(path), path)
-    # What is in another of them is walked with that one.
+    # A folder inside another one is walked with that one.
     return tuple(p for r, p in real.items() if not any(r.startswith(f"{other}/") for other in real))
 
 
 def name_of(path: str, app_dir: Path) -> str:
-    """Return a path as a lock and a person name it: from the app's folder, or whole where it is outside."""
+    """Return the readable path, also used in a lock: relative to the app's folder, or absolute outside of it."""
     return path.removeprefix(f"{app_dir}/")
 
 
 def flat_files(paths: Iterable[str], roots: Sequence[str]) -> Iterator[tuple[str, os.stat_result]]:
-    """Yield every plain file below these folders that is no part of a hub cache, with a look at it.
+    """Yield every plain file below these folders that is not part of a hub cache, with its stat.
 
-    Links are followed, each folder is looked into once, and hidden ones are not: they are huggingface_hub's notes, our
-    own and git's.
+    Links are followed, and each folder is visited once. Hidden folders are skipped: they have huggingface_hub's notes,
+    our own and git's.
     """
     seen: set[tuple[int, int]] = set()
     stores = {f"{root}/{store.FOLDER}" for root in roots if store.is_store(root)}
@@ -158,7 +157,7 @@ def flat_files(paths: Iterable[str], roots: Sequence[str]) -> Iterator[tuple[str
 
 
 def flat(library: Library) -> Iterator[WeightsFile]:
-    """Yield the weights in the app's own model folders, and whatever else is pinned there."""
+    """Yield the weights in the app's own model folders, and every other pinned file there."""
     settings, lock = library.settings, library.lock
     pinned = pins(lock, settings.app_dir)
     noted = _Notes(library)
@@ -180,7 +179,7 @@ def flat(library: Library) -> Iterator[WeightsFile]:
 
 
 class Pin(NamedTuple):
-    """Hold what a lock says of a file in a folder of the app's, and which repo and commit that is of, blank if none."""
+    """Hold a lock's entry for a file in a folder of the app's, with its repo and commit, blank without them."""
 
     file: LockedFile
     repo: str = ""
@@ -188,7 +187,7 @@ class Pin(NamedTuple):
 
 
 def pins(lock: Lock, app_dir: Path) -> Mapping[str, Pin]:
-    """Return what a lock pins in the app's own folders, by path."""
+    """Return the lock's pins in the app's own folders, by path."""
     pinned = {}
     for path, file in lock.files.items():
         repo, _, rest = file.origin.partition("@")
@@ -209,7 +208,7 @@ def _of_pin(pin: Pin, status: os.stat_result, memories: Memories) -> Origin:
 
 
 class _Notes:
-    """Tell of files in folders of the app's what huggingface_hub has noted of them, for as long as they are that."""
+    """Identify files in folders of the app's by huggingface_hub's notes, as long as the files match them."""
 
     def __init__(self, library: Library) -> None:
         self._library = library
@@ -229,7 +228,7 @@ class _Notes:
         )
 
     def _note(self, path: str) -> tuple[str | None, placement.Noted | None]:
-        """Return the folder whose notes have a file, and what they say: the nearest one above it that has notes."""
+        """Return the nearest folder above a file that has notes, and its note about the file."""
         base = os.path.dirname(path)
         while len(base) > 1:
             if base not in self._noted:
@@ -246,9 +245,9 @@ class _Notes:
 
 
 def repos_of_commits(roots: Sequence[str], lock: Lock) -> Mapping[str, str]:
-    """Return whose commits are known here: by the lock, and by refs, snapshots and lists of files in the caches.
+    """Return the repos of known commits: from the lock, and from refs, snapshots and file lists in the caches.
 
-    A download to a folder leaves a ref and a list there, although it brings nothing into the cache.
+    A download to a folder leaves a ref and a list in the cache, although its files are elsewhere.
     """
     repos: dict[str, str] = {}
     for root in roots:
@@ -266,25 +265,18 @@ def repos_of_commits(roots: Sequence[str], lock: Lock) -> Mapping[str, str]:
     return repos
 
 
-def stamps(library: Library, most: int) -> Mapping[str, str]:
-    """Return by which the weights are known again later, by name, of as many as `most`: the app's own folders first."""
-    app_dir = library.settings.app_dir
-    own = flat_files(folders(library.settings, library.lock), library.roots)
-    looks = chain(((path, status) for path, status in own if is_weights(path)), _cached_files(library.roots))
-    return {name_of(path, app_dir): stamp(status) for path, status in islice(looks, most)}
+def stamps(settings: Settings, lock: Lock, most: int) -> Mapping[str, str]:
+    """Return by which the weights in the app's own folders are known again later, by name, of as many as `most`.
+
+    What is in a hub cache is known by its commit.
+    """
+    looks = (look for look in flat_files(folders(settings, lock), ()) if is_weights(look[0]))
+    return {name_of(path, settings.app_dir): stamp(status) for path, status in islice(looks, most)}
 
 
 def stamp(status: os.stat_result) -> str:
-    """Return all by which a file with this very content is known again."""
+    """Return everything that identifies a file with exactly this content."""
     return line_of(status, "").decode().rstrip()
-
-
-def _cached_files(roots: Sequence[str]) -> Iterator[tuple[str, os.stat_result]]:
-    for root in roots:
-        for folder in filter(HUB_ENTRY.match, _names(root)):
-            for path in _weights_below(f"{root}/{folder}/snapshots"):
-                with suppress(OSError):
-                    yield path, os.stat(path)
 
 
 def cached(library: Library) -> Iterator[WeightsFile]:
@@ -300,7 +292,7 @@ def cached(library: Library) -> Iterator[WeightsFile]:
                     try:
                         status = os.stat(path)
                     except OSError:
-                        continue  # a link to nothing
+                        continue  # a dangling link
                     name = path[len(base) + 1 :]
                     file = model.files.get(name) if model else None
                     origin = Origin(repo, commit)
@@ -319,12 +311,12 @@ def _weights_below(base: str) -> Iterator[str]:
 
 
 def is_exempt(name: str, globs: Sequence[str]) -> bool:
-    """Return whether a glob of APP_UNPINNED takes a file by its path from the app's folder or by its name."""
+    """Return whether a glob of APP_UNPINNED matches a file's path from the app's folder, or its name."""
     return any(fnmatchcase(name, glob) or fnmatchcase(os.path.basename(name), glob) for glob in globs)
 
 
 def summary(files: Sequence[WeightsFile]) -> str:
-    """Return how many there are and how many are unknown: `5 weights files, 2 unknown`."""
+    """Return the numbers of all and of unknown files: `5 weights files, 2 unknown`."""
     unknown = sum(not one.origin.known for one in files)
     count = f"{len(files)} weights file{'' if len(files) == 1 else 's'}"
     return f"{count}, {unknown} unknown" if unknown else count

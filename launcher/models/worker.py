@@ -1,9 +1,9 @@
-"""The child that speaks to hubs: whatever a hub does to it, its parent has a deadline and can end it.
+"""The child that talks to hubs: whatever a hub does to it, its parent has a deadline and can end it.
 
-It runs with the app's environment, so that huggingface_hub, which reads it once at its import, uses what the app would.
-One task comes as a line of JSON on stdin; answers go out as lines of JSON on stdout. When stdin ends, so does the
-child: a parent that was killed leaves no child behind. Of the launcher it loads only the two files beside it, by path:
-the app may have a package of the launcher's name.
+It runs with the app's environment, because huggingface_hub reads that once at its import. It reads one task as a line
+of JSON from stdin, and writes answers as lines of JSON to stdout. It ends when stdin ends, so a killed parent leaves no
+child behind. It loads only two other files of the launcher, by path, because the app may have a package with the
+launcher's name.
 """
 
 from __future__ import annotations
@@ -39,16 +39,16 @@ _AT_ONCE = 32
 _DOWNLOADS_AT_ONCE = 4
 _CHUNK = 1 << 17
 _EXPANDED = {"model": ["sha", "lastModified", "gated"], "dataset": ["sha", "lastModified", "gated"]}
-# A mirror may answer with all that it knows of a repo of 100,000 files, and with the whole list of them at once.
+# A mirror may answer with everything about a repo of 100,000 files, including the whole list of them.
 _MOST_OF_AN_ANSWER = 8 << 20
 _MOST_OF_A_TREE = 32 << 20
-# What comes with a small file is larger than the file: an error page, a token for Xet.
+# A small file comes with a larger response: an error page, a token for Xet.
 _LEAST_OF_A_BODY = 1 << 20
-# hf_xet keeps pieces of up to 64 MiB on the disk.
+# hf_xet keeps chunks of up to 64 MiB on the disk.
 _LEAST_OF_A_FILE = 128 << 20
 _MOST_REDIRECTS = 5
 _COUNT_SECONDS = 1.0
-# Less may be a connection that is only kept alive.
+# Fewer bytes may be only the keep-alive of a connection.
 _SIGN_OF_LIFE = 4096
 _told = threading.Lock()
 _answers: list[TextIO] = []
@@ -57,13 +57,13 @@ _expected = threading.local()
 
 def main() -> None:
     """Read one task and carry it out."""
-    # Whatever else is printed in this process must not pass for an answer.
+    # Other output of this process must not look like an answer.
     _answers.append(os.fdopen(os.dup(1), "w", encoding="utf-8"))
     os.dup2(2, 1)
     task = json.loads(sys.stdin.readline())
     threading.Thread(target=_end_with_parent, daemon=True).start()
     {"ask": _ask, "download": _download}[task["do"]](task)
-    os._exit(0)  # a thread that still waits for a hub is not waited for
+    os._exit(0)  # do not wait for a thread that still waits for a hub
 
 
 def _end_with_parent() -> None:
@@ -79,12 +79,11 @@ def _tell(answer: Mapping[str, Any]) -> None:
 
 
 def _ask(task: Mapping[str, Any]) -> None:
-    """Answer every question within its time; a hub that lets one wait is not asked the rest.
+    """Answer every question within its time; skip the remaining questions for a hub that is too slow.
 
-    Each hub has workers of its own, and a worker that a question keeps too long is given up and another one takes its
-    place.
+    Each hub has workers of its own; a worker that takes too long is abandoned and replaced.
     """
-    _import_all()  # before the clock runs: it takes longer than most answers
+    _import_all()  # before the clock starts: it takes longer than most answers
     hubs: dict[str, list[Mapping[str, Any]]] = {}
     for question in task["questions"]:
         hubs.setdefault(question["endpoint"], []).append(question)
@@ -98,9 +97,9 @@ def _ask(task: Mapping[str, Any]) -> None:
 
 
 def _import_all() -> None:
-    """Import what is needed of huggingface_hub, which loads its parts late, and not soundly from several threads.
+    """Import the needed parts of huggingface_hub, whose lazy imports are not thread-safe.
 
-    Its bodies are bounded from then on.
+    From then on, response bodies are limited.
     """
     from huggingface_hub import (  # noqa: F401
         HfApi,
@@ -155,7 +154,7 @@ def _answer(question: Mapping[str, Any], timeout: float, answers: queue.Queue[tu
     worker_http.allow(_MOST_OF_A_TREE if question["what"] == "tree" else _MOST_OF_AN_ANSWER)
     try:
         answer = ways[question["what"]](question, timeout)
-    except Exception as error:  # the network can raise anything: report it in words
+    except Exception as error:  # the network can raise any exception: report it as text
         answer = _classified(error, question)
     answers.put((question["id"], answer))
 
@@ -178,7 +177,7 @@ def _token(question: Mapping[str, Any]) -> bool | None:
 
 
 def _head(question: Mapping[str, Any], timeout: float) -> Mapping[str, Any]:
-    """Ask which commit a revision is, of when, and what the repo is called there."""
+    """Ask for the commit of a revision, its date, and the repo's name on the hub."""
     kind = question["kind"]
     info = _api(question).repo_info(
         question["repo"], repo_type=kind, revision=question["revision"], timeout=timeout, expand=_EXPANDED.get(kind)
@@ -188,7 +187,7 @@ def _head(question: Mapping[str, Any], timeout: float) -> Mapping[str, Any]:
 
 
 def _file(question: Mapping[str, Any], timeout: float) -> Mapping[str, Any]:
-    """Ask of which commit the files of a revision are, by one of them."""
+    """Ask for the commit of a revision's files, by one of them."""
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
     from huggingface_hub.errors import EntryNotFoundError
 
@@ -208,10 +207,10 @@ def _file(question: Mapping[str, Any], timeout: float) -> Mapping[str, Any]:
 
 
 def _announced(ask: Callable[..., Any], keywords: Mapping[str, Any]) -> Any:
-    """Ask what a hub announces of a file; a hub that sends the client on to another one is followed.
+    """Ask for a hub's announcement of a file, and follow a redirect to another hub.
 
-    The library follows a redirect to another host for what the API says and not for files, which would make such a hub
-    up to date and unable to serve anything. The token does not go along.
+    The library follows a redirect to another host for API requests but not for files, so such a hub would look up to
+    date and still serve nothing. The token is not sent along.
     """
     metadata = ask(**keywords)
     url = keywords["url"]
@@ -241,11 +240,11 @@ def _tree(question: Mapping[str, Any], timeout: float) -> Mapping[str, Any]:  # 
 
 
 def _download(task: Mapping[str, Any]) -> None:
-    """Download files of one commit, some at once; the first that fails ends it."""
+    """Download files of one commit, several at once; stop at the first failure."""
     _import_all()
     from huggingface_hub import constants, hf_hub_download
 
-    # It writes what has come every 10 MiB, and what grows on the disk is how a slow download shows that it lives.
+    # The library writes every 10 MiB by default, but the growth on the disk must show that a slow download is alive.
     constants.DOWNLOAD_CHUNK_SIZE = _CHUNK
     _believe_nothing(last=task["last"])
     _bound_files(task["files"])
@@ -295,7 +294,7 @@ def _download(task: Mapping[str, Any]) -> None:
 
 
 def _tell_arrivals() -> None:
-    """Tell whenever bytes have arrived; what is on the disk may show nothing for minutes."""
+    """Report whenever bytes have arrived; the disk may show no change for minutes."""
     import time
 
     arrivals = worker_http.Arrivals()
@@ -309,7 +308,7 @@ def _tell_arrivals() -> None:
 
 
 def _bound_files(files: Mapping[str, tuple[int, str]]) -> None:
-    """Bound every file that this process writes by the largest that was announced: setrlimit(2), RLIMIT_FSIZE."""
+    """Limit every file that this process writes to the largest announced size: setrlimit(2), RLIMIT_FSIZE."""
     import resource
 
     if all(size >= 0 for size, _ in files.values()):
@@ -320,11 +319,11 @@ def _bound_files(files: Mapping[str, tuple[int, str]]) -> None:
 
 
 def _believe_nothing(*, last: bool) -> None:
-    """Refuse what is announced otherwise than it must be, before huggingface_hub makes names and refs of it.
+    """Refuse a wrong announcement before huggingface_hub turns it into names and refs.
 
-    It takes the commit and the hash that a hub's headers name for parts of paths. An ETag that cannot be compared with
-    the hash is a mirror's own: the file gets the name that its content must have, and is hashed when it has arrived.
-    Since 1.0 the library asks a hub that does not answer again and again, for some 25 s: only the last is worth that.
+    The library uses the commit and the hash from a hub's headers as parts of paths. An ETag that is not comparable with
+    the hash is a mirror's own: the file gets its name from the expected hash, and is hashed after it has arrived. Since
+    1.0 the library retries a silent hub for some 25 s: only the last hub is worth that.
     """
     from huggingface_hub import errors, file_download
 
@@ -341,10 +340,10 @@ def _believe_nothing(*, last: bool) -> None:
         try:
             metadata = _announced(ask, {**keywords, "url": url})
         except errors.EntryNotFoundError as error:
-            # It would note that for the commit which the answer names, whichever that is.
+            # The library would store that for the commit in the answer, even a wrong one.
             response = getattr(error, "response", None)
             named = response.headers.get("X-Repo-Commit") if response is not None else None
-            # What a commit has never changes.
+            # A commit's files never change.
             kind = worker_errors.WrongAnswerError if named == commit else worker_errors.NoAnswerError
             raise kind(f"it does not have the file, of {commit[:7]}") from error
         if metadata.commit_hash is None:
@@ -361,7 +360,7 @@ def _believe_nothing(*, last: bool) -> None:
 
 
 def _contradicts(etag: str | None, digest: str) -> bool:
-    """Return whether an ETag is the sha256 of another content; one of 40 digits may be anything of a mirror's own."""
+    """Return whether an ETag is the sha256 of another content; one of 40 digits may be a mirror's own."""
     is_sha256 = etag is not None and len(etag) == 64 and not set(etag) - set("0123456789abcdef")
     return is_sha256 and len(digest) == 64 and etag != digest
 

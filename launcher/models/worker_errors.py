@@ -1,6 +1,6 @@
-"""What an error of huggingface_hub means, and what it says in one line.
+"""Classify an error of huggingface_hub, and describe it in one line.
 
-Loaded by the worker, beside which it is; it imports nothing of the launcher's.
+The worker loads this module by path, so it imports nothing of the launcher.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ WITHHELD = "your token is not sent to this hub; HF_TOKEN_FOR_MIRROR in .env send
 
 
 class WrongAnswerError(Exception):
-    """Tell what a hub announces that cannot be: the file that was asked for is known by its hash."""
+    """Signal a wrong announcement: the hash of the requested file is known."""
 
 
 class NoAnswerError(Exception):
-    """Tell what a hub says in the place of an answer."""
+    """Signal that a hub sent something else than an answer."""
 
 
 def classified(error: BaseException, *, withheld: bool, too_much: type[Exception]) -> dict[str, Any]:
-    """Return what an error means and its text; `withheld` is whether the user has a token that was not sent."""
+    """Return the kind of an error and its text; `withheld` means that the user's token was not sent."""
     from huggingface_hub import errors
 
     chain = _chain(error)
@@ -57,13 +57,13 @@ def classified(error: BaseException, *, withheld: bool, too_much: type[Exception
         if status is not None:
             kind_ = "denied" if status in (401, 403) else "unreachable"
             return {"error": kind_, "text": _status_text(status, cause)}
-    # The library cannot ask anybody as it is installed here, and says what it lacks.
+    # The installed library cannot ask any hub, and its message names the missing package.
     lacking = any(isinstance(cause, ImportError) or type(cause).__name__ == "InvalidSchema" for cause in chain)
     return {"error": "client" if lacking else "unreachable", "text": _reason(chain)}
 
 
 def _is_of_disk(error: OSError) -> bool:
-    """Return whether an error is one of a file system and not of a connection, which has no file's name."""
+    """Return whether an error comes from a file system; a connection's error has no file name."""
     named = isinstance(error.filename, (str, bytes)) and error.errno not in (None, errno.ENOENT)
     return named or error.errno in (errno.EROFS, errno.EIO)
 
@@ -92,7 +92,7 @@ def _status_text(status: int, error: Any) -> str:
 
 
 def _reason(chain: list[BaseException]) -> str:
-    """Return the innermost message, but of a missing package what the library advises, not the package's name."""
+    """Return the innermost message; for a missing package, the library's advice instead of the package's name."""
     for cause in chain:
         if isinstance(cause, ValueError) and "JSON" in type(cause).__name__:
             return "it answers with something else than JSON"

@@ -1,11 +1,11 @@
-"""Bound what a hub sends by what it announced, and count the bytes that arrive.
+"""Limit a hub's responses to their announced size, and count the bytes that arrive.
 
-A hub is a stranger: it can send a body without an end, or a few megabytes that unpack to gigabytes. So the transports
-of the HTTP libraries are wrapped, as the one place that every request of every version of huggingface_hub passes:
-requests before 1.0, httpx before 2.0, httpx2 since. hf_xet and hf_transfer have clients of their own; what they write
-is bounded by RLIMIT_FSIZE.
+A hub is a stranger: it can send an endless body, or a few megabytes that unpack to gigabytes. So the transports of the
+HTTP libraries are wrapped, because every request of every version of huggingface_hub passes them: requests before 1.0,
+httpx before 2.0, httpx2 since. hf_xet and hf_transfer have clients of their own; RLIMIT_FSIZE limits the files that
+they write.
 
-Loaded by the worker, beside which it is; it imports nothing of the launcher's.
+The worker loads this module by path, so it imports nothing of the launcher.
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ _allowed = threading.local()
 
 
 class TooMuchError(Exception):
-    """Tell that a body is longer than it may be."""
+    """Signal that a body is too long."""
 
 
 class UnknownCodingError(Exception):
-    """Tell that a body is packed in a way that was not asked for."""
+    """Signal a content coding that was not requested."""
 
 
 def allow(most: int | None) -> None:
-    """Bound the bodies that this thread asks for from now on: bytes when unpacked, None for no bound."""
+    """Limit the bodies of this thread's further requests: bytes after unpacking, None for no limit."""
     _allowed.most = most
 
 
 def bound_bodies() -> None:
-    """Wrap the transports of the HTTP libraries that are loaded."""
+    """Wrap the transports of the imported HTTP libraries."""
     for name in _HTTPX:
         library = sys.modules.get(name)
         if library is not None:
@@ -75,9 +75,9 @@ def _wrap(owner: Any, method: str, bound: Any) -> None:
 
 
 def _coding(response: Any, most: int) -> str:
-    """Return how a body is packed, and take that and its length from the headers: nobody else unpacks it.
+    """Return the content coding of a body, and remove it and the length from the headers, so that we alone unpack it.
 
-    Raises TooMuchError for a length that is too large already, and UnknownCodingError.
+    Raises TooMuchError for a length over the limit, and UnknownCodingError.
     """
     coding = str(response.headers.get("Content-Encoding", "")).strip().lower()
     if coding in ("", "identity"):
@@ -87,7 +87,7 @@ def _coding(response: Any, most: int) -> str:
         return ""
     if coding not in ("gzip", "x-gzip", "deflate"):
         raise UnknownCodingError(f"its answer is packed as {coding[:40]!r}, which was not asked for")
-    raw_headers = getattr(getattr(response, "raw", None), "headers", {})  # urllib3's, of requests
+    raw_headers = getattr(getattr(response, "raw", None), "headers", {})  # of urllib3, which requests uses
     for headers in (response.headers, raw_headers):
         for name in ("Content-Encoding", "Content-Length"):
             if name in headers:
@@ -122,7 +122,7 @@ def _bound_requests(response: Any, coding: str, most: int) -> Any:
 
 def bounded(chunks: Iterable[bytes], coding: str, most: int) -> Iterator[bytes]:
     """Yield a body, unpacked piece by piece, and raise TooMuchError at the first byte over `most`."""
-    decoder = zlib.decompressobj(zlib.MAX_WBITS | 32) if coding else None  # zlib.h: 32 finds gzip and zlib by itself
+    decoder = zlib.decompressobj(zlib.MAX_WBITS | 32) if coding else None  # zlib.h: 32 detects gzip and zlib
     count = 0
     for chunk in chunks:
         for piece in _unpacked(decoder, chunk) if decoder else (chunk,):
@@ -143,17 +143,17 @@ def _unpacked(decoder: Any, chunk: bytes) -> Iterator[bytes]:
 
 
 class Arrivals:
-    """Count the bytes that the TCP connections of this process have received, also those that are closed since.
+    """Count the bytes that the TCP connections of this process have received, including closed ones.
 
-    No version of huggingface_hub tells how far a file of Xet is: hf_xet writes it in large steps, minutes apart on a
-    slow line. The kernel counts for each socket: tcp(7), TCP_INFO.
+    No version of huggingface_hub reports the progress of a Xet file: hf_xet writes it in large steps, minutes apart on
+    a slow line. The kernel counts for each socket: tcp(7), TCP_INFO.
     """
 
     def __init__(self) -> None:
         self._seen: dict[str, int] = {}
 
     def count(self) -> int:
-        """Return the bytes so far; 0 on a system that does not tell."""
+        """Return the bytes so far; 0 on a system that does not report them."""
         with suppress(OSError):
             for name in os.listdir("/proc/self/fd"):
                 with suppress(OSError, ValueError):

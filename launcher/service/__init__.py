@@ -1,1 +1,1 @@
-"""What an instance needs to run for months: a unit, a history, and messages about its state."""
+"""Support an instance that runs for months: a unit, a history, and messages about its state."""

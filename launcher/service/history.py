@@ -1,7 +1,7 @@
-"""The history of an app: who did what, and from where, as one JSON line each.
+"""The history of an app: the commands, their users and their origins, as one JSON line each.
 
 A line is appended whole, by one write under a lock. A history that grows too long is renamed to `.1`, in place of the
-one before. Recording never fails or delays a command: where the history cannot be written, there is no line.
+previous one. Recording never fails or delays a command: if the history cannot be written, there is no line.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from ..ui import text
 NAME = "history.jsonl"
 OLDER = f"{NAME}.1"
 MAX_BYTES = 1 << 20
-_LONGEST = 600  # of one value: a hostile command line must not push out what others did
-_WIDEST = 40  # of where it came from, in the table: a script's whole command line is in --json
+_LONGEST = 600  # of one value: a hostile command line must not push out other entries
+_WIDEST = 40  # of the origin, in the table: --json has a script's whole command line
 _LOCK_SECONDS = 1.0
 _UNIT = r"/((?!user@)[^/\n]+\.service)"
 
@@ -39,6 +39,7 @@ Action = Literal[
     "remove",
     "prune",
     "repair",
+    "move",
     "pull",
     "lock",
     "refuse",
@@ -64,17 +65,17 @@ class Entry(NamedTuple):
 
     @property
     def who(self) -> str:
-        """Return the user who did it, and who called sudo."""
+        """Return the user, and the user who called sudo, if any."""
         return f"{self.user} ({self.sudo_user})" if self.sudo_user and self.sudo_user != self.user else self.user
 
     @property
     def origin(self) -> str:
-        """Return where it was done from: the unit, else the terminal, else what called the launcher."""
+        """Return the origin: the unit, or the terminal, or the process that called the launcher."""
         return self.unit or self.tty or self.parent or "unknown"
 
 
 def record(settings: Settings, action: Action, what: str, result: str = "done") -> None:
-    """Append what was done, or tried, to the app's history."""
+    """Append a completed or attempted action to the app's history."""
     entry = Entry(
         time=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         action=action,
@@ -94,13 +95,13 @@ def record(settings: Settings, action: Action, what: str, result: str = "done") 
         try:
             _append(folder, settings.app_dir, line)
         except OSError:
-            continue  # the next place, or nowhere
+            continue  # try the next place, if any
         return
 
 
 @contextmanager
 def refusals(settings: Settings, what: str) -> Iterator[None]:
-    """Record the error that keeps a command from being done, and let it pass on."""
+    """Record the error that stops a command, and raise it again."""
     try:
         yield
     except LauncherError as error:
@@ -109,7 +110,7 @@ def refusals(settings: Settings, what: str) -> Iterator[None]:
 
 
 def read(app_dir: Path) -> tuple[Entry, ...]:
-    """Return the history, newest last, from every place that can be trusted; broken lines are skipped."""
+    """Return the history, newest last, from every trusted place; skip broken lines."""
     entries: list[Entry] = []
     for folder in state.folders(app_dir):
         if state.is_trusted(folder, app_dir):
@@ -131,18 +132,18 @@ def _append(folder: Path, app_dir: Path, line: bytes) -> None:
     while True:
         descriptor = state.open_file(folder, NAME, app_dir)
         try:
-            # The lock is held for milliseconds. A holder that was stopped (SIGSTOP) must not block us.
+            # The lock is held for milliseconds. A suspended holder (SIGSTOP) must not block us.
             with suppress(OSError):  # a file system without flock
                 if files.lock_within(descriptor, _LOCK_SECONDS):
                     size = os.fstat(descriptor).st_size
                     if not _is_at(descriptor, folder / NAME):
-                        continue  # somebody has renamed it meanwhile
+                        continue  # another process has renamed it meanwhile
                     if size and size + len(line) > MAX_BYTES:
                         os.rename(folder / NAME, folder / OLDER)
                         continue
             size = os.fstat(descriptor).st_size
             if size and os.pread(descriptor, 1, size - 1) != b"\n":
-                line = b"\n" + line  # after a line that a full disk cut short
+                line = b"\n" + line  # a full disk truncated the last line
             fcntl.fcntl(descriptor, fcntl.F_SETFL, os.O_APPEND)
             os.write(descriptor, line)  # without the lock this may write into `.1`, which is read as well
             return

@@ -37,7 +37,7 @@ def notify(settings: Settings, environ: Mapping[str, str], event: Event, message
     try:
         beside(lambda: post(url, payload(url, line), environment), seconds=_SECONDS)
     except OSError:
-        pass  # no process left for it; the launch goes on
+        pass  # no free process slot; the launch continues
 
 
 def payload(url: str, line: str) -> Mapping[str, Any]:

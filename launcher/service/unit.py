@@ -76,10 +76,10 @@ def unit(settings: Settings, machine: Machine, *, template: bool, user_manager: 
 
 
 def gpu_helper(program: str | None, gpus: int) -> tuple[str, ...]:
-    """Return the command that makes the device files of this many GPUs, where NVIDIA's `program` for it is there.
+    """Return the command that creates the device files of this many GPUs, if NVIDIA's `program` for it exists.
 
-    A driver that udev does not set up is set up by the first program that needs it, through this set-uid helper, which
-    an app that may gain no privileges cannot use.
+    If udev does not set up the driver, the first program that needs it does so, through this set-uid helper, which an
+    app without new privileges cannot use.
     """
     return (program, "-u", *(f"-c={number}" for number in range(max(gpus, 1)))) if program else ()
 
@@ -155,14 +155,14 @@ def _service(settings: Settings, machine: Machine, *, template: bool, user_manag
 
 
 def _steps() -> tuple[str, ...]:
-    """Return what lets the pauses between restarts grow: systemd.service(5), since version 254."""
+    """Return the settings that lengthen the pauses between restarts: systemd.service(5), since version 254."""
     return f"RestartSteps={RESTART_STEPS}", f"RestartMaxDelaySec={RESTART_MOST_SECONDS}"
 
 
 def words_of(
     settings: Settings, app_args: tuple[str, ...], *, template: bool = False
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return the options of the launch and those of `wait`: what a flag or this shell decided is written out."""
+    """Return the options of the launch and those of `wait`: values from flags or from this shell are written out."""
     shared: list[str] = ["--app-dir", str(settings.app_dir)]
     if settings.env_file:
         shared += ["--env-file", os.path.abspath(settings.env_file)]
@@ -194,10 +194,10 @@ def left_out(settings: Settings) -> tuple[str, ...]:
 def _hardening(settings: Settings, machine: Machine, *, user_manager: bool) -> tuple[str, ...]:
     """Return the sandboxing settings.
 
-    Not used, each for a reason: PrivateDevices=, DevicePolicy= and ProtectClock= (which implies it) hide the GPUs,
-    MemoryDenyWriteExecute= stops what compiles at run time (torch, triton, numba), ProtectProc= and ProcSubset= hide
-    the stale instance, ProtectHome= the app in /root and ~/.cache, ProtectKernelModules= keeps root's CUDA from loading
-    its driver. A user's manager may not do more than the first of these: systemd.exec(5).
+    These settings are not used, each for a reason: PrivateDevices=, DevicePolicy= and ProtectClock= (which implies it)
+    hide the GPUs, MemoryDenyWriteExecute= breaks run-time compilers (torch, triton, numba), ProtectProc= and
+    ProcSubset= hide the stale instance, ProtectHome= the app in /root and ~/.cache, ProtectKernelModules= prevents
+    root's CUDA from loading its driver. A user's manager supports only the first of these settings: systemd.exec(5).
     """
     if user_manager:
         return ("NoNewPrivileges=yes",)

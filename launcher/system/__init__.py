@@ -1,1 +1,1 @@
-"""The machine below: files, locks, where state is kept."""
+"""Wrap the operating system: files, locks, state folders."""

@@ -1,4 +1,4 @@
-"""A program that is asked something and may never answer: a driver that hangs must not hang the launcher."""
+"""Ask a program that may never answer: a hanging driver must not hang the launcher."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ def output_within(
     environment: Mapping[str, str] | None = None,
     folder: str | None = None,
 ) -> bytes | None:
-    """Return what a program prints, or None when it cannot be run, fails, or is not done within `seconds`.
+    """Return a program's output, or None if it cannot be run, fails, or takes longer than `seconds`.
 
     It gets our environment and folder unless others are given.
 
-    It runs in a process group of its own, which is killed as a whole and not waited for: what hangs in a driver does
-    not end on SIGKILL either.
+    It runs in a process group of its own, which is killed as a whole and not waited for: a process that hangs in a
+    driver does not end on SIGKILL either.
     """
     try:
         child = subprocess.Popen(
@@ -49,7 +49,7 @@ def output_within(
             if child.poll() is None:
                 os.killpg(child.pid, signal.SIGKILL)  # noqa: TID251 - its leader is our child, and not yet collected
         if child.poll() is None:
-            child.returncode = -signal.SIGKILL  # nobody waits for it, and nobody is warned
+            child.returncode = -signal.SIGKILL  # do not wait for it, and suppress Python's warning
         if child.stdout:
             child.stdout.close()
     return data if status == 0 else None

@@ -1,4 +1,4 @@
-"""A process that nobody waits for: in a session of its own, nobody's child, holding nothing of the launcher's."""
+"""Run a process that nothing waits for: in a session of its own, detached, without the launcher's descriptors."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from typing import NoReturn
 
 from .files import above_streams
 
-# What a terminal sends to everything that was started from it.
+# The signals that a terminal sends to its processes.
 TERMINAL_SIGNALS = (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGTSTP, signal.SIGTTOU, signal.SIGTTIN)
 
 
 def beside(work: Callable[[], None], *, seconds: int | None = None, stderr: bool = False) -> None:
     """Do some work in a process of its own that outlives the launcher, and return as soon as that process runs.
 
-    With `seconds` it ignores SIGTERM and ends after so many at the latest. It prints nowhere unless it keeps `stderr`.
-    Raises OSError when no process can be started.
+    With `seconds` it ignores SIGTERM and ends after that time at the latest. It prints nothing unless it keeps
+    `stderr`. Raises OSError if no process can be started.
     """
     child = os.fork()
     if not child:
@@ -27,17 +27,17 @@ def beside(work: Callable[[], None], *, seconds: int | None = None, stderr: bool
     try:
         status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     except ChildProcessError:
-        return  # whoever started us has the kernel reap them: how it ended is unknown
+        return  # our parent made the kernel reap all children: the exit status is unknown
     if status:
         raise OSError(status, os.strerror(status) if status > 0 else "it was killed")
 
 
 def enter_session(output: int, error: int, kept: Collection[int]) -> None:
-    """Make this forked process leave its parent's terminal and descriptors; of these it keeps those in `kept`.
+    """Detach this forked process from its parent's terminal and descriptors, except those in `kept`.
 
     stdin becomes /dev/null, stdout and stderr become `output` and `error`. The caller sets the signals.
     """
-    null = above_streams(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))  # in its own place the exec would close it
+    null = above_streams(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))  # descriptor 0 would keep O_CLOEXEC
     for stream, descriptor in enumerate((null, output, error)):
         if descriptor != stream:
             os.dup2(descriptor, stream)
@@ -45,20 +45,20 @@ def enter_session(output: int, error: int, kept: Collection[int]) -> None:
 
 
 def reset_signals() -> None:
-    """Set every signal as a newly logged-in user has it, and drop what a terminal has sent meanwhile."""
+    """Set every signal to the state after log-in, and drop pending signals of the terminal."""
     for number in TERMINAL_SIGNALS:
-        signal.signal(number, signal.SIG_IGN)  # which forgets what is pending
+        signal.signal(number, signal.SIG_IGN)  # this drops pending signals
     for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
-        with suppress(OSError, ValueError):  # a few are the C library's own
+        with suppress(OSError, ValueError):  # the C library reserves a few
             signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
 def close_others(kept: Collection[int]) -> None:
-    """Close every descriptor but these."""
+    """Close every descriptor except these."""
     for name in os.listdir("/dev/fd"):
         if int(name) not in kept:
-            with suppress(OSError):  # the one that the listing itself was read by
+            with suppress(OSError):  # the listing's own descriptor
                 os.close(int(name))
 
 
@@ -79,14 +79,14 @@ def _leave(stderr: bool) -> None:
     os.setsid()
     null = above_streams(os.open(os.devnull, os.O_RDWR))
     enter_session(null, 2 if stderr else null, ())
-    os.chdir("/")  # the folder it was called from may be unmounted meanwhile
+    os.chdir("/")  # the current folder may be unmounted meanwhile
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
 
 def _work(work: Callable[[], None], seconds: int | None) -> NoReturn:
     try:
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
-        # The end of a unit's main process must not cut short what ends soon by itself.
+        # A stop of the unit must not kill this process, which ends soon by itself.
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, signal.SIG_DFL if seconds is None else signal.SIG_IGN)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())

@@ -1,4 +1,4 @@
-"""Files: one way to open what others may have planted, to write a file whole, to hash one, to wait for its lock.
+"""Handle files: open untrusted ones, write atomically, hash, and wait for a lock.
 
 In a folder that others may write to, a name can become a link, a FIFO or a device at any time. Every function here
 works on descriptors and raises OSError.
@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 
-# What flock answers on a file system that has none: Lustre without `-o flock`, NFS without locks, some FUSE.
+# The errors of flock on a file system without it: Lustre without `-o flock`, NFS without locks, some FUSE.
 NO_FLOCK = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 _PLACE_ONLY = getattr(os, "O_PATH", os.O_RDONLY)
 _POLL_SECONDS = 0.005
@@ -27,10 +27,10 @@ Path = str | os.PathLike[str]
 def open_regular(
     path: Path, flags: int = os.O_RDONLY, mode: int = 0o666, *, dir_fd: int | None = None, follow: bool = False
 ) -> int:
-    """Open a regular file, above the standard streams, and never wait for it.
+    """Open a regular file without waiting, on a descriptor above the standard streams.
 
-    A link in place of the last component is an error (ELOOP) unless `follow`. Raises OSError (EINVAL) for a FIFO, a
-    socket or a device, EISDIR for a folder.
+    A link as the last component is an error (ELOOP) unless `follow`. Raises OSError (EINVAL) for a FIFO, a socket or a
+    device, EISDIR for a folder.
     """
     flags |= os.O_NONBLOCK | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW)
     descriptor = above_streams(os.open(path, flags, mode, dir_fd=dir_fd))
@@ -44,13 +44,13 @@ def open_regular(
 
 
 def open_folder(path: Path, *, dir_fd: int | None = None, follow: bool = False) -> int:
-    """Open a folder; a link in place of the last component is an error unless `follow`."""
+    """Open a folder; a link as the last component is an error unless `follow`."""
     flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW)
     return above_streams(os.open(path, flags, dir_fd=dir_fd))
 
 
 def open_place(path: Path, flags: int = 0, *, dir_fd: int | None = None, follow: bool = False) -> int:
-    """Open an entry of any kind only to identify it, which needs no right to read it; a link itself unless `follow`."""
+    """Open any entry only to identify it, which needs no read permission; open a link itself unless `follow`."""
     flags |= _PLACE_ONLY | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW)
     return above_streams(os.open(path, flags, dir_fd=dir_fd))
 
@@ -70,23 +70,27 @@ def write_whole(
     durable: bool = False,
     owner: os.stat_result | None = None,
     mode: int = 0o644,
+    prepare: Callable[[int], None] | None = None,
 ) -> None:
-    """Write a file in an open folder whole or not at all, by one rename; a link of this name is replaced.
+    """Write a file in an open folder atomically, by one rename; a link of this name is replaced.
 
-    `durable` means on the disk before the rename. A file that root makes goes to `owner`. What killed writers of this
-    name left is removed; a flock on the new file says that its writer lives.
+    `durable` means synced to the disk before the rename. A file that root creates is given to `owner`. `prepare` is
+    called with the empty file. Leftovers of killed writers of this name are removed; a flock on the new file shows that
+    its writer lives.
     """
     _sweep(name, folder)
     new, descriptor = open_new(f"{name}.", folder, mode)
     try:
         with open(descriptor, "wb") as file:
+            if prepare:
+                prepare(descriptor)
             if owner:
                 give_to_owner(descriptor, owner)
             file.write(data)
             file.flush()
             if durable:
                 os.fsync(descriptor)
-            # Before the lock goes with the descriptor, or another writer would sweep it.
+            # Rename before the close releases the lock, or another writer would remove the file.
             os.rename(new, name, src_dir_fd=folder, dst_dir_fd=folder)
     except BaseException:
         with suppress(OSError):
@@ -98,24 +102,24 @@ def write_whole(
 
 
 def is_left_over(name: str, of: str) -> bool:
-    """Return whether `name` is a new file of `of` that never took its place."""
+    """Return whether `name` is a temporary new file for `of`."""
     return name.startswith(of) and bool(re.fullmatch(_SUFFIX, name.removeprefix(of)))
 
 
 def open_new(prefix: str, folder: int, mode: int, *, append: bool = False) -> tuple[str, int]:
-    """Make a file with a new name in an open folder; return the name and the descriptor.
+    """Create a file with a new name in an open folder; return the name and the descriptor.
 
-    Its flock says that its writer lives: whoever sweeps leaves it alone.
+    Its flock shows that its writer lives, so other writers do not remove it.
     """
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | (os.O_APPEND if append else 0)
     while True:
         new = f"{prefix}{os.urandom(4).hex()}"
         descriptor = open_regular(new, flags, mode, dir_fd=folder)
-        with suppress(OSError):  # without flock nobody sweeps either
+        with suppress(OSError):  # without flock, other writers do not remove it either
             fcntl.flock(descriptor, fcntl.LOCK_EX)
         if os.fstat(descriptor).st_nlink:
             return new, descriptor
-        os.close(descriptor)  # another writer swept it before it was locked
+        os.close(descriptor)  # another writer removed it before it was locked
 
 
 def _sweep(name: str, folder: int) -> None:
@@ -140,8 +144,8 @@ def content_hash(
 ) -> str | None:
     """Return the hash of an open file's content from its position on, in the form of `like`.
 
-    64 digits are SHA-256, 40 are git's SHA-1 of a blob, as the Hub has them. `proceed` is told how many bytes were
-    read and says whether to go on; None when it stopped.
+    64 digits are SHA-256, 40 are git's SHA-1 of a blob, as on the Hub. `proceed` receives the number of bytes read and
+    returns whether to continue; return None if it stopped.
     """
     import hashlib
 
@@ -159,9 +163,9 @@ def content_hash(
 
 
 def try_lock(descriptor: int, *, shared: bool = False) -> bool:
-    """Take the flock of an open file unless somebody else holds it; return whether it was taken.
+    """Take the flock of an open file unless another process holds it; return whether it was taken.
 
-    Raises OSError with an errno of NO_FLOCK where there is none.
+    Raises OSError with an errno of NO_FLOCK on a file system without flock.
     """
     try:
         fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
@@ -173,7 +177,7 @@ def try_lock(descriptor: int, *, shared: bool = False) -> bool:
 def lock_within(descriptor: int, seconds: float, *, pause: float = _POLL_SECONDS) -> bool:
     """Take the flock of an open file, waiting up to `seconds` for it; return whether it was taken.
 
-    Raises OSError with an errno of NO_FLOCK where there is none.
+    Raises OSError with an errno of NO_FLOCK on a file system without flock.
     """
     deadline = time.monotonic() + seconds
     while not try_lock(descriptor):
@@ -184,7 +188,7 @@ def lock_within(descriptor: int, seconds: float, *, pause: float = _POLL_SECONDS
 
 
 def above_streams(descriptor: int) -> int:
-    """Return a descriptor that is none of the standard streams, which may have been closed."""
+    """Return a descriptor above the standard streams, which may have been closed."""
     if descriptor > 2:
         return descriptor
     above = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 3)
@@ -193,10 +197,10 @@ def above_streams(descriptor: int) -> int:
 
 
 def give_to_owner(descriptor: int, owner: os.stat_result) -> None:
-    """Hand a file of root's to the owner of the folder: it must not keep that user from launching there.
+    """Give a file of root's to the owner of the folder, whose own launches must not fail on it.
 
-    It stays root's where that owner cannot be named here: a user namespace does not map it (EINVAL), or the server of
-    a network file system refuses (EPERM).
+    It stays root's if that owner is not valid here: a user namespace does not map it (EINVAL), or the server of a
+    network file system refuses (EPERM).
     """
     if os.geteuid() == 0 and os.fstat(descriptor).st_uid == 0 and owner.st_uid != 0:
         try:

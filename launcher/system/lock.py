@@ -1,8 +1,8 @@
-"""One `flock` per app and port says that an instance lives; no pid file, no clean-up.
+"""One `flock` per app and port shows that an instance lives; it needs no pid file and no clean-up.
 
-The instance lock's descriptor is inherited across exec: the lock is held exactly as long as the app lives, is seen
-while the app still loads and has no port yet, and falls with SIGKILL. The launch lock is held by a launcher at work and
-closes at its exec. Both are in a folder of the app's own, so that shell, cron and a unit with `PrivateTmp=` agree.
+The instance lock's descriptor is inherited across exec: the lock is held exactly as long as the app lives, also while
+the app loads and has no port yet, and SIGKILL releases it. A launcher holds the launch lock while it works; the exec
+closes it. Both are in a folder of the app's own, so that shell, cron and a unit with `PrivateTmp=` agree.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ POLL_SECONDS = 0.02
 
 
 class Lock:
-    """Hold the open lock file; closing it, or dying, gives the lock up."""
+    """Hold the open lock file; closing it, or exiting, releases the lock."""
 
     def __init__(self, path: Path, descriptor: int) -> None:
         self.path = path
@@ -33,7 +33,7 @@ class Lock:
         return self._descriptor
 
     def try_acquire(self) -> bool:
-        """Take the lock if nobody holds it."""
+        """Take the lock if it is free."""
         return files.try_lock(self._descriptor)
 
     def acquire(self, timeout: float) -> bool:
@@ -41,9 +41,9 @@ class Lock:
         return files.lock_within(self._descriptor, timeout, pause=POLL_SECONDS)
 
     def write(self, data: bytes) -> None:
-        """Write the record, one line; what a crash leaves behind it is cut off by the reader.
+        """Write the record, one line; a reader ignores the rest of a longer old one.
 
-        Raises OSError, for instance on a full disk; then there is no record, rather than one of an earlier holder.
+        Raises OSError, for example on a full disk; then there is no record, not even an old one.
         """
         try:
             written = os.pwrite(self._descriptor, data, 0)
@@ -55,12 +55,12 @@ class Lock:
         os.ftruncate(self._descriptor, len(data))
 
     def replace(self) -> None:
-        """Put a new lock file, locked by us, in the place of one that only left-over processes still hold.
+        """Replace a lock file that only leftover processes still hold with a new one, locked by us.
 
-        To be called under the launch lock and with proof that the holder of record is dead.
+        Call it under the launch lock and with proof that the recorded holder is dead.
         """
         new = self.path.with_name(f"{self.path.name}.new")
-        new.unlink(missing_ok=True)  # of a launcher that was killed at this very point
+        new.unlink(missing_ok=True)  # from a launcher that was killed at this point
         descriptor = files.open_regular(new, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)
         try:
             files.try_lock(descriptor)
@@ -74,7 +74,7 @@ class Lock:
         self._descriptor = descriptor
 
     def release(self) -> None:
-        """Give the lock up and keep the file open, to try again."""
+        """Release the lock and keep the file open, to try again."""
         fcntl.flock(self._descriptor, fcntl.LOCK_UN)
 
     def keep_across_exec(self) -> None:
@@ -82,15 +82,15 @@ class Lock:
         os.set_inheritable(self._descriptor, True)
 
     def close(self) -> None:
-        """Give the lock up."""
+        """Release the lock."""
         os.close(self._descriptor)
 
 
 def open_lock(app_dir: Path, name: str, passed: Collection[Path] = ()) -> Lock:
-    """Open the lock file `name` in the first place that can be written and locked, making it where needed.
+    """Open the lock file `name` in the first place that can be written and locked; create it if necessary.
 
-    Places are passed over whose file is in `passed`, where there is no flock, and where somebody who may only read the
-    file keeps its lock. Raises LauncherError (74), naming each path, when no place is left.
+    A place is skipped if its file is in `passed`, if it has no flock, or if a user who may only read the file holds its
+    lock. Raises LauncherError (74), naming each path, if no place is left.
     """
     failures = []
     for folder in state.folders(app_dir):
@@ -118,16 +118,16 @@ def open_lock(app_dir: Path, name: str, passed: Collection[Path] = ()) -> Lock:
 
 
 def held(app_dir: Path, name: str) -> Iterator[Path]:
-    """Yield the lock files of this name that somebody holds, wherever they are; nothing is made or changed."""
+    """Yield the held lock files of this name, in every place; change nothing."""
     for folder in state.folders(app_dir):
         if state.is_trusted(folder, app_dir) and _is_held(folder / name) and not held_by_reader(folder / name):
             yield folder / name
 
 
 def held_by_reader(path: Path) -> bool:
-    """Return whether the lock of this file was taken by a user who may not write it: no launcher of anybody's.
+    """Return whether a user without write permission took the lock of this file: no launcher does that.
 
-    flock(2) asks for no right to write. proc_locks(5) names who took a lock; where it does not, it is a launcher.
+    flock(2) needs no write permission. proc_locks(5) shows who took a lock; if it does not, assume a launcher.
     """
     try:
         status = os.stat(path, follow_symlinks=False)
@@ -142,7 +142,7 @@ def held_by_reader(path: Path) -> bool:
 
 
 def _taken_by(status: os.stat_result) -> int | None:
-    """Return the process that took the flock of a file, None where that cannot be seen."""
+    """Return the process that took the flock of a file, None if it is invisible."""
     device = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
     with open("/proc/locks", encoding="ascii", errors="replace") as file:
         for line in file:
@@ -153,7 +153,7 @@ def _taken_by(status: os.stat_result) -> int | None:
 
 
 def _user(pid: int) -> tuple[int | None, frozenset[int]]:
-    """Return the effective user of a process and its groups; None for one that is gone or hidden."""
+    """Return the effective user of a process and its groups; None if it has ended or is hidden."""
     try:
         with open(f"/proc/{pid}/status", encoding="ascii", errors="replace") as file:
             fields = dict(line.split(":", 1) for line in file if line.startswith(("Uid:", "Gid:", "Groups:")))
@@ -170,10 +170,10 @@ def preferred(app_dir: Path, first: Path, second: Path) -> bool:
 
 
 def holds(pid: int, path: Path) -> bool:
-    """Return whether the process holds the lock on this very file through a descriptor of its own.
+    """Return whether the process holds the lock on this file through a descriptor of its own.
 
-    proc_pid_fdinfo(5) names the locks of a descriptor. Whatever the app starts through a shell inherits it too: this
-    alone makes no instance.
+    proc_pid_fdinfo(5) lists the locks of a descriptor. Children that the app starts through a shell inherit the lock:
+    it alone does not prove an instance.
     """
     try:
         identity = os.stat(path)
@@ -184,7 +184,7 @@ def holds(pid: int, path: Path) -> bool:
 
 
 def holders(path: Path) -> tuple[int, ...]:
-    """Return the visible processes that hold the lock on this file; looking into foreign processes finds nothing."""
+    """Return the visible processes that hold the lock on this file; other users' descriptors are hidden."""
     if not os.path.isdir("/proc/self/fdinfo"):
         return ()
     return tuple(int(name) for name in os.listdir("/proc") if name.isdigit() and holds(int(name), path))
@@ -205,7 +205,7 @@ def _is_held(path: Path) -> bool:
         descriptor = files.open_regular(path)
     except OSError as error:
         if error.errno in (errno.EMFILE, errno.ENFILE):
-            raise  # it may well be held
+            raise  # it may be held
         return False
     try:
         return not files.try_lock(descriptor, shared=True)

@@ -1,7 +1,7 @@
-"""The marker in an app's environment: from which start of which app a process descends.
+"""The marker in an app's environment: the start of an app from which a process descends.
 
-It is given at exec. Whatever the app starts inherits it, and nothing that was there before the app has it: a shell
-that ran the app in its own place leaves jobs that are the app's children without being the app's.
+The exec sets it. All processes that the app starts inherit it, and no older process has it: a shell that execs the app
+leaves its background jobs to the app as children, but they have no marker.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ _SEPARATOR = ":"
 
 
 class Marker(NamedTuple):
-    """Hold one start of an app: a token of its own, the app's port and script, and who was started, when and where.
+    """Hold one start of an app: a unique token, the app's port and script, and the process, time and place.
 
     `pid` is the app's in the pid namespace `namespace` (the number in `/proc/self/ns/pid`), `session` its session.
     `ticks` is the time of the exec in clock ticks since boot, the unit of a process's start (proc_pid_stat(5)).
-    `command` has the words that say which command of the script is served, `quoted`.
+    `command` has the words of the served command, `quoted`.
     """
 
     token: str
@@ -37,7 +37,7 @@ class Marker(NamedTuple):
         return _SEPARATOR.join(str(field) for field in self)
 
     def stamped(self) -> Marker:
-        """Return the marker of the process that calls this, which is about to become the app."""
+        """Return the marker of the calling process, which is about to become the app."""
         now = time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else 0.0
         return self._replace(
             pid=os.getpid(),
@@ -48,7 +48,7 @@ class Marker(NamedTuple):
 
 
 def new(port: int, script: str, command: Sequence[str] = ()) -> Marker:
-    """Return the marker of a start that is yet to come."""
+    """Return the marker of a start that has not happened yet."""
     return Marker(os.urandom(8).hex(), port, 0, 0, "", 0, quoted(command), script)
 
 
@@ -58,7 +58,7 @@ def quoted(command: Sequence[str]) -> str:
 
 
 def parse(text: str | None) -> Marker | None:
-    """Return the marker that a variable holds, or None where that is something else."""
+    """Return the marker in a variable, or None if its value is not a marker."""
     fields = (text or "").split(_SEPARATOR, len(Marker._fields) - 1)
     try:
         token, port, pid, session, namespace, ticks, command, script = fields
@@ -70,7 +70,7 @@ def parse(text: str | None) -> Marker | None:
 
 
 def own_pid_namespace() -> str:
-    """Return the number of our pid namespace, blank where it cannot be read: pid_namespaces(7)."""
+    """Return the number of our pid namespace; blank if it cannot be read: pid_namespaces(7)."""
     try:
         return os.readlink("/proc/self/ns/pid").removeprefix("pid:[").removesuffix("]")
     except OSError:

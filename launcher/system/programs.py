@@ -1,4 +1,4 @@
-"""What a Python is and where it looks for modules, by what is in its files: it is looked at, never run."""
+"""Recognize a Python and its module folders by their files, without running anything."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ EXECUTABLE_MAGIC = (b"\x7fELF", b"\xcf\xfa\xed\xfe", b"\xca\xfe\xba\xbe")
 def is_python_program(path: str) -> bool:
     """Return whether an executable file is a Python.
 
-    Raises OSError where it cannot be read: it may be executable even so.
+    Raises OSError if it cannot be read: it may still be executable.
     """
     with open(path, "rb") as file:
         if not file.read(4).startswith(EXECUTABLE_MAGIC):
@@ -25,9 +25,9 @@ def is_python_program(path: str) -> bool:
 
 
 def installed_folders(prefix: str) -> Iterator[str]:
-    """Yield the folders that modules are installed in, for the environment with this prefix.
+    """Yield the folders of installed modules in the environment with this prefix.
 
-    The lines of a `.pth` file are further folders, as editable installs have them:
+    The lines of a `.pth` file are further folders, used by editable installs:
     https://docs.python.org/3/library/site.html.
     """
     for folder in sorted(Path(prefix).glob("lib/python*/site-packages")):

@@ -1,7 +1,7 @@
-"""Whether a rename would work is found out without one, so that nothing is missing for a moment.
+"""Find out without a rename whether one would work, so that no file is missing for a moment.
 
-The kernel checks what it checks of any rename (rights, sticky bit, immutable files, mounts) before it notices that a
-folder with something in it cannot be replaced: rename(2), `vfs_rename` in fs/namei.c.
+The kernel makes its usual checks of a rename (permissions, sticky bit, immutable files, mounts) before it refuses to
+replace a folder that is not empty: rename(2), `vfs_rename` in fs/namei.c.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ import os
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 
-# What is left to say when nothing else speaks against it: the target is a folder, and not an empty one.
+# The remaining errors of a rename that is otherwise possible: the target is a folder, and not empty.
 _ONLY_IN_THE_WAY = (errno.EISDIR, errno.ENOTEMPTY, errno.EEXIST)
 PREFIX = ".start_app-probe-"
 
 
 class Probe:
-    """Hold a folder that nothing can take the place of."""
+    """Hold a folder that no rename can replace."""
 
     def __init__(self, folder: str, name: str, mounts: Collection[str], dir_fd: int | None) -> None:
         self._own = os.path.join(folder, name)
@@ -28,14 +28,14 @@ class Probe:
 
     def leave(self, path: str) -> None:
         """Raise the OSError that a rename of this path into the probe's folder would raise, and move nothing."""
-        if path in self._mounts:  # of a file the kernel would say it too late
+        if path in self._mounts:  # for a file the kernel would check this too late
             raise OSError(errno.EBUSY, os.strerror(errno.EBUSY), path)
         try:
             self._rename(path, self._full)
         except OSError as error:
             if error.errno not in _ONLY_IN_THE_WAY:
                 raise
-        else:  # this file system replaces what it should not
+        else:  # this file system replaces a non-empty folder
             self._rename(self._full, path)
 
     def enter(self, folder: str) -> None:
@@ -57,15 +57,15 @@ class Probe:
 
 @contextmanager
 def probe(folder: str, mounts: Collection[str] = (), *, dir_fd: int | None = None) -> Iterator[Probe]:
-    """Yield what tries renames out of `folder` and into it; `mounts` are the paths that something is mounted on.
+    """Yield a probe for renames out of `folder` and into it; `mounts` are the mount points.
 
-    Raises OSError where nothing can be made in `folder`.
+    Raises OSError if nothing can be created in `folder`.
     """
     name = f"{PREFIX}{os.urandom(4).hex()}"
     own = os.path.join(folder, name)
     os.mkdir(own, 0o700, dir_fd=dir_fd)
     try:
-        # One folder deeper: what changes its parent must be writable itself, where it is a folder.
+        # Use a nested folder too: a folder that gets a new parent must be writable itself.
         for path in (f"{own}/full", f"{own}/full/inside"):
             os.mkdir(path, 0o700, dir_fd=dir_fd)
         yield Probe(folder, name, mounts, dir_fd)

@@ -1,4 +1,4 @@
-"""The launcher lives in the app's own environment, which may lack what it needs: one line says how to get it."""
+"""Check the launcher's requirements: the app's own environment may lack them, and one line says how to get them."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from pathlib import Path
 
 from ..errors import LauncherError, quoted
 
-# By the name that is imported; huggingface_hub is needed by no launch, so its absence stops none.
+# By import name; no launch needs huggingface_hub, so its absence stops none.
 REQUIREMENTS: Mapping[str, str] = {"psutil": "psutil>=6", "dotenv": "python-dotenv>=1.0"}
 
-# Not the name that hints replace by how the launcher was called: there it would bring the wrong Python along.
+# Hints must not adapt this name to the call of the launcher: that would use the wrong Python again.
 START_APP = "./start_app.py"
 
 
 def check(app_dirs: Iterable[Path], again: str) -> None:
-    """Look whether everything a launch imports is installed, without importing it.
+    """Check that everything that a launch imports is installed, without importing it.
 
-    `app_dirs` are the folders whose environment may be the one that was meant, `again` is what its Python is to run.
+    `app_dirs` are the folders whose environments the user may have meant, `again` are the arguments for its Python.
     Raises LauncherError with the command that helps.
     """
     absent = [requirement for name, requirement in REQUIREMENTS.items() if importlib.util.find_spec(name) is None]
@@ -44,7 +44,7 @@ def missing(requirements: Iterable[str], problem: str) -> LauncherError:
 
 
 def install_command(requirements: Iterable[str]) -> str:
-    """Return the command that installs these where it may be done.
+    """Return the command that installs these where that is allowed.
 
     Environments made by uv have no pip, and a distribution's own Python refuses it (PEP 668).
     """

@@ -1,4 +1,4 @@
-"""A signal that would end the launcher half-way waits until the step at hand is done."""
+"""A signal that would end the launcher in the middle of a step waits until the step is done."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from contextlib import suppress
 from types import FrameType
 from typing import Any, NoReturn
 
-# What ends a program from outside: the terminal's end, Ctrl-C, Ctrl-\, and kill.
+# The signals that end a program from outside: the terminal's end, Ctrl-C, Ctrl-\, and kill.
 ENDING = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM)
 
 
 class Interrupted(KeyboardInterrupt):
-    """A signal has asked the launcher to end; `number` is that signal."""
+    """Signal that the launcher was asked to end; `number` is that signal."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number)
@@ -21,10 +21,10 @@ class Interrupted(KeyboardInterrupt):
 
 
 class Guard:
-    """Hold back the signals that would end the launcher, between `begin` and `end`.
+    """Delay the signals that would end the launcher, between `begin` and `end`.
 
-    A signal that is ignored stays ignored. `tell` is called with a line about the first one. A second one is not held
-    back: it interrupts whatever is being done.
+    An ignored signal stays ignored. `tell` is called with a line about the first one. A second one is not delayed: it
+    interrupts the current work.
     """
 
     def __init__(self, tell: Callable[[str], None]) -> None:
@@ -33,7 +33,7 @@ class Guard:
         self._noted: int | None = None
 
     def begin(self) -> None:
-        """Hold signals back from here on, until `check` or `end`."""
+        """Delay signals from here on, until `check` or `end`."""
         if not self._before:
             self._before = _take_over(self._note)
 
@@ -44,13 +44,13 @@ class Guard:
             raise Interrupted(number)
 
     def interrupt_at_once(self) -> None:
-        """Have every further signal raise Interrupted where it comes, and check for one that has come."""
+        """Make every further signal raise Interrupted at once, and check for an earlier one."""
         for number in self._before or _take_over(_interrupt):
             signal.signal(number, _interrupt)
         self.check()
 
     def end(self) -> None:
-        """Let signals do again what they did before, and check for one that has come."""
+        """Restore the previous signal handlers, and check for an earlier signal."""
         while self._before:
             signal.signal(*self._before.popitem())
         self.check()
@@ -59,17 +59,17 @@ class Guard:
         if self._noted is not None:
             _interrupt(number, frame)
         self._noted = number
-        with suppress(RuntimeError):  # it came in the midst of another line
+        with suppress(RuntimeError):  # the signal arrived while another line was printed
             self._tell(f"{signal.Signals(number).name}: ending after this step; a second signal ends it at once")
 
 
 def ignore_hangup() -> None:
-    """Have the end of the terminal not end this process."""
+    """Make this process survive the end of the terminal."""
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
 
 def die_of(number: signal.Signals) -> None:
-    """End as a signal ends a program that does not handle it: the exit status says so to the sender."""
+    """End as a program without a signal handler does: the sender sees it in the exit status."""
     signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, (number,))
     signal.raise_signal(number)
@@ -79,7 +79,7 @@ def _take_over(handler: Any) -> dict[signal.Signals, Any]:
     before: dict[signal.Signals, Any] = {}
     for number in ENDING:
         current = signal.getsignal(number)
-        if current not in (signal.SIG_IGN, None):  # None: not from Python
+        if current not in (signal.SIG_IGN, None):  # None: not set by Python
             before[number] = signal.signal(number, handler)
     return before
 

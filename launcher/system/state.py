@@ -1,7 +1,7 @@
-"""The launcher's state of an app is in a folder that no other user can have made.
+"""The launcher's state of an app is in a folder that no other user can have created.
 
-Shell, cron and a unit with `PrivateTmp=` find the same folder. Whatever is written or removed in it goes by descriptor:
-where others may write, a name can become a link at any time.
+Shell, cron and a unit with `PrivateTmp=` find the same folder. Files in it are written and removed by descriptor: where
+others may write, a name can become a link at any time.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from .files import give_to_owner
 FOLDER = ".start_app"
 _SHARED = ("/var/tmp", "/tmp", "/dev/shm")
 _MAX_NAME = 200
-# The folder cannot be written or locked there: the next place is tried.
+# Errors of a folder that cannot be written or locked: try the next place.
 ELSEWHERE = (
     errno.EROFS,
     errno.EEXIST,
@@ -37,10 +37,10 @@ ELSEWHERE = (
 
 
 def folders(app_dir: Path) -> tuple[Path, ...]:
-    """Return where an app's state may be, best first.
+    """Return the possible places of an app's state, best first.
 
-    The app's folder, the user's state folder by the password database (not `HOME`, which cron, sudo and units set
-    differently), and what is writable in a container whose root is not: /var/tmp, /tmp, and /dev/shm.
+    They are the app's folder, the user's state folder by the password database (not `HOME`, which cron, sudo and units
+    set differently), and the writable folders in a container with a read-only root: /var/tmp, /tmp, and /dev/shm.
     """
     name = urllib.parse.quote(os.path.realpath(app_dir), safe="", errors="surrogateescape")
     if len(name) > _MAX_NAME:
@@ -57,7 +57,7 @@ def folders(app_dir: Path) -> tuple[Path, ...]:
 
 
 def read(app_dir: Path, name: str) -> bytes:
-    """Return what was last written under this name; empty where there is nothing that can be trusted."""
+    """Return the last content written under this name; empty if no trusted file has it."""
     written: list[tuple[float, bytes]] = []
     for folder in folders(app_dir):
         if not is_trusted(folder, app_dir):
@@ -71,7 +71,7 @@ def read(app_dir: Path, name: str) -> bytes:
 
 
 def listed(app_dir: Path, prefix: str) -> tuple[str, ...]:
-    """Return the names that begin like this, of files that can be trusted."""
+    """Return the names of trusted files that begin like this."""
     names: dict[str, None] = {}
     for folder in _present(app_dir):
         with suppress(OSError):
@@ -80,9 +80,9 @@ def listed(app_dir: Path, prefix: str) -> tuple[str, ...]:
 
 
 def forget(app_dir: Path, name: str) -> None:
-    """Remove what was written under this name.
+    """Remove the files of this name.
 
-    Raises OSError where it cannot be removed.
+    Raises OSError if one cannot be removed.
     """
     for folder in _present(app_dir):
         with suppress(FileNotFoundError):
@@ -90,7 +90,7 @@ def forget(app_dir: Path, name: str) -> None:
 
 
 def _present(app_dir: Path) -> Iterator[int]:
-    """Yield a descriptor of each state folder that is there and can be trusted, open until the next one."""
+    """Yield a descriptor of each existing, trusted state folder, open until the next one."""
     for path in folders(app_dir):
         try:
             folder = _open(path, app_dir)
@@ -111,9 +111,9 @@ def _open(path: Path, app_dir: Path) -> int:
 
 
 def write(app_dir: Path, name: str, data: bytes, *, durable: bool = False, mode: int = 0o644) -> None:
-    """Write a whole file or nothing, in the first place that takes it; `durable` before anything that comes after it.
+    """Write a file atomically in the first possible place; `durable` means before all later writes.
 
-    Raises OSError when no place takes it.
+    Raises OSError if no place accepts it.
     """
     failure: OSError | None = None
     for folder in folders(app_dir):
@@ -134,12 +134,12 @@ def write(app_dir: Path, name: str, data: bytes, *, durable: bool = False, mode:
 
 
 def open_folder(folder: Path, app_dir: Path) -> int:
-    """Open a state folder, made where needed.
+    """Open a state folder, created if necessary.
 
-    Raises OSError, also for a folder of another user.
+    Raises OSError, also for another user's folder.
     """
     _make(folder)
-    # From here on by descriptor: in a folder that others may write to, a name can become a link at any time.
+    # Work by descriptor from here on: in a folder that others may write to, a name can become a link at any time.
     descriptor = _open(folder, app_dir)
     try:
         if folder.name == FOLDER:
@@ -151,9 +151,9 @@ def open_folder(folder: Path, app_dir: Path) -> int:
 
 
 def open_file(folder: Path, name: str, app_dir: Path) -> int:
-    """Open a file in a state folder, both made where needed, for reading and writing.
+    """Open a file in a state folder, both created if necessary, for reading and writing.
 
-    Raises OSError, also for a folder of another user and for anything but a plain file.
+    Raises OSError, also for another user's folder and for anything except a regular file.
     """
     parent = open_folder(folder, app_dir)
     try:
@@ -162,13 +162,13 @@ def open_file(folder: Path, name: str, app_dir: Path) -> int:
             names = os.fstat(descriptor).st_nlink
             if names:
                 break
-            os.close(descriptor)  # a new one was put in its place since it was opened
+            os.close(descriptor)  # another process has replaced it since it was opened
         status, folder_status = os.fstat(descriptor), os.fstat(parent)
         problem = None
         if names > 1:
             problem = OSError(errno.EINVAL, "it has another name as well")
         elif status.st_size and status.st_uid not in (os.geteuid() or folder_status.st_uid, folder_status.st_uid):
-            # What root makes here is given away while it is empty: this is a file of root's that was moved here.
+            # New files of root's are given away while they are empty, so this is a file of root's that was moved here.
             problem = PermissionError(errno.EACCES, "the owner of the folder can have moved it there")
         if problem:
             os.close(descriptor)
@@ -181,14 +181,14 @@ def open_file(folder: Path, name: str, app_dir: Path) -> int:
 
 
 def is_trusted(folder: Path, app_dir: Path) -> bool:
-    """Return whether this is a folder into which nobody but this user, root and the app's owner can have put a file."""
+    """Return whether only this user, root and the app's owner can have put a file into this folder."""
     users = {os.geteuid(), 0}
     try:
         status = os.lstat(folder)
         if folder.name == FOLDER:
             users.add(os.stat(app_dir).st_uid)
         elif os.lstat(folder.parent).st_uid not in users:
-            return False  # in a folder for everybody, whose the one in between is matters as well
+            return False  # in a shared folder such as /tmp, the owner of the parent folder matters too
     except OSError:
         return False
     return stat.S_ISDIR(status.st_mode) and status.st_uid in users
@@ -203,14 +203,14 @@ def _make(folder: Path) -> None:
 
 
 def _complete(folder: int, app_dir: Path) -> None:
-    """Give a new state folder to the app's owner and have git ignore it, also after a launcher that was killed at it.
+    """Give a new state folder to the app's owner and make git ignore it, also after a launcher was killed here.
 
-    Only an empty folder is given away: one with something in it may be root's own, moved here by that owner.
+    Only an empty folder is given away: one with contents may be root's own, moved here by that owner.
     """
     try:
         os.stat(".gitignore", dir_fd=folder, follow_symlinks=False)
     except FileNotFoundError:
         if not os.listdir(folder):
             give_to_owner(folder, os.stat(app_dir))
-        with suppress(OSError):  # without it everything works, and git shows the folder
+        with suppress(OSError):  # without this file git shows the folder, and nothing else changes
             files.write_whole(".gitignore", b"*\n", folder, owner=os.fstat(folder))

@@ -83,8 +83,8 @@ def test_a_cache_that_stays_too_big_because_of_what_is_in_use_is_told(cached: Ca
 
 
 def test_what_the_app_itself_uses_leaves_a_hint_that_removes_it(cached: Cached, processes: Processes) -> None:
-    reading(processes, "opens", file_of(cached, V22))
-    for words, flags in (("prune",), "--prune-cache"), (("remove", V22), f"--remove-model {V22}"):
+    reading(processes, "opens", file_of(cached, V23))
+    for words, flags in (("prune",), "--prune-cache"), (("remove", V23), f"--remove-model {V23}"):
         done = cached.run(*words)
         assert done.status == 75, done.err
         assert "nothing to remove" not in done.err
