@@ -1,4 +1,4 @@
-"""`models check`: is it the newest commit, by the mirror and by the Hub."""
+"""`models check`: compare the local commits with the newest ones of the mirror and the Hub."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ..operations import pull
 
 
 def run(context: Context) -> Report:
-    """Compare what is here with what the mirror and the Hub have."""
+    """Compare the local models with those of the mirror and the Hub."""
     arguments, console = context.arguments, context.console
     if context.lockfile is not None:
         memories = verified.load(context.settings.app_dir)
