@@ -36,9 +36,7 @@ def main(argv: Sequence[str] | None = None, launcher_file: str | None = None) ->
 
     `launcher_file` is the called `start_app.py`, as it was named.
     """
-    os.environ.pop(
-        marker.NAME, None
-    )  # a process that the launcher starts does not belong to the instance that called the launcher
+    os.environ.pop(marker.NAME, None)  # our children do not belong to the instance that called us
     words = tuple(sys.argv[1:] if argv is None else argv)
     called = Invocation(invocation.program(launcher_file, sys.argv[0]), invocation.typed(words), launcher_file, words)
     console = _console(words)._replace(invocation=called)

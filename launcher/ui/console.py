@@ -147,7 +147,7 @@ class Console(NamedTuple):
 
     @contextmanager
     def bar(self, label: str, total: int | None) -> Iterator[Progress | None]:
-        """Show a bar of `total` bytes with the file, the rate and the time left, on a terminal only; yield its updater."""
+        """Show a bar of `total` bytes with file, rate and remaining time, on a terminal only; yield its updater."""
         if self.quiet or self.as_json or self.stderr is None or not self.stderr.isatty():
             yield None
             return
