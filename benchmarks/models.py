@@ -1,5 +1,7 @@
 """Fifty models are compared with two hubs at once, a pull of what is there asks nobody, and a lock costs little.
 
+Every weights file is listed without a read, and what is frozen is read as fast as the cache is verified.
+
 The hubs are one server in a process of its own that lets every answer wait; what stands beside is the loop that
 everybody writes, or the import that nobody can save.
 """
@@ -7,6 +9,7 @@ everybody writes, or the import that nobody can save.
 from __future__ import annotations
 
 import hashlib
+import os
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -14,12 +17,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from launcher.models import lockfile
-from launcher.models.lockfile import LockedFile, LockedModel
+from launcher.models.lockfile import Lock, LockedFile, LockedModel
 
+from .downtime import downtime
 from .launch import PRINTS_AND_ENDS, App, temporary_app
 from .measure import ROOT, BenchmarkError, Claim, Result, Say, Scale, in_turn, running, to_end, to_first_line
 
-MODELS, FILES = 50, 40
+MODELS, FILES, FLAT = 50, 40, 20
 LATENCY = 0.2
 HUB_IMPORT = "from huggingface_hub import HfApi"
 # Two hubs on two ports; every answer takes its time, as on the other side of the world.
@@ -87,6 +91,12 @@ def results(scale: Scale, say: Say) -> Iterator[Result]:
         say(f"models pull and --locked: {repetitions} repetitions, {MODELS} models, {MODELS * FILES} files")
         yield pull(scale, app)
         yield locked(scale, app, plain)
+        say(f"models list: {repetitions} repetitions, {MODELS * FILES} files")
+        yield listing(scale, app)
+        say(f"models lock --freeze: {scale.big_bytes >> 20} MiB")
+        yield freeze(scale, plain)
+    say(f"downtime: {repetitions} repetitions")
+    yield downtime(scale)
 
 
 def check(scale: Scale, app: App, models: Mapping[str, LockedModel]) -> Result:
@@ -125,13 +135,59 @@ def pull(scale: Scale, app: App) -> Result:
 
 def locked(scale: Scale, app: App, plain: App) -> Result:
     """Measure what a lock adds to a launch, against the same launch of an app without one."""
-    what = f"launch with {MODELS} models locked, {MODELS * FILES} files"
+    what = f"launch with {MODELS} models locked, {MODELS * FILES} files, {FLAT} flat ones"
     claim = Claim(what, "start_app.py --locked", "start_app.py", "difference", 0.03)
     return claim.judge(
         *in_turn(
             scale.repetitions,
             lambda: to_first_line(app.start_app("--locked"), app.folder),
             lambda: to_first_line(plain.start_app(), plain.folder),
+        )
+    )
+
+
+def listing(scale: Scale, app: App) -> Result:
+    """Measure the list of every weights file, whose hashes are remembered."""
+    claim = Claim(
+        f"list {MODELS * FILES} weights files", "start_app.py models list", f'python -c "{HUB_IMPORT}"', "value", 0.3
+    )
+    return claim.judge(
+        *in_turn(
+            scale.slow_repetitions,
+            lambda: to_end(app.start_app("models", "list"), app.folder, "pinned"),
+            lambda: to_end((sys.executable, "-c", HUB_IMPORT), app.folder),
+        )
+    )
+
+
+def freeze(scale: Scale, app: App) -> Result:
+    """Measure the first freeze of files in a folder against the first verification of the same bytes in a cache."""
+    root = app.folder / "cache_hub" / "hub"
+    blobs, flat = root / "models--bench--big" / "blobs", app.folder / "checkpoints"
+    for folder in (blobs, flat):
+        folder.mkdir(parents=True)
+    for number in range(4):
+        data = os.urandom(scale.big_bytes >> 2)
+        (flat / f"{number}.safetensors").write_bytes(data)
+        (blobs / hashlib.sha256(data).hexdigest()).write_bytes(data)
+
+    def forgotten(*command: str) -> float:
+        for name in ("verified", "verified-local", "../models.lock"):
+            (app.folder / ".start_app" / name).unlink(missing_ok=True)
+        return to_end(app.start_app(*command), app.folder)
+
+    claim = Claim(
+        f"freeze {scale.big_bytes >> 20} MiB",
+        "start_app.py models lock --freeze",
+        "start_app.py cache verify",
+        "ratio",
+        1.25,
+    )
+    return claim.judge(
+        *in_turn(
+            scale.slow_repetitions,
+            lambda: forgotten("models", "lock", "--freeze"),
+            lambda: forgotten("cache", "verify"),
         )
     )
 
@@ -156,7 +212,13 @@ def make(folder: Path) -> Mapping[str, LockedModel]:
             (snapshot / f"file-{file:03}.safetensors").symlink_to(f"../../blobs/{digest}")
             files[f"file-{file:03}.safetensors"] = LockedFile(len(data), digest)
         found[repo] = LockedModel(repo, "main", commit, None, (), (), files)
-    lockfile.write(folder, found.values())
+    (folder / "checkpoints").mkdir()
+    single = {}
+    for number in range(FLAT):
+        data = f"flat {number}\n".encode() * 20
+        (folder / "checkpoints" / f"{number}.pth").write_bytes(data)
+        single[f"checkpoints/{number}.pth"] = LockedFile(len(data), hashlib.sha256(data).hexdigest())
+    lockfile.write(folder, Lock(found.values(), single, frozen=True))
     return found
 
 

@@ -71,7 +71,8 @@ def _refuse_misfits(line: Line, command: Command, words: list[str], app_args: tu
     fits = (
         not line.unknown
         and all(given.option.names in names for given in line.given)
-        and (command.repos if words else command.repos != "+")
+        and (command.repos if words else command.repos in ("", "*"))
+        and (len(words) == 1 or command.repos in ("", "*", "+"))
         and (command.app_arguments or not app_args)
     )
     if not fits:

@@ -112,6 +112,7 @@ REMOVE_MODEL = _option(
 VERIFY = _flag("--verify", help="verify the cache first; if a file is damaged, exit 65 and keep the old instance")
 FORCE_REFRESH = _flag("--force-refresh", help="first pull the newest commit of every model")
 LOCKED = _flag("--locked", help="start with exactly the commits in models.lock")
+NO_WARM = _flag("--no-warm", help="do not read the models into memory before the old instance is stopped")
 # Cache
 OLDER_THAN = _option(
     "--older-than",

@@ -68,6 +68,8 @@ def misfit(line: Line, given: Command, words: Sequence[str], app_args: Sequence[
         return _refusal(f"{name} does not go with {given.name}, only with {places}", [_help(given)])
     if words and not given.repos:
         return _too_many_words(line, given, words)
+    if given.repos == "DIR" and len(words) != 1:
+        return _refusal(f"{given.name} needs exactly one DIR", [_help(given)])
     if not words and given.repos == "+":
         return _refusal(f"{given.name} needs at least one REPO", [f"{PROGRAM} cache list"])
     hints = [_command(given.name, line, words), f"to start the app with them: {shlex.join((PROGRAM, '--', *app_args))}"]
@@ -217,6 +219,8 @@ def _command(name: str, line: Line, words: Sequence[str], app_args: Sequence[str
     command = TABLE[name]
     if command.repos == "+" and not words:
         words = ("REPO",)
+    if command.repos == "DIR":
+        words = words[:1] or ("DIR",)
     fitting = [given for given in line.given if _unfit(command, [given]) is None]
     for given in (fitting, fitting[-1:]):
         options = [text for word in given for text in (word.option.names[-1], *word.values)]

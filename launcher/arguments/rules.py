@@ -18,6 +18,8 @@ def refuse_contradictions(arguments: Arguments) -> None:
         _refuse_in_start(arguments)
     elif arguments.command == "models lock":
         _refuse_in_lock(arguments)
+    elif arguments.command == "models check" and arguments.local_dir and len(arguments.repos) != 1:
+        raise _refusal("--local-dir needs exactly one REPO", "start_app.py models check REPO --local-dir DIR")
     if arguments.supervisord and (arguments.template or arguments.user):
         raise _refusal(
             "--template and --user are about systemd, and have no effect with --supervisord",

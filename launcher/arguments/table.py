@@ -18,9 +18,9 @@ from .typed import LAUNCH
 class Command(NamedTuple):
     """Hold one command: its name, its summary, its own options in groups, and examples without `start_app.py`.
 
-    `repos` is the number of repos that can follow it, as in a regular expression: none, `*` or `+`. `app_arguments`
-    means that it passes the words after `--` to the app. `changes` means that it is recorded in the history. A hidden
-    command is for programs: no help names it.
+    `repos` is the number of repos that can follow it, as in a regular expression: none, `*` or `+`; for one word of
+    another kind, it is that word's name: `DIR`. `app_arguments` means that it passes the words after `--` to the app.
+    `changes` means that it is recorded in the history. A hidden command is for programs: no help names it.
     """
 
     name: str
@@ -42,7 +42,7 @@ class Command(NamedTuple):
     @property
     def usage(self) -> str:
         """Return the words that can follow `start_app.py`."""
-        words = {"": "", "*": " [REPO...]", "+": " REPO..."}[self.repos]
+        words = {"": "", "*": " [REPO...]", "+": " REPO..."}.get(self.repos, f" {self.repos}")
         return f"{self.name} [OPTIONS]{words}{' [-- APP ARGUMENTS]' if self.app_arguments else ''}"
 
 
@@ -70,7 +70,15 @@ _COMMANDS = (
                 own.IF_DOWN,
                 own.NO_ROLLBACK,
             ),
-            "models": (own.FORCE_REFRESH, own.LOCKED, own.VERIFY, own.CLEAR_CACHE, own.REMOVE_MODEL, own.PRUNE_CACHE),
+            "models": (
+                own.FORCE_REFRESH,
+                own.LOCKED,
+                own.NO_WARM,
+                own.VERIFY,
+                own.CLEAR_CACHE,
+                own.REMOVE_MODEL,
+                own.PRUNE_CACHE,
+            ),
             "with --prune-cache": _PRUNING,
             "safety": _REMOVAL,
             "shell": (own.COMPLETION,),
@@ -224,6 +232,18 @@ _COMMANDS = (
         changes=True,
     ),
     Command(
+        "cache move",
+        "move the cache to another folder or disk, and set HF_HUB_CACHE in .env",
+        {"safety": (own.DRY_RUN, own.YES)},
+        (
+            ("cache move --dry-run /mnt/models", "show what would be copied, and whether there is room"),
+            ("cache move /mnt/models", "copy, compare, switch .env, then remove the old cache"),
+        ),
+        repos="DIR",
+        details="DIR is empty or new. HF_HOME and the token in it stay. After an interruption, run the same command.",
+        changes=True,
+    ),
+    Command(
         "models list",
         "list every weights file that the app can load, and what it is",
         {},
@@ -235,7 +255,10 @@ _COMMANDS = (
     Command(
         "models check",
         "compare the local models with the mirror and the Hub",
-        {"hub": (own.timeout("how long to wait for each answer of a hub (default: 10)"),)},
+        {
+            "check": (own.LOCAL_DIR,),
+            "hub": (own.timeout("how long to wait for each answer of a hub (default: 10)"),),
+        },
         (
             ("models check", "exit 80 if a model is out of date"),
             ("models check koge/voices --json", "check one model, for a script"),
@@ -266,6 +289,17 @@ _COMMANDS = (
         ),
         repos="*",
         changes=True,
+    ),
+    Command(
+        "models export",
+        "copy what models.lock pins into a folder, for a machine without a network",
+        {"export": (own.DRY_RUN,)},
+        (
+            ("models export /mnt/usb/models", "write every pinned file, and models.lock"),
+            ("models export -n /mnt/usb/models", "show how much that would be"),
+        ),
+        repos="DIR",
+        details="There, HF_ENDPOINT_FALLBACK=DIR in .env has models pull take the files from DIR.",
     ),
     Command("ended", "note how the main process of the unit has ended, for ExecStopPost=", {}, (), hidden=True),
     Command("cache names", "print the names of the cached repos, for completion", {}, (), hidden=True),

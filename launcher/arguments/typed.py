@@ -39,6 +39,7 @@ class Arguments(argparse.Namespace):
     follow: bool = False
     lines: int | None = None
     no_launch: bool = False
+    no_warm: bool = False
     if_down: bool = False
     no_rollback: bool = False
     clear_cache: bool = False

@@ -30,7 +30,8 @@ def script(shell: str) -> str:
         "DIR": _either(name for name, option in with_value.items() if option.completes == "dir"),
         "FILE": _either(name for name, option in with_value.items() if option.completes == "file"),
         "REPO": _either(name for name, option in with_value.items() if option.completes == "repo"),
-        "TAKES_REPOS": _either(name for name in COMMANDS if TABLE[name].repos),
+        "TAKES_REPOS": _either(name for name in COMMANDS if TABLE[name].repos in ("*", "+")),
+        "TAKES_DIR": _either(name for name in COMMANDS if TABLE[name].repos == "DIR"),
         "ALIASES": " ".join(f"{alias}) word={name} ;;" for alias, name in ALIASES.items()),
         "CHOICES": _branches({name: dict.fromkeys(values, "") for name, values in choices.items()}, False),
         "COMMANDS": _branches(words, described),
@@ -127,6 +128,7 @@ _start_app() {
         case $command in
 @COMMANDS@
             @TAKES_REPOS@) [[ $helping ]] || _start_app_repos; return ;;
+            @TAKES_DIR@) [[ $helping ]] || _start_app_paths dirnames -d; return ;;
         esac
     fi
     _start_app_offer ${found[@]+"${found[@]}"}
@@ -196,6 +198,7 @@ _start_app() {
     case $command in
 @COMMANDS@
             @TAKES_REPOS@) [[ $helping ]] || _start_app_repos; return ;;
+            @TAKES_DIR@) [[ $helping ]] || _path_files -/; return ;;
     esac
     _describe command found
 }

@@ -7,29 +7,43 @@ from collections.abc import Iterator
 from ..context import Answer, Context, Report
 from ..errors import ExitStatus
 from ..models import check, hub, subjects, verified
-from ..operations import pull
+from ..models.lockfile import Lock
+from ..operations import flat_check, pull
 
 
 def run(context: Context) -> Report:
     """Compare the local models with those of the mirror and the Hub."""
     arguments, console = context.arguments, context.console
-    if context.lockfile is not None:
+    lock = context.lockfile or Lock()
+    besides: tuple[check.Verdict, ...] = ()
+    if arguments.local_dir:
+        chosen = tuple(flat_check.of_folder(context, repo, arguments.local_dir) for repo in arguments.repos)
+    elif context.lockfile is not None:
         memories = verified.load(context.settings.app_dir)
+        flat_check.read_pinned(context, lock, memories)
+        besides = tuple(flat_check.of_files(context, lock, memories))
         chosen, present = subjects.of_lock(context.lockfile, context.roots, context.settings.app_dir, memories)
         if chosen and not present:
             console.warn("none of the locked models is on this machine: comparing models.lock itself")
     else:
-        chosen = subjects.of_cache(context.roots)
-    chosen = pull.chosen_subjects(arguments.repos, chosen, context)
-    if not chosen and context.lockfile is not None:
+        chosen = (*subjects.of_cache(context.roots), *flat_check.of_notes(context, lock))
+    if not arguments.local_dir:
+        chosen = pull.chosen_subjects(arguments.repos, chosen, context)
+    if not (arguments.repos or arguments.local_dir or context.lockfile):
+        besides = tuple(flat_check.of_unknown(context, lock))
+    besides = () if arguments.repos else besides
+    if besides:
+        pass
+    elif not chosen and context.lockfile is not None:
         console.warn("no models: models.lock pins nothing; start_app.py models lock REPO does")
     elif not chosen:
         console.warn(f"no models: neither a models.lock nor anything in {context.roots[0].path}")
     if context.offline:
         console.warn("HF_HUB_OFFLINE is set: no hub was asked; this is what is on this machine")
-        verdicts = check.offline(chosen)
+        verdicts = (*check.offline(chosen), *besides)
     else:
-        verdicts = check.run(chosen, context.endpoints, context.own_environment, context.timeout(hub.DEFAULT_SECONDS))
+        timeout = context.timeout(hub.DEFAULT_SECONDS)
+        verdicts = (*check.run(chosen, context.endpoints, context.own_environment, timeout), *besides)
     status = ExitStatus.DONE
     if any(verdict.stale for verdict in verdicts):
         status = ExitStatus.STALE

@@ -11,6 +11,7 @@ from ..context import Answer, Context, Report
 from ..models import pull, verified
 from ..models.task import Served, Skipped, Survey, spare_all
 from ..operations import pull as pulling
+from ..operations import single_files
 from ..ui import text
 
 
@@ -37,6 +38,10 @@ def run(context: Context) -> Report:
                 spare=spare_all,
                 keep=pulling.kept_folders(context.settings.app_dir),
             )
+            if wanted.by_lock and context.lockfile and context.lockfile.files and not arguments.repos:
+                places = pulling.sources_of(context, memories)
+                lost = single_files.restore(context, context.lockfile, places, memories)
+                survey = survey._replace(skipped=(*survey.skipped, *lost))
         finally:
             verified.save(context.settings.app_dir, memories, console.detail)
         if wanted.by_lock and not arguments.repos:

@@ -12,6 +12,8 @@ from ..errors import LauncherError
 
 # The entries of a hub cache: https://huggingface.co/docs/huggingface_hub/guides/manage-cache
 HUB_ENTRY = re.compile(r"(models|datasets|spaces|kernels)--.")
+# The journal of a move, in the new cache: until the move is done, nothing takes that folder for a cache by its looks.
+MOVE = ".start_app-move"
 _VARIABLE = r"(?a)\$(\w+|\{[^}]*\})"
 
 
@@ -28,6 +30,11 @@ def expand(value: str, variable: Callable[[str], str | None], home: str | None) 
     else:
         value = os.path.expanduser(value)
     return re.sub(_VARIABLE, replaced, value)
+
+
+def is_folder(text: str) -> bool:
+    """Return whether an entry of HF_ENDPOINT_FALLBACK is a folder, and no address of a hub."""
+    return text.startswith(("/", "./", "../", "~/", "file:///"))
 
 
 def unexpanded(value: str) -> str | None:

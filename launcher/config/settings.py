@@ -12,7 +12,7 @@ from ..errors import ExitStatus
 from . import entries, env_file, validation
 from . import form as forms
 from .form import Form
-from .paths import HUB_ENTRY, absolute
+from .paths import HUB_ENTRY, MOVE, absolute
 from .sources import Level, Setting, Sources
 
 DEFAULT_SCRIPT = "webui.py"
@@ -377,6 +377,8 @@ def _conventional_cache(folder: Path) -> Mapping[str, Setting]:
     try:
         entries = os.listdir(folder)
     except OSError:
+        return {}
+    if MOVE in entries:
         return {}
     # A cleared cache still has these, and must keep its layout.
     kept = ("CACHEDIR.TAG", ".locks")

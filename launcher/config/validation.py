@@ -16,7 +16,7 @@ from pathlib import Path
 from ..errors import ExitStatus, LauncherError, quoted
 from ..ui import redact, text
 from . import form
-from .paths import absolute, unexpanded
+from .paths import absolute, is_folder, unexpanded
 from .sources import Setting
 
 _OTHER_SCRIPTS = ("app.py", "gradio_app.py", "launch.py", "demo.py")
@@ -282,9 +282,10 @@ def check_endpoint(name: str, setting: Setting) -> None:
 
 
 def check_endpoints(name: str, setting: Setting) -> None:
-    """Check that this is a list of such addresses, separated by commas or blanks."""
+    """Check that this is a list of such addresses and of folders with models, separated by commas or blanks."""
     for value in setting.value.replace(",", " ").split():
-        check_endpoint(name, Setting(value, setting.origin, setting.level))
+        if not is_folder(value):
+            check_endpoint(name, Setting(value, setting.origin, setting.level))
 
 
 def check_notify_url(setting: Setting) -> None:

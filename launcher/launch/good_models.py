@@ -59,12 +59,15 @@ class GoodModels(ModelStep):
             self._put_back(changed)
         self._show()
 
+    def refuse_hidden(self, pids: Sequence[int]) -> None:
+        """Refuse nothing: what runs now is what the set is to take the place of."""
+
     def _put_back(self, models: Sequence[LockedModel]) -> None:
         """Bring the files of these commits beside those that are there: what a switch has kept, and else from a hub.
 
         Raises LauncherError as a pull does.
         """
-        from ..models import switch, verified
+        from ..models import kept, verified
         from ..models.task import spare_none
         from ..operations import pull as pulling
 
@@ -72,7 +75,7 @@ class GoodModels(ModelStep):
         self._held.enter_context(pulling.pull_lock(context))
         pulling.recover(context)
         for model in models:
-            switch.gather(context.settings.app_dir, model)
+            kept.gather(context.settings.app_dir, model)
         self._memories = verified.load(context.settings.app_dir)
         try:
             survey = pulling.survey(models, context, self._memories, spare_none)

@@ -41,6 +41,7 @@ class ModelStep:
         self._memories: Memories | None = None
         self._pin = False
         self._settled = False
+        self._verified = False
         self._unfinished: tuple[Unfinished, ...] = ()
         self._view: Path | None = None
         self._roots: tuple[Root, ...] = ()
@@ -118,7 +119,7 @@ class ModelStep:
             from ..operations import locked
 
             assert self._lock is not None
-            locked.refuse_changed(self._context, self._lock, self._places())
+            self._verified = locked.refuse_changed(self._context, self._lock, self._places())
         if self.asked and not self._in_place():
             refused = observe(self._context.settings).launch_refusal(self._context.arguments.take_port)
             if refused:
@@ -163,11 +164,28 @@ class ModelStep:
         self._memories = verified.load(context.settings.app_dir)
         try:
             survey = pulling.survey(wanted.models, context, self._memories, spare_all if refresh else spare_none)
-            self._survey, _ = pulling.fetch(survey, context, self._memories, spare)
+            try:
+                self._survey, _ = pulling.fetch(survey, context, self._memories, spare)
+            except LauncherError as error:
+                raise self._of_the_disk(error, survey) from error
             pulling.tell_skipped(self._survey.skipped, context.console)
             self._placed = ()  # the pull may have created a cache, and a model may have another placement now
         finally:
             verified.save(self._context.settings.app_dir, self._memories, self._context.console.detail)
+
+    def _of_the_disk(self, error: LauncherError, survey: Survey) -> LauncherError:
+        """Return the error of a pull: where a pinned file has changed and no hub makes it right, it is that."""
+        changed = [
+            f"{task.model.name}: {path}"
+            for task in survey.tasks
+            for path in task.lacking
+            if os.path.lexists(f"{task.place.base(task.model.commit)}/{path}")
+            and (task.place.root or task.before == task.model.commit)
+        ]
+        if not (self.locked and changed and error.status == ExitStatus.RETRY):
+            return error
+        told = f"not what models.lock pins: {text.some(changed, 5)}; nothing was stopped; {error.message}"
+        return LauncherError(told, error.hint, ExitStatus.DAMAGED)
 
     def _show(self) -> None:
         """Create the view of a locked launch while the launch can still be refused.
@@ -208,6 +226,16 @@ class ModelStep:
 
             assert self._lock is not None
             locked.refuse_hidden(self._context, self._lock, pids)
+
+    def warm(self, pids: Sequence[int]) -> None:
+        """Read what will be loaded into the page cache while these processes still serve."""
+        arguments = self._context.arguments
+        if arguments.no_warm or arguments.no_launch or arguments.clear_cache:
+            return
+        from ..models.lockfile import Lock
+        from ..operations import warm
+
+        warm.warm(self._context, (self._lock if self.locked else None) or Lock(), pids)
 
     def rehearse(self) -> None:
         """Write everything that the switch needs, and try its renames.
@@ -316,9 +344,9 @@ class ModelStep:
         """Return the fingerprints of the weights that the app may load, so that `status` can show later changes."""
         from ..instances.record import WEIGHTS
         from ..models import weights
-        from ..operations import weights as operation
+        from ..models.lockfile import Lock
 
-        return weights.stamps(operation.library(self._context, self._context.environment), WEIGHTS)
+        return weights.stamps(self._context.settings, self._lock or Lock(), WEIGHTS)
 
     def document(self) -> Sequence[Mapping[str, Any]]:
         """Return the models for `--json`."""
@@ -333,8 +361,11 @@ class ModelStep:
 
         memories = verified.load(self._context.settings.app_dir)
         for model, place in self._places():
-            held = placement.held(place.base(model.commit), model.files, memories.of(place))
-            if held.lacking or held.unread or os.path.islink(place.path):
+            if not self._verified:
+                held = placement.held(place.base(model.commit), model.files, memories.of(place))
+                if held.lacking or held.unread:
+                    return False
+            if os.path.islink(place.path):
                 return False
             if place.root is None:
                 if not self._is_noted(model, place.path):

@@ -247,8 +247,10 @@ class Launch:
     def _about_to_stop(self, victims: tuple[Process, ...]) -> None:
         """Make every step try what it will need before the first stop; signals wait until all have done so."""
         if not self._victims:
-            self.models.refuse_hidden([process.pid for process in victims])
+            pids = [process.pid for process in victims]
+            self.models.refuse_hidden(pids)
             self._tell_changes(victims)
+            self.models.warm(pids)
             self.guard.begin()
             for step in self.steps:
                 step.rehearse()

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from ..app.exec import execute
 from ..config.paths import current_folder
 from ..context import Answer, Context, Report
-from ..errors import ExitStatus, LauncherError
+from ..errors import ExitStatus, LauncherError, quoted
 from ..operations import outcome
 from ..operations.held import Started, last_record, write_record
 from ..service import history
@@ -85,6 +85,7 @@ class StartStep:
 
         keeper = starter(os.getpid(), ProcessTable())
         if keeper is None:
+            self._warn_of_logout()
             return
         name = keeper.supervisor.name
         if keeper.supervisor.is_unit:
@@ -101,6 +102,18 @@ class StartStep:
             raise LauncherError(f"--background: {problem}", hint, ExitStatus.USAGE)
         self._context.console.warn(f"warning: {problem}")
         self._context.console.warn(self._context.console.hinted(f"hint: {hint}"))
+
+    def _warn_of_logout(self) -> None:
+        from ..instances.login import ends_at_logout
+        from ..instances.process import cgroup
+
+        user = text.user(os.geteuid())
+        problem = ends_at_logout(cgroup(os.getpid()), user)
+        if problem:
+            console = self._context.console
+            console.warn(f"warning: the app would end when {user} logs out: {problem}")
+            hint = f"loginctl enable-linger {quoted(user)}; start_app.py unit --user prints a unit that stays"
+            console.warn(console.hinted(f"hint: {hint}"))
 
     def prepare(self) -> None:
         """Do nothing: the start acquires its resources right before the stop."""

@@ -28,6 +28,7 @@ Word = Literal[
     "unreachable",
     "unknown",
     "not compared",
+    "as pinned",
 ]
 STALE = frozenset(("local behind", "incomplete locally", "gone or renamed upstream", "gated, no access"))
 UNKNOWN = frozenset(("unreachable", "unknown"))

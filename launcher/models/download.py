@@ -22,7 +22,7 @@ from ..cache.verify import Candidate, Checked, Verification
 from ..errors import ExitStatus, LauncherError, quoted
 from ..ui.console import Progress
 from ..ui.text import count, size
-from . import hub, local_dir, placement
+from . import endpoints, hub, local_dir, placement, sources
 from .endpoints import Endpoint
 from .hub import Question
 from .lockfile import LockedModel
@@ -56,6 +56,12 @@ def fetch(task: Task, reach: Reach, memories: Memories, run: Run) -> Served:
         for path in staged.bad:
             _remove(task, path)
         lacking = [path for path in lacking if path not in staged.good]
+    brought = _bring(task, lacking, reach, memories, run)
+    damaged -= brought
+    lacking = [path for path in lacking if path not in brought]
+    if lacking:
+        _refuse_offline(task, lacking, reach)
+    missing = sum(max(0, task.model.files[path].size) for path in lacking)
     failures: list[tuple[Endpoint, str]] = []
     lied = denied = 0
     for endpoint in reach.endpoints.chain if lacking else ():
@@ -81,7 +87,7 @@ def fetch(task: Task, reach: Reach, memories: Memories, run: Run) -> Served:
             if not (lacking and arrived.bad and resumed):
                 break
         if not lacking:
-            return Served(task, endpoint, task.size)
+            return Served(task, endpoint, missing)
         lied += lying
         denied += refused
         failures.append((endpoint, why))
@@ -89,6 +95,53 @@ def fetch(task: Task, reach: Reach, memories: Memories, run: Run) -> Served:
     if not lacking:
         return Served(task, reach.endpoints.used, 0)
     raise _unserved(task, failures, damaged=lied == len(failures) > 0, denied=denied == len(failures) > 0)
+
+
+def _bring(task: Task, lacking: Sequence[str], reach: Reach, memories: Memories, run: Run) -> frozenset[str]:
+    """Bring what is on this machine already, and return what has come and is right; a damaged file makes way for it."""
+    if reach.sources is None or not lacking:
+        return frozenset()
+    model, root = task.model, task.place.root
+    damaged = {os.path.realpath(f"{task.base}/{path}") for path in task.damaged}
+    found = reach.sources.find((model.files[path] for path in lacking), damaged)
+    brought: dict[str, tuple[sources.Source, str]] = {}
+    for path in lacking:
+        source = found.get(model.files[path].hash)
+        if source is None:
+            continue
+        if path in task.damaged:
+            _remove(task, path)
+        with suppress(OSError):  # what cannot be brought is downloaded
+            if root:
+                how = sources.into_cache(source, task.place.path, model.commit, path, model.files[path].hash)
+            else:
+                how = sources.bring(source, f"{task.base}/{path}", blob=False)
+            brought[path] = (source, how)
+            if run.progress:
+                run.progress(max(0, model.files[path].size), path)
+    arrived = _arrived(task, list(brought), memories) if brought else _Arrived(frozenset(), {})
+    for path in arrived.bad:
+        _remove(task, path)
+    for place in sorted({source.place for source, _ in brought.values()}):
+        paths = [path for path, (source, _) in brought.items() if source.place == place and path in arrived.good]
+        if paths:
+            amount = f"{count(len(paths), 'file')}, {size(sum(max(0, model.files[path].size) for path in paths))}"
+            run.say(f"pull: {model.name}: {amount} from {place}, verified: {brought[paths[0]][1]}")
+    return arrived.good
+
+
+def _refuse_offline(task: Task, lacking: Sequence[str], reach: Reach) -> None:
+    """Refuse to download where the settings say that no hub may be asked.
+
+    Raises LauncherError (75).
+    """
+    if endpoints.is_offline(reach.environment):
+        raise LauncherError(
+            f"{task.model.name} @ {task.model.commit[:7]} lacks {len(lacking)} files, and "
+            "HF_HUB_OFFLINE says that no hub may be asked",
+            "HF_HUB_OFFLINE=0 start_app.py models pull",
+            ExitStatus.RETRY,
+        )
 
 
 def candidates(place: Place, model: LockedModel, base: str, paths: Iterable[str]) -> list[Candidate]:

@@ -6,6 +6,8 @@ import os
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from ..config.paths import is_folder
+
 OFFICIAL = "https://huggingface.co"
 TRUE = frozenset(("1", "true", "yes", "on"))
 
@@ -24,6 +26,8 @@ class Endpoints(NamedTuple):
     used: Endpoint
     official: Endpoint
     fallback: tuple[Endpoint, ...]
+    folders: tuple[str, ...] = ()
+    """Folders with models, as HF_ENDPOINT_FALLBACK names them."""
 
     @property
     def mirrored(self) -> bool:
@@ -45,10 +49,12 @@ def of(environment: Mapping[str, str]) -> Endpoints:
         plain = _plain(url)
         return Endpoint(plain, plain == official, plain == official or trusted)
 
+    fallback = split(environment.get("HF_ENDPOINT_FALLBACK", ""))
     return Endpoints(
         endpoint(environment.get("HF_ENDPOINT", OFFICIAL if official == OFFICIAL else official)),
         endpoint(official),
-        tuple(endpoint(url) for url in split(environment.get("HF_ENDPOINT_FALLBACK", ""))),
+        tuple(endpoint(entry) for entry in fallback if not is_folder(entry)),
+        tuple(filter(is_folder, fallback)),
     )
 
 

@@ -120,7 +120,7 @@ def own_models(
     renamed: dict[str, str] = {}
     for path, (base, inner, note) in own.noted.items():
         repo = repos.get(note.commit)
-        is_it = read.get(Wanted(path, note.etag if len(note.etag) == 40 else SHA256)) == note.etag
+        is_it = digest_like(read, path, note.etag) == note.etag
         if repo and is_it and path in own.sizes and _is_below(base, app_dir) and repo_id.is_path(inner):
             grouped.setdefault((repo, note.commit, base), {})[inner] = LockedFile(own.sizes[path], note.etag)
             taken.add(path)
@@ -203,6 +203,11 @@ def read_own(own: Own, library: Library, progress: Progress | None) -> Mapping[W
         if git:
             read[Wanted(path, note.etag)] = git
     return read
+
+
+def digest_like(read: Mapping[Wanted, str], path: str, etag: str) -> str | None:
+    """Return the digest of a file in the form of a noted hash."""
+    return read.get(Wanted(path, etag if len(etag) == len(GIT_SHA1) else SHA256))
 
 
 def known_trees(library: Library) -> Mapping[Commit, Files]:

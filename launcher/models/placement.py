@@ -9,6 +9,7 @@ import os
 import stat
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -220,8 +221,29 @@ def _in_folder(model: LockedModel, place: Place, memory: Memory) -> OnDisk:
         stand = model.commit if commits.get(model.commit) or not (commits or state.lacking) else commit
         doubt = "its files have never been verified; start_app.py models pull does that" if unread else ""
         problem = _unfinished(place.path, state.unread) or _in_words(place.path, state, len(model.files))
+        problem = problem or _different(place.path, model, state.unread, memory)
         return OnDisk(stand, problem, doubt="" if problem else doubt)
     return OnDisk(commit)
+
+
+def _different(folder: str, model: LockedModel, unread: Sequence[str], memory: Memory) -> str:
+    """Return in words which files were read and have another content than they must have."""
+    different = []
+    for path in unread:
+        with suppress(OSError):
+            if memory.hash_of(os.stat(f"{folder}/{path}"), model.files[path].hash):
+                different.append(path)
+    return differing(different, len(model.files), f"what {model.commit[:7]} has") if different else ""
+
+
+def differing(paths: Sequence[str], of: int, than: str) -> str:
+    """Return in words which of so many files have another content."""
+    return f"{len(paths)} of {of} files are not {than}: {some(paths, 3)}"
+
+
+def unfinished_mark(path: str) -> str:
+    """Return what another program has put beside a file that it has not finished, blank where nothing is there."""
+    return next((mark for mark in MARKS if os.path.lexists(f"{path}{mark}")), "")
 
 
 def _in_words(folder: str, state: Held, of: int) -> str:

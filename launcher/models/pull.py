@@ -19,7 +19,7 @@ from ..errors import ExitStatus, LauncherError, quoted
 from ..ui.console import Progress
 from ..ui.text import size
 from . import download as fetching
-from . import endpoints, local_dir, ownership, placement, refs, switch
+from . import local_dir, ownership, placement, refs, switch
 from .lockfile import LockedModel
 from .placement import Memories, Place
 from .task import Disk, Reach, Run, Served, Skipped, Spare, Survey, Task, spare_none
@@ -194,21 +194,6 @@ def move(task: Task, *, pin: bool) -> None:
         refs.move(task.model, task.place, pin=pin)
     except OSError as error:
         raise _unswitchable(task, error) from error
-
-
-def refuse_offline(reach: Reach, survey: Survey) -> None:
-    """Refuse to download if the settings forbid requests to hubs.
-
-    Raises LauncherError (75).
-    """
-    lacking = [task for task in survey.tasks if task.lacking]
-    if lacking and endpoints.is_offline(reach.environment):
-        raise LauncherError(
-            f"{lacking[0].model.name} @ {lacking[0].model.commit[:7]} lacks {len(lacking[0].lacking)} files, and "
-            "HF_HUB_OFFLINE says that no hub may be asked",
-            "HF_HUB_OFFLINE=0 start_app.py models pull",
-            ExitStatus.RETRY,
-        )
 
 
 def _refuse_full(survey: Survey) -> None:

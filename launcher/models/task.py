@@ -13,6 +13,7 @@ from . import local_dir
 from .endpoints import Endpoint, Endpoints
 from .lockfile import LockedModel
 from .placement import Memories, Place
+from .sources import Sources
 from .switch import Switch
 
 
@@ -114,10 +115,12 @@ class Run(NamedTuple):
 class Reach(NamedTuple):
     """Hold how to download missing files: the hubs in order, the app's environment, and the stall limit in seconds.
 
-    `homes` are the folders besides the caches in which huggingface_hub keeps its own files.
+    `homes` are the folders besides the caches in which huggingface_hub keeps what it needs itself, `sources` where on
+    this machine files may be.
     """
 
     endpoints: Endpoints
     environment: Mapping[str, str]
     stall: float = STALL_SECONDS
     homes: tuple[str, ...] = ()
+    sources: Sources | None = None

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from fnmatch import fnmatchcase
-from itertools import chain, islice
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -266,25 +265,18 @@ def repos_of_commits(roots: Sequence[str], lock: Lock) -> Mapping[str, str]:
     return repos
 
 
-def stamps(library: Library, most: int) -> Mapping[str, str]:
-    """Return the fingerprints of up to `most` weights, by name: those in the app's own folders first."""
-    app_dir = library.settings.app_dir
-    own = flat_files(folders(library.settings, library.lock), library.roots)
-    looks = chain(((path, status) for path, status in own if is_weights(path)), _cached_files(library.roots))
-    return {name_of(path, app_dir): stamp(status) for path, status in islice(looks, most)}
+def stamps(settings: Settings, lock: Lock, most: int) -> Mapping[str, str]:
+    """Return by which the weights in the app's own folders are known again later, by name, of as many as `most`.
+
+    What is in a hub cache is known by its commit.
+    """
+    looks = (look for look in flat_files(folders(settings, lock), ()) if is_weights(look[0]))
+    return {name_of(path, settings.app_dir): stamp(status) for path, status in islice(looks, most)}
 
 
 def stamp(status: os.stat_result) -> str:
     """Return everything that identifies a file with exactly this content."""
     return line_of(status, "").decode().rstrip()
-
-
-def _cached_files(roots: Sequence[str]) -> Iterator[tuple[str, os.stat_result]]:
-    for root in roots:
-        for folder in filter(HUB_ENTRY.match, _names(root)):
-            for path in _weights_below(f"{root}/{folder}/snapshots"):
-                with suppress(OSError):
-                    yield path, os.stat(path)
 
 
 def cached(library: Library) -> Iterator[WeightsFile]:

@@ -13,8 +13,7 @@ from typing import NamedTuple
 from ..cache.digests import Wanted, digests
 from ..context import Context
 from ..errors import ExitStatus, LauncherError
-from ..instances import process as processes
-from ..models import loaded, placement, verified, weights
+from ..models import placement, verified, weights
 from ..models.lockfile import Lock
 from ..models.placement import Memories, Placed
 from ..models.weights import Library, WeightsFile
@@ -24,13 +23,14 @@ from . import weights as inventory
 _NAMED_AT_MOST = 5
 
 
-def refuse_changed(context: Context, lock: Lock, placed: Sequence[Placed]) -> None:
+def refuse_changed(context: Context, lock: Lock, placed: Sequence[Placed]) -> bool:
     """Refuse files that do not match their pin by hash alone, and every changed file of a frozen lock.
 
-    A file that is not remembered as verified is read. Raises LauncherError: 65, or 74 for an unreadable file.
+    A file that is not remembered as verified is read. Returns whether all files of all models are present and verified.
+    Raises LauncherError: 65, or 74 for an unreadable file.
     """
     memories = verified.load(context.settings.app_dir)
-    problems, unread = _looked_at(context, lock, placed, memories)
+    problems, unread, missing = _looked_at(context, lock, placed, memories)
     try:
         for memory, wanted in ((memories.local, unread.own), (memories.cached, unread.cached)):
             if wanted:
@@ -53,6 +53,7 @@ def refuse_changed(context: Context, lock: Lock, placed: Sequence[Placed]) -> No
             "start_app.py models pull brings what a hub has; start_app.py models lock --freeze pins the disk as it is",
             ExitStatus.DAMAGED,
         )
+    return lock.frozen and not missing
 
 
 class _Unread(NamedTuple):
@@ -62,9 +63,15 @@ class _Unread(NamedTuple):
     cached: list[Wanted]
 
 
-def _looked_at(context: Context, lock: Lock, placed: Sequence[Placed], memories: Memories) -> tuple[list[str], _Unread]:
-    """Return the problems that are visible without reading, and the files to read; missing files are pulled later."""
+def _looked_at(
+    context: Context, lock: Lock, placed: Sequence[Placed], memories: Memories
+) -> tuple[list[str], _Unread, bool]:
+    """Return the problems that are visible without reading, the files to read, and whether a model's file is missing.
+
+    Missing files of models are pulled later.
+    """
     problems: list[str] = []
+    missing = False
     unread = _Unread([], [])
     single = placement.held(str(context.settings.app_dir), lock.files, memories.local)
     problems += [f"{path} is gone" for path in single.missing]
@@ -73,9 +80,10 @@ def _looked_at(context: Context, lock: Lock, placed: Sequence[Placed], memories:
     for model, place in placed if lock.frozen else ():
         base, into = place.base(model.commit), unread.cached if place.root else unread.own
         held = placement.held(base, model.files, memories.of(place))
+        missing = missing or bool(held.missing)
         problems += [f"{_name(context, f'{base}/{path}')} has another size" for path in held.resized]
         into.extend(Wanted(f"{base}/{path}", model.files[path].hash) for path in held.unread)
-    return problems, unread
+    return problems, unread, missing
 
 
 def _name(context: Context, path: str) -> str:
@@ -116,6 +124,9 @@ def refuse_hidden(context: Context, lock: Lock, pids: Sequence[int]) -> None:
 
     With `--force`, only warn. Raises LauncherError (65).
     """
+    from ..instances import process as processes
+    from ..models import loaded
+
     environment = processes.environment(pids[0]) or {} if pids else {}
     hidden = loaded.hidden(loaded.opened(pids), inventory.roots_of(context, environment), lock)
     if not hidden:

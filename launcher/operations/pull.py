@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -13,8 +14,22 @@ from ..cache.roots import hf_home
 from ..cache.targets import unknown
 from ..context import Context
 from ..errors import ExitStatus, LauncherError, quoted
-from ..models import hub, local_dir, lockfile, placement, pull, refs, repo_id, resolve, subjects, switch
-from ..models.lockfile import LockedModel
+from ..models import (
+    hub,
+    local_dir,
+    lockfile,
+    placement,
+    pull,
+    refs,
+    repo_id,
+    resolve,
+    sources,
+    subjects,
+    switch,
+    weights,
+)
+from ..models.lockfile import Lock, LockedModel
+from ..models.sources import Sources
 from ..models.subjects import Subject
 from ..models.task import STALL_SECONDS, Disk, Reach, Run, Served, Skipped, Spare, Survey, spare_none
 from ..service import history, outcomes
@@ -220,8 +235,13 @@ def fetch(
     """Download the missing files, with one bar for all bytes; return the files and their hubs."""
     console = context.console
     home = str(hf_home(context.environment, context.settings.app_dir))
-    reach = Reach(context.endpoints, context.own_environment, context.timeout(STALL_SECONDS), (home,))
-    pull.refuse_offline(reach, survey)
+    reach = Reach(
+        context.endpoints,
+        context.own_environment,
+        context.timeout(STALL_SECONDS),
+        (home,),
+        sources_of(context, memories),
+    )
     for task in survey.tasks:
         if task.lacking:
             count = text.count(len(task.lacking), "file")
@@ -229,10 +249,23 @@ def fetch(
     with console.bar("pulling", survey.size) as progress:
         come, served = pull.fetch(survey, reach, memories, Run(console.say, progress, spare))
     for download in served:
+        if not download.size:
+            continue
         model, result = download.task.model, f"{text.size(download.size)} from {download.endpoint.url}, verified"
         history.record(context.settings, "pull", f"{model.name} @ {model.commit[:7]}", result)
         console.say(f"pull: {model.name}: {result}")
     return come, served
+
+
+def sources_of(context: Context, memories: placement.Memories) -> Sources:
+    """Return where on this machine files may be that need not be downloaded."""
+    settings = context.settings
+    named = sources.of_entries(context.endpoints.folders, str(settings.app_dir), context.home or "")
+    for folder in named:
+        if not os.path.isdir(folder):
+            context.console.warn(f"{folder} is not there (HF_ENDPOINT_FALLBACK)")
+    own = weights.folders(settings, context.lockfile or Lock())
+    return Sources(tuple(root.real for root in context.roots), own, named, memories)
 
 
 def tell(survey: Survey, console: Console) -> None:

@@ -6,18 +6,20 @@ import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..cache import roots as caches
 from ..context import Context
 from ..errors import LauncherError
 from ..instances import process as processes
-from ..models import loaded, verified, weights
-from ..models.loaded import Opened
+from ..models import verified, weights
 from ..models.locked_view import VIEW
 from ..models.lockfile import Lock
 from ..models.weights import Library, Origin, WeightsFile
-from .instance import Observed
+
+if TYPE_CHECKING:
+    from ..models.loaded import Opened
+    from .instance import Observed
 
 _SETTLE_SECONDS = 2.0  # for files written during the start, on file systems with a resolution of two seconds
 
@@ -62,26 +64,30 @@ class Instance(NamedTuple):
     """Hold the facts about the running instance: its open files, environment, start and record.
 
     `started` is in seconds since the epoch; `stamps` are the fingerprints of its weights at the start, None if no
-    launcher has recorded them.
+    launcher has recorded them. `commits` are those of the cached models at the start.
     """
 
     opened: tuple[Opened, ...] = ()
     environment: Mapping[str, str] = {}
     started: float | None = None
     stamps: Mapping[str, str] | None = None
+    commits: Mapping[str, str] = {}
 
 
 def instance_of(observed: Observed) -> Instance:
     """Return the facts about the observed instance; empty without one."""
+    from ..models import loaded  # a launch does not need it
+
     instance, record = observed.instance, observed.record
     if instance is None:
         return Instance()
-    recorded = record.weights if record and record.pid == instance.pid else None
+    own = record if record and record.pid == instance.pid else None
     return Instance(
         loaded.opened(instance.tree),
         processes.environment(instance.pid) or {},
         time.time() - instance.process.age,
-        recorded or None,
+        own.weights or None if own else None,
+        own.models if own else {},
     )
 
 
@@ -139,9 +145,12 @@ class _Comparison:
 
     def _change(self, file: WeightsFile) -> str:
         stamps, started = self._instance.stamps, self._instance.started
+        late = started is not None and file.status.st_ctime > started + _SETTLE_SECONDS
+        if not file.flat:
+            was = file.origin.commit in self._instance.commits.values()
+            return "written or replaced since the instance started" if late and was else ""
         if stamps is None:
-            late = started is not None and file.flat and file.status.st_ctime > started + _SETTLE_SECONDS
-            return "written or moved since the instance started" if late else ""
+            return "written or replaced since the instance started" if late else ""
         before = stamps.get(weights.name_of(file.path, self._app_dir))
         if before is None or before == weights.stamp(file.status):
             return ""

@@ -57,6 +57,20 @@ def test_each_command_of_the_cache_page_removes_what_the_page_says(world: World)
     assert repos() == []
 
 
+MOVE = "start_app.py cache move ../models"
+
+
+@runs(MOVE, "start_app.py stop")
+def test_the_cache_moves_as_the_cache_page_says(world: World) -> None:
+    repo = world.cache(V22, world.publish(V22)[1])
+    names = sorted(path.name for path in repo.glob("snapshots/*/*"))
+    world.fine("start_app.py stop", MOVE)
+    target = world.app.path.parent / "models"
+    assert f"HF_HUB_CACHE={target}" in (world.app.path / ".env").read_text()
+    assert sorted(path.name for path in target.glob("models--*/snapshots/*/*")) == names
+    assert not repo.exists()
+
+
 LOCK_TTS = "start_app.py models lock IndexTeam/IndexTTS-2 --local-dir checkpoints"
 TAKE_OUT = "start_app.py models lock koge/index-tts-v23 --remove"
 
@@ -76,7 +90,11 @@ LIST, FREEZE = "start_app.py models list", "start_app.py models lock --freeze"
 FREEZE_TTS = "start_app.py models lock --freeze IndexTeam/IndexTTS-2"
 
 
-@runs(LIST, FREEZE, FREEZE_TTS)
+CHECK_TTS = "start_app.py models check IndexTeam/IndexTTS-2 --local-dir checkpoints"
+EXPORT = "start_app.py models export /mnt/usb/models"
+
+
+@runs(LIST, FREEZE, FREEZE_TTS, CHECK_TTS)
 def test_what_is_on_the_disk_is_listed_and_frozen(world: World) -> None:
     world.hub.commit(TTS, TTS_FILES)
     folder = world.app.path / "checkpoints"
@@ -90,6 +108,17 @@ def test_what_is_on_the_disk_is_listed_and_frozen(world: World) -> None:
     world.fine(FREEZE_TTS)
     assert TTS in lock.read_text() and '"checkpoints/own.pth"' in lock.read_text()
     assert "unknown  unknown" not in world.fine(LIST)
+    assert "up to date" in world.fine(CHECK_TTS)
+    assert "own.pth" in os.listdir(world.app.path / "checkpoints")
+
+
+@runs(EXPORT)
+def test_what_is_pinned_is_exported(world: World) -> None:
+    commit = world.publish(V23)[1]
+    world.cache(V23, commit)
+    world.fine("start_app.py models lock koge/index-tts-v23")
+    assert "wrote " in world.fine(EXPORT)
+    assert (world.app.path / "usb" / "models" / "models.lock").is_file()
 
 
 LOGS, FOLLOW, WAIT = "start_app.py logs", "start_app.py logs -f", "start_app.py wait --timeout 1"

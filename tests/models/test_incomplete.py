@@ -164,14 +164,12 @@ def test_what_git_or_aria2_have_left_in_a_folder_is_no_model_until_a_pull(
     assert kept == (set() if make is _pointer else {before, f"{before}.aria2"})
 
 
-def test_files_that_were_copied_by_hand_are_unknown_until_a_pull_has_read_them(pulled: Pulled) -> None:
+def test_files_that_were_copied_by_hand_are_read(pulled: Pulled) -> None:
     pulled.lock_new(local_dir=FOLDER)
     for path, data in NEW.items():
         (pulled.folder / path).parent.mkdir(parents=True, exist_ok=True)
         (pulled.folder / path).write_bytes(data)
-    status, verdict, detail = _said(pulled)
-    assert (status, verdict) == (RETRY, "unknown")
-    assert "models pull" in detail
+    assert _said(pulled)[:2] == (0, "up to date")
     pulled.pulled()
     assert not pulled.mirror.count("/cdn/")
     assert _said(pulled)[:2] == (0, "up to date")

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from launcher.models import lockfile
+from launcher.system import page_cache
 from tests.support.apps import WEBUI, AppFolder, Done, Processes, Running, eventually, get, launcher
 from tests.support.hub_cache import Library
 from tests.support.pulled import FOLDER, MODEL, NEW, OTHER, Pulled, pulled_app
@@ -228,3 +229,90 @@ def test_what_the_running_instance_has_loaded_and_the_lock_does_not_pin_is_told_
     assert running.process.poll() is None
     assert pulled.run("--locked", "--no-launch", "--force").status == 0
     assert running.wait() is not None
+
+
+def check(pulled: Pulled, *arguments: str) -> tuple[int, dict[str, tuple[str, str]]]:
+    """Return the exit status of `models check`, and of each name the verdict and the words behind it."""
+    done = pulled.run("models", "check", "--json", *arguments)
+    return done.status, {one["name"]: (one["verdict"], one["detail"] or "") for one in done.json["models"]}
+
+
+@pytest.mark.slow
+def test_a_folder_that_was_filled_by_hand_is_judged_by_its_hashes(pulled: Pulled) -> None:
+    for path, data in NEW.items():
+        (pulled.folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (pulled.folder / path).write_bytes(data)
+    status, verdicts = check(pulled)
+    assert (status, verdicts[FOLDER][0]) == (80, "unknown")  # 80: the cached model is behind
+    name = f"{MODEL} in {FOLDER}"
+    arguments = (MODEL, "--local-dir", FOLDER)
+    assert check(pulled, *arguments) == (0, {name: ("up to date", "")})
+    in_place(pulled.folder / "gpt.safetensors")
+    status, verdicts = check(pulled, *arguments)
+    assert (status, verdicts[name][0]) == (80, "incomplete locally")
+    assert "1 of 5 files are not what" in verdicts[name][1]
+    (pulled.folder / "gpt.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+    assert "Git LFS pointers" in check(pulled, *arguments)[1][name][1]
+    (pulled.folder / "gpt.safetensors").write_bytes(NEW["gpt.safetensors"][:500])
+    (pulled.folder / "gpt.safetensors.aria2").touch()
+    assert "a download broke off" in check(pulled, *arguments)[1][name][1]
+
+
+@pytest.mark.slow
+def test_a_folder_that_was_downloaded_is_compared_with_the_hub_and_read(pulled: Pulled) -> None:
+    with Library(pulled.hub, env={"HF_HUB_CACHE": str(pulled.cache)}) as library:
+        library.ask("download_to", str(pulled.folder), MODEL, pulled.old)
+    name = f"{MODEL} in {FOLDER}"
+    assert check(pulled)[1][name][0] == "local behind"
+    in_place(pulled.folder / "gpt.safetensors")
+    assert check(pulled)[1][name][0] == "incomplete locally"
+
+
+@pytest.mark.slow
+def test_a_locked_folder_is_read_by_a_check(pulled: Pulled) -> None:
+    pulled.lock_new(local_dir=FOLDER)
+    pulled.pulled()
+    name = f"{MODEL} in {FOLDER}"
+    assert check(pulled) == (0, {name: ("up to date", "")})
+    by_replacement(pulled.folder / "added/deep.bin")
+    status, verdicts = check(pulled)
+    assert (status, verdicts[name][0]) == (80, "incomplete locally")
+    assert "added/deep.bin" in verdicts[name][1]
+
+
+@pytest.mark.slow
+def test_single_files_of_a_lock_are_read_by_a_check(flat: AppFolder) -> None:
+    run(flat, "models", "lock", "--freeze")
+    done = run(flat, "models", "check", "--json")
+    assert (done.status, {one["verdict"] for one in done.json["models"]}) == (0, {"as pinned"})
+    in_place(flat.path / GPT)
+    done = run(flat, "models", "check", "--json")
+    assert (done.status, next(one["verdict"] for one in done.json["models"] if one["name"] == GPT)) == (
+        80,
+        "incomplete locally",
+    )
+
+
+@pytest.mark.slow
+def test_what_the_new_instance_loads_is_read_while_the_old_one_serves(flat: AppFolder, processes: Processes) -> None:
+    flat.script.write_text(MAPPING)
+    (flat.path / GPT).write_bytes(os.urandom(8 << 20))
+
+    def drop() -> bool:
+        descriptor = os.open(flat.path / GPT, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+            return bool(list(page_cache.missing(descriptor, 8 << 20)))
+        finally:
+            os.close(descriptor)
+
+    start(flat, processes)
+    if not drop():
+        pytest.skip("this file system keeps its files in memory")
+    second = start(flat, processes)
+    assert "warm: 8.4 MB read into memory" in second.err
+    assert second.err.index("warm: ") < second.err.index("terminated pid")
+    assert "warm: " not in start(flat, processes).err
+    assert drop()
+    assert "warm: " not in start(flat, processes, "--no-warm").err

@@ -101,6 +101,7 @@ class World:
             "/root/index-tts": str(self.app.path),
             "/srv/my-app": str(self.app.path),
             "/etc/systemd/system": str(self.units),
+            "/mnt/usb": str(self.app.path / "usb"),
             "7860": str(self.app.port),
             "7861": str(self.other_port),
             "sudo ": "",

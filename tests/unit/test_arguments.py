@@ -36,7 +36,7 @@ def hinted(hint: str | None) -> list[str]:
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_options_stand_before_between_or_after_the_words_of_a_command(command: str) -> None:
-    repos = ["koge/v22", "koge/v23"] if TABLE[command].repos else []
+    repos = {"": [], "DIR": ["/mnt/usb"]}.get(TABLE[command].repos, ["koge/v22", "koge/v23"])
     words = [*command.split(), *repos]
     options = ["--port", "7861", "-v"]
     for position in range(len(words) + 1):

@@ -1,0 +1,138 @@
+"""Bytes that are on this machine are not downloaded again: a file of the right hash is brought from where it is.
+
+It is looked for in every hub cache and model folder of the app, and in folders that HF_ENDPOINT_FALLBACK names. Nothing
+is believed of it: it is read before it is brought, and verified after that as a download is.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import stat
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+
+from ..cache.digests import Wanted, digests
+from ..cache.dirs import walk
+from ..config.paths import HUB_ENTRY
+from .lockfile import LockedFile
+from .placement import Memories
+from .weights import flat_files
+
+# _IOW(0x94, 9, int): ioctl_ficlone(2).
+_FICLONE = 0x40049409
+_WRITABLE = 0o222
+
+
+class Source(NamedTuple):
+    """Hold a file with wanted content: where it is, whether it is a blob of a hub cache, and what a person calls it."""
+
+    path: str
+    blob: bool
+    place: str
+
+
+class Sources(NamedTuple):
+    """Hold where files may be: hub caches by their real paths, the app's model folders, and folders that are named."""
+
+    roots: tuple[str, ...]
+    folders: tuple[str, ...]
+    named: tuple[str, ...]
+    memories: Memories
+
+    def find(self, files: Iterable[LockedFile], besides: Collection[str] = ()) -> Mapping[str, Source]:
+        """Return where files of these hashes are, by hash; each was read, and none of the paths `besides` counts."""
+        wanted = {file.hash: file.size for file in files}
+        found: dict[str, Source] = {}
+        for source, digest in self._candidates(wanted):
+            if digest in found or source.path in besides or os.path.realpath(source.path) in besides:
+                continue
+            memory = self.memories.cached if source.blob else self.memories.local
+            one = Wanted(source.path, digest)
+            with suppress(OSError):
+                if digests((one,), memory)[one] == digest:
+                    found[digest] = source
+            if len(found) == len(wanted):
+                break
+        return found
+
+    def _candidates(self, wanted: Mapping[str, int]) -> Iterator[tuple[Source, str]]:
+        """Yield files that may be what is wanted: by the name of a blob, else by their size."""
+        sizes: dict[int, list[str]] = {}
+        for digest, size in wanted.items():
+            sizes.setdefault(size, []).append(digest)
+        for root in self.roots:
+            for path in _blobs(root, wanted):
+                yield Source(path, True, root), os.path.basename(path)
+        for path, status in flat_files(self.folders, self.roots):
+            for digest in sizes.get(status.st_size, ()):
+                yield Source(path, False, os.path.dirname(path)), digest
+        for folder in self.named:
+            for entry in walk(folder):
+                with suppress(OSError):
+                    status = os.stat(entry.path)
+                    for digest in sizes.get(status.st_size, ()) if stat.S_ISREG(status.st_mode) else ():
+                        yield Source(entry.path, False, folder), digest
+
+
+def _blobs(root: str, wanted: Collection[str]) -> Iterator[str]:
+    with suppress(OSError):
+        for folder in filter(HUB_ENTRY.match, os.listdir(root)):
+            with suppress(OSError):
+                present = set(os.listdir(f"{root}/{folder}/blobs")).intersection(wanted)
+                yield from (f"{root}/{folder}/blobs/{name}" for name in sorted(present))
+
+
+def bring(source: Source, path: str, *, blob: bool) -> str:
+    """Bring a file to a path where nothing is; return how: as a `reflink`, a `hard link` or a `copy`.
+
+    A hard link is made only of one blob to another that nobody may write to. Raises OSError; then nothing is there.
+    """
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    status = os.stat(source.path)
+    if blob and source.blob and not status.st_mode & _WRITABLE:
+        with suppress(OSError):
+            os.link(os.path.realpath(source.path), path)
+            return "hard link"
+    new = f"{path}.{os.urandom(4).hex()}.incomplete"
+    try:
+        with open(source.path, "rb") as origin, open(new, "xb") as target:
+            how = _copied(origin.fileno(), target.fileno())
+            if how == "copy":
+                shutil.copyfileobj(origin, target, 1 << 20)
+        os.rename(new, path)
+    except BaseException:
+        with suppress(OSError):
+            os.unlink(new)
+        raise
+    return how
+
+
+def _copied(origin: int, target: int) -> str:
+    """Share the bytes where the file system can; else let the kernel copy them, as far as it does."""
+    with suppress(OSError):
+        fcntl.ioctl(target, _FICLONE, origin)
+        return "reflink"
+    return "copy"
+
+
+def into_cache(source: Source, repo: str, commit: str, name: str, digest: str) -> str:
+    """Bring a file into a snapshot of a cached repo, as a blob that it links to; return how.
+
+    Raises OSError.
+    """
+    blob = f"{repo}/blobs/{digest}"
+    how = "link" if os.path.lexists(blob) else bring(source, blob, blob=True)
+    link = f"{repo}/snapshots/{commit}/{name}"
+    os.makedirs(os.path.dirname(link), exist_ok=True)
+    Path(link).symlink_to(os.path.relpath(blob, os.path.dirname(link)))
+    return how
+
+
+def of_entries(entries: Sequence[str], base: str, home: str) -> tuple[str, ...]:
+    """Return the folders that entries of HF_ENDPOINT_FALLBACK name; a relative one is in the app's folder."""
+    plain = (entry.removeprefix("file://") for entry in entries)
+    return tuple(os.path.normpath(os.path.join(base, home + e[1:] if e.startswith("~/") else e)) for e in plain)
