@@ -18,11 +18,14 @@ from ..instances.command_line import ScriptArgument, script_argument, wrapped_ar
 from ..scripts import presets, project, shell
 from ..scripts.candidates import Candidate, Folder
 from ..scripts.reading import Reading, Way, read_off
+from ..ui import text
 from .by_hand import Started, is_telling, started
 
 _DECIDED = ("GRADIO_SERVER_PORT", "GRADIO_SERVER_NAME")
 # Variables in start scripts for the shell and for Python's environment, which the launcher sets itself.
 _SHELLS = ("PATH", "PWD", "HOME", "PS1", "SHELL", "VIRTUAL_ENV", "CONDA_PREFIX", "CONDA_DEFAULT_ENV", "PYTHON")
+_USERS_SCRIPT = "webui-user.sh"  # where a user of Stable Diffusion web UI keeps settings
+_NAMED_AT_MOST = 5
 _HOST_OPTIONS = ("--host", "--server-name", "--server_name", "--listen-host", "--listen", "--ip", "--address", "--bind")
 
 
@@ -69,14 +72,17 @@ class _Proposing:
 
     def proposal(self) -> Proposal:
         scripts = shell.read_all(self._app_dir)
-        origin = self._origin(scripts)
+        starting = self._start_script(scripts)
+        origin = self._origin(starting)
         preset = presets.recognized(self._app_dir)
         entry, candidate = self._entry(origin, preset)
         reading = read_off(candidate) if candidate else None
         if origin:
             self._started(origin, reading)
-        for script in scripts:
-            self._exported(script)
+        users = [script for script in scripts if script.path.name == _USERS_SCRIPT]
+        named = [script for script in scripts if shell.is_start_script(script.path)]
+        for script in (*([starting] if starting else named[:1]), *users):
+            self._exported(script)  # once more changes nothing
         for name, value in preset.lines.items() if preset else ():
             self._add(name, value, f"{preset.name}: {preset.reason}" if preset else "")
         if entry:
@@ -90,18 +96,26 @@ class _Proposing:
     def _add(self, name: str, value: str, reason: str) -> None:
         self._lines.setdefault(name, Line(name, value, reason))
 
-    def _origin(self, scripts: Sequence[shell.StartScript]) -> _Origin | None:
+    def _origin(self, script: shell.StartScript | None) -> _Origin | None:
         running = started(self._app_dir)
         if running:
             what = f"pid {running.pid} runs so"
             return _Origin(running.argument, (), running.environment, _python_of(running), running.folder, what)
-        for script in scripts:
-            if script.words:
-                argument = wrapped_argument(script.words, python=False) or script_argument(_as_python(script.words))
-                if argument and self._path(argument, self._app_dir):
-                    what = f"{script.path.name} starts it so"
-                    return _Origin(argument, script.before, script.exports, script.python, self._app_dir, what)
+        argument = _argument(script) if script else None
+        if script and argument:
+            what = f"{script.path.name} starts it so"
+            return _Origin(argument, script.before, script.exports, script.python, self._app_dir, what)
         return None
+
+    def _start_script(self, scripts: Sequence[shell.StartScript]) -> shell.StartScript | None:
+        """Return the script that starts a page of this folder, in any case rather than under a condition."""
+        starting = []
+        for script in scripts:
+            argument = _argument(script)
+            path = self._path(argument, self._app_dir) if argument else None
+            if path and self._folder.candidate(path):
+                starting.append(script)
+        return min(starting, key=lambda script: script.nested, default=None)
 
     def _path(self, argument: ScriptArgument, folder: Path) -> Path | None:
         """Return the file of this folder that was run, None for a file of another folder."""
@@ -195,7 +209,8 @@ class _Proposing:
                 self._add(name, value, f"{script.path.name} exports it")
         unknown = [name for name in script.unknown if name not in _SHELLS]
         if unknown:
-            self._notes.append(f"{script.path.name} computes {', '.join(unknown)}, and no shell was run: not proposed")
+            names = text.some(unknown, _NAMED_AT_MOST)
+            self._notes.append(f"{script.path.name} computes {names} or sets it under a condition: not proposed")
 
     def _anchored(self, value: str, folder: Path) -> str:
         """Return an absolute path for one of another folder: `.env` resolves a relative one from the app's folder."""
@@ -282,8 +297,12 @@ def _python_of(running: Started) -> str:
     return environment or ""
 
 
-def _as_python(words: Sequence[str]) -> tuple[str, ...]:
-    return ("python", *words) if words[0].endswith(".py") else tuple(words)
+def _argument(script: shell.StartScript) -> ScriptArgument | None:
+    """Return what the command of a start script runs."""
+    if not script.words:
+        return None
+    words = ("python", *script.words) if script.words[0].endswith(".py") else script.words
+    return wrapped_argument(words, python=False) or script_argument(words)
 
 
 def _value_of(words: Sequence[str], flags: Iterable[str]) -> tuple[str, str] | None:

@@ -6,7 +6,6 @@ module does nothing when it is run itself.
 
 from __future__ import annotations
 
-import os
 import re
 import time
 from collections.abc import Iterator, Sequence
@@ -16,12 +15,12 @@ from typing import NamedTuple
 
 from . import module as modules
 from .folder import content, python_files
-from .module import Launch, Module
+from .module import Glance, Launch, Module
 
 _SECONDS = 0.3
 _MOST_FILES = 5000
 _MOST_PARSED = 120
-_MOST_IMPORTED = 40
+_MOST_IMPORTED = 200
 _NEAR = 3
 _LIKELY = (
     "webui app gradio_app web_ui web_demo gradio_demo gradio_web gradio_ui demo ui launch web gui main run".split()
@@ -31,7 +30,6 @@ _UNLIKELY = re.compile(
 )
 _SIDE_FOLDERS = frozenset("test tests example examples docs doc scripts tools benchmark benchmarks third_party".split())
 _OPENS = (b".launch(", b"uvicorn", b"hypercorn")
-_RUNS = re.compile(rb"__name__|^\w[\w.]*\(", re.MULTILINE)
 
 
 class Candidate(NamedTuple):
@@ -62,6 +60,7 @@ class Folder:
     def __init__(self, app_dir: Path) -> None:
         self.app_dir = app_dir
         self._modules: dict[Path, Module | None] = {}
+        self._glances: dict[Path, Glance] = {}
         self._deadline = time.monotonic() + _SECONDS
 
     @cached_property
@@ -77,6 +76,11 @@ class Folder:
                 return None
             self._modules[path] = modules.read(path, data)
         return self._modules[path]
+
+    def _glance(self, path: Path) -> Glance:
+        if path not in self._glances:
+            self._glances[path] = modules.glance(content(path))
+        return self._glances[path]
 
     @cached_property
     def candidates(self) -> tuple[Candidate, ...]:
@@ -115,13 +119,12 @@ class Folder:
                     yield path, module
 
     def _running(self, names: set[str]) -> Iterator[Path]:
-        """Yield the files that do something when they are run, and mention one of these modules."""
-        mentions = re.compile(rb"\b(%s)\b" % b"|".join(re.escape(os.fsencode(name)) for name in names or {"\0"}))
+        """Yield the files that do something when they are run, and import one of these modules."""
         near = [path for path in self.files if len(path.relative_to(self.app_dir).parts) <= _NEAR]
         for path in near if names else ():
-            data = content(path)
-            if mentions.search(data) and _RUNS.search(data):
-                module = self.module(path, data)
+            imported = {part for name in self._glance(path).imports for part in name.split(".")}
+            if not names.isdisjoint(imported):
+                module = self.module(path)
                 if module and module.runs:
                     yield path
 
@@ -129,18 +132,21 @@ class Folder:
         return any(imported.gradio for imported in self._closure(module))
 
     def _closure(self, script: Module) -> Iterator[Module]:
-        """Yield a script and the app's own modules that it imports, the nearest first."""
-        pending, reached = [script], {script.path}
-        while pending and len(reached) <= _MOST_IMPORTED:
-            module = pending.pop(0)
-            yield module
-            for name in module.imports:
-                path = self._local(name, module.path, script.path.parent)
-                if path and path not in reached:
-                    reached.add(path)
-                    imported = self.module(path)
-                    if imported:
-                        pending.append(imported)
+        """Yield a script and those of the app's own modules that it imports and that may tell something."""
+        yield script
+        pending, seen = [(script.path, script.imports)], {script.path}
+        while pending and len(seen) <= _MOST_IMPORTED:
+            importer, names = pending.pop(0)
+            for name in names:
+                path = self._local(name, importer, script.path.parent)
+                if path is None or path in seen:
+                    continue
+                seen.add(path)
+                glance = self._glance(path)
+                pending.append((path, glance.imports))
+                module = self.module(path) if glance.telling else None
+                if module:
+                    yield module
 
     def _local(self, name: str, importer: Path, script_folder: Path) -> Path | None:
         """Return the app's file for an import, or None."""

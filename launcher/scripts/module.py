@@ -6,6 +6,7 @@ The file is parsed and never run. Unclear values are omitted: nothing here is gu
 from __future__ import annotations
 
 import ast
+import re
 import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,6 +24,33 @@ _DEEPEST = 8
 # where later versions raise RecursionError; no person's source file has this many of these signs.
 _MOST_NESTED = 20_000
 _NESTING = tuple(sign.encode() for sign in ".([+-*/%|&^")
+
+
+# What a look at the bytes finds before a file is parsed: its imports, and whether it may say how a page is opened.
+_IMPORT_LINE = rb"(?m)^[ \t]*(?:from[ \t]+([.\w]+)[ \t]+import[ \t]*(\([^)]*\)|[^\n#;]+)|import[ \t]+([^\n#;]+))"
+_TELLING = rb"gradio|add_argument|click|typer|tyro|[fF]ire\b|DEFINE_|ArgumentParser|CLI\(|\bport\b|_port|port_|PORT"
+
+
+class Glance(NamedTuple):
+    """Hold what a look at a file tells: its imports as `Module` has them, and whether it is worth to be parsed."""
+
+    imports: tuple[str, ...]
+    telling: bool
+
+
+def glance(data: bytes) -> Glance:
+    """Return what a look at the bytes of a file tells; parsing it takes a hundred times as long."""
+    names: dict[str, None] = {}
+    for match in re.finditer(_IMPORT_LINE, data):
+        base = (match[1] or b"").decode("utf-8", "replace")
+        listed = (match[2] or match[3] or b"").strip(b"()").decode("utf-8", "replace")
+        if base:
+            names[base] = None
+        for part in listed.replace("\\", " ").split(","):
+            name = part.split("#")[0].split()[:1]
+            if name:
+                names[f"{base}{'' if not base or base.endswith('.') else '.'}{name[0]}"] = None
+    return Glance(tuple(names), re.search(_TELLING, data) is not None)
 
 
 class Source(NamedTuple):

@@ -45,10 +45,10 @@ def options(module: Module) -> tuple[Option, ...]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Call):
             declared += _of_call(node, functions, classes, parsers)
-    for function in functions.values():
-        command = commands(module).get(function.name)
-        if command is None:
+    for name, command in commands(module).items():
+        if name not in functions:
             continue
+        function = functions[name]
         declared += _clicked(function, command)
         if "typer" in {name.split(".")[0] for name in module.imports}:
             declared += _typed(function, command)
