@@ -66,9 +66,9 @@ def request_of(name: str, context: Context, targets: Sequence[str] = ()) -> Requ
 
 
 def locked(context: Context) -> Mapping[str, frozenset[str]]:
-    """Return the commits that `models.lock` names of each repo folder, and those of the last good sets.
+    """Return the commits of each repo folder in `models.lock`, and those of the last good sets.
 
-    Raises LauncherError (78) for a lock that cannot be read: prune must not take what it may pin.
+    Raises LauncherError (78) for an unreadable lock: prune must not remove what it may pin.
     """
     from ..models import repo_id
 
