@@ -1,4 +1,4 @@
-"""`launch`: restart the app, or show in a dry run what that would do."""
+"""`launch`: restart the app, or show in a dry run what would happen."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ..system.signals import Interrupted, die_of, ignore_hangup
 
 
 def run(context: Context) -> Report:
-    """Launch, or show what a launch would do; in the foreground it does not return, it becomes the app."""
+    """Launch, or show what a launch would do; in the foreground this does not return: the process becomes the app."""
     arguments, console = context.arguments, context.console
     if os.getpid() == 1 and not (arguments.dry_run or arguments.no_launch or arguments.background):
         from ..app import init
@@ -90,7 +90,7 @@ def _go(launch: Launch, *, choosing: bool = False) -> Report:
             assert output is not None
             from ..app import background
 
-            # An interruption between the two would leave an app of which nobody was told.
+            # An interrupt between the two would leave an unreported app.
             with background.shielded():
                 launch.guard.check()
                 pid = launch.start.spawn(prepared, output)
@@ -155,7 +155,7 @@ def _clear(launch: Launch) -> Report:
 
 @contextmanager
 def _refusals(launch: Launch) -> Iterator[None]:
-    """Report what keeps the app from being started, and what was stopped for it, to the history and the webhook."""
+    """Report the failure, and the stopped instance, to the history and the webhook."""
     context = launch.context
     try:
         yield
@@ -179,6 +179,6 @@ def _refusals(launch: Launch) -> Iterator[None]:
 
 
 def _left_stopped(launch: Launch) -> str:
-    """Return what was stopped when nothing was started in its place, blank where nothing was stopped."""
+    """Return what was stopped without a replacement; blank if nothing was stopped."""
     pids = ", ".join(f"pid {process.pid}" for process in launch.stopped)
     return f"stopped before: {pids}; no new instance was started on port {launch.context.settings.port}" if pids else ""

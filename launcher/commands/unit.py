@@ -23,9 +23,9 @@ _NVIDIA = Path("/proc/driver/nvidia/gpus")
 
 
 def run(context: Context) -> Report:
-    """Return the unit, and warn of what only this shell has.
+    """Return the unit, and warn about variables that only this shell has.
 
-    Raises LauncherError (78) where the Python that runs this is gone when it ends.
+    Raises LauncherError (78) if the current Python is temporary.
     """
     arguments, settings, console = context.arguments, context.settings, context.console
     launcher_file = context.invocation.launcher_file
@@ -74,12 +74,12 @@ def _systemd() -> int:
 
 
 def _user(settings: Settings) -> int:
-    # Root prints units for others: an app in a user's folder is that user's, and so are its other instances.
+    # Root prints units for others: an app in a user's folder runs as that user, and so do its other instances.
     return os.geteuid() or os.stat(settings.app_dir).st_uid
 
 
 def _closed(words: Sequence[str], uid: int) -> Iterator[tuple[str, str]]:
-    """Yield which of these paths a user cannot reach, and what is closed on the way to it."""
+    """Yield the paths that a user cannot reach, with the inaccessible folder."""
     if uid == os.geteuid():
         return
     try:

@@ -67,7 +67,7 @@ class GoodModels(ModelStep):
 
         Raises LauncherError as a pull does.
         """
-        from ..models import switch, verified
+        from ..models import kept, verified
         from ..models.task import spare_none
         from ..operations import pull as pulling
 
@@ -75,7 +75,7 @@ class GoodModels(ModelStep):
         self._held.enter_context(pulling.pull_lock(context))
         pulling.recover(context)
         for model in models:
-            switch.gather(context.settings.app_dir, model)
+            kept.gather(context.settings.app_dir, model)
         self._memories = verified.load(context.settings.app_dir)
         try:
             survey = pulling.survey(models, context, self._memories, spare_none)

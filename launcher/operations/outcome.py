@@ -120,14 +120,14 @@ def note_ready(context: Context, process: Process, *, at_once: bool = True) -> b
 
 def _drop_kept(context: Context) -> None:
     """Remove the files that switches have replaced, now that the new ones have proved themselves."""
-    from ..models import switch
+    from ..models import kept, switch
     from . import pull as pulling
 
     app_dir = context.settings.app_dir
     own = {model.local_dir for one in outcomes.good_sets(app_dir) for model in lockfile.remembered(one.folders)}
     with suppress(LauncherError):
         own |= {model.local_dir for model in context.lockfile or ()}
-    folders = [str(app_dir / folder) for folder in own if folder and switch.has_kept(str(app_dir / folder))]
+    folders = [str(app_dir / folder) for folder in own if folder and kept.is_there(str(app_dir / folder))]
     if not folders:
         return
     with suppress(LauncherError), pulling.pull_lock(context):
