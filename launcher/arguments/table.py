@@ -80,7 +80,7 @@ _COMMANDS = (
                 own.PRUNE_CACHE,
             ),
             "with --prune-cache": _PRUNING,
-            "safety": _REMOVAL,
+            "safety": (own.DRY_RUN, own.YES, own.FORCE_IN_LAUNCH),
             "shell": (own.COMPLETION,),
         },
         (

@@ -35,7 +35,8 @@ def frozen(context: Context, instance: Instance) -> Lock:
             cached = tuple(_cached(context, known, progress))
             read = freeze.read_own(own, known, progress)
     finally:
-        verified.save(context.settings.app_dir, known.memories, console.detail)
+        if not context.arguments.dry_run:
+            verified.save(context.settings.app_dir, known.memories, console.detail)
     origins = _origins(context, known, own)
     models, files = freeze.own_models(own, known, origins.repos, origins.trees, read)
     if not (cached or models or files):
