@@ -1,6 +1,6 @@
-"""The settings that start the app of a folder: from what runs, else from its start script, else from its code.
+"""Propose the settings for the app of a folder: from a running instance, its start script, or its code.
 
-Every line has its reason. What is not certain is not proposed; it is named, so that a person can write it.
+Every line has its reason. Uncertain settings are not proposed but named, so that the user can write them.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from ..ui import text
 from .by_hand import Started, is_telling, started
 
 _DECIDED = ("GRADIO_SERVER_PORT", "GRADIO_SERVER_NAME")
-# What a start script exports for the shell and the environment of Python, which the launcher sets itself.
+# Variables in start scripts for the shell and for Python's environment, which the launcher sets itself.
 _SHELLS = ("PATH", "PWD", "HOME", "PS1", "SHELL", "VIRTUAL_ENV", "CONDA_PREFIX", "CONDA_DEFAULT_ENV", "PYTHON")
 _USERS_SCRIPT = "webui-user.sh"  # where a user of Stable Diffusion web UI keeps settings
 _NAMED_AT_MOST = 5
@@ -30,7 +30,7 @@ _HOST_OPTIONS = ("--host", "--server-name", "--server_name", "--listen-host", "-
 
 
 class Line(NamedTuple):
-    """Hold one setting that is proposed, and why."""
+    """Hold one proposed setting, and the reason."""
 
     name: str
     value: str
@@ -38,14 +38,14 @@ class Line(NamedTuple):
 
 
 class Proposal(NamedTuple):
-    """Hold the lines that are proposed, and what a person has to know or write."""
+    """Hold the proposed lines, and what the user must know or write."""
 
     lines: tuple[Line, ...]
     notes: tuple[str, ...] = ()
 
 
 class _Origin(NamedTuple):
-    """Hold how the app was started before: what was run, with which environment, and who says so."""
+    """Hold an earlier start of the app: its command, its environment, and the source of this information."""
 
     argument: ScriptArgument
     before: tuple[str, ...]
@@ -56,7 +56,7 @@ class _Origin(NamedTuple):
 
 
 def propose(settings: Settings) -> Proposal:
-    """Return the settings for the app in this folder; nothing of it is run."""
+    """Return the settings for the app in this folder, without running any of it."""
     return _Proposing(settings).proposal()
 
 
@@ -118,7 +118,7 @@ class _Proposing:
         return min(starting, key=lambda script: script.nested, default=None)
 
     def _path(self, argument: ScriptArgument, folder: Path) -> Path | None:
-        """Return the file of this folder that was run, None for one of another folder."""
+        """Return the file of this folder that was run, None for a file of another folder."""
         for name in argument.paths():
             path = Path(os.path.normpath(folder / name))
             if path.is_file() and (self._app_dir in path.parents):
@@ -128,7 +128,7 @@ class _Proposing:
     def _entry(
         self, origin: _Origin | None, preset: presets.Preset | None
     ) -> tuple[tuple[str, str] | None, Candidate | None]:
-        """Return the value of `APP_SCRIPT` with its reason, and the script that is read off."""
+        """Return the value of `APP_SCRIPT` with its reason, and the script to read the other settings from."""
         if self._settings.origins["APP_SCRIPT"].level != "default":
             return None, self._folder.candidate(self._settings.script)
         path = self._path(origin.argument, origin.folder) if origin else None
@@ -153,7 +153,7 @@ class _Proposing:
         return None, None
 
     def _console(self, candidates: Sequence[Candidate]) -> tuple[tuple[str, str], Candidate] | None:
-        """Return the console script of the project, where it is installed and no script at the top is the app."""
+        """Return the project's console script if it is installed and no script at the top is the app."""
         if candidates and len(candidates[0].path.relative_to(self._app_dir).parts) == 1 and candidates[0].script.runs:
             return None
         for script in project.console_scripts(self._app_dir):
@@ -165,7 +165,7 @@ class _Proposing:
         return None
 
     def _started(self, origin: _Origin, reading: Reading | None) -> None:
-        """Add what a command line and an environment say."""
+        """Add the settings from a command line and an environment."""
         rest = tuple(word for word in origin.argument.rest if word)
         known = [*(reading.port.option.names if reading and reading.port.option else ())]
         told = told_port(rest, {}, known)
@@ -203,7 +203,7 @@ class _Proposing:
                 self._add(name, self._anchored(value, origin.folder), origin.what)
 
     def _exported(self, script: shell.StartScript) -> None:
-        """Add what a start script exports."""
+        """Add the settings that a start script exports."""
         for name, value in script.exports.items():
             if name not in _SHELLS and name not in (*_DECIDED, "PORT") and value.strip():
                 self._add(name, value, f"{script.path.name} exports it")
@@ -213,17 +213,17 @@ class _Proposing:
             self._notes.append(f"{script.path.name} computes {names} or sets it under a condition: not proposed")
 
     def _anchored(self, value: str, folder: Path) -> str:
-        """Return a relative path of another folder in full: a relative one in `.env` begins at the app's folder."""
+        """Return an absolute path for one of another folder: `.env` resolves a relative one from the app's folder."""
         relative = value.startswith(("./", "../")) and folder != self._app_dir
         return os.path.normpath(folder / value) if relative else value
 
     def _is_own(self, python: str) -> bool:
-        """Return whether a Python is the one in the app's own environment, which is taken anyway."""
+        """Return whether a Python is in the app's own environment, which is the default anyway."""
         full = os.path.join(self._app_dir, python)
         return any(full.startswith(str(self._app_dir / name)) for name in (".venv", "venv")) or os.sep not in python
 
     def _read(self, reading: Reading, candidate: Candidate) -> None:
-        """Add what the code says of port, address and command."""
+        """Add the port, address and command from the code."""
         where = candidate.path.name
         port, host = reading.port, reading.host
         self._port_number(port, where)
@@ -288,7 +288,7 @@ def _is_default(line: Line) -> bool:
 
 
 def _python_of(running: Started) -> str:
-    """Return the interpreter of a running app as it was named, in full."""
+    """Return the absolute path of a running app's interpreter, as it was named."""
     if os.path.isabs(running.python):
         return running.python
     if os.sep in running.python:
@@ -316,7 +316,7 @@ def _value_of(words: Sequence[str], flags: Iterable[str]) -> tuple[str, str] | N
 
 
 def _joined(words: Sequence[str]) -> str:
-    """Return arguments as one text; a single one with blanks gets no quotes, which would look like those of a value."""
+    """Return arguments as one text; a single one with blanks stays unquoted: `.env` would drop the quotes."""
     return re.sub(r"([^\w@%+=:,./-])", r"\\\1", words[0]) if len(words) == 1 else shlex.join(words)
 
 
@@ -337,7 +337,7 @@ def _with_places(words: Sequence[str], port: str, host: tuple[str, str] | None) 
 
 
 def _without(words: Sequence[str], *parts: str) -> list[str]:
-    """Return a command line without these options and their values, `--port 7860` and `--port=7860` alike."""
+    """Return a command line without these options and their values, both `--port 7860` and `--port=7860`."""
     left = list(words)
     for part in filter(None, parts):
         pair = part.split(" ", 1)

@@ -1,7 +1,7 @@
-"""Which scripts of a folder start a Gradio page: those that import gradio and launch one, the likeliest first.
+"""Find the scripts of a folder that start a Gradio page: those that import gradio and launch one, the likeliest first.
 
-A training script launches nothing. A script that only imports the module which launches is the one to start, where
-that module does nothing when it is run itself.
+A training script launches nothing. A script that only imports the module which launches is the candidate, if that
+module does nothing when it is run itself.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Candidate(NamedTuple):
     """Hold a script that starts a page.
 
     `launch` is the call that opens it, in the script or in a module that it imports: `launched_in` is that file.
-    `modules` are the script and what it imports of the app's own files.
+    `modules` are the script and the app's own files that it imports.
     """
 
     path: Path
@@ -47,7 +47,7 @@ class Candidate(NamedTuple):
 
     @property
     def reason(self) -> str:
-        """Return why it is one, in words."""
+        """Return in words why it is a candidate."""
         where = f"in line {self.launch.line}"
         if self.launched_in == self.path:
             return f"imports gradio and launches a page {where}"
@@ -55,7 +55,7 @@ class Candidate(NamedTuple):
 
 
 class Folder:
-    """Hold an app's folder, and read of its files what is asked for, each once."""
+    """Hold an app's folder, and read its files on demand, each once."""
 
     def __init__(self, app_dir: Path) -> None:
         self.app_dir = app_dir
@@ -69,7 +69,7 @@ class Folder:
         return [path for path, _ in zip(python_files(self.app_dir), range(_MOST_FILES), strict=False)]
 
     def module(self, path: Path, data: bytes | None = None) -> Module | None:
-        """Return what a file tells, None where it cannot be read or there is no time left for it."""
+        """Return the facts in a file, None if it cannot be read or no time is left."""
         if path not in self._modules:
             late = time.monotonic() > self._deadline or len(self._modules) >= _MOST_PARSED
             if late and len(path.relative_to(self.app_dir).parts) > 1:
@@ -86,18 +86,18 @@ class Folder:
     def candidates(self) -> tuple[Candidate, ...]:
         """Return the scripts that start a page, the likeliest first."""
         pages = dict(self._pages())
-        # What launches in a function is started by whoever imports and calls that.
+        # A launch in a function is started by the script that imports and calls the function.
         called = [path for path, module in pages.items() if any(launch.function for launch in module.launches)]
         names = {path.stem if path.stem != "__init__" else path.parent.name for path in called}
         importers = (path for path in self._running(names) if path not in pages)
         scripts = [*(path for path, module in pages.items() if module.runs), *importers]
         made = [candidate for path in scripts if (candidate := self.candidate(path))]
-        if not made:  # a page that only something else could start, such as a console script
+        if not made:  # a page that only another entry can start, such as a console script
             made = [candidate for path in pages if (candidate := self.candidate(path))]
         return tuple(sorted(made, key=self._rank))
 
     def candidate(self, path: Path) -> Candidate | None:
-        """Return a script as a candidate, None where neither it nor what it imports opens a page of Gradio's."""
+        """Return a script as a candidate, None if neither it nor its imports open a Gradio page."""
         script = self.module(path)
         if script is None:
             return None
@@ -110,7 +110,7 @@ class Folder:
         return Candidate(path, script, opened.launches[0], opened.path, closure)
 
     def _pages(self) -> Iterator[tuple[Path, Module]]:
-        """Yield the files that launch something."""
+        """Yield the files with a launch."""
         for path in self.files:
             data = content(path)
             if any(word in data for word in _OPENS):
@@ -149,7 +149,7 @@ class Folder:
                     yield module
 
     def _local(self, name: str, importer: Path, script_folder: Path) -> Path | None:
-        """Return the file of the app's that an import means, or None."""
+        """Return the app's file for an import, or None."""
         bare = name.lstrip(".")
         dots = len(name) - len(bare)
         if dots:
@@ -183,7 +183,7 @@ class Folder:
         )
 
     def entry(self, path: Path) -> str:
-        """Return how `APP_SCRIPT` names a file: by its path, or as a module where its path alone does not run."""
+        """Return how `APP_SCRIPT` names a file: by its path, or as a module if its path alone does not run."""
         parts = path.relative_to(self.app_dir).parts
         module = self.module(path)
         name = ".".join((*parts[:-1], path.stem)) if path.stem != "__main__" else ".".join(parts[:-1])

@@ -1,7 +1,7 @@
-"""What an app's own start scripts (`run.sh`, `webui.sh`, `start_*.sh`) export, and which command they end in.
+"""Read the exports and the final command of an app's start scripts (`run.sh`, `webui.sh`, `start_*.sh`).
 
-They are read and never run. A value that only a shell could compute is left out, and so is what is exported under a
-condition. Of assignments the last one counts.
+They are never run. A value that only a shell could compute is omitted, and so is an export under a condition. The last
+assignment of a name counts.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ _REDIRECTION = r"\d*(>>?|<|>&|&>)"
 
 
 class StartScript(NamedTuple):
-    """Hold what a start script says.
+    """Hold the facts in a start script.
 
     `exports` are variables with their values, `words` the command that starts a Python (from the Python's own words
-    on), `before` what stands before that, such as numactl. `python` is the interpreter or environment that it names.
-    `unknown` are names of what only a shell can compute, or exports only under a condition. `nested` says that the
-    command is in a branch too.
+    on), `before` the words before it, such as numactl. `python` is the interpreter or environment that it names.
+    `unknown` are names of values that only a shell can compute, or that it exports under a condition. `nested` means
+    that the command is in a branch too.
     """
 
     path: Path
@@ -53,7 +53,7 @@ class StartScript(NamedTuple):
 
 
 def read_all(app_dir: Path) -> tuple[StartScript, ...]:
-    """Return the start scripts of a folder, those that are called like one first."""
+    """Return the start scripts of a folder, those with a typical name first."""
     try:
         names = [name for name in os.listdir(app_dir) if name.endswith((".sh", ".bash"))]
     except OSError:
@@ -65,7 +65,7 @@ def read_all(app_dir: Path) -> tuple[StartScript, ...]:
 
 
 def read(path: Path) -> StartScript | None:
-    """Return what one start script says, None where it cannot be read as text."""
+    """Return the facts in one start script, None if it cannot be read as text."""
     data = content(path)
     if not data or len(data) > _MOST_BYTES or b"\0" in data:
         return None
@@ -83,7 +83,7 @@ def _rank(name: str) -> int:
 
 
 class _Reader:
-    """Read a script line by line, with the variables that are known so far."""
+    """Read a script line by line, with the variables known so far."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -97,7 +97,7 @@ class _Reader:
         self._nested = False
 
     def read(self, text: str) -> StartScript:
-        """Return what the text says."""
+        """Return the facts in the text."""
         tested = False
         for words in _commands(text):
             self._depth += words[0] in _OPENING or words[-1:] == ["{"]
@@ -153,7 +153,7 @@ class _Reader:
                 self._exports[name] = self._known[name] = expanded
 
     def _start(self, words: list[str], local: Mapping[str, str]) -> None:
-        """Take a command that starts a Python; the last one of a script counts."""
+        """Note a command that starts a Python; the last one of a script counts."""
         at = next((number for number, word in enumerate(words) if _starts_python(word, words[number + 1 :])), None)
         if at is None:
             return
@@ -175,12 +175,12 @@ class _Reader:
             self._python = self._in_app(kept[0])
 
     def _in_app(self, path: str) -> str:
-        """Return a path relative to the app's folder where it is in it."""
+        """Return a path relative to the app's folder if it is inside it."""
         full = os.path.normpath(os.path.join(self._folder, path))
         return full.removeprefix(f"{self._path.parent}{os.sep}")
 
     def _expanded(self, word: str) -> str | None:
-        """Return a word with what is known filled in, None for one that only a shell can know."""
+        """Return a word with known variables expanded, None if only a shell can expand it."""
         missing = False
 
         def known(match: re.Match[str]) -> str:
@@ -194,7 +194,7 @@ class _Reader:
             return re.sub(_VARIABLE, known, default or "") if value is None else value
 
         if re.fullmatch(r"\$[@*1-9]|\$\{[1-9]\}|\$\{[@*][^}]*\}", word):
-            return ""  # what the script itself is given
+            return ""  # the script's own arguments
         text = re.sub(_VARIABLE, known, word.replace(_HERE, self._folder))
         if missing or "$" in text or "`" in text:
             return None
@@ -202,7 +202,7 @@ class _Reader:
 
 
 def _commands(text: str) -> Iterator[list[str]]:
-    """Yield the simple commands of a script, redirections left out; a here-document is skipped."""
+    """Yield the simple commands of a script without redirections; here-documents are skipped."""
     end = ""
     for line in text.replace("\\\r\n", " ").replace("\\\n", " ").splitlines():
         if end:
@@ -215,7 +215,7 @@ def _commands(text: str) -> Iterator[list[str]]:
         try:
             tokens = list(lexer)
         except ValueError:
-            continue  # a quote that goes on in the next line
+            continue  # a quote that continues in the next line
         yield from _simple(tokens)
 
 
@@ -232,7 +232,7 @@ def _simple(tokens: list[str]) -> Iterator[list[str]]:
             words = []
         elif re.fullmatch(_REDIRECTION, token) or (token and set(token) <= set("<>&")):
             if words and words[-1].isdecimal() and len(words[-1]) == 1:
-                words.pop()  # of `2>`
+                words.pop()  # the 2 of `2>`
             skip = True
         else:
             words.append(token)
@@ -249,7 +249,7 @@ def _starts_python(word: str, rest: list[str]) -> bool:
 
 
 def _conda(name: str) -> str:
-    """Return the folder of an environment of conda's, blank where it is in none of the usual places."""
+    """Return the folder of a conda environment; blank if it is in none of the usual places."""
     if os.sep in name:
         return name
     homes = ("miniconda3", "anaconda3", "miniforge3", "mambaforge", ".conda", "micromamba")
