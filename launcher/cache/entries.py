@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from ..config.paths import HUB_ENTRY
+from ..config.paths import HUB_ENTRY, MOVE
 from ..system.files import give_to_owner, open_folder, open_regular, read_regular
 from . import store
 from .names import TRASH, is_new_ref, is_trash
@@ -43,7 +43,9 @@ class Contents(NamedTuple):
 def is_reserved(path: str) -> bool:
     """Return whether huggingface_hub or the launcher uses the first part of this path in a root."""
     first = path.partition("/")[0]
-    return first in {*_ROOT_PARTS, store.FOLDER, MARK} or first.startswith(TRASH) or bool(HUB_ENTRY.match(first))
+    return (
+        first in {*_ROOT_PARTS, store.FOLDER, MARK} or first.startswith((TRASH, MOVE)) or bool(HUB_ENTRY.match(first))
+    )
 
 
 def contents(root: str) -> Contents:
@@ -72,6 +74,8 @@ def contents(root: str) -> Contents:
                     lookalikes[entry.name] = problem
                 else:
                     repos.append(entry.name)
+            elif entry.name.startswith(MOVE):
+                continue
             elif entry.name not in _ROOT_PARTS | HELPERS and not (entry.name == store.FOLDER and has_store):
                 foreign.append(entry.name)
     return Contents(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 
 from ..config.paths import HUB_ENTRY
 from .names import TRASH
@@ -35,6 +35,22 @@ def into(root: str, places: Iterable[str]) -> Links:
             if path.startswith(prefix):
                 links.setdefault(path[len(prefix) :], link)
     return links
+
+
+def entering(root: str, places: Collection[str]) -> Iterator[tuple[str, str]]:
+    """Yield every link in these places that a move of the root breaks, each with its path in the root.
+
+    A link that leads there through another one of these does not count: only that one breaks.
+    """
+    prefix, within = f"{root.rstrip('/')}/", tuple(f"{place}/" for place in places)
+    search = _Search(root)
+    for link in (*search.links(places, _MOST_ENTRIES), *search.links(search.elsewhere, _MOST_ELSEWHERE)):
+        for path in chain(link):
+            if f"{path}/".startswith(prefix):
+                yield link, path
+                break
+            if path.startswith(within):
+                break
 
 
 def below(links: Links, folder: str) -> Links:

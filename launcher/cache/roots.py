@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from ..config.paths import HUB_ENTRY, absolute, expand, home_of_user
+from ..config.paths import HUB_ENTRY, MOVE, absolute, expand, home_of_user
 from ..config.settings import HUB_CACHE_NAMES, Settings
 from ..errors import LauncherError, quoted
 
@@ -163,4 +163,5 @@ def refuse_unsafe(caches: Iterable[Root], app_dir: Path, home: str | None) -> No
 
 
 def _holds_entries(folder: Path) -> bool:
-    return any(HUB_ENTRY.match(name) for name in _names(folder))
+    names = _names(folder)
+    return MOVE not in names and any(map(HUB_ENTRY.match, names))

@@ -39,6 +39,7 @@ Action = Literal[
     "remove",
     "prune",
     "repair",
+    "move",
     "pull",
     "lock",
     "refuse",

@@ -70,16 +70,20 @@ def write_whole(
     durable: bool = False,
     owner: os.stat_result | None = None,
     mode: int = 0o644,
+    prepare: Callable[[int], None] | None = None,
 ) -> None:
     """Write a file in an open folder atomically, by one rename; a link of this name is replaced.
 
-    `durable` means synced to the disk before the rename. A file that root creates is given to `owner`. Leftovers of
-    killed writers of this name are removed; a flock on the new file shows that its writer lives.
+    `durable` means synced to the disk before the rename. A file that root creates is given to `owner`. `prepare` is
+    called with the empty file. Leftovers of killed writers of this name are removed; a flock on the new file shows that
+    its writer lives.
     """
     _sweep(name, folder)
     new, descriptor = open_new(f"{name}.", folder, mode)
     try:
         with open(descriptor, "wb") as file:
+            if prepare:
+                prepare(descriptor)
             if owner:
                 give_to_owner(descriptor, owner)
             file.write(data)

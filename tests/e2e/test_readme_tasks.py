@@ -57,6 +57,20 @@ def test_each_command_of_the_cache_page_removes_what_the_page_says(world: World)
     assert repos() == []
 
 
+MOVE = "start_app.py cache move ../models"
+
+
+@runs(MOVE, "start_app.py stop")
+def test_the_cache_moves_as_the_cache_page_says(world: World) -> None:
+    repo = world.cache(V22, world.publish(V22)[1])
+    names = sorted(path.name for path in repo.glob("snapshots/*/*"))
+    world.fine("start_app.py stop", MOVE)
+    target = world.app.path.parent / "models"
+    assert f"HF_HUB_CACHE={target}" in (world.app.path / ".env").read_text()
+    assert sorted(path.name for path in target.glob("models--*/snapshots/*/*")) == names
+    assert not repo.exists()
+
+
 LOCK_TTS = "start_app.py models lock IndexTeam/IndexTTS-2 --local-dir checkpoints"
 TAKE_OUT = "start_app.py models lock koge/index-tts-v23 --remove"
 
