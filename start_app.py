@@ -32,7 +32,7 @@ def run():
             % (os.path.join(folder, "launcher"), folder.replace("'", "'\\''"))
         )
         return 78
-    # `python -I` and PYTHONSAFEPATH leave the script's folder out; through a link, launcher/ lies beside the real file.
+    # `python -I` and PYTHONSAFEPATH omit the script's folder; through a link, launcher/ is next to the real file.
     sys.path.insert(0, folder)
     from launcher.__main__ import main
 
@@ -42,7 +42,7 @@ def run():
 if __name__ == "__main__":
     try:
         status = run()
-    except KeyboardInterrupt:  # before the launcher could say so itself
+    except KeyboardInterrupt:  # the launcher was not yet able to report it
         sys.stderr.write("interrupted\n")
         status = 130
     sys.exit(status)

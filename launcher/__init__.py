@@ -1,6 +1,6 @@
-"""The launcher that every Gradio web UI should have had.
+"""A launcher for Gradio web UIs.
 
-Values are NamedTuples throughout: importing dataclasses and making two dozen of them was a fifth of a plain launch.
+Values are NamedTuples: importing dataclasses and creating two dozen of them took a fifth of a plain launch.
 """
 
 __version__ = "0.1.0"

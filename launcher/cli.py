@@ -25,18 +25,18 @@ from .ui import invocation, text
 from .ui.console import Console
 from .ui.invocation import Invocation
 
-# These commands need no script: a cache can be freed before the app is there, and init finds it.
+# These commands need no script: a cache can be freed before the app exists, and init finds the script.
 _WITHOUT_SCRIPT = ("cache ", "models ", "history", "init", "ended")
-# The rest removes and clears by one module: what differs is the plan.
+# One module serves all removals: only the plan differs.
 _MODULES = {"cache clear": "cache_remove", "cache prune": "cache_remove"}
 
 
 def main(argv: Sequence[str] | None = None, launcher_file: str | None = None) -> int:
-    """Run one command and return its exit status; a launch does not return, it becomes the app.
+    """Run one command and return its exit status; a launch does not return, because the process becomes the app.
 
-    `launcher_file` is the `start_app.py` that was called, as it was called.
+    `launcher_file` is the called `start_app.py`, as it was named.
     """
-    os.environ.pop(marker.NAME, None)  # what the launcher starts is nothing of the instance that it was started from
+    os.environ.pop(marker.NAME, None)  # our children do not belong to the instance that called us
     words = tuple(sys.argv[1:] if argv is None else argv)
     called = Invocation(invocation.program(launcher_file, sys.argv[0]), invocation.typed(words), launcher_file, words)
     console = _console(words)._replace(invocation=called)
@@ -57,9 +57,9 @@ def main(argv: Sequence[str] | None = None, launcher_file: str | None = None) ->
         return _flushed(console, error.status)
     except KeyboardInterrupt:
         _flushed(console, ExitStatus.INTERRUPTED)
-        raise  # the entry says so, once, also when the next one comes meanwhile
+        raise  # the entry reports it once, even if another interrupt follows
     except BrokenPipeError:
-        _abandon_stdout()  # the reader of stdout has had enough
+        _abandon_stdout()  # the reader of stdout has closed it
         return ExitStatus.IO
     except ImportError as error:
         console.error(requirements.missing(requirements.REQUIREMENTS.values(), f"not usable ({error})"))
@@ -119,10 +119,10 @@ def _run(arguments: Arguments, console: Console) -> int:
 
 
 def _reported(context: Context) -> Report:
-    """Run the command; what changes something and is refused goes into the history, a launch does that itself."""
+    """Run the command; record its refusal in the history if it changes something; a launch does that itself."""
     command = context.arguments.command
     if command in LAUNCHING or command.startswith("cache "):
-        gc.disable()  # there are no cycles worth it, and among many objects looking for them takes long
+        gc.disable()  # there are few cycles, and searching many objects for them takes long
     module = _MODULES.get(command, command.replace(" ", "_"))
     run: Callable[[Context], Report] = importlib.import_module(f".commands.{module}", __package__).run
     if command in LAUNCHING or context.arguments.dry_run or command not in CHANGING:
@@ -134,7 +134,7 @@ def _reported(context: Context) -> Report:
 
 
 def _show(report: Report, console: Console) -> None:
-    """Show a report: the only place where one becomes text or JSON."""
+    """Show a report: the only place that turns one into text or JSON."""
     if console.as_json:
         document = report.document()
         if document is not None:
@@ -149,7 +149,7 @@ def _show(report: Report, console: Console) -> None:
 
 
 def _reporter(environ: Mapping[str, str]) -> Callable[[str], None] | None:
-    """Return what tells systemd how it goes, where it listens."""
+    """Return the reporter of progress to systemd, if it listens."""
     if "NOTIFY_SOCKET" not in environ:
         return None
     from .service.sd_notify import reporter
@@ -158,7 +158,7 @@ def _reporter(environ: Mapping[str, str]) -> Callable[[str], None] | None:
 
 
 def _options(arguments: Arguments) -> tuple[tuple[str, str], ...]:
-    """Return the given options that say which app and port are meant, as they would be typed again."""
+    """Return the given options for the app and the port, as they would be typed again."""
     given = (("--app-dir", arguments.app_dir), ("--env-file", arguments.env_file), ("--port", arguments.port))
     demo = (("--demo", "--demo"),) if arguments.demo else ()
     return (*demo, *((name, shlex.join((name, value))) for name, value in given if value))
@@ -183,7 +183,7 @@ def _folders(launcher_file: str | None) -> tuple[Path, ...]:
 
 
 def _console(words: Sequence[str]) -> Console:
-    # Errors of the command line itself must obey these already.
+    # Errors of the command line itself must already respect these options.
     ours = words[: words.index("--")] if "--" in words else words
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:
@@ -203,7 +203,7 @@ def _console(words: Sequence[str]) -> Console:
 
 
 def _make_safe(stream: TextIO) -> None:
-    # A path may hold letters that the terminal's encoding lacks.
+    # A path may contain letters that the terminal's encoding lacks.
     reconfigure = getattr(stream, "reconfigure", None)
     if reconfigure:
         reconfigure(errors="backslashreplace")
@@ -218,13 +218,13 @@ def _flushed(console: Console, status: ExitStatus) -> ExitStatus:
 
 
 def _abandon_stdout() -> None:
-    # Python flushes stdout once more at exit, and would complain about the same broken pipe.
+    # Python flushes stdout again at exit, and would complain about the same broken pipe.
     try:
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, sys.stdout.fileno())
         os.close(null)
     except (OSError, ValueError, AttributeError):
-        pass  # there is no stdout to give up
+        pass  # stdout is already closed
 
 
 def _reason(error: OSError) -> str:

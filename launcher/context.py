@@ -1,7 +1,7 @@
-"""What every command is given, and what it returns.
+"""Define the input of every command, and its result.
 
-A command asks the context for what it needs; the rest is never made. It returns a Report, which cli shows once, as
-text or as JSON.
+A command asks the context for the parts that it needs; the others are never computed. It returns a Report, which cli
+shows once, as text or as JSON.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 
 
 class Report(Protocol):
-    """What a command returns: its exit status, and what it was asked for as lines and as one JSON object.
+    """Define a command's result: its exit status, and its answer as lines and as one JSON object.
 
-    `problem` is why it refuses, where it says more than the refusal; `hint` is the command that helps.
+    `problem` is the refusal, if the report says more than it; `hint` is the command that helps.
     """
 
     @property
@@ -39,17 +39,17 @@ class Report(Protocol):
 
     @property
     def hint(self) -> str | None:
-        """Return what to do next, shown after the lines."""
+        """Return the next step, shown after the lines."""
 
     def lines(self) -> Iterable[str]:
-        """Return what a person reads on stdout."""
+        """Return the lines for stdout."""
 
     def document(self) -> Mapping[str, Any] | None:
-        """Return what `--json` prints; None prints nothing."""
+        """Return the document for `--json`; None prints nothing."""
 
 
 class Answer(NamedTuple):
-    """The plain report: lines and a document that were made by the command."""
+    """Hold a plain report: lines and a document from the command."""
 
     status: int = ExitStatus.DONE
     text: tuple[str, ...] = ()
@@ -58,20 +58,20 @@ class Answer(NamedTuple):
 
     @property
     def problem(self) -> None:
-        """Return None: an answer refuses nothing."""
+        """Return None: an answer is not a refusal."""
         return None
 
     def lines(self) -> Iterable[str]:
-        """Return what a person reads on stdout."""
+        """Return the lines for stdout."""
         return self.text
 
     def document(self) -> Mapping[str, Any] | None:
-        """Return what `--json` prints."""
+        """Return the document for `--json`."""
         return self.data
 
 
 class Context:
-    """Hold what every command is given; what costs time is made when it is first asked for."""
+    """Hold the input of every command; expensive parts are computed on first use."""
 
     def __init__(
         self,
@@ -90,7 +90,7 @@ class Context:
 
     @property
     def invocation(self) -> Invocation:
-        """Return how the launcher was called."""
+        """Return the user's way of calling the launcher."""
         return self.console.invocation
 
     @property
@@ -100,12 +100,12 @@ class Context:
 
     @property
     def home(self) -> str | None:
-        """Return the user's home folder as the environment names it."""
+        """Return the user's home folder according to the environment."""
         return self.environ.get("HOME")
 
     @cached_property
     def environment(self) -> Mapping[str, str]:
-        """Return the variables that decide what the app would use."""
+        """Return the variables that the app would use."""
         return app_environment(self.settings, self.environ)
 
     @cached_property
@@ -129,21 +129,21 @@ class Context:
 
     @cached_property
     def lockfile(self) -> Lock | None:
-        """Return what `models.lock` pins, None where there is no such file.
+        """Return the content of `models.lock`, None without one.
 
-        Raises LauncherError (78) for a file that is none.
+        Raises LauncherError (78) for an invalid file.
         """
         from .models import lockfile
 
         return lockfile.read(self.settings.app_dir)
 
     def forget_lockfile(self) -> None:
-        """Read `models.lock` once more when it is next asked for: another run may have written it."""
+        """Read `models.lock` again on the next use: another run may have written it."""
         self.__dict__.pop("lockfile", None)
 
     @property
     def offline(self) -> bool:
-        """Return whether the settings say that no hub may be asked."""
+        """Return whether the settings forbid requests to hubs."""
         from .models import endpoints
 
         return endpoints.is_offline(self.own_environment)

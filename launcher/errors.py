@@ -1,6 +1,6 @@
-"""What the launcher says when it cannot go on, and the number it says it with.
+"""Define the launcher's errors and exit statuses.
 
-Exit statuses follow BSD's sysexits(3) where it has a word for the case, so that they can stand in a unit's
+Exit statuses follow BSD's sysexits(3) if it has one for the case, so that they can be used in a unit's
 `RestartPreventExitStatus=`.
 """
 
@@ -11,7 +11,7 @@ from enum import IntEnum
 
 
 class ExitStatus(IntEnum):
-    """Name every exit status; the numbers are a promise to scripts and units."""
+    """Name every exit status; scripts and units rely on the numbers."""
 
     DONE = 0
     BUG = 1
@@ -27,7 +27,7 @@ class ExitStatus(IntEnum):
 
 
 class LauncherError(Exception):
-    """Tell what happened, the command that helps, and the exit status, in that order."""
+    """Hold the error message, the hint, and the exit status, in that order."""
 
     def __init__(self, message: str, hint: str | None = None, status: ExitStatus = ExitStatus.CONFIG) -> None:
         super().__init__(message)
@@ -37,5 +37,5 @@ class LauncherError(Exception):
 
 
 def quoted(word: object) -> str:
-    """Return a path or a word as a shell takes it: a hint is made to be pasted, and a name may hold `$(…)`."""
+    """Return a path or a word in shell syntax: hints are pasted, and a name may contain `$(…)`."""
     return shlex.quote(str(word))

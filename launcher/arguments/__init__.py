@@ -1,8 +1,8 @@
-"""The command line: one argparse parser with a subparser per command.
+"""Parse the command line: one argparse parser with a subparser per command.
 
-Options stand before or after the command; everything after `--` belongs to the app and is never read here. `table`
-declares what there is to type, `line` puts what was typed into argparse's order, `rules` refuses what cannot go
-together, and `refusals` finds out what was meant.
+Options may come before or after the command; everything after `--` belongs to the app and is never read here. `table`
+declares the commands, `line` puts the words into argparse's order, `rules` refuses conflicting options, and `refusals`
+guesses the intended command.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _HELP = "help"
 def parse(argv: Sequence[str]) -> Arguments:
     """Read a command line.
 
-    Raises LauncherError (2). An option that the launcher does not have is named, with the way to hand it to the app.
+    Raises LauncherError (2). The error names an unknown option, and the way to pass it to the app.
     """
     split = list(argv).index("--") if "--" in argv else len(argv)
     line, app_args = take_apart(argv[:split]), tuple(argv[split + 1 :])
@@ -45,7 +45,7 @@ def parse(argv: Sequence[str]) -> Arguments:
 
 
 def _topic(words: list[str]) -> str:
-    """Return the command or group that help is wanted for, or an empty string for all of them."""
+    """Return the command or group of a help request, or an empty string for all of them."""
     topic = named(words)
     if len(topic.split()) == len(words):
         return topic
@@ -55,7 +55,7 @@ def _topic(words: list[str]) -> str:
 
 
 def _command(line: Line, app_args: tuple[str, ...]) -> str:
-    """Return the command that the words begin with, or a group that is given alone: its commands are listed."""
+    """Return the command at the start of the words, or a group that is given alone: its commands are listed."""
     name = named(line.words) if line.words else LAUNCH
     alone = len(line.words) == 1 and not (app_args or line.unknown or own_options(line))
     if name in TABLE or (name in GROUPS and (alone or line.has("--help"))):
@@ -66,7 +66,7 @@ def _command(line: Line, app_args: tuple[str, ...]) -> str:
 
 
 def _refuse_misfits(line: Line, command: Command, words: list[str], app_args: tuple[str, ...]) -> None:
-    """Refuse options, words and arguments of the app that the command does not take."""
+    """Refuse options, words and arguments of the app that the command does not accept."""
     names = {option.names for option in command.options}
     fits = (
         not line.unknown

@@ -1,6 +1,6 @@
-"""A command line taken apart before its command is known: words, options with their values, and what is unknown.
+"""Split a command line before its command is known: words, options with their values, and unknown options.
 
-argparse wants the command first, and options that go with it after; people type them in any order.
+argparse wants the command first, and its options after it; people type them in any order.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from .table import ALIASES, COMMON, GROUPS, OPTIONS, TABLE
 
 
 class Given(NamedTuple):
-    """Hold an option as it was typed: under which name, and with which values."""
+    """Hold an option as it was typed: its name, and its values."""
 
     name: str
     option: Option
@@ -23,8 +23,8 @@ class Given(NamedTuple):
 class Line(NamedTuple):
     """Hold the launcher's own part of a command line.
 
-    `words` are neither options nor values of options. `options` are the known options and their values, as typed.
-    Each of `unknown` is an option that the launcher does not have, with the word after it that may be its value.
+    `words` are neither options nor values of options. `options` are the known options and their values, as typed. Each
+    of `unknown` is an option that the launcher does not have, with the next word, which may be its value.
     """
 
     words: list[str]
@@ -38,7 +38,7 @@ class Line(NamedTuple):
 
 
 def take_apart(typed: Sequence[str]) -> Line:
-    """Return a command line taken apart; the name of an option tells whether a value follows it."""
+    """Return the parts of a command line; the option's name decides whether a value follows."""
     line = Line([], [], [], [])
     rest = list(typed)
     while rest:
@@ -63,13 +63,13 @@ def take_apart(typed: Sequence[str]) -> Line:
 
 
 def own_options(line: Line) -> list[Given]:
-    """Return the given options that not every command has."""
+    """Return the given options that only some commands have."""
     common = {option.names for group in COMMON.values() for option in group}
     return [given for given in line.given if given.option.names not in common]
 
 
 def named(words: Sequence[str]) -> str:
-    """Return the command or group that these words begin with, aliases resolved, or an empty string."""
+    """Return the command or group at the start of these words, aliases resolved, or an empty string."""
     for length in (2, 1):
         *group, word = words[:length] or ("",)
         name = " ".join((*group, ALIASES.get(word, word)))
@@ -79,7 +79,7 @@ def named(words: Sequence[str]) -> str:
 
 
 def _known(word: str) -> list[Given]:
-    """Return the options that one word holds; none if any of them is unknown."""
+    """Return the options in one word; none if any of them is unknown."""
     name, equals, value = word.partition("=")
     if word.startswith("--"):
         return [Given(name, OPTIONS[name], (value,) if equals else ())] if name in OPTIONS else []
@@ -97,7 +97,7 @@ def _known(word: str) -> list[Given]:
 
 
 def _is_value(word: str) -> bool:
-    # argparse takes `-1` and `-.5` for values too.
+    # argparse also accepts `-1` and `-.5` as values.
     number = word[1:].replace(".", "", 1).isdecimal() and not word.endswith(".")
     return not word.startswith("-") or word == "-" or number
 

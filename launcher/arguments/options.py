@@ -1,4 +1,4 @@
-"""Every option, declared once; `table` has the commands that each goes with."""
+"""Declare every option once; `table` lists the options of each command."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from . import typed
 
 
 class Option(NamedTuple):
-    """Hold one option: its names, what argparse needs, and what a shell completes its value with.
+    """Hold one option: its names, its argparse declaration, and the kind of its value for shell completion.
 
     `completes` is `dir`, `file`, `repo` or nothing; `choices` of argparse are completed as they are.
     """
@@ -30,7 +30,7 @@ class Option(NamedTuple):
 
     @property
     def help(self) -> str:
-        """Return what the option does."""
+        """Return the description of the option."""
         text: str = self.keywords["help"]
         return text
 
@@ -57,7 +57,7 @@ def timeout(text: str) -> Option:
     return _option("--timeout", metavar="SECONDS", type=typed.seconds, help=text)
 
 
-# Which app
+# App
 APP_DIR = _option(
     "--app-dir", metavar="DIR", completes="dir", help="the app's folder (APP_DIR; default: where start_app.py is)"
 )
@@ -113,7 +113,7 @@ VERIFY = _flag("--verify", help="verify the cache first; if a file is damaged, e
 FORCE_REFRESH = _flag("--force-refresh", help="first pull the newest commit of every model")
 LOCKED = _flag("--locked", help="start with exactly the commits in models.lock")
 NO_WARM = _flag("--no-warm", help="do not read the models into memory before the old instance is stopped")
-# The cache
+# Cache
 OLDER_THAN = _option(
     "--older-than",
     metavar="SPAN",
@@ -145,7 +145,7 @@ INCLUDE = _option("--include", metavar="GLOB", action="append", help="pin only m
 EXCLUDE = _option("--exclude", metavar="GLOB", action="append", help="do not pin matching files; can be repeated")
 REMOVE = _flag("--remove", help="remove these models from models.lock")
 FREEZE = _flag("--freeze", help="pin what is on the disk; REPO says whose files those may be that have no origin")
-# The service
+# Service
 FOLLOW = _flag("-f", "--follow", help="keep printing new output")
 LINES = _option("--lines", metavar="N", type=typed.count, help="how many of the last lines to print (default: 50)")
 PID = _option(

@@ -1,4 +1,4 @@
-"""The argparse parser: a subparser for each command, below one for its group."""
+"""Build the argparse parser: a subparser for each command, below one for its group."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ PROGRAM = "start_app.py"
 
 class _Formatter(argparse.HelpFormatter):
     def __init__(self, prog: str) -> None:
-        # argparse tries each option on a formatter, which would import shutil to ask for the terminal's width.
+        # argparse tries each option on a formatter, which would import shutil to find the terminal's width.
         super().__init__(prog, width=80)
 
 
 class _Parser(argparse.ArgumentParser):
     def __init__(self, prog: str, **keywords: Any) -> None:
-        # What is not given has the value that stands in Arguments.
+        # A missing option keeps its default in Arguments.
         super().__init__(
             prog,
             add_help=False,
@@ -37,7 +37,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def parser(commands: Iterable[Command] = tuple(TABLE.values())) -> argparse.ArgumentParser:
-    """Return the parser of these commands; to build it for the one that was typed takes a tenth of the time."""
+    """Return the parser of these commands; building it only for the typed one takes a tenth of the time."""
     root = _Parser(PROGRAM)
     below = {"": root.add_subparsers(prog=PROGRAM, required=True)}
     for command in commands:

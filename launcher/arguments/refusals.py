@@ -1,7 +1,7 @@
-"""What a command line that cannot be read was probably meant to say; imported only where one is refused.
+"""Guess the intended meaning of an unreadable command line; imported only for a refusal.
 
-`parse` accepts every command in a hint, and a hint stays with the command that was typed: a mistyped `stop` is not
-answered with a command that starts something.
+`parse` accepts every command in a hint, and a hint keeps the typed command: the hint for a mistyped `stop` never starts
+anything.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ from .parsing import PROGRAM, read
 from .table import ALIASES, COMMANDS, GROUPS, OPTIONS, TABLE, Command
 from .typed import LAUNCH, BadValueError
 
-# What other programs call them.
+# The names in other programs.
 _OTHER_COMMANDS = {"start": LAUNCH, "run": LAUNCH, "kill": "stop", "ps": "status", "delete": "cache remove"}
 _OTHER_OPTIONS = {"--server-port": "--port", "--listen-port": "--port", "--server-name": "--host"}
 _CLOSE = 0.75
 
 
 class _Guess(NamedTuple):
-    """Hold what was probably meant, in a few words, and the whole command."""
+    """Hold the likely meaning, in a few words, and the whole command."""
 
     name: str
     command: str
 
 
 def command(line: Line, app_args: Sequence[str]) -> LauncherError:
-    """Return the refusal of words that begin with no command, or with a group that needs one."""
+    """Return the refusal of words that start with no command, or with an incomplete one."""
     first = line.words[0]
     if first in GROUPS and len(line.words) == 1:
         fitting = [name for name in _within(first) if _unfit(TABLE[name], own_options(line)) is None]
@@ -51,14 +51,14 @@ def command(line: Line, app_args: Sequence[str]) -> LauncherError:
 
 
 def topic(words: Sequence[str]) -> LauncherError:
-    """Return the refusal of a request for help about what is no command."""
+    """Return the refusal of a help request for an unknown command."""
     guesses = [_Guess(name, f"{PROGRAM} help {name}") for name, _ in _meant(words)]
     hints = [_did_you_mean(guesses), f"all commands: {PROGRAM} --help"]
     return _refusal(f"unknown command {' '.join(words)!r}", hints)
 
 
 def misfit(line: Line, given: Command, words: Sequence[str], app_args: Sequence[str]) -> LauncherError:
-    """Return the refusal of options, words or arguments of the app that a command does not take."""
+    """Return the refusal of options, words or arguments of the app that a command does not accept."""
     if line.unknown:
         return _unknown_option(line, given, words, app_args)
     misplaced = _unfit(given, line.given)
@@ -77,7 +77,7 @@ def misfit(line: Line, given: Command, words: Sequence[str], app_args: Sequence[
 
 
 def value(error: BadValueError, line: Line, given: Command) -> LauncherError:
-    """Return the refusal of a value that an option cannot have."""
+    """Return the refusal of an invalid value of an option."""
     name = next(g.option.names[-1] for g in line.given if error.text in g.values and _refuses(g.option, error.text))
     hint = _help(given)
     if error.instead is not None:
@@ -126,7 +126,7 @@ def _too_many_words(line: Line, given: Command, words: Sequence[str]) -> Launche
 
 
 def _meant(words: Sequence[str]) -> list[tuple[str, list[str]]]:
-    """Return the commands or groups that these words were probably meant for, each with the words after it."""
+    """Return the commands or groups that these words probably mean, each with the remaining words."""
     first, *rest = words
     word = ALIASES.get(first, first)
     if rest and f"{rest[0]} {word}" in COMMANDS:  # `prune cache`
@@ -145,7 +145,7 @@ def _meant(words: Sequence[str]) -> list[tuple[str, list[str]]]:
 
 
 def _meant_option(line: Line) -> list[_Guess]:
-    """Return the option of a launch that a word was probably meant for: `clear-cache`, `7861`."""
+    """Return the option of a launch that a word probably means: `clear-cache`, `7861`."""
     word, *after = line.words
     if _is_port(word):
         word, after = "port", [word]
@@ -157,7 +157,7 @@ def _meant_option(line: Line) -> list[_Guess]:
 
 
 def _meant_name(typed: str, given: Command) -> str | None:
-    """Return the option of a command that was probably meant: `-port`, `--clear_cache`, `--prot`."""
+    """Return the intended option of a command: `-port`, `--clear_cache`, `--prot`."""
     name = "--" + typed.lstrip("-").replace("_", "-")
     names = [name for option in given.options for name in option.names if name.startswith("--")]
     if name in names:
@@ -174,7 +174,7 @@ def _close(word: str, names: Sequence[str]) -> list[str]:
 
 
 def _ending(word: str) -> list[str]:
-    """Return the commands whose last word this is."""
+    """Return the commands that end with this word."""
     return [name for name in COMMANDS if name.rpartition(" ")[2] == word]
 
 
@@ -203,7 +203,7 @@ def _is_port(word: str) -> bool:
 
 
 def _guess(name: str, line: Line, words: Sequence[str]) -> _Guess:
-    """Return a command as a guess, with the typed options and words that it takes."""
+    """Return a command as a guess, with the typed options and words that it accepts."""
     if name in GROUPS:
         return _Guess(name, f"{PROGRAM} {name}")
     if words and not TABLE[name].repos:
@@ -215,7 +215,7 @@ def _guess(name: str, line: Line, words: Sequence[str]) -> _Guess:
 
 
 def _command(name: str, line: Line, words: Sequence[str], app_args: Sequence[str] = ()) -> str:
-    """Return a whole command: its words and, where it can be read with them, the typed options that go with it."""
+    """Return a whole command: its words and, if the result can be parsed, the typed options that it accepts."""
     command = TABLE[name]
     if command.repos == "+" and not words:
         words = ("REPO",)

@@ -1,4 +1,4 @@
-"""Options that cannot go together are refused before any work, with the command that was probably meant."""
+"""Refuse conflicting options before any work, and suggest the intended command."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from .typed import LAUNCH, Arguments
 
 
 def refuse_contradictions(arguments: Arguments) -> None:
-    """Refuse options that contradict one another, and options that have no effect beside the others.
+    """Refuse options that contradict each other, and options without an effect in this combination.
 
     Raises LauncherError (2).
     """

@@ -1,7 +1,7 @@
-"""Every command, declared once: the parser, the help, the completion and docs/commands.md read this.
+"""Declare every command once: the parser, the help, the completion and docs/commands.md read this table.
 
-A new command is one more `Command` in `_COMMANDS`: its name, its summary, its own options in groups, two examples.
-A new option is declared in `options` first.
+A new command is one more `Command` in `_COMMANDS`: its name, its summary, its own options in groups, two examples. A
+new option is declared in `options` first.
 """
 
 from __future__ import annotations
@@ -16,12 +16,11 @@ from .typed import LAUNCH
 
 
 class Command(NamedTuple):
-    """Hold one command: its name, what it does, its own options in groups, and examples of what follows `start_app.py`.
+    """Hold one command: its name, its summary, its own options in groups, and examples without `start_app.py`.
 
-    `repos` is how many repos can follow it, as in a regular expression: none, `*` or `+`; one word of another kind has
-    its name there: `DIR`. `app_arguments` is whether
-    it hands what follows `--` to the app. `changes` is whether the history has what it did. A hidden command is for
-    programs: no help names it.
+    `repos` is the number of repos that can follow it, as in a regular expression: none, `*` or `+`; for one word of
+    another kind, it is that word's name: `DIR`. `app_arguments` means that it passes the words after `--` to the app.
+    `changes` means that it is recorded in the history. A hidden command is for programs: no help names it.
     """
 
     name: str
@@ -36,13 +35,13 @@ class Command(NamedTuple):
 
     @property
     def options(self) -> Iterator[Option]:
-        """Yield the options that go with the command, the common ones last."""
+        """Yield the options of the command, the common ones last."""
         for group in (*self.groups.values(), *COMMON.values()):
             yield from group
 
     @property
     def usage(self) -> str:
-        """Return what can follow `start_app.py`."""
+        """Return the words that can follow `start_app.py`."""
         words = {"": "", "*": " [REPO...]", "+": " REPO..."}.get(self.repos, f" {self.repos}")
         return f"{self.name} [OPTIONS]{words}{' [-- APP ARGUMENTS]' if self.app_arguments else ''}"
 
@@ -306,12 +305,12 @@ _COMMANDS = (
     Command("cache names", "print the names of the cached repos, for completion", {}, (), hidden=True),
 )
 TABLE: Mapping[str, Command] = {command.name: command for command in _COMMANDS}
-# What a command line with one of these words alone lists.
+# The list for a command line with only one of these words.
 GROUPS: Mapping[str, str] = {
     "cache": "models in the cache",
     "models": "models.lock and the hubs",
 }
-# Of the last word of a command.
+# For the last word of a command.
 ALIASES: Mapping[str, str] = {"ls": "list", "rm": "remove", "restart": LAUNCH}
 COMMANDS: Mapping[str, str] = {command.name: command.summary for command in _COMMANDS if not command.hidden}
 CHANGING = frozenset(command.name for command in _COMMANDS if command.changes)
@@ -322,7 +321,7 @@ OPTIONS: Mapping[str, Option] = {
     for option in options
     for name in option.names
 }
-# What the first screen shows.
+# The commands of the first screen.
 MOST_USED = (
     own.APP_DIR, own.PORT, own.TAKE_PORT, own.BACKGROUND, own.DRY_RUN, own.CLEAR_CACHE, own.FORCE_REFRESH, own.LOCKED,
     own.JSON, own.VERBOSE,

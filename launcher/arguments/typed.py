@@ -1,4 +1,4 @@
-"""What a command line says, typed: the value that `parse` returns, and how the text of an option becomes one."""
+"""Define the typed command line that `parse` returns, and convert the text of each option."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ _Number = TypeVar("_Number", int, float)
 
 
 class Arguments(argparse.Namespace):
-    """Hold a parsed command line; an option that was not given has the value that stands here."""
+    """Hold a parsed command line; a missing option keeps its default here."""
 
     command: str = LAUNCH
-    topic: str = ""  # with `help`: the command or group that is asked about
+    topic: str = ""  # with `help`: the command or group to explain
     app_args: tuple[str, ...] = ()
     repos: tuple[str, ...] = ()
     app_dir: str | None = None
@@ -78,7 +78,7 @@ class Arguments(argparse.Namespace):
 
 
 class BadValueError(Exception):
-    """Say that an option cannot have this value; `instead` is one that it can have and that was probably meant."""
+    """Signal an invalid value of an option; `instead` is a valid value that was probably intended."""
 
     def __init__(self, text: str, problem: str, instead: str | None = None) -> None:
         super().__init__(problem)
@@ -88,7 +88,7 @@ class BadValueError(Exception):
 
 
 def port(text: str) -> str:
-    """Return the text of a port as it is; a blank one is unset. Raises BadValueError."""
+    """Return the text of a port unchanged; a blank one is unset. Raises BadValueError."""
     try:
         if text.strip():
             parsed_port(text)
@@ -109,7 +109,7 @@ def seconds(text: str) -> float:
 
 
 def count(text: str) -> int:
-    """Return how many lines to show. Raises BadValueError."""
+    """Return the number of lines to show. Raises BadValueError."""
     if re.fullmatch("[0-9]{1,9}", text):
         return int(text)
     _refuse(text, "is not a number of lines")

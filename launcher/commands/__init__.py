@@ -1,1 +1,1 @@
-"""One file per command; cli imports the one that is called."""
+"""One file per command; cli imports only the called one."""

@@ -1,4 +1,4 @@
-"""`cache list`: what is in the hub caches, the largest first."""
+"""`cache list`: list the contents of the hub caches, the largest first."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _RIGHT = frozenset((3,))  # sizes
 
 
 def run(context: Context) -> Report:
-    """List the repos, or the revisions, of each hub cache; repos that are named alone."""
+    """List the repos, or the revisions, of each hub cache; with names, only those repos."""
     arguments = context.arguments
     options = PruneOptions(time.time(), locked=_locked(context))
     places = removal.places(context)
@@ -44,4 +44,4 @@ def _locked(context: Context) -> Mapping[str, frozenset[str]]:
     try:
         return removal.locked(context)
     except LauncherError:
-        return {}  # a list shows what is there, whatever the lock says
+        return {}  # the list shows the disk even if the lock is invalid

@@ -1,4 +1,4 @@
-"""`cache names`: the repos that a shell completes, found by one look into each folder; a person uses `cache list`."""
+"""`cache names`: the repos for shell completion, found by one look into each folder; people use `cache list`."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from ..models import repo_id
 
 
 def run(context: Context) -> Report:
-    """Return the names of the repos that are cached or pinned; what cannot be read has none."""
+    """Return the names of the cached or pinned repos; skip unreadable folders."""
     names: set[str] = set()
     for root in context.roots:
         try:
             names.update(name(entry) for entry in os.listdir(root.path) if HUB_ENTRY.match(entry))
         except OSError:
-            pass  # nothing to complete is no reason to disturb who types
+            pass  # an error must not disturb the person who types
     try:
         names.update(model.repo for model in context.lockfile or ())
     except LauncherError:

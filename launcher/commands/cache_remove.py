@@ -9,7 +9,7 @@ from ..operations import removal
 
 
 def run(context: Context) -> Report:
-    """Plan a removal, ask where the cache is shared with other programs, apply it, and say what it freed."""
+    """Plan a removal, ask if the cache is shared with other programs, apply it, and report the freed bytes."""
     arguments = context.arguments
     request = removal.request_of(arguments.command.partition(" ")[2], context, arguments.repos)
     roots.refuse_unsafe(context.roots, context.settings.app_dir, context.home)
@@ -17,6 +17,6 @@ def run(context: Context) -> Report:
         planned = planning.plan(request, context.roots)
     except LauncherError:
         if not arguments.dry_run:
-            planning.finish_left_over(context.roots)  # what is not there any more may be what a killed run took
+            planning.finish_left_over(context.roots)  # a killed run may have removed the missing target
         raise
     return removal.apply(planned, request.kind, context)

@@ -1,7 +1,7 @@
-"""The scripts that complete the command line in bash and zsh, made from the table of commands.
+"""Generate the completion scripts for bash and zsh from the table of commands.
 
-They need no package and do not start the launcher, except to ask `cache names` for the names of repos. A shell finds
-a completion by the command's name, so `python start_app.py` keeps python's own.
+They need no package and do not start the launcher, except to ask `cache names` for the names of repos. A shell finds a
+completion by the command's name, so `python start_app.py` keeps python's own.
 """
 
 from __future__ import annotations
@@ -51,19 +51,19 @@ def _either(words: Iterable[str]) -> str:
 
 
 def _branches(branches: Mapping[str, Mapping[str, str]], described: bool) -> str:
-    """Return the branches of a `case` that set `found` to the words that can follow."""
+    """Return the branches of a `case` that set `found` to the possible next words."""
     return "\n".join(
         f"            {pattern}) found=({_list(words, described)}) ;;" for pattern, words in branches.items()
     )
 
 
 def _list(words: Mapping[str, str], described: bool) -> str:
-    """Return words as the elements of a shell's array, for zsh each with what it means."""
+    """Return words as the elements of a shell's array, for zsh each with its description."""
     return " ".join(shlex.quote(f"{word}:{meaning}" if described else word) for word, meaning in words.items())
 
 
-# Both scripts read the typed words in the same way: `option` is the one whose value comes next, `command` what the
-# words before are, `places` the options that say which app's cache the names of repos are in.
+# Both scripts read the typed words in the same way: `option` is the one whose value comes next, `command` the command
+# so far, `places` the options that choose the app's cache for the names of repos.
 _READ = r"""
         case $option in
             "") ;;

@@ -1,4 +1,4 @@
-"""`--demo`: work on a playground of its own in place of the user's app."""
+"""`--demo`: work on a playground in place of the user's app."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ DEMO_FOLDER = "start_app_demo"
 
 
 def enter(arguments: Arguments, environ: Mapping[str, str], console: Console) -> Mapping[str, str]:
-    """Make the playground where a launch needs it, and return the environment without the user's own app in it.
+    """Create the playground if a launch needs it, and return the environment without the user's own app in it.
 
-    Raises LauncherError (78) where Gradio or the playground is missing.
+    Raises LauncherError (78) if Gradio or the playground is missing.
     """
     folder = current_folder() / (arguments.app_dir or DEMO_FOLDER)
     arguments.app_dir = str(folder)
@@ -31,6 +31,6 @@ def enter(arguments: Arguments, environ: Mapping[str, str], console: Console) ->
         raise LauncherError(f"there is no demo in {folder}", "start_app.py --demo makes and starts it")
     else:
         refuse_foreign(folder)
-    # Gradio was found in the launcher's own environment: one that the shell has active need not have it.
+    # The launcher's own environment has Gradio; the active environment of the shell may not have it.
     left_out = ("HF_", "HUGGINGFACE_", "APP_", "VIRTUAL_ENV", "CONDA_PREFIX")
     return {name: value for name, value in environ.items() if not name.startswith(left_out)}

@@ -1,4 +1,4 @@
-"""The help, made from the table of commands: a first screen, a list for each group, a page for each command.
+"""Generate the help from the table of commands: a first screen, a list for each group, a page for each command.
 
 argparse's own help differs between Python 3.10 and 3.14 and mixes all groups in its usage line.
 """
@@ -32,7 +32,7 @@ _LIBRARIES = {"psutil": "psutil", "huggingface_hub": "huggingface_hub", "gradio"
 def text(topic: str, program: str, columns: int | None = None) -> str:
     """Return the help about a command, a group or, with an empty topic, everything.
 
-    `program` is how the launcher was called, `columns` the width to fit, by default the terminal's.
+    `program` is the name of the user's call, `columns` the width to fit, by default the terminal's.
     """
     width = min(_WIDEST, columns or shutil.get_terminal_size((80, 24)).columns or 80)
     if not topic:
@@ -48,7 +48,7 @@ def version(program: str, verbose: bool) -> str:
     """Return the version; a verbose one names Python and the libraries of this environment too."""
     lines = [f"{program} {__version__}"]
     if verbose:
-        from importlib import metadata  # it takes longer than all the rest
+        from importlib import metadata  # this import takes longer than the rest
 
         lines.append(f"Python {platform.python_version()} ({sys.executable})")
         for distribution, name in _LIBRARIES.items():
@@ -60,7 +60,7 @@ def version(program: str, verbose: bool) -> str:
 
 
 def commands() -> Mapping[str, str]:
-    """Return what can be typed first, with its summary: a group stands for its commands."""
+    """Return the possible first words, with their summaries: a group stands for its commands."""
     alone = {name: summary for name, summary in COMMANDS.items() if " " not in name}
     return {**alone, **{name: f"{summary}: {', '.join(within(name))}" for name, summary in GROUPS.items()}}
 
@@ -79,7 +79,7 @@ def _first_screen(width: int) -> Iterator[str]:
     yield ""
     yield from textwrap.wrap(f"{PROGRAM} COMMAND --help shows every option of a command.", width)
     statuses = [f"{int(status)} {meaning}" for status, meaning in EXIT_STATUSES.items()]
-    # A line breaks between them only.
+    # A line breaks only between them.
     text = "; ".join((*statuses, "after the start, the app's own")).replace(" ", "\0").replace(";\0", "; ")
     yield from (line.replace("\0", " ") for line in textwrap.wrap(f"exit\0status:\0{text}", width))
 
@@ -108,7 +108,7 @@ def _page(name: str, width: int) -> Iterator[str]:
 
 
 def _indented(option: Option) -> str:
-    """Return an option's label with its long name below those of the options that have a short one."""
+    """Return an option's label, aligned with the long names of options that have a short one."""
     return option.label if len(option.names) > 1 else f"    {option.label}"
 
 
@@ -118,7 +118,7 @@ def _examples(examples: Sequence[tuple[str, str]], width: int) -> Iterator[str]:
 
 
 def _section(heading: str, rows: Sequence[tuple[str, str]], width: int, column: int = 0) -> Iterator[str]:
-    """Yield rows in two columns, or each in two lines where the first column would leave too little for the second."""
+    """Yield rows in two columns, or each in two lines if the second column would be too narrow."""
     yield ""
     yield f"{heading}:"
     column = column or max(len(label) for label, _ in rows)

@@ -1,4 +1,4 @@
-"""`history`: who did what to this app, and when."""
+"""`history`: show the commands that changed this app, with time and user."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`init`: write the settings that start the app in this folder into `.env`; a line that is there stays as it is."""
+"""`init`: write the settings that start the app in this folder into `.env`; existing lines stay unchanged."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _PRIVATE = 0o600
 
 
 class Written(NamedTuple):
-    """Hold what was proposed and written, and why not."""
+    """Hold the proposed and the written settings, and the reason if none were written."""
 
     path: Path
     lines: tuple[Line, ...]
@@ -47,21 +47,21 @@ class Written(NamedTuple):
 
     @property
     def hint(self) -> str | None:
-        """Return what to do next."""
+        """Return the next steps."""
         return "start_app.py -n -v shows what a launch would do" if self.written or not self.lines else None
 
     def shown(self) -> Iterator[str]:
-        """Yield the lines as they are written, secrets masked, each below its reason."""
+        """Yield the written lines, secrets masked, each below its reason."""
         for line in self.lines:
             yield f"# {line.reason}"
             yield _assignment(line.name, redact.value(line.name, line.value)) or ""
 
     def lines_of_file(self) -> str:
-        """Return what is added to the file."""
+        """Return the text to add to the file."""
         return "".join(f"# {text.clean(line.reason)}\n{_assignment(line.name, line.value)}\n" for line in self.lines)
 
     def document(self) -> Mapping[str, Any]:
-        """Return what `--json` prints."""
+        """Return the document for `--json`."""
         return {
             "file": str(self.path),
             "lines": [
@@ -75,7 +75,7 @@ class Written(NamedTuple):
 
 
 class _Shown(NamedTuple):
-    """Hold a report whose lines were shown already."""
+    """Hold a report whose lines were already shown."""
 
     made: Written
 
@@ -101,7 +101,7 @@ class _Shown(NamedTuple):
 def run(context: Context) -> Report:
     """Show the lines with their reasons, ask on a terminal, and write them.
 
-    Raises LauncherError: 78 for a `.env` that is no plain file, 74 for one that cannot be written.
+    Raises LauncherError: 78 if `.env` is not a regular file, 74 if it cannot be written.
     """
     console, settings = context.console, context.settings
     made = _proposed(context)
@@ -133,7 +133,7 @@ def run(context: Context) -> Report:
 
 
 def _proposed(context: Context) -> Written:
-    """Return what to write: what was asked for by flags, what is proposed, and what a person answers."""
+    """Return the settings to write: from flags, from the proposal, and from the user's answers."""
     settings = context.settings
     path = settings.env_file or settings.app_dir / ".env"
     present = _present(path, context.environ)
@@ -159,7 +159,7 @@ def _proposed(context: Context) -> Written:
 
 
 def _present(path: Path, environ: Mapping[str, str]) -> Mapping[str, str]:
-    """Return what `.env` sets already, blanks included."""
+    """Return the existing settings of `.env`, blanks included."""
     try:
         kind = os.lstat(path).st_mode
     except FileNotFoundError:
@@ -177,7 +177,7 @@ def _is_open_to_others(path: Path) -> bool:
 
 
 def _assignment(name: str, value: str) -> str | None:
-    """Return a line that python-dotenv reads as this value, None where there is none."""
+    """Return a line that python-dotenv reads as this value, None if there is none."""
     if re.fullmatch(_PLAIN, value, re.ASCII):
         return f"{name}={value}"
     if "${" in value or not value.isprintable():
@@ -187,7 +187,7 @@ def _assignment(name: str, value: str) -> str | None:
 
 
 def _append(made: Written, settings: Settings) -> None:
-    """Add the lines at the end of the file, which keeps its owner and rights; a new one with a secret is private."""
+    """Append the lines to the file, which keeps its owner and mode; a new file with a secret is private."""
     private = any(redact.is_secret_name(line.name) for line in made.lines)
     flags = os.O_RDWR | os.O_APPEND | os.O_CREAT
     try:

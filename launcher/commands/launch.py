@@ -1,4 +1,4 @@
-"""`launch`: restart the app, or show in a dry run what that would do."""
+"""`launch`: restart the app, or show in a dry run what would happen."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ..system.signals import Interrupted, die_of, ignore_hangup
 
 
 def run(context: Context) -> Report:
-    """Launch, or show what a launch would do; in the foreground it does not return, it becomes the app."""
+    """Launch, or show what a launch would do; in the foreground this does not return: the process becomes the app."""
     arguments, console = context.arguments, context.console
     if os.getpid() == 1 and not (arguments.dry_run or arguments.no_launch or arguments.background):
         from ..app import init
@@ -38,7 +38,7 @@ def run(context: Context) -> Report:
 
 
 def go(context: Context, launch: Launch) -> Report:
-    """Go through with a launch; one in the background that fails is followed by that of the last good set."""
+    """Run a launch; if one in the background fails, launch the last good set."""
     try:
         return _go(launch, choosing=True)
     except RunningError as error:
@@ -51,9 +51,9 @@ def go(context: Context, launch: Launch) -> Report:
 
 
 def _roll_back(launch: Launch, error: FailedStartError) -> Report:
-    """Start the last good set in the place of what has just failed.
+    """Start the last good set in place of the one that has just failed.
 
-    Raises LauncherError (75) where there is none, or where it fails too.
+    Raises LauncherError (75) if there is none, or if it fails too.
     """
     from ..launch import rollback
 
@@ -90,7 +90,7 @@ def _go(launch: Launch, *, choosing: bool = False) -> Report:
             assert output is not None
             from ..app import background
 
-            # An interruption between the two would leave an app of which nobody was told.
+            # An interrupt between the two would leave an unreported app.
             with background.shielded():
                 launch.guard.check()
                 pid = launch.start.spawn(prepared, output)
@@ -110,7 +110,7 @@ def _go(launch: Launch, *, choosing: bool = False) -> Report:
 
 
 class RolledBack(NamedTuple):
-    """Report that the upgrade did not happen, and the service did."""
+    """Report that the upgrade failed, and that the service continues."""
 
     serving: Report
     error: FailedStartError
@@ -118,7 +118,7 @@ class RolledBack(NamedTuple):
 
     @property
     def problem(self) -> LauncherError:
-        """Return what failed, and what serves now."""
+        """Return what failed, and what runs now."""
         return LauncherError(
             f"rolled back: {self.error.message}; the last good set serves again",
             "start_app.py status shows both; start_app.py tries the new set again",
@@ -127,15 +127,15 @@ class RolledBack(NamedTuple):
 
     @property
     def hint(self) -> None:
-        """Return None: the problem has one."""
+        """Return None: the problem contains a hint."""
         return None
 
     def lines(self) -> Iterable[str]:
-        """Return what the launch of the good set says."""
+        """Return the lines of the good set's launch."""
         return self.serving.lines()
 
     def document(self) -> Mapping[str, Any]:
-        """Return the launch of the good set for `--json`, with what failed before it."""
+        """Return the launch of the good set for `--json`, with the earlier failure."""
         return {**(self.serving.document() or {}), "rolled_back": True, "error": self.error.message}
 
 
@@ -155,7 +155,7 @@ def _clear(launch: Launch) -> Report:
 
 @contextmanager
 def _refusals(launch: Launch) -> Iterator[None]:
-    """Report what keeps the app from being started, and what was stopped for it, to the history and the webhook."""
+    """Report the failure, and the stopped instance, to the history and the webhook."""
     context = launch.context
     try:
         yield
@@ -163,7 +163,7 @@ def _refusals(launch: Launch) -> Iterator[None]:
         left = _left_stopped(launch)
         if isinstance(error, LauncherError):
             if isinstance(error, RunningError) or getattr(error, "told", False):
-                raise  # cron and systemd ask again and again: nothing is new
+                raise  # cron and systemd retry often: nothing is new
             reason = f"exit status {int(error.status)}: {error.message}"
             notify(context, "refused", error.message)
         elif not left:
@@ -179,6 +179,6 @@ def _refusals(launch: Launch) -> Iterator[None]:
 
 
 def _left_stopped(launch: Launch) -> str:
-    """Return what was stopped when nothing was started in its place, blank where nothing was stopped."""
+    """Return what was stopped without a replacement; blank if nothing was stopped."""
     pids = ", ".join(f"pid {process.pid}" for process in launch.stopped)
     return f"stopped before: {pids}; no new instance was started on port {launch.context.settings.port}" if pids else ""

@@ -1,4 +1,4 @@
-"""`logs`: what the instance has printed."""
+"""`logs`: print the output of the instance."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ DEFAULT_LINES = 50
 
 
 def run(context: Context) -> Report:
-    """Print the log of the instance on the port, or of the last one that was there."""
+    """Print the log of the instance on the port, or of the last one."""
     arguments, settings, console = context.arguments, context.settings, context.console
     outcome.look_back(context)
     path = _log_of(settings)
@@ -39,9 +39,9 @@ def run(context: Context) -> Report:
 
 
 def _log_of(settings: Settings) -> Path:
-    """Return the log that the lock's record names, else the one in the usual place.
+    """Return the log in the lock's record, or else the one in the usual place.
 
-    Raises LauncherError (74) where there is none.
+    Raises LauncherError (74) without one.
     """
     record = held.last_record(settings)
     if record and record.log and logs.is_log(Path(record.log)):

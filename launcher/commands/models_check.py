@@ -1,4 +1,4 @@
-"""`models check`: is it the newest commit, by the mirror and by the Hub."""
+"""`models check`: compare the local commits with the newest ones of the mirror and the Hub."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ..operations import flat_check, pull
 
 
 def run(context: Context) -> Report:
-    """Compare what is here with what the mirror and the Hub have."""
+    """Compare the local models with those of the mirror and the Hub."""
     arguments, console = context.arguments, context.console
     lock = context.lockfile or Lock()
     besides: tuple[check.Verdict, ...] = ()

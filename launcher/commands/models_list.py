@@ -1,4 +1,4 @@
-"""`models list`: every weights file that the app can load, what it is, and whether the instance has it loaded."""
+"""`models list`: list every weights file that the app can load, its model, and whether the instance has loaded it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _RIGHT = frozenset((1,))
 def run(context: Context) -> Report:
     """List the weights files of the app's own folders first, then those of the hub caches."""
     settings = context.settings
-    # A folder of models without an app has no instance either.
+    # A folder of models without an app has no instance.
     instance = operation.instance_of(observe(settings)) if settings.script.exists() else operation.Instance()
     inventory = operation.inventory(context, instance)
     for line in inventory.changes():

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def run(context: Context) -> Report:
-    """Pin models in `models.lock`, or resolve all of them anew, or with `--remove` take some out."""
+    """Pin models in `models.lock`, or resolve all of them again, or with `--remove` remove some."""
     if context.arguments.dry_run:
         return _relock(context)
     with pull.pull_lock(context):
@@ -89,14 +89,14 @@ def _lock_summary(context: Context, after: Lock, *, changed: bool, dry_run: bool
 
 
 def _with(before: Sequence[LockedModel], models: Sequence[LockedModel]) -> Iterator[LockedModel]:
-    """Yield the models of a lock, these in the place of those that they replace: of its repo there, or its revision."""
+    """Yield the models of a lock; these replace those with the same repo in a place, or the same revision."""
     new = {_slot(one, before): one for one in models}
     yield from (one for one in before if _slot(one, before) not in new)
     yield from new.values()
 
 
 def _slot(model: LockedModel, models: Iterable[LockedModel]) -> tuple[str, ...]:
-    """Return what another pin of a model would replace: a repo in a place, or a revision where several are pinned."""
+    """Return what another pin of a model would replace: a repo in a place, or a revision if several are pinned."""
     revisions = {one.revision for one in models if (one.repo, one.local_dir) == (model.repo, model.local_dir)}
     return model.key if len(revisions) > 1 else model.key[:2]
 
@@ -192,7 +192,7 @@ def _without(repos: Sequence[str], before: Lock) -> Lock:
 
 
 def _moves(before: Sequence[LockedModel], after: Sequence[LockedModel]) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Yield what moved, as a line and for `--json`."""
+    """Yield the changes, as a line and for `--json`."""
     both = max(before, after, key=len)
     old, new = {_slot(one, both): one for one in before}, {_slot(one, both): one for one in after}
     for key in sorted({*old, *new}):
@@ -226,7 +226,7 @@ def _moves(before: Sequence[LockedModel], after: Sequence[LockedModel]) -> Itera
 
 
 def _moved_files(before: Lock, after: Lock) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Yield which single files moved, as a line and for `--json`."""
+    """Yield the changed single files, as a line and for `--json`."""
     for path in sorted({*before.files, *after.files}):
         was, now = before.files.get(path), after.files.get(path)
         if was != now:

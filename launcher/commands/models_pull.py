@@ -1,4 +1,4 @@
-"""`models pull`: make the disk match `models.lock`, or the newest commits where there is none."""
+"""`models pull`: make the disk match `models.lock`, or the newest commits without a lock."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ..ui import text
 
 
 def run(context: Context) -> Report:
-    """Make the disk match the lock, or what is newest where there is none; each model by itself."""
+    """Make the disk match the lock, or the newest commits without one; each model separately."""
     arguments, console = context.arguments, context.console
     memories = verified.load(context.settings.app_dir)
     if arguments.dry_run:
@@ -57,7 +57,7 @@ def _report(
     served: Sequence[Served] | None = None,
     lines: tuple[str, ...] = (),
 ) -> Report:
-    """Return what was done or, without `served`, what would be; where nothing was, the reason is an error.
+    """Return what was done or, without `served`, what would be done; if nothing was done, the reason is an error.
 
     Raises LauncherError.
     """

@@ -1,4 +1,4 @@
-"""What runs, as far as it can be proved from outside: nothing is guessed from what should be."""
+"""`status`: show what runs, as far as it can be proved from outside; nothing is inferred from the settings."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ State = Literal["running", "loading", "launching", "another user's", "unseen", "
 
 
 class Status(NamedTuple):
-    """Hold what is known of the app on its port; sizes are bytes, `gpu_memory` None where there is no GPU to ask."""
+    """Hold the known facts about the app on its port; sizes are bytes, `gpu_memory` is None without a GPU."""
 
     settings: Settings
     observed: Observed
@@ -62,12 +62,12 @@ class Status(NamedTuple):
 
     @property
     def locked(self) -> bool:
-        """Return whether the instance can load nothing but what is pinned."""
+        """Return whether the instance can load only pinned models."""
         return bool(self.instance and self.observed.record and self.observed.record.locked)
 
     @property
     def log(self) -> str | None:
-        """Return the file that the instance prints to, as far as a launcher has arranged for it."""
+        """Return the file of the instance's output, if a launcher has set one."""
         record = self.observed.record
         return record.log if self.instance and record and record.pid == self.instance.pid else None
 
@@ -134,13 +134,13 @@ class Status(NamedTuple):
         return tuple(rows)
 
     def hint(self) -> str | None:
-        """Return the way back, where the last start has failed and another set has run well."""
+        """Return the hint for a roll-back, if the last start has failed and another set has run well."""
         last = self.starts.last
         failed = last is not None and last.stage == "ended" and not last.seen and self.instance is None
         return "start_app.py rollback starts what ran well before" if failed and self.starts.other_good() else None
 
     def _starts(self) -> list[tuple[str, str]]:
-        """Return how the last start ended, where nothing runs, and why the last that failed did."""
+        """Return how the last start ended, if nothing runs, and why the last failed start failed."""
         last, failed = self.starts.last, self.starts.failed
         rows = []
         if last and last.over and self.instance is None:
@@ -198,7 +198,7 @@ class Status(NamedTuple):
 
 
 def run(context: Context) -> Report:
-    """Show what runs on the port; with `-v` also which processes only look like an instance."""
+    """Show what runs on the port; with `-v` also the processes that only look like an instance."""
     shown = status(context)
     for line in verdicts(shown.observed.survey):
         context.console.detail(line)
@@ -207,7 +207,7 @@ def run(context: Context) -> Report:
 
 
 def status(context: Context) -> Status:
-    """Look at the instance on the port, its page and its resources; where none runs, at what a launch would use."""
+    """Observe the instance on the port, its page and its resources; without one, read what a launch would use."""
     settings = context.settings
     starts = look_back(context)
     observed = observe(settings)
@@ -255,7 +255,7 @@ def _lock(context: Context) -> Lock | None:
     try:
         return context.lockfile
     except LauncherError:
-        return None  # what runs can be told of without it; models check says what is wrong with it
+        return None  # a running instance can be shown without it; models check reports the problem
 
 
 def _state(observed: Observed, page: Page | None) -> State:
@@ -269,7 +269,7 @@ def _state(observed: Observed, page: Page | None) -> State:
 
 
 def _interpreter(instance: Instance | None, environment: Mapping[str, str]) -> str | None:
-    # argv[0] names the environment; the executable behind it is the base installation of them all.
+    # argv[0] names the environment; the executable is the base installation of all environments.
     if instance is None:
         return None
     named = instance.process.argv[0] if instance.process.argv else ""

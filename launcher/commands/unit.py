@@ -23,9 +23,9 @@ _NVIDIA = Path("/proc/driver/nvidia/gpus")
 
 
 def run(context: Context) -> Report:
-    """Return the unit, and warn of what only this shell has.
+    """Return the unit, and warn about variables that only this shell has.
 
-    Raises LauncherError (78) where the Python that runs this is gone when it ends.
+    Raises LauncherError (78) if the current Python is temporary.
     """
     arguments, settings, console = context.arguments, context.settings, context.console
     launcher_file = context.invocation.launcher_file
@@ -68,18 +68,18 @@ def run(context: Context) -> Report:
 
 
 def _systemd() -> int:
-    """Return the version of this machine's systemd, 0 where there is none: its first line is `systemd 252 (…)`."""
+    """Return the version of this machine's systemd, 0 without it: its first line is `systemd 252 (…)`."""
     words = (output_within(("systemctl", "--version"), _SECONDS) or b"").split(None, 2)
     return int(words[1]) if len(words) > 1 and words[1].isdigit() else 0
 
 
 def _user(settings: Settings) -> int:
-    # Root prints units for others: an app in a user's folder is that user's, and so are its other instances.
+    # Root prints units for others: an app in a user's folder runs as that user, and so do its other instances.
     return os.geteuid() or os.stat(settings.app_dir).st_uid
 
 
 def _closed(words: Sequence[str], uid: int) -> Iterator[tuple[str, str]]:
-    """Yield which of these paths a user cannot reach, and what is closed on the way to it."""
+    """Yield the paths that a user cannot reach, with the inaccessible folder."""
     if uid == os.geteuid():
         return
     try:

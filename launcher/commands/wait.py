@@ -9,14 +9,14 @@ from ..service.sd_notify import reporter
 
 
 def run(context: Context) -> Report:
-    """Wait for the page of the instance on the port, or of the process that is named."""
+    """Wait for the page of the instance on the port, or of the given process."""
     arguments = context.arguments
     seconds = context.timeout(readiness.DEFAULT_SECONDS)
     pid = readiness.main_pid(arguments.pid, context.environ)
     outcome.look_back(context)
     ready = readiness.wait(context, seconds) if pid is None else readiness.wait_for(pid, context, seconds)
     watch.note_ready(context, ready)
-    # Only the end goes to systemd: the launcher itself reports why a launch has failed.
+    # Send only the end to systemd: the launcher itself reports why a launch has failed.
     context.console._replace(report=reporter(context.environ)).say(ready.line())
     if ready.warning:
         context.console.warn(f"note: {ready.warning}")

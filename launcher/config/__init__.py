@@ -1,1 +1,1 @@
-"""Settings: where they come from, and which of them hold."""
+"""Read settings: their sources and their precedence."""

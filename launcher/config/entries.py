@@ -1,7 +1,6 @@
-"""What starts the app, as `APP_SCRIPT` names it: a script, `-m MODULE`, or a console script of its environment.
+"""Resolve the entries in `APP_SCRIPT` that start the app: a script, `-m MODULE`, or an installed console script.
 
-It may name several, divided by blanks, where an app has more than one: the first is started, and an instance of any of
-them is the app's.
+An app may have several entries, separated by blanks: the first is started, and an instance of any of them is the app's.
 """
 
 from __future__ import annotations
@@ -19,21 +18,21 @@ from .sources import Setting
 
 
 class AppEntry(NamedTuple):
-    """Hold one way to start the app: the words behind its Python, and the file that Python runs then."""
+    """Hold one way to start the app: the arguments of its Python, and the file that Python then runs."""
 
     words: tuple[str, ...]
     path: Path
 
 
 def read(setting: Setting, app_dir: Path, prefixes: Sequence[str]) -> tuple[AppEntry, ...]:
-    """Return what a setting names; a path that is not there is returned too, where nothing else can be meant.
+    """Return the entries of a setting; include a missing path if it can be nothing else.
 
     `prefixes` are the environments that the app may run in, the likeliest first. Raises LauncherError for a setting
-    that cannot be split into words, and for a module that is nowhere.
+    that cannot be split into words, and for a module that is not found.
     """
     value = setting.value
     if os.path.exists(absolute(app_dir, value)):
-        return (AppEntry((value,), absolute(app_dir, value)),)  # a name may have blanks in it
+        return (AppEntry((value,), absolute(app_dir, value)),)  # a name may contain blanks
     try:
         words = iter(shlex.split(value))
     except ValueError as error:
@@ -78,5 +77,5 @@ def _module_paths(name: str, app_dir: Path, prefixes: Sequence[str]) -> Iterator
     folders = [str(app_dir), *(folder for prefix in prefixes for folder in installed_folders(prefix))]
     for folder in folders:
         base = os.path.join(folder, *name.split("."))
-        yield Path(base, "__main__.py")  # a package goes before a module of its name
+        yield Path(base, "__main__.py")  # a package comes before a module of the same name
         yield Path(f"{base}.py")

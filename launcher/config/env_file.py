@@ -1,7 +1,7 @@
-"""A `.env` means what python-dotenv says it means, with the process environment winning inside `${…}` as well.
+"""Read a `.env` as python-dotenv does, except that the process environment also wins inside `${…}`.
 
-`dotenv_values()` lets the file win there and `load_dotenv()` writes to `os.environ`; merging either by hand can name
-another cache than the one the app uses. So dotenv's own parser reads the lines, and the values are resolved here.
+`dotenv_values()` prefers the file there and `load_dotenv()` writes to `os.environ`; merging either one afterwards can
+name another cache than the app's. So dotenv's own parser reads the lines, and the values are resolved here.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from typing import NamedTuple
 from ..errors import ExitStatus, LauncherError, quoted
 
 MAX_BYTES = 1 << 20
-# What Python itself may touch before the app sees it: a variable name must survive execve.
+# A variable name must survive execve, and Python may read it before the app does.
 _FORBIDDEN_IN_NAMES = "=\0"
 _NAME = r"[A-Za-z_][A-Za-z0-9_.-]*"
 _WORDS = r"[A-Z][A-Z0-9_]+"
-# `NAME= # comment` is a blank value; python-dotenv before 1.2.4 takes the comment for it.
+# `NAME= # comment` is a blank value; python-dotenv before 1.2.4 returns the comment.
 _COMMENT_ONLY = r"[^=]*=[^\S\r\n]+#"
 
 
 class EnvFile(NamedTuple):
-    """Hold what one `.env` says: values with their line, and the lines nobody could parse.
+    """Hold the content of one `.env`: values with their lines, and the lines that cannot be parsed.
 
     Of such a line only the words that look like names are kept: the rest may be a secret. `odd` are lines that dotenv
-    takes, but not as `NAME=VALUE` was meant: with a full-width sign, a colon, or quotes around the name. `owner` is the
-    user that another user's file belongs to, None for one that decides.
+    accepts, but not as the intended `NAME=VALUE`: with a full-width sign, a colon, or quotes around the name. `owner`
+    is the user that another user's file belongs to, None for a trusted file.
     """
 
     path: Path
@@ -48,10 +48,10 @@ def read(
     bad: ExitStatus = ExitStatus.CONFIG,
     trusted: Collection[int] | None = None,
 ) -> EnvFile:
-    """Read the `.env` at `path` as UTF-8 (a byte order mark is allowed); one of no `trusted` uid has an owner.
+    """Read the `.env` at `path` as UTF-8 (a byte order mark is allowed); a file of no `trusted` uid has an owner.
 
-    Raises LauncherError with status `bad` when there is nothing readable there. A FIFO is read as a file: password
-    managers serve a `.env` that way.
+    Raises LauncherError with status `bad` if it cannot be read. A FIFO is read as a file: password managers serve a
+    `.env` that way.
     """
     text, uid = _text(path, bad)
     file = parse(path, text, environ)
@@ -61,7 +61,7 @@ def read(
 def parse(path: Path, text: str, environ: Mapping[str, str]) -> EnvFile:
     """Resolve the lines of a `.env`, expanding `${NAME}` and `${NAME:-default}` from `environ` first, then from above.
 
-    A blank in `environ` is unset. Raises LauncherError for a value that no process environment can hold.
+    A blank in `environ` is unset. Raises LauncherError for a value that no process environment can contain.
     """
     from dotenv.parser import parse_stream
     from dotenv.variables import parse_variables
@@ -80,10 +80,10 @@ def parse(path: Path, text: str, environ: Mapping[str, str]) -> EnvFile:
         if name is not None and not re.fullmatch(_NAME, name):
             odd[line] = tuple(re.findall(_WORDS, binding.original.string))
         if name is not None and binding.value is None:
-            values[name] = None  # `NAME` without a `=` takes an earlier value back
+            values[name] = None  # `NAME` without a `=` removes an earlier value
         elif name is not None and binding.value is not None:
             known = {**values, **present}
-            # The environment holds bytes; under a locale that is not UTF-8, Python's text for them differs from ours.
+            # The environment contains bytes; under a locale other than UTF-8, Python decodes them differently.
             comment_only = binding.value.startswith("#") and re.match(_COMMENT_ONLY, binding.original.string)
             literal = "" if comment_only else os.fsdecode(binding.value.encode())
             value = "".join(atom.resolve(known) for atom in parse_variables(literal))
@@ -98,15 +98,15 @@ def parse(path: Path, text: str, environ: Mapping[str, str]) -> EnvFile:
 
 
 def _leading_blank_lines(original: str) -> int:
-    # dotenv counts the blank lines before a binding as its own.
+    # dotenv includes the blank lines before a binding.
     blank = original[: len(original) - len(original.lstrip())]
     return len(re.findall(r"\r\n|\n|\r", blank))
 
 
 def _text(path: Path, bad: ExitStatus) -> tuple[str, int]:
-    """Return the text of a file and the uid that it belongs to."""
+    """Return the text of a file and its owner's uid."""
     try:
-        # Not blocking on a FIFO that nobody serves would need a deadline; a FIFO is only there by its owner's wish.
+        # This may block on a FIFO without a writer; its owner created it on purpose.
         with open(path, "rb") as file:
             data = file.read(MAX_BYTES + 1)
             uid = os.fstat(file.fileno()).st_uid

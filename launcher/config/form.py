@@ -1,6 +1,6 @@
-"""The form in which an app is started: the words around its script, and how it is told its port and address.
+"""The form of the app's command line: the words around its script, and its options for port and address.
 
-Most apps take `--port` and `--host`. Others have options of another name, variables of their own, or a command line
+Most apps have `--port` and `--host`. Others have options of another name, variables of their own, or a command line
 that `APP_COMMAND` spells out.
 """
 
@@ -29,12 +29,12 @@ _LOOPBACK = "127.0.0.1"  # Gradio's own default
 class Form(NamedTuple):
     """Hold how an app is started.
 
-    `before` are the words before its Python, which is left out where `python` is false; `options` are that Python's
-    own. `after` are the words after the script, placeholders included; None means the options for port and address.
-    `port_flags` and `host_flags` are the spellings of these, the first is used; one that ends in `=` takes its value in
+    `before` are the words before its Python, which is omitted if `python` is false; `options` are that Python's own.
+    `after` are the words after the script, placeholders included; None means the options for port and address.
+    `port_flags` and `host_flags` are their spellings, the first is used; a spelling that ends in `=` has its value in
     the same word. `port_variables` and `host_variables` are the app's own variables for them. `unset` are variables
-    that the app must not get. `prestart` is a command to run before anything is stopped. `script` is what the command
-    names in place of `APP_SCRIPT`.
+    that the app must not get. `prestart` is a command to run before anything is stopped. `script` is the script that
+    the command names in place of `APP_SCRIPT`.
     """
 
     before: tuple[str, ...] = ()
@@ -58,9 +58,9 @@ class Form(NamedTuple):
         return (*words, *(_given(self.host_flags, host) if host else ()))
 
     def told(self, port: int, host: str | None) -> tuple[str, ...]:
-        """Return the words of `APP_COMMAND` behind the script, filled in.
+        """Return the words of `APP_COMMAND` after the script, filled in.
 
-        Where no address is set, what would name it is left out, with the option before it.
+        Without an address, the placeholder for it is omitted, with the option before it.
         """
         words: list[str] = []
         for word in self.after or ():
@@ -73,16 +73,16 @@ class Form(NamedTuple):
 
 
 def read(sources: Sources) -> Form:
-    """Return how the app is started, as the settings say.
+    """Return how the app is started, according to the settings.
 
-    Raises LauncherError for a setting that cannot be read.
+    Raises LauncherError for an invalid setting.
     """
     variables = tuple(_names(sources, "APP_PORT_ENV"))
     port_flags = _flags(sources, "APP_PORT_FLAG", () if variables else ("--port",))
     host_variables = tuple(_names(sources, "APP_HOST_ENV"))
     form = Form(
         port_flags=port_flags,
-        # An app without an option for its port is likely to have none for its address.
+        # An app without an option for its port is unlikely to have one for its address.
         host_flags=_flags(sources, "APP_HOST_FLAG", () if host_variables or not port_flags else ("--host",)),
         port_variables=variables,
         host_variables=host_variables,
@@ -100,7 +100,7 @@ def read(sources: Sources) -> Form:
 def split(setting: Setting, name: str) -> tuple[str, ...]:
     """Return the words of a setting, split as a shell would.
 
-    Raises LauncherError for quotes that are not closed.
+    Raises LauncherError for an unclosed quote.
     """
     try:
         return tuple(shlex.split(setting.value))
@@ -113,7 +113,7 @@ def split(setting: Setting, name: str) -> tuple[str, ...]:
 
 
 def _commanded(form: Form, words: tuple[str, ...], setting: Setting) -> Form:
-    """Return the form that a whole command line makes."""
+    """Return the form of a whole command line."""
     for word in words:
         for place in re.findall(r"\{[A-Za-z_]\w*\}", word):
             if place not in _PLACES:
@@ -147,7 +147,7 @@ def _commanded(form: Form, words: tuple[str, ...], setting: Setting) -> Form:
 
 
 def _script(words: tuple[str, ...], begin: int) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
-    """Return the words up to a Python's own options, what that Python is to run, and the rest."""
+    """Return the words before a Python's own options, its script or module, and the rest."""
     at = begin
     while at < len(words) and words[at].startswith("-") and not words[at].startswith("-m"):
         at += 2 if words[at] in ("-W", "-X") else 1
@@ -156,7 +156,7 @@ def _script(words: tuple[str, ...], begin: int) -> tuple[tuple[str, ...], tuple[
 
 
 def _options(words: Sequence[str], place: str) -> Iterator[str]:
-    """Yield the options that a placeholder is the value of."""
+    """Yield the options whose value is a placeholder."""
     for position, word in enumerate(words):
         if word == place and position and words[position - 1].startswith("-"):
             yield words[position - 1]
@@ -171,7 +171,7 @@ def _given(flags: Sequence[str], value: str) -> tuple[str, ...]:
 
 
 def _flags(sources: Sources, name: str, otherwise: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the spellings of an option, empty where the setting says `none`."""
+    """Return the spellings of an option; empty if the setting is `none`."""
     setting = sources.find(name)
     if setting is None:
         return otherwise
@@ -188,7 +188,7 @@ def _flags(sources: Sources, name: str, otherwise: tuple[str, ...]) -> tuple[str
 
 
 def _names(sources: Sources, name: str) -> Iterator[str]:
-    """Yield the names of variables that a setting lists."""
+    """Yield the variable names in a setting."""
     setting = sources.find(name)
     for word in setting.value.replace(",", " ").split() if setting else ():
         if not re.fullmatch(_VARIABLE, word):

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from ..errors import LauncherError
 
-# What is in a hub cache: https://huggingface.co/docs/huggingface_hub/guides/manage-cache
+# The entries of a hub cache: https://huggingface.co/docs/huggingface_hub/guides/manage-cache
 HUB_ENTRY = re.compile(r"(models|datasets|spaces|kernels)--.")
-# The journal of a move, in the new cache: until the move is done, nothing takes that folder for a cache by its looks.
+# The journal of a move, in the new cache: until the move is complete, that folder must not count as a cache.
 MOVE = ".start_app-move"
 _VARIABLE = r"(?a)\$(\w+|\{[^}]*\})"
 
@@ -25,7 +25,7 @@ def expand(value: str, variable: Callable[[str], str | None], home: str | None) 
         return match[0] if value is None else value
 
     if value == "~" or value.startswith("~/"):
-        # HOME=/ is what a container's nameless user has.
+        # A container's nameless user has HOME=/.
         value = ((home or home_of_user()).rstrip("/") + value[1:]) or "/"
     else:
         value = os.path.expanduser(value)
@@ -33,20 +33,20 @@ def expand(value: str, variable: Callable[[str], str | None], home: str | None) 
 
 
 def is_folder(text: str) -> bool:
-    """Return whether an entry of HF_ENDPOINT_FALLBACK is a folder, and no address of a hub."""
+    """Return whether an entry of HF_ENDPOINT_FALLBACK is a folder, not the address of a hub."""
     return text.startswith(("/", "./", "../", "~/", "file:///"))
 
 
 def unexpanded(value: str) -> str | None:
-    """Return the first `$NAME` that nothing was known for, or None."""
+    """Return the first unknown `$NAME`, or None."""
     match = re.search(_VARIABLE, value)
     return match[0] if match else None
 
 
 def absolute(folder: Path, value: str) -> Path:
-    """Return the path that `value` means in `folder`, as the kernel would find it from there.
+    """Return the absolute path of `value` in `folder`, as the kernel would resolve it from there.
 
-    `..` behind a link leads out of the folder that the link points to, which a lexical clean-up gets wrong. The last
+    `..` after a link leads out of the folder that the link points to, so a lexical clean-up is wrong. The last
     component is never resolved: the `python` of an environment is a link, and must stay one.
     """
     path = folder / value
@@ -58,7 +58,7 @@ def absolute(folder: Path, value: str) -> Path:
 
 
 def home_of_user() -> str:
-    """Return the home of the password database; our own HOME says nothing of an instance that runs without one."""
+    """Return the home in the password database; an instance may run without our HOME."""
     try:
         return pwd.getpwuid(os.getuid()).pw_dir
     except KeyError:
@@ -68,7 +68,7 @@ def home_of_user() -> str:
 def current_folder() -> Path:
     """Return the current folder.
 
-    Raises LauncherError (78) where it was removed.
+    Raises LauncherError (78) if it was removed.
     """
     try:
         return Path.cwd()

@@ -1,4 +1,4 @@
-"""Everything that a command needs to know of the app, read and checked once, before anything is stopped or deleted."""
+"""Read and check everything that a command needs to know about the app, before anything is stopped or deleted."""
 
 from __future__ import annotations
 
@@ -34,7 +34,8 @@ LAUNCHER_NAMES = (
 )
 ENDPOINT_NAMES = ("HF_ENDPOINT", "HF_OFFICIAL_ENDPOINT")
 HUB_CACHE_NAMES = ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_HOME")
-# Variables that hold a folder or a file: a relative one is anchored, because the app's own cwd is another one.
+# Variables that contain a folder or a file: a relative one is made absolute, because the app has another current
+# folder.
 PATH_NAMES = (
     *HUB_CACHE_NAMES,
     "HF_ASSETS_CACHE",
@@ -54,7 +55,7 @@ PATH_NAMES = (
 )
 _CHECKED_NAMES = (*LAUNCHER_NAMES, *PATH_NAMES, *ENDPOINT_NAMES)
 # Lists of folders. A line of `.env` that extends one (`PATH=/opt/tools:$PATH`) counts, although the environment has it
-# too; PATH, which every environment has, counts in any case.
+# too; for PATH, which every environment has, any line counts.
 _LIST_NAMES = ("PATH", "LD_LIBRARY_PATH", "LIBRARY_PATH", "CPATH", "PYTHONPATH", "PKG_CONFIG_PATH")
 _QUOTED_PREFIXES = ("HF_", "HUGGING", "APP_", "GRADIO_", "MODELSCOPE_", "TRANSFORMERS_", "CUDA_", "TORCH_")
 _FOLDER_NAMES = (*HUB_CACHE_NAMES, "XDG_CACHE_HOME")
@@ -80,7 +81,7 @@ class Settings(NamedTuple):
     env_file: Path | None = None
     other_entries: tuple[Path, ...] = ()
     foreign: int | None = None
-    """The user that another user's `.env` belongs to."""
+    """The owner of another user's `.env`."""
     model_dirs: tuple[Path, ...] = ()
     """Folders with the app's weights besides the usual ones."""
     unpinned: tuple[str, ...] = ()
@@ -88,19 +89,19 @@ class Settings(NamedTuple):
 
     @property
     def port_flag(self) -> str | None:
-        """Return the app's option for its port, None where it has none."""
+        """Return the app's option for its port, None without one."""
         return self.form.port_flags[0] if self.form.port_flags else None
 
     @property
     def host_flag(self) -> str | None:
-        """Return the app's option for its address, None where it has none."""
+        """Return the app's option for its address, None without one."""
         return self.form.host_flags[0] if self.form.host_flags else None
 
 
 class Call(NamedTuple):
-    """Hold how the launcher was called: the current folder, `--env-file`, and the arguments after `--`.
+    """Hold the launcher's call: the current folder, `--env-file`, and the arguments after `--`.
 
-    `folders` have `start_app.py` in them: the one that was called, and the one its links lead to.
+    `folders` contain `start_app.py`: the folder of the called one, and the one its links lead to.
     """
 
     cwd: Path
@@ -195,7 +196,7 @@ def load(flags: Mapping[str, str], environ: Mapping[str, str], call: Call, *, ne
         ),
         warnings=(*(_warnings(file, environ) if file else ()), *_quoted_values(environ)),
         notify_url=notify_url,
-        # Anybody can set the variable; root's was set by sudo, or by root.
+        # Anyone can set the variable; root's comes from sudo, or from root.
         sudo_user=(environ.get("SUDO_USER", "").strip() or None) if os.geteuid() == 0 else None,
         env_file=file.path if file else None,
         foreign=file.owner if file else None,
@@ -210,7 +211,7 @@ def load(flags: Mapping[str, str], environ: Mapping[str, str], call: Call, *, ne
 
 
 def _port(sources: Sources, form: Form) -> Setting | None:
-    """Return the port: Gradio's own variable has it, else the app's own."""
+    """Return the port: from Gradio's own variable, or else from the app's."""
     named = (sources.find(name) for name in ("GRADIO_SERVER_PORT", *form.port_variables))
     return next((setting for setting in named if setting), None) or sources.find("GRADIO_SERVER_PORT", DEFAULT_PORT)
 
@@ -218,14 +219,14 @@ def _port(sources: Sources, form: Form) -> Setting | None:
 def _entries(
     sources: Sources, script: Setting, app_dir: Path, prefixes: tuple[str, ...]
 ) -> tuple[entries.AppEntry, ...]:
-    """Return what starts the app: what a command names goes before what `APP_SCRIPT` names."""
+    """Return the entries of the app: a script in a command has precedence over `APP_SCRIPT`."""
     named = sources.find("APP_SCRIPT")
     first = entries.read(script, app_dir, prefixes)
     return (*first, *entries.read(named, app_dir, prefixes)) if named and named != script else first
 
 
 def _prefixes(app_dir: Path, python: Setting | None, environ: Mapping[str, str]) -> tuple[str, ...]:
-    """Return the environments that the app may run in, in the order in which its Python is looked for."""
+    """Return the environments that the app may run in, in order of preference."""
     named = python.value if python and os.sep in python.value else ""
     chosen = named if os.path.isdir(named) else os.path.dirname(os.path.dirname(named))
     active = (environ.get("VIRTUAL_ENV", ""), environ.get("CONDA_PREFIX", ""))
@@ -233,13 +234,13 @@ def _prefixes(app_dir: Path, python: Setting | None, environ: Mapping[str, str])
 
 
 def app_environment(settings: Settings, environ: Mapping[str, str]) -> Mapping[str, str]:
-    """Return the variables that decide what an app with these settings uses: blanks are unset, `.env` included."""
+    """Return the variables that the app with these settings uses: blanks are unset, `.env` included."""
     environment = {name: value for name, value in environ.items() if value.strip()}
     environment.update((name, setting.value) for name, setting in settings.variables.items())
     return {name: value for name, value in environment.items() if name not in settings.form.unset}
 
 
-# What another user's `.env` may tell the launcher: which hub to ask, and how long.
+# Variables that another user's `.env` may set for the launcher: which hub to ask, and how long.
 _FOREIGN_NAMES = frozenset(
     (
         "HF_ENDPOINT",
@@ -257,7 +258,7 @@ def own_environment(settings: Settings, environ: Mapping[str, str]) -> Mapping[s
     """Return the environment of the launcher's own children.
 
     It is the app's, but another user's `.env` decides neither what code runs in them (PYTHONPATH, LD_PRELOAD) nor which
-    token is sent where.
+    token is sent to which hub.
     """
     environment = {name: value for name, value in environ.items() if value.strip()}
     for name, setting in settings.variables.items():
@@ -267,7 +268,7 @@ def own_environment(settings: Settings, environ: Mapping[str, str]) -> Mapping[s
 
 
 def _quoted_values(environ: Mapping[str, str]) -> Iterator[str]:
-    """Yield a warning for each variable with quotes around its value, as container engines hand them over."""
+    """Yield a warning for each variable with quotes around its value, which container engines pass unchanged."""
     for name, value in environ.items():
         if name.startswith(_QUOTED_PREFIXES) and name not in _CHECKED_NAMES and validation.is_quoted(value):
             yield f"{name} (environment) has quotes around its value, and the app takes them for a part of it"
@@ -297,7 +298,7 @@ def _warnings(file: env_file.EnvFile, environ: Mapping[str, str]) -> tuple[str, 
 
 
 def _home(flags: Mapping[str, str], environ: Mapping[str, str], call: Call) -> Path:
-    # The folder whose .env is read: the app's when it is named, else where the launcher was put, else the cwd.
+    # The folder of the .env: the app's if it is set, or else the launcher's, or else the current folder.
     named = flags.get("APP_DIR", "").strip() or environ.get("APP_DIR", "").strip()
     if named:
         return absolute(call.cwd, Sources(flags, environ, None).expand(named))
@@ -320,9 +321,9 @@ def _read_env_file(home: Path, environ: Mapping[str, str], call: Call) -> env_fi
 
 
 def _trusted(environ: Mapping[str, str]) -> frozenset[int]:
-    """Return the users whose `.env` decides: this one and root, and behind sudo the one who called it.
+    """Return the users whose `.env` is trusted: this one and root, and under sudo the user who called it.
 
-    git draws the same line (safe.directory in git-config(1)). Only root's SUDO_UID is believed: anybody can set one.
+    git has the same rule (safe.directory in git-config(1)). SUDO_UID counts only for root: any user can set it.
     """
     uid = os.geteuid()
     caller = environ.get("SUDO_UID", "")
@@ -339,12 +340,12 @@ def _python_path(sources: Sources, setting: Setting, app_dir: Path, file_folder:
     folders: dict[Level, Path] = {"flag": cwd, "file": file_folder, "foreign": file_folder}
     path = str(absolute(folders.get(setting.level, app_dir), value))
     if os.sep not in value and not os.path.isdir(path):
-        return value  # a name, to be found on PATH
+        return value  # a name, to be searched on PATH
     return path
 
 
 def _variables(sources: Sources, app_dir: Path, file_folder: Path) -> Mapping[str, Setting]:
-    # What the app gets beyond the plain environment: everything from .env, and every path made absolute.
+    # The app gets these in addition to the environment: everything from .env, and every path made absolute.
     names = dict.fromkeys((*(sources.file.values if sources.file else ()), *PATH_NAMES, *ENDPOINT_NAMES))
     variables: dict[str, Setting] = {}
     for name in names:
@@ -363,7 +364,7 @@ def _variables(sources: Sources, app_dir: Path, file_folder: Path) -> Mapping[st
 
 
 def _extended(name: str, value: str, environ: Mapping[str, str]) -> str | None:
-    """Return what a `.env` makes of a list of folders, None where the environment's own counts."""
+    """Return the value of a list of folders according to a `.env`, None if the environment's own counts."""
     present = environ[name]
     text = re.sub(rf"\$({name}\b|{{{name}}})", lambda _: present, value)
     if not text.strip():
@@ -372,14 +373,14 @@ def _extended(name: str, value: str, environ: Mapping[str, str]) -> str | None:
 
 
 def _conventional_cache(folder: Path) -> Mapping[str, Setting]:
-    """Return the variable that makes a `cache_hub` in the app's folder the cache, in either of its shapes."""
+    """Return the variable that makes a `cache_hub` in the app's folder the cache, in either layout."""
     try:
         entries = os.listdir(folder)
     except OSError:
         return {}
     if MOVE in entries:
         return {}
-    # A cache that was cleared still has these, and must not change its shape.
+    # A cleared cache still has these, and must keep its layout.
     kept = ("CACHEDIR.TAG", ".locks")
     flat = "hub" not in entries and any(entry in kept or HUB_ENTRY.match(entry) for entry in entries)
     name = "HF_HUB_CACHE" if flat else "HF_HOME"

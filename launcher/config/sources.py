@@ -1,7 +1,7 @@
-"""Where a setting comes from: flag > environment > `.env` > default, the highest level that has it.
+"""Find a setting's source: flag > environment > `.env` > default, the highest level that has it.
 
-A blank is unset at its level, so the next one counts. A `.env` of another user is a level of its own, "foreign":
-the app gets its values, but they decide nothing for whoever runs the launcher.
+A blank is unset at its level, so the next one counts. A `.env` of another user is a level of its own, "foreign": the
+app gets its values, but they decide nothing for the user of the launcher.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Level = Literal["flag", "environment", "file", "foreign", "default"]
 
 
 class Setting(NamedTuple):
-    """Hold a value and where it came from."""
+    """Hold a value and its source."""
 
     value: str
     origin: str
@@ -33,12 +33,12 @@ class Setting(NamedTuple):
 
     @property
     def bad(self) -> ExitStatus:
-        """Return the exit status that a bad value from this level deserves."""
+        """Return the exit status for an invalid value from this level."""
         return ExitStatus.USAGE if self.level == "flag" else ExitStatus.CONFIG
 
 
 class Sources(NamedTuple):
-    """Hold the levels that a setting can come from, highest first."""
+    """Hold the levels of a setting, highest first."""
 
     flags: Mapping[str, str]
     environ: Mapping[str, str]
@@ -63,7 +63,7 @@ class Sources(NamedTuple):
         return self.of_file(name, value) if value.strip() else None
 
     def of_file(self, name: str, value: str) -> Setting:
-        """Return a value as the setting of the `.env` that has this name."""
+        """Return a value as the setting of this name in the `.env`."""
         assert self.file
         origin = f"{self.file.path.name} line {self.file.lines[name]}"
         return Setting(value, origin, "file" if self.file.owner is None else "foreign")

@@ -1,4 +1,4 @@
-"""Check settings before anything is stopped or deleted. An error names the value and where it came from.
+"""Check settings before anything is stopped or deleted. An error names the value and its source.
 
 Every function raises LauncherError for an invalid value: 2 for a flag, else 78.
 """
@@ -27,9 +27,9 @@ _NOTIFY_URL = r"https?://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0
 _QUOTES = (('"', '"'), ("'", "'"), ("“”„‟", "“”‟"), ("‘’‚‛", "‘’‛"), ("«»", "«»"), ("＂", "＂"), ("＇", "＇"))
 _TYPOGRAPHIC = frozenset("“”„‟‘’‚‛«»＂＇")
 _DASHES = "–—―－−"
-# Settings that are words for a shell or for an app.
+# Settings that contain words for a shell or for an app.
 _FREE = ("APP_ARGS", "APP_COMMAND", "APP_PREFIX", "APP_PRESTART")
-# Settings whose form is checked on its own.
+# Settings whose form is checked separately.
 _FORMAL = frozenset(
     "GRADIO_SERVER_PORT GRADIO_SERVER_NAME APP_PORT_FLAG APP_HOST_FLAG APP_PORT_ENV APP_HOST_ENV APP_UNSET APP_LOCKED "
     "APP_NOTIFY_URL HF_ENDPOINT "
@@ -47,7 +47,7 @@ def is_quoted(value: str) -> bool:
 
 
 def check_spelling(name: str, setting: Setting) -> None:
-    """Check that a value has nothing in it that a container engine, Windows or a word processor has left there."""
+    """Check that a value has no leftovers of a container engine, Windows or a word processor."""
     value = setting.value.strip()
     problem = hint = None
     if name not in _FREE and name not in _FORMAL and os.path.exists(setting.value):
@@ -66,7 +66,7 @@ def check_spelling(name: str, setting: Setting) -> None:
     elif value[0] in _TYPOGRAPHIC or value[-1] in _TYPOGRAPHIC:
         problem, hint = "begins or ends with a typographic quote", f"write {name}=VALUE without it"
     elif name in _FORMAL:
-        return  # what else is wrong with it shows in its form
+        return  # the check of its form reports any other problem
     elif value[0] == "#" or _has_comment(name, setting):
         problem = "has a comment in it"
         hint = f"{name}=VALUE with nothing after it; systemd's EnvironmentFile= and containers' env files keep comments"
@@ -79,7 +79,7 @@ def check_spelling(name: str, setting: Setting) -> None:
 
 
 def _has_comment(name: str, setting: Setting) -> bool:
-    """Return whether a value from the environment ends in what was a comment; dotenv takes it off, others do not."""
+    """Return whether a value from the environment ends in a comment; dotenv removes it, other tools do not."""
     if setting.level != "environment" or not re.search(r"\s#", setting.value):
         return False
     if name in _FREE:
@@ -88,7 +88,7 @@ def _has_comment(name: str, setting: Setting) -> bool:
 
 
 def _is_one_word(args: str) -> bool:
-    """Return whether what was meant as several arguments is one, for the quotes around them all."""
+    """Return whether quotes around several arguments make them one."""
     try:
         words = shlex.split(args)
     except ValueError:
@@ -97,7 +97,7 @@ def _is_one_word(args: str) -> bool:
 
 
 def check_app_dir(app_dir: Path, setting: Setting) -> None:
-    """Check that the app's folder is one."""
+    """Check that the app's folder is a folder."""
     try:
         problem = "" if stat.S_ISDIR(os.stat(app_dir).st_mode) else "is not a folder"
     except PermissionError:
@@ -144,7 +144,7 @@ def script(app_dir: Path, setting: Setting, launcher_folders: tuple[Path, ...]) 
 
 
 def _other_script(app_dir: Path) -> str:
-    """Return the hint for a folder without the script: what else in it may be the app."""
+    """Return the hint for a folder without the script: the likely scripts in it."""
     from ..scripts.candidates import Folder
 
     folder = Folder(app_dir)
@@ -191,9 +191,9 @@ def split(args: Setting | None) -> tuple[str, ...]:
 
 
 def listed(setting: Setting | None, name: str) -> tuple[str, ...]:
-    """Return the parts of a list that blanks, commas or colons divide; quotes keep what they enclose together.
+    """Return the parts of a list that is separated by blanks, commas or colons, except within quotes.
 
-    Raises LauncherError for a quote that is not closed.
+    Raises LauncherError for an unclosed quote.
     """
     if setting is None:
         return ()
@@ -208,7 +208,7 @@ def listed(setting: Setting | None, name: str) -> tuple[str, ...]:
 
 
 def option_value(argv: Sequence[str], flag: str) -> str | None:
-    """Return what `--flag VALUE` or `--flag=VALUE` says in a command line; the last one counts, as in argparse."""
+    """Return the value of `--flag VALUE` or `--flag=VALUE` in a command line; the last one counts, as in argparse."""
     value = None
     for position, argument in enumerate(argv):
         if argument == flag and position + 1 < len(argv):
@@ -219,7 +219,7 @@ def option_value(argv: Sequence[str], flag: str) -> str | None:
 
 
 def _told_port(argv: Sequence[str], flag: str) -> str | None:
-    # argparse takes any beginning of a long option for it: --por 9999 is --port 9999.
+    # argparse accepts any prefix of a long option: --por 9999 is --port 9999.
     for length in range(len(flag), 2, -1):
         value = option_value(argv, flag[:length])
         if value is not None and (length == len(flag) or value.isdecimal()):
@@ -246,7 +246,7 @@ def refuse_other_port(
 
 
 def check_host(setting: Setting) -> None:
-    """Check that this can be a host name or an address."""
+    """Check that this is a valid host name or address."""
     value = setting.value
     bare = value[1:-1] if value[:1] == "[" and value[-1:] == "]" and ":" in value else value
     if not re.fullmatch(_HOST, bare) or (":" in bare and not _is_ipv6(bare)):
@@ -266,7 +266,7 @@ def _is_ipv6(text: str) -> bool:
 
 
 def check_endpoint(name: str, setting: Setting) -> None:
-    """Check that this is the http(s) address of a hub, with nothing behind it."""
+    """Check that this is the http(s) address of a hub, without a query or fragment."""
     match = re.fullmatch(_ENDPOINT, setting.value)
     if match and (match[4] is None or 0 < int(match[4][1:]) < 65536):
         return
@@ -282,7 +282,7 @@ def check_endpoint(name: str, setting: Setting) -> None:
 
 
 def check_endpoints(name: str, setting: Setting) -> None:
-    """Check that this is a list of such addresses and of folders with models, divided by commas or blanks."""
+    """Check that this is a list of such addresses and of folders with models, separated by commas or blanks."""
     for value in setting.value.replace(",", " ").split():
         if not is_folder(value):
             check_endpoint(name, Setting(value, setting.origin, setting.level))
@@ -328,7 +328,7 @@ def check_folder(name: str, setting: Setting) -> None:
 
 
 def refuse_broken_lines(path: Path, unparsable: Mapping[int, tuple[str, ...]], names: Collection[str]) -> None:
-    """Check that no line of `.env` that cannot be parsed was meant to set one of these: the app would use another."""
+    """Check that no unparseable line of `.env` seems to set one of these: the app would use another value."""
     for line, words in unparsable.items():
         meant = next((word for word in words if word in names), None)
         if meant:
@@ -339,7 +339,7 @@ def refuse_broken_lines(path: Path, unparsable: Mapping[int, tuple[str, ...]], n
 
 
 def refuse_unset_variable(name: str, setting: Setting) -> None:
-    """Check that a path has no `$NAME` left in it: it would become a folder of that name."""
+    """Check that a path contains no `$NAME`: it would become a folder of that name."""
     left = unexpanded(setting.value)
     if left:
         raise LauncherError(

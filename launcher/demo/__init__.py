@@ -1,8 +1,8 @@
-"""A playground is made whole or not at all, and never over anything that is not ours.
+"""Create a playground atomically, and never over foreign files.
 
 It is a folder with a real Gradio app, its `.env` and a model cache in the layout of the Hugging Face hub, written
-offline, so that every command of the launcher can be tried on something that nobody would miss. The same bytes come
-out each time. A playground that is there already belongs to its user: a model removed from it does not come back.
+offline, so that every command of the launcher can be tried without risk. Its bytes are the same each time. An existing
+playground belongs to its user: a model removed from it does not come back.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ HUB_CACHE = "cache_hub/hub"
 _MARKER_LINE = b"playground of start_app.py --demo\n"
 _MARKER_TEXT = _MARKER_LINE + b"# This file says so: without it the launcher takes the folder for somebody's own.\n"
 _BUILDING = ".start_app_demo-building-"
-# Another launcher fills its playground in milliseconds; whoever keeps the lock longer is not one.
+# Another launcher fills its playground in milliseconds; a longer holder is not a launcher.
 _LOCK_PATIENCE_S = 5.0
 
-# Each line stays within what systemd's EnvironmentFile= and python-dotenv both read in the same way.
+# systemd's EnvironmentFile= and python-dotenv read each of these lines in the same way.
 _ENV = b"""\
 # The settings of this app: start_app.py hands every line to it.
 # The models of the playground, and nothing of the cache in your home folder.
@@ -41,7 +41,7 @@ GRADIO_ANALYTICS_ENABLED=False
 NO_PROXY=localhost,127.0.0.1,::1
 """
 
-# https://bford.info/cachedir/, in the words of huggingface_hub 1.9 and later.
+# https://bford.info/cachedir/, with the text of huggingface_hub 1.9 and later.
 _CACHEDIR_TAG = b"""\
 Signature: 8a477f597d28d172789f06886806bc55
 # This file is a cache directory tag created by huggingface_hub.
@@ -60,7 +60,7 @@ class _DemoModel(NamedTuple):
 
 
 class _Contents(NamedTuple):
-    """Hold a whole playground: relative path to bytes, and relative path to what its symlink says."""
+    """Hold a whole playground: relative paths with their bytes, and relative paths with their symlinks' targets."""
 
     files: Mapping[str, bytes]
     links: Mapping[str, str]
@@ -73,13 +73,13 @@ _MODELS = (
 
 
 def make_playground(folder: Path) -> bool:
-    """Make the playground at `folder` and return True, or leave the one that is there as it is and return False.
+    """Create the playground at `folder` and return True, or leave an existing one unchanged and return False.
 
-    It is built beside `folder` and renamed into place: killed at any instant, it is there whole or not at all, and
-    the next call removes what the killed one left. An empty folder may be replaced, other than the current one: the
-    rename would pull it from under the user's shell.
+    It is built next to `folder` and renamed into place: if the launcher is killed at any instant, it exists completely
+    or not at all, and the next call removes the rest. An empty folder may be replaced, except the current one: the
+    rename would remove the folder of the user's shell.
 
-    Raises LauncherError (78) when something else is there, or when it cannot be written.
+    Raises LauncherError (78) if another folder or file is there, or if it cannot be written.
     """
     target = Path(os.path.realpath(folder))
     try:
@@ -103,7 +103,7 @@ def make_playground(folder: Path) -> bool:
 
 
 def _is_playground(target: Path) -> bool:
-    """Return whether `target` is a playground, or False where it can become one; raise LauncherError otherwise."""
+    """Return whether `target` is a playground, or False if it can become one; raise LauncherError otherwise."""
     if not os.path.lexists(target):
         return False
     if not target.is_dir():
@@ -120,7 +120,7 @@ def _is_playground(target: Path) -> bool:
 
 
 def refuse_foreign(folder: Path) -> None:
-    """Refuse a folder of another user: its app, its settings and its marker are whatever that user has put there.
+    """Refuse a folder of another user, who controls its app, its settings and its marker.
 
     Raises LauncherError (78).
     """
@@ -134,7 +134,7 @@ def _refused(message: str) -> LauncherError:
 
 
 def _is_marked(folder: Path, *, begun: bool = False) -> bool:
-    """Return whether our marker is in `folder`; `begun` accepts the part of it that a killed build wrote, even none."""
+    """Return whether our marker is in `folder`; `begun` also accepts the partial or empty marker of a killed build."""
     try:
         with (folder / MARKER).open("rb") as file:
             line = file.read(len(_MARKER_LINE))
@@ -145,10 +145,10 @@ def _is_marked(folder: Path, *, begun: bool = False) -> bool:
 
 @contextmanager
 def _lock(parent: Path) -> Iterator[bool]:
-    """Hold the flock of `parent` while a playground is built in it; yield whether it could be had.
+    """Hold the flock of `parent` while a playground is built in it; yield whether it was taken.
 
-    It is proof that no other launcher builds there, and it goes with its holder, kill -9 included. The folder itself
-    is locked: no file stays behind. Without it (NFS, a stranger who holds it) the rename alone decides.
+    It proves that no other launcher builds there, and the end of its holder releases it, even kill -9. The folder
+    itself is locked, so no lock file is left. Without it (NFS, a foreign holder) the rename alone decides.
     """
     try:
         descriptor = files.open_folder(parent, follow=True)
@@ -165,10 +165,10 @@ def _lock(parent: Path) -> Iterator[bool]:
 
 
 def _remove_leftovers(parent: Path) -> None:
-    """Remove what killed launchers left half-built in `parent`, under its lock.
+    """Remove the unfinished playgrounds of killed launchers in `parent`, under its lock.
 
-    Ours on proof only: our name, a real folder of this user, and our marker, the first file that a build writes; or
-    empty. What cannot be removed does no harm and stays.
+    Only proven ones: our name, a real folder of this user, and our marker, the first file that a build writes; or
+    empty. A folder that cannot be removed does no harm and stays.
     """
     for path in parent.glob(f"{_BUILDING}*"):
         try:
@@ -196,7 +196,7 @@ def _build(target: Path) -> None:
     building = target.parent / f"{_BUILDING}{secrets.token_hex(4)}"
     building.mkdir()
     try:
-        # The marker comes first: from here on, what a kill leaves is provably ours.
+        # The marker comes first: from here on, the leftovers of a killed build are provably ours.
         (building / MARKER).write_bytes(_MARKER_TEXT)
         _write(building, contents)
         if target.exists():
@@ -220,14 +220,14 @@ def _write(root: Path, contents: _Contents) -> None:
         try:
             path.symlink_to(destination)
         except OSError:
-            # No symlinks here (Windows, vfat): huggingface_hub then keeps the file itself in the snapshot.
+            # Without symlinks (Windows, vfat), huggingface_hub keeps the file itself in the snapshot.
             (path.parent / destination).rename(path)
 
 
 def _contents() -> _Contents:
     files = {
         ".env": _ENV,
-        # A playground made inside a checkout is not part of it.
+        # A playground inside a checkout is not part of it.
         ".gitignore": b"*\n",
         "webui.py": Path(__file__).with_name("webui.py").read_bytes(),
         f"{HUB_CACHE}/CACHEDIR.TAG": _CACHEDIR_TAG,
@@ -267,7 +267,7 @@ def _add_model(model: _DemoModel, files: dict[str, bytes], links: dict[str, str]
 def _sha1(data: bytes) -> str:
     import hashlib
 
-    # A name, not a safeguard: builds of Python under FIPS refuse it otherwise.
+    # This is a name, not a safeguard: FIPS builds of Python refuse it otherwise.
     return hashlib.sha1(data, usedforsecurity=False).hexdigest()
 
 
@@ -328,7 +328,7 @@ def _weights(model: _DemoModel) -> bytes:
         header[name] = {"dtype": "F32", "shape": shape, "data_offsets": [start * 4, count * 4]}
     head = json.dumps(header, separators=(",", ":")).encode()
     head += b" " * (-len(head) % 8)
-    # A hash as the source of noise: the same on every Python.
+    # The hash is a source of noise that is the same on every Python.
     noise = hashlib.shake_256(model.repo.encode()).digest(count)
     values = [(byte - 127.5) / 1275 for byte in noise]
     return struct.pack("<Q", len(head)) + head + struct.pack(f"<{count}f", *values)

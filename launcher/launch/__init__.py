@@ -1,1 +1,1 @@
-"""A launch, step by step."""
+"""Launch the app, step by step."""

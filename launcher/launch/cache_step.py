@@ -1,7 +1,7 @@
-"""The cache as a step of a launch: all that can be refused is refused while the old instance still serves.
+"""The cache as a step of a launch: every refusal comes while the old instance still serves.
 
-What other processes do is looked at twice: before the stop, where it refuses, and after it, where what has come into
-use meanwhile is left and named.
+Other processes are checked twice: before the stop, where use of the cache refuses the launch, and after it, where newly
+used files are skipped and named.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _NAMED_AT_MOST = 10
 
 
 class CacheStep:
-    """Hold what the flags of a launch ask of the cache, and do it in two steps: check, then carry out."""
+    """Hold the requests of a launch's flags to the cache, and carry them out in two steps: check, then apply."""
 
     def __init__(self, context: Context) -> None:
         self._context = context
@@ -37,11 +37,11 @@ class CacheStep:
         self.done: list[Mapping[str, Any]] = []
 
     def check(self, observe: Callable[[], Observed]) -> None:
-        """Refuse whatever can be refused before anything is stopped.
+        """Refuse everything that can be refused before anything is stopped.
 
-        The processes that will be gone by then are looked for only where something is in use. Raises
-        LauncherError: 2 for an unknown repo or a shared cache that nobody said yes to, 65 for damage, 75 for a repo
-        that another process reads or downloads, 78 for a root that is no place to remove anything from.
+        The processes to be stopped are searched only if something is in use. Raises LauncherError: 2 for an unknown
+        repo or a shared cache without the user's consent, 65 for damage, 75 for a repo that another process reads or
+        downloads, 78 for a root from which nothing may be removed.
         """
         context, dry_run = self._context, self._context.arguments.dry_run
         planned: list[Plan] = []
@@ -65,10 +65,10 @@ class CacheStep:
             verification.refuse_damaged(verification.check(context, besides=going), context.console)
 
     def prepare(self) -> None:
-        """Do nothing: a removal is fast, and the old instance may still read what goes."""
+        """Do nothing: a removal is fast, and the old instance may still read the files."""
 
     def rehearse(self) -> None:
-        """Try to move away what is to go, without moving it: the old instance may still read it.
+        """Check that the files can be moved away, without moving them: the old instance may still read them.
 
         Raises LauncherError (74).
         """
@@ -93,14 +93,14 @@ class CacheStep:
         """Do nothing: nothing is held."""
 
     def apply(self, changed: bool) -> bool:
-        """Remove it, now that nothing of ours runs any more; where the app starts, files are deleted in the background.
+        """Remove the files, after our instances are stopped; if the app starts, delete the trash in the background.
 
-        `changed` tells that something was stopped or pulled since the check.
+        `changed` means that something was stopped or pulled since the check.
 
-        Raises LauncherError when something asked for could not go: the app would load just what was to be gone.
+        Raises LauncherError if a requested removal failed: the app would load exactly that.
         """
         context, background = self._context, not self._context.arguments.no_launch
-        # What was looked at a moment ago, with nothing stopped or pulled since, need not be looked at once more.
+        # A survey from a moment ago is still valid if nothing was stopped or pulled since.
         fresh = not changed and len(self._requests) == 1 and time.monotonic() - self._looked_at < _FRESH_SECONDS
         for asked in self._requests:
             request = asked._replace(sizes=not background)
@@ -118,18 +118,18 @@ class CacheStep:
         return bool(self._requests)
 
     def lines(self) -> tuple[str, ...]:
-        """Return what a dry run tells of it."""
+        """Return the lines of a dry run."""
         return (
             *(("would verify the cache",) if self._context.arguments.verify else ()),
             *planning.plan_lines(self._planned),
         )
 
     def document(self) -> Sequence[Mapping[str, Any]]:
-        """Return what a dry run tells of it for `--json`."""
+        """Return the dry run's part of `--json`."""
         return [planning.plan_document(plan) for plan in self._planned]
 
     def _refuse_skipped(self, plans: Sequence[Plan]) -> None:
-        """Refuse where anything that is asked for cannot go, and name all of that."""
+        """Refuse if any requested path cannot be removed, and name all of them."""
         skipped = [skip for plan in plans for skip in plan.skipped if skip.kind in ("in use", "blocked")]
         if not skipped or self._context.arguments.force:
             return
@@ -145,7 +145,7 @@ class CacheStep:
         )
 
     def _probe(self) -> None:
-        """Refuse where nothing could be removed anyway, such as on a disk that is mounted read-only."""
+        """Refuse if nothing can be removed at all, for example on a disk that is mounted read-only."""
         for plan in self._planned:
             if not plan.items or self._context.arguments.dry_run:
                 continue
@@ -180,7 +180,7 @@ class CacheStep:
 
 
 def _try(probe: renames.Probe, path: str) -> None:
-    """Raise the OSError that moving this away would raise, unless it is gone already or is removed piece by piece."""
+    """Raise the OSError that moving this path would raise, unless it no longer exists or is removed file by file."""
     try:
         probe.leave(path)
     except OSError as error:

@@ -1,6 +1,6 @@
 """A copy of this launcher in the app's folder must not hide a module `launcher` of the app's own.
 
-Python looks for modules in the folder of the script first, and a package goes before a module of its name.
+Python searches the folder of the script first, and a package comes before a module of the same name.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def _module_beside(folder: Path) -> Path | None:
 
 
 def _importer(folder: Path, copy: Path) -> Path | None:
-    """Return a file of the app's that imports something of a `launcher` that this launcher does not have."""
+    """Return a file of the app's that imports a name from `launcher` that this launcher does not have."""
     for path in islice(python_files(folder), _MOST_READ):
         data = content(path)
         if b"launcher" not in data:

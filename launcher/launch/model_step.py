@@ -1,7 +1,7 @@
-"""The models as a step of a launch: pulled and verified while the old instance serves, and switched when it is gone.
+"""The models as a step of a launch: pulled and verified while the old instance serves, and switched after its stop.
 
-A plain launch only reads which commit each model is, and tells the app and the log. A locked one makes the disk match
-`models.lock` first and shows the app nothing else.
+A plain launch only reads each model's commit, and passes it to the app and the log. A locked one makes the disk match
+`models.lock` first and shows the app only the pinned models.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 class ModelStep:
-    """Hold what a launch does about models: check it, pull what is missing, switch to it, and report it."""
+    """Carry out the model part of a launch: check, pull the missing files, switch to them, and report."""
 
     def __init__(self, context: Context) -> None:
         self._context = context
@@ -52,18 +52,18 @@ class ModelStep:
 
     @property
     def lock(self) -> Lock | None:
-        """Return what `models.lock` pins, once it was checked; None where it is missing or makes no sense."""
+        """Return the checked content of `models.lock`; None if it is missing or invalid."""
         return self._lock
 
     @property
     def asked(self) -> bool:
-        """Return whether anything must be on the disk that may not be there."""
+        """Return whether the launch needs files that may be missing."""
         return self.locked or self._context.arguments.force_refresh
 
     def check(self, observe: Callable[[], Observed]) -> None:  # noqa: ARG002
-        """Refuse what cannot be, before anything is stopped or fetched; a plain launch goes on without a bad lock.
+        """Refuse invalid requests before anything is stopped or fetched; a plain launch ignores an invalid lock.
 
-        Raises LauncherError: 78 for a lock that is missing or nonsense, 2 or 78 for what would remove pinned models.
+        Raises LauncherError: 78 for a missing or invalid lock, 2 or 78 for flags that would remove pinned models.
         """
         try:
             self._lock = self._context.lockfile
@@ -114,7 +114,7 @@ class ModelStep:
         return not revision or revision in by_ref or any(commit.startswith(revision) for commit in commits)
 
     def prepare(self) -> None:
-        """Pull what is missing while the old instance serves; what would be refused anyway is refused before that."""
+        """Pull the missing files while the old instance serves, after all possible refusals."""
         if self.locked:
             from ..operations import locked
 
@@ -133,7 +133,7 @@ class ModelStep:
         self._show()
 
     def _look_at_unfinished(self) -> None:
-        """Read, while the old instance still serves, what a killed pull has left in folders of the app's own."""
+        """Survey, while the old instance still serves, the unfinished switches of killed pulls."""
         from ..models import switch
         from ..operations import pull as pulling
 
@@ -145,9 +145,9 @@ class ModelStep:
             self._unfinished = switch.unfinished(self._context.settings.app_dir)
 
     def _fetch(self) -> None:
-        """Have everything on the disk and verified that is to be there; nothing moves until `apply`.
+        """Download and verify all needed files; no ref or file moves until `apply`.
 
-        No other pull for this app comes in between. Raises LauncherError as a pull does.
+        No other pull for this app runs in between. Raises LauncherError as a pull does.
         """
         from ..models import verified
         from ..models.task import spare_all, spare_none
@@ -169,12 +169,12 @@ class ModelStep:
             except LauncherError as error:
                 raise self._of_the_disk(error, survey) from error
             pulling.tell_skipped(self._survey.skipped, context.console)
-            self._placed = ()  # what has come may have made a cache, and a model may lie elsewhere now
+            self._placed = ()  # the pull may have created a cache, and a model may have another placement now
         finally:
             verified.save(self._context.settings.app_dir, self._memories, self._context.console.detail)
 
     def _of_the_disk(self, error: LauncherError, survey: Survey) -> LauncherError:
-        """Return the error of a pull: where a pinned file has changed and no hub makes it right, it is that."""
+        """Return the error of a pull; if a pinned file has changed and no hub can repair it, that is the error."""
         changed = [
             f"{task.model.name}: {path}"
             for task in survey.tasks
@@ -188,7 +188,7 @@ class ModelStep:
         return LauncherError(told, error.hint, ExitStatus.DAMAGED)
 
     def _show(self) -> None:
-        """Make the view of a locked launch, as long as something can still be refused.
+        """Create the view of a locked launch while the launch can still be refused.
 
         Raises LauncherError (74).
         """
@@ -217,7 +217,7 @@ class ModelStep:
                     self._context.console.warn(f"{copy}: an app that names that cache itself may load it")
 
     def refuse_hidden(self, pids: Sequence[int]) -> None:
-        """Refuse, right before the stop, what these processes have loaded and a locked launch would not see.
+        """Refuse, right before the stop, files that these processes have loaded and a locked launch would not see.
 
         Raises LauncherError (65).
         """
@@ -228,7 +228,7 @@ class ModelStep:
             locked.refuse_hidden(self._context, self._lock, pids)
 
     def warm(self, pids: Sequence[int]) -> None:
-        """Read what will be loaded into the page cache while these processes still serve."""
+        """Read the files that will be loaded into the page cache while these processes still serve."""
         arguments = self._context.arguments
         if arguments.no_warm or arguments.no_launch or arguments.clear_cache:
             return
@@ -238,7 +238,7 @@ class ModelStep:
         warm.warm(self._context, (self._lock if self.locked else None) or Lock(), pids)
 
     def rehearse(self) -> None:
-        """Write all that the switch writes, and try its renames.
+        """Write everything that the switch needs, and try its renames.
 
         Raises LauncherError (74).
         """
@@ -248,7 +248,7 @@ class ModelStep:
             self._survey = pull.rehearse(self._survey, self._context.settings.app_dir)
 
     def close(self) -> None:
-        """Remove what was rehearsed and not used, and let other pulls go on."""
+        """Remove unused rehearsal files, and let other pulls continue."""
         if self._survey and not self._settled:
             from ..models import pull
 
@@ -257,7 +257,7 @@ class ModelStep:
         self._held.close()
 
     def apply(self, changed: bool) -> bool:  # noqa: ARG002
-        """Switch to what was fetched, now that nothing of ours reads it any more; return whether that changed anything.
+        """Switch to the fetched commits, after our instances are stopped; return whether anything changed.
 
         Raises LauncherError (74).
         """
@@ -284,15 +284,15 @@ class ModelStep:
         return switched
 
     def _keep(self) -> Collection[str]:
-        """Return the folders in which what a switch replaces stays until the new instance is ready."""
+        """Return the folders in which replaced files stay until the new instance is ready."""
         from ..operations import pull as pulling
 
         return pulling.kept_folders(self._context.settings.app_dir)
 
     def command(self, command: Command) -> Command:
-        """Return the command with what the app is told of its models; a locked one sees only these.
+        """Return the command with the models in its environment; a locked app sees only these.
 
-        Raises LauncherError when a pinned model has gone meanwhile: 74 by this launch itself, else 75.
+        Raises LauncherError if a pinned model was removed meanwhile: 74 by this launch itself, else 75.
         """
         if self._view:
             from ..models import locked_view
@@ -302,7 +302,7 @@ class ModelStep:
         return self.expected(command)
 
     def expected(self, command: Command) -> Command:
-        """Return the command with what the app would be told of the models as they are now."""
+        """Return the command with the models as they are now."""
         added: Mapping[str, str] = {}
         if self._view:
             from ..models import locked_view
@@ -319,7 +319,7 @@ class ModelStep:
         return command._replace(environment={**inherited, **told, **added})
 
     def tell(self, environment: Mapping[str, str]) -> None:
-        """Tell the log which models the app starts with, and whom the app will send a token."""
+        """Write to the log the models of the start, and the third party that the app will send a token to."""
         say = self._context.console.say
         for line in versions.lines(self.models, locked=self.locked):
             say(line)
@@ -332,7 +332,7 @@ class ModelStep:
             )
 
     def lines(self) -> tuple[str, ...]:
-        """Return what a dry run tells of it."""
+        """Return the lines of a dry run."""
         if not self.asked:
             return ()
         if self._context.arguments.force_refresh:
@@ -341,7 +341,7 @@ class ModelStep:
         return (*held, "would start locked: HF_HUB_OFFLINE=1, and nothing in the cache but what models.lock pins")
 
     def stamps(self) -> Mapping[str, str]:
-        """Return by what the weights that the app may load are known again, for `status` to tell what has changed."""
+        """Return the fingerprints of the weights that the app may load, so that `status` can show later changes."""
         from ..instances.record import WEIGHTS
         from ..models import weights
         from ..models.lockfile import Lock
@@ -353,7 +353,7 @@ class ModelStep:
         return [{"repo": model.repo, "revision": model.revision, "commit": model.commit} for model in self.models]
 
     def _in_place(self) -> bool:
-        """Return whether the disk is known to match the lock, by a look at each file and no more."""
+        """Return whether the disk matches the lock, without reading the files."""
         if not self.locked or state.listed(self._context.settings.app_dir, JOURNAL):
             return False
         from ..cache.names import PIN
@@ -377,14 +377,14 @@ class ModelStep:
         return True
 
     def _is_noted(self, model: LockedModel, folder: str) -> bool:
-        """Return whether a folder of the app's was switched to this commit: with the last note, all of it was."""
+        """Return whether a folder of the app's was switched to this commit: its last note proves the whole switch."""
         from ..models import placement
 
         noted = (placement.noted_of(folder, path) for path in model.files)
         return all(note is not None and note.commit == model.commit for note in noted)
 
     def _places(self) -> tuple[Placed, ...]:
-        """Return where each locked model is kept; it is looked for once, unless something was pulled since."""
+        """Return the placement of each locked model; it is searched once, unless something was pulled since."""
         from ..models import placement
 
         if not self._placed:
@@ -396,7 +396,7 @@ class ModelStep:
         return tuple(placed for placed in self._places() if placed.place.root)
 
     def _seen(self) -> tuple[Current, ...]:
-        """Return the models of a locked launch: what its view shows is what the lock says, and no ref is asked."""
+        """Return the models of a locked launch: its view shows exactly the lock, so no ref is read."""
         from ..models.lockfile import Lock
 
         own = Lock(model for model in self._lock or () if model.local_dir)
@@ -404,7 +404,7 @@ class ModelStep:
         return versions.in_order((*models, *versions.current((), self._context.settings.app_dir, own)))
 
     def _refuse_lost(self, view: Path) -> None:
-        """Refuse what the app could not load: all was there when its view was made, and may have been removed since."""
+        """Refuse a model that the app cannot load: it may have been removed after its view was made."""
         from ..cache.memory import Memory
         from ..models import locked_view, placement
 

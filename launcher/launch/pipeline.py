@@ -1,8 +1,8 @@
-"""The order of a launch: whatever can be refused is refused before anything is stopped.
+"""The order of a launch: every refusal comes before anything is stopped.
 
 settings → checks → launch lock → models → rehearsal → stop → models switch → cache → port free → record → exec. A
 launch is a list of steps; a dry run checks them and shows the plan, `--no-launch` ends before the exec. From the stop
-on, a signal that would end the launcher waits until the step at hand is done.
+on, a signal that would end the launcher waits until the current step is done.
 """
 
 from __future__ import annotations
@@ -49,29 +49,29 @@ class Step(Protocol):
         """Refuse what can be refused; nothing has changed yet. Raises LauncherError."""
 
     def prepare(self) -> None:
-        """Do what is slow while the old instance still serves. Raises LauncherError."""
+        """Do slow work while the old instance still serves. Raises LauncherError."""
 
     def rehearse(self) -> None:
         """Try and acquire what `apply` and the start will need, right before the stop; nothing has changed yet.
 
-        It is not called when there is nothing to stop. Raises LauncherError.
+        It is not called if there is nothing to stop. Raises LauncherError.
         """
 
     def apply(self, changed: bool) -> bool:
         """Act after the stop; return whether the disk changed. `changed`: something was stopped or changed before."""
 
     def close(self) -> None:
-        """Give up what was acquired and not used: the launch has ended early."""
+        """Release unused resources: the launch has ended early."""
 
     def lines(self) -> Iterable[str]:
-        """Return what a dry run shows."""
+        """Return the lines of a dry run."""
 
     def document(self) -> Sequence[Mapping[str, Any]]:
-        """Return what a dry run shows with `--json`."""
+        """Return the dry run's part of `--json`."""
 
 
 class RunningError(LauncherError):
-    """Say that an instance runs, where one is to be started only if none does."""
+    """Signal that an instance runs although only a missing one is to be started."""
 
     def __init__(self, process: Process) -> None:
         super().__init__(
@@ -81,9 +81,9 @@ class RunningError(LauncherError):
 
 
 class Launch:
-    """Hold the steps of a launch, and go through them.
+    """Hold the steps of a launch, and run them.
 
-    With `good`, what is started is that set, in the place of what the settings ask for, whose hash is `wish`.
+    With `good`, start that set in place of the set of the settings, whose hash is `wish`.
     """
 
     def __init__(self, context: Context, good: LaunchSet | None = None, wish: str = "") -> None:
@@ -93,7 +93,7 @@ class Launch:
         self.models = GoodModels(context, good) if good else ModelStep(context)
         self.start = StartStep(context, lambda: self.models.expected(self.command), self.wish)
         self.cache = None if good else _cache_step(context)
-        # What the settings want done first is part of what has failed, or has been done already.
+        # The prestart command is a part of the failure, or has already run.
         prestart = () if good else (PrestartStep(context, lambda: self.command),)
         self.steps: tuple[Step, ...] = (self.start, self.models, *((self.cache,) if self.cache else ()), *prestart)
         self.guard = Guard(context.console.warn)
@@ -110,7 +110,7 @@ class Launch:
         return ended(self._victims)
 
     def close(self) -> None:
-        """Give up what every step has acquired."""
+        """Release the resources of every step."""
         for step in self.steps:
             step.close()
 
@@ -118,8 +118,8 @@ class Launch:
     def command(self) -> Command:
         """Return the command that starts the app.
 
-        A dry run does not run the scripts of its environment. Raises LauncherError (78) where its interpreter cannot be
-        one, 75 when those scripts fail.
+        A dry run does not run the scripts of its environment. Raises LauncherError: 78 if its interpreter cannot be
+        one, 75 if those scripts fail.
         """
         settings = self.context.settings
         command = build(settings, self.context.environ, self.context.python)
@@ -131,9 +131,9 @@ class Launch:
         return command._replace(environment={**command.environment, marker.NAME: mark.text()})
 
     def wish(self) -> str:
-        """Return a hash of all that the settings ask for, with the models as they are now.
+        """Return a hash of everything that the settings ask for, with the models as they are now.
 
-        Raises LauncherError (78) where the app's interpreter cannot be one.
+        Raises LauncherError (78) if the app's interpreter cannot be one.
         """
         if self.good:
             return self._wish
@@ -141,9 +141,9 @@ class Launch:
         return digest(self.context, outcome.known_of(self.context).key, command, self.models)
 
     def _restored(self, command: Command, good: LaunchSet) -> Command:
-        """Return the command of a good set, with the environment that its interpreter gets today.
+        """Return the command of a good set, with the current environment of its interpreter.
 
-        Raises LauncherError (78) where a secret of its arguments is known no more.
+        Raises LauncherError (78) if a secret of its arguments is no longer in the settings.
         """
         argv = restored(good.argv, command.argv)
         if argv is None:
@@ -156,7 +156,7 @@ class Launch:
         return Command(good.interpreter, origin, argv, environment, command.folder, good.program, good.script)
 
     def plan(self) -> LaunchPlan:
-        """Check all that can be checked without a change, and return what the launch would do."""
+        """Make every check that changes nothing, and return the plan of the launch."""
         command, observed = self.command, observe(self.context.settings)
         problem = observed.launch_refusal(self.context.arguments.take_port)
         if problem is None:
@@ -169,7 +169,7 @@ class Launch:
         return LaunchPlan(self.context, command, observed, problem, self.models, self.cache, self.start.log)
 
     def clear(self) -> tuple[Stopped, ...]:
-        """Do what a launch does before its exec, and leave the port free."""
+        """Do everything before the exec, and leave the port free."""
         self._check()
         launch_lock = take_launch_lock(self.context)
         try:
@@ -178,10 +178,10 @@ class Launch:
             launch_lock.close()
 
     def prepare(self) -> Prepared:
-        """Do everything up to the record: nothing of ours runs on the port any more, and the instance lock is ours.
+        """Do everything up to the record: then no instance of ours runs on the port, and the instance lock is ours.
 
-        Both locks close by themselves at the exec or exit. Raises LauncherError; what it refuses, it refuses before
-        anything was stopped.
+        Both locks close by themselves at the exec or exit. Raises LauncherError; every refusal comes before anything
+        was stopped.
         """
         settings, command = self.context.settings, self.command
         for line in facts(settings, command):
@@ -202,7 +202,7 @@ class Launch:
         return Prepared(command, stopped, lock, launch_lock, self.models, self.cache, self._attempt(command))
 
     def _attempt(self, command: Command) -> Attempt:
-        """Return what is noted of the start that comes next; the process that makes it adds itself."""
+        """Return the record of the next start; the starting process adds itself."""
         context = self.context
         ran = launch_set(context, command, self.models)
         boot_id, namespace = own_namespace()
@@ -212,7 +212,7 @@ class Launch:
         )
 
     def _refuse_running(self) -> None:
-        """Refuse to replace an instance where only a missing one is to be started; under the launch lock.
+        """Refuse to replace an instance if only a missing one is to be started; call it under the launch lock.
 
         Raises RunningError (75).
         """
@@ -224,7 +224,7 @@ class Launch:
 
     @property
     def unattended_rollback(self) -> bool:
-        """Return whether a failed start is made good: what somebody has started meanwhile stays."""
+        """Return whether to launch the good set after a failure: an instance that was started meanwhile stays."""
         return self.good is not None and self.context.arguments.command == LAUNCH
 
     def _check(self) -> None:
@@ -245,7 +245,7 @@ class Launch:
         return stopped
 
     def _about_to_stop(self, victims: tuple[Process, ...]) -> None:
-        """Have every step try what it will need before the first stop; signals wait, so that nothing of it is left."""
+        """Make every step try what it will need before the first stop; signals wait until all have done so."""
         if not self._victims:
             pids = [process.pid for process in victims]
             self.models.refuse_hidden(pids)
@@ -258,7 +258,7 @@ class Launch:
         self._victims += victims
 
     def _tell_changes(self, victims: tuple[Process, ...]) -> None:
-        """Say what the new instance will not have of one that was started by hand."""
+        """Report what the new instance will lack of one that was started by hand."""
         if self.context.arguments.no_launch:
             return
         from ..operations.changes import changes
@@ -270,7 +270,7 @@ class Launch:
             self.context.console.hint("start_app.py init, while it runs, writes what it has into .env")
 
     def _finish_trash(self) -> None:
-        """Delete in the background what an interrupted removal has left."""
+        """Delete the trash of an interrupted removal in the background."""
         left = trashed(folders(self.command.environment, self.context.settings.app_dir))
         if not left:
             return
@@ -283,7 +283,7 @@ class Launch:
 
 
 def _cache_step(context: Context) -> CacheStep | None:
-    """Return what the flags ask of the cache; most launches ask nothing, and import nothing of it."""
+    """Return the requests of the flags to the cache; most launches have none, and import nothing for it."""
     arguments = context.arguments
     if not (arguments.clear_cache or arguments.remove_model or arguments.prune_cache or arguments.verify):
         return None

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 
 class LaunchPlan(NamedTuple):
-    """Hold what a launch is about to do, and why it would refuse."""
+    """Hold the steps of a launch, and its refusal, if any."""
 
     context: Context
     command: Command
@@ -51,12 +51,12 @@ class LaunchPlan(NamedTuple):
 
     @property
     def status(self) -> ExitStatus:
-        """Return the status that the launch would end with, were it refused."""
+        """Return the exit status of a refused launch."""
         return self.problem.status if self.problem else ExitStatus.DONE
 
     @property
     def hint(self) -> None:
-        """Return None: a plan hints nothing."""
+        """Return None: a plan has no hint."""
         return None
 
     def victims(self) -> tuple[Process, ...]:
@@ -66,7 +66,7 @@ class LaunchPlan(NamedTuple):
         return refusal.targets(self.observed.survey, take_port=self.context.arguments.take_port)
 
     def lines(self) -> Iterator[str]:
-        """Yield the plan as a dry run shows it; with `-v`, the origin of every setting and who is no instance."""
+        """Yield the plan as a dry run shows it; with `-v`, the origin of every setting and the skipped processes."""
         settings, arguments = self.context.settings, self.context.arguments
         yield f"app: {settings.script}"
         yield from facts(settings, self.command)
@@ -96,7 +96,7 @@ class LaunchPlan(NamedTuple):
             yield from verdicts(self.observed.survey)
 
     def _changes(self) -> Iterator[str]:
-        """Yield what the new instance will not have of one that was started by hand."""
+        """Yield what the new instance will lack of one that was started by hand."""
         victims = () if self.context.arguments.no_launch else self.victims()
         if victims:
             from ..operations.changes import changes
@@ -105,7 +105,7 @@ class LaunchPlan(NamedTuple):
                 yield from (f"note: {line}" for line in changes(process, self.command, self.context.settings))
 
     def _first(self) -> Iterator[str]:
-        """Yield what would be run before anything is stopped."""
+        """Yield the commands that run before anything is stopped."""
         prefix = to_activate(self.command, self.context.environ)
         if prefix:
             yield f"would activate: {prefix}"
@@ -145,7 +145,7 @@ class LaunchPlan(NamedTuple):
 
 
 class Prepared(NamedTuple):
-    """Hold all that an exec needs once nothing stands in its way, with the locks that keep others out until then."""
+    """Hold all that an exec needs after the last check, with the locks that keep others out until then."""
 
     command: Command
     stopped: tuple[Stopped, ...]
@@ -157,11 +157,11 @@ class Prepared(NamedTuple):
 
     @property
     def commits(self) -> Mapping[str, str]:
-        """Return the commit of each model that the app starts with."""
+        """Return the commit of each model at the start of the app."""
         return versions.commits(self.models.models)
 
     def document(self) -> Mapping[str, Any]:
-        """Return for `--json` what was done just before the exec."""
+        """Return for `--json` the actions before the exec."""
         from ..instances.stop import stopped_document
 
         return {
@@ -175,7 +175,7 @@ class Prepared(NamedTuple):
 
 
 def origins(settings: Settings) -> tuple[str, ...]:
-    """Return every setting with its origin: the launcher's own, then what the app's environment gets."""
+    """Return every setting with its origin: first the launcher's own, then those in the app's environment."""
     return tuple(
         f"{kind}: {name}={redact.value(name, setting.value)} ({setting.origin})"
         for kind, named in (("setting", settings.origins), ("environment", settings.variables))
@@ -185,12 +185,12 @@ def origins(settings: Settings) -> tuple[str, ...]:
 
 
 def shown(command: Command) -> str:
-    """Return the command as a person would type it in the app's folder, secrets masked."""
+    """Return the command in the form that a person would type in the app's folder, secrets masked."""
     return text.command_line(command.shown)
 
 
 def facts(settings: Settings, command: Command) -> tuple[str, ...]:
-    """Return what the app will use, the two things that decide which model runs above all."""
+    """Return what the app will use, first of all the two settings that decide which model runs."""
     endpoint = settings.variables.get("HF_ENDPOINT")
     source = f"{endpoint.value} ({endpoint.origin})" if endpoint else "https://huggingface.co (default)"
     origin = next((settings.variables[n].origin for n in HUB_CACHE_NAMES if n in settings.variables), "default")
@@ -206,7 +206,7 @@ def facts(settings: Settings, command: Command) -> tuple[str, ...]:
 
 
 def _anothers(settings: Settings) -> tuple[str, ...]:
-    """Return that the app is another user's: whoever can write it decides what runs as this user."""
+    """Return a note that the app is another user's: a user who can write it decides what runs as this user."""
     owner = os.stat(settings.script).st_uid
     if owner in (0, os.geteuid()):
         return ()

@@ -1,4 +1,4 @@
-"""`APP_PRESTART`: a command that runs while the old instance serves; when it fails, nothing is stopped."""
+"""`APP_PRESTART`: a command that runs while the old instance serves; if it fails, nothing is stopped."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _END_SECONDS = 5.0
 
 
 class PrestartStep:
-    """A check or a download of the user's own, run in the app's folder and environment by a shell."""
+    """Run a check or a download of the user's own in the app's folder and environment by a shell."""
 
     def __init__(self, context: Context, command: Callable[[], Command]) -> None:
         self._context = context
@@ -31,7 +31,7 @@ class PrestartStep:
         self._setting = None if context.arguments.no_launch else context.settings.form.prestart
 
     def check(self, observe: Callable[[], Observed]) -> None:  # noqa: ARG002
-        """Refuse to run what another user's `.env` says.
+        """Refuse to run a command from another user's `.env`.
 
         Raises LauncherError (78).
         """
@@ -45,7 +45,7 @@ class PrestartStep:
     def prepare(self) -> None:
         """Run the command; its output goes to stderr.
 
-        Raises LauncherError (75) when it fails: nothing has been stopped then.
+        Raises LauncherError (75) if it fails: nothing has been stopped then.
         """
         if self._setting is None:
             return
@@ -80,7 +80,7 @@ class PrestartStep:
         )
         try:
             return child.wait()
-        except BaseException:  # an interrupt ends it too, with what it has started
+        except BaseException:  # an interrupt ends the command and its children too
             for number in (signal.SIGTERM, signal.SIGKILL):
                 with suppress(ProcessLookupError):
                     os.killpg(child.pid, number)  # noqa: TID251  # our child, which nobody has collected yet

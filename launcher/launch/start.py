@@ -1,6 +1,6 @@
-"""The start of the app: the launcher becomes it, or starts it in a session of its own and sees its page.
+"""Start the app: the launcher becomes it, or starts it in a session of its own and waits for its page.
 
-In the background the launcher stays only until the page answers. Whatever happens to it meanwhile, the app goes on.
+In the background the launcher stays only until the page answers. If the launcher is killed, the app continues.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from ..app.exec import execute
 from ..config.paths import current_folder
 from ..context import Answer, Context, Report
-from ..errors import ExitStatus, LauncherError
+from ..errors import ExitStatus, LauncherError, quoted
 from ..operations import outcome
 from ..operations.held import Started, last_record, write_record
 from ..service import history
@@ -39,11 +39,11 @@ _LONGEST = 500
 
 
 class FailedStartError(LauncherError):
-    """Say that the app has ended before its page answered."""
+    """Signal that the app has ended before its page answered."""
 
 
 class StartStep:
-    """How the app is started, and where its output goes."""
+    """Hold how the app is started, and the place of its output."""
 
     def __init__(self, context: Context, command: Callable[[], Command], wish: Callable[[], str]) -> None:
         self._context = context
@@ -79,12 +79,13 @@ class StartStep:
             self._target.check()
 
     def _check_starter(self) -> None:
-        """Refuse a background that ends with what has started the launcher; warn where a script may go on."""
+        """Refuse a background that ends with the process that started the launcher; warn if a script may continue."""
         from ..instances.supervisor import starter
         from ..instances.table import ProcessTable
 
         keeper = starter(os.getpid(), ProcessTable())
         if keeper is None:
+            self._warn_of_logout()
             return
         name = keeper.supervisor.name
         if keeper.supervisor.is_unit:
@@ -102,14 +103,26 @@ class StartStep:
         self._context.console.warn(f"warning: {problem}")
         self._context.console.warn(self._context.console.hinted(f"hint: {hint}"))
 
+    def _warn_of_logout(self) -> None:
+        from ..instances.login import ends_at_logout
+        from ..instances.process import cgroup
+
+        user = text.user(os.geteuid())
+        problem = ends_at_logout(cgroup(os.getpid()), user)
+        if problem:
+            console = self._context.console
+            console.warn(f"warning: the app would end when {user} logs out: {problem}")
+            hint = f"loginctl enable-linger {quoted(user)}; start_app.py unit --user prints a unit that stays"
+            console.warn(console.hinted(f"hint: {hint}"))
+
     def prepare(self) -> None:
-        """Do nothing: what the start needs is acquired right before the stop."""
+        """Do nothing: the start acquires its resources right before the stop."""
 
     def rehearse(self) -> None:
-        """Try the start: run the app's own Python, make its log, and in the background keep a process's place for it.
+        """Rehearse the start: run the app's own Python, create its log, and in the background reserve a process slot.
 
-        Raises LauncherError: 78 when the app's Python or the script cannot run, 75 where no process can be started, 74
-        where no log can be made.
+        Raises LauncherError: 78 if the app's Python or the script cannot run, 75 if no process can be started, 74 if no
+        log can be created.
         """
         from ..app import rehearsal
 
@@ -119,7 +132,7 @@ class StartStep:
         origins = {name: setting.origin for name, setting in context.settings.variables.items()}
         placeholder = rehearsal.rehearse(self._command(), origins)
         if context.arguments.background:
-            # What the start needs is imported while it may still fail.
+            # Import the modules of the start while it may still fail.
             from ..app import background  # noqa: F401
             from ..operations import readiness  # noqa: F401
 
@@ -138,7 +151,7 @@ class StartStep:
         return False
 
     def close(self) -> None:
-        """Give up what was acquired for the start."""
+        """Release the resources of the start."""
         if self._placeholder:
             self._placeholder.close()
             self._placeholder = None
@@ -155,7 +168,7 @@ class StartStep:
         return ()
 
     def open_log(self) -> int | None:
-        """Open the log file, where there is to be one, and return its descriptor.
+        """Open the log file, if there is to be one, and return its descriptor.
 
         Raises LauncherError (74).
         """
@@ -166,9 +179,9 @@ class StartStep:
         return output
 
     def become(self, prepared: Prepared, output: int | None, release: Callable[[], None]) -> NoReturn:
-        """Replace the launcher by the app, its output going to `output` where there is one.
+        """Replace the launcher by the app, with its output in `output`, if given.
 
-        `release` is called right before the exec: it lets signals through, and raises Interrupted when one has come.
+        `release` is called right before the exec: it lets signals through, and raises Interrupted if one is pending.
         """
         context, log = self._context, self.log
         console = context.console
@@ -181,7 +194,7 @@ class StartStep:
         console.say(f"exec: {shown(prepared.command)}")
         _flush(context)
         if prepared.attempt.by != "hand" and "NOTIFY_SOCKET" not in context.environ:
-            self._watch()  # a unit of ours has `wait`
+            self._watch()  # in a unit of ours, `wait` does this
         release()
         if output is None:
             self._execute(prepared)
@@ -193,11 +206,11 @@ class StartStep:
             self._execute(prepared)
         except LauncherError:
             for stream, copy in kept.items():
-                os.dup2(copy, stream)  # a message for the user, not for the log
+                os.dup2(copy, stream)  # the message is for the user, not for the log
             raise
 
     def _watch(self) -> None:
-        """Have another process see whether the page answers: whoever keeps the app running does not look at it."""
+        """Make another process watch for the page, because the supervisor does not check it."""
         from ..operations import watch
         from ..system.detach import beside
 
@@ -208,7 +221,7 @@ class StartStep:
             context.console.detail(f"nobody watches for the page: {error.strerror}")
 
     def _execute(self, prepared: Prepared) -> NoReturn:
-        """Become the app, or note why that was not possible."""
+        """Become the app, or record why that failed."""
         try:
             execute(prepared.command)
         except LauncherError as error:
@@ -216,11 +229,11 @@ class StartStep:
             raise
 
     def spawn(self, prepared: Prepared, output: int) -> int:
-        """Start the app in a session of its own and return its pid; to be called shielded."""
+        """Start the app in a session of its own and return its pid; call it shielded."""
         from ..app import background
 
         _flush(self._context)
-        self.close()  # the place that was kept is the app's
+        self.close()  # the app takes the reserved process slot
         pid = background.spawn(
             lambda: self._record(prepared),
             lambda: self._execute(prepared),
@@ -237,7 +250,7 @@ class StartStep:
     def see_ready(self, prepared: Prepared, pid: int) -> Report:
         """Wait until the page answers.
 
-        Raises FailedStartError (75) when the app ends first, LauncherError (75) when `--timeout` is over.
+        Raises FailedStartError (75) if the app ends first, LauncherError (75) after `--timeout`.
         """
         from ..app import background, logs
 
@@ -275,7 +288,7 @@ class StartStep:
         return Answer(data={**prepared.document(), "pid": pid, **answer, "log": str(log)})
 
     def _record(self, prepared: Prepared) -> None:
-        """Write this process into the instance lock, and keep the lock across the exec that comes next."""
+        """Write this process into the instance lock, and keep the lock across the following exec."""
         mark = marker.parse(prepared.command.environment.get(marker.NAME))
         token = mark.token if mark else None
         weights = prepared.models.stamps()
@@ -287,7 +300,7 @@ class StartStep:
 
 
 def _output_file() -> str | None:
-    """Return the file that the app's output goes to, where whoever has called the launcher sends it to one."""
+    """Return the file of the app's output, if the caller of the launcher redirects it to one."""
     for stream in (2, 1):
         try:
             path = os.readlink(f"/proc/self/fd/{stream}")
@@ -308,7 +321,7 @@ def _no_process() -> LauncherError:
 
 
 def notify(context: Context, event: Event, message: str) -> None:
-    """Send an event to the webhook, where the settings name one."""
+    """Send an event to the webhook, if the settings name one."""
     if context.settings.notify_url:
         from ..service import notify
 
@@ -359,7 +372,7 @@ def _flush(context: Context) -> None:
     try:
         context.console.flush()
     except OSError:
-        pass  # the old instance is stopped already: a reader who has gone must not leave the user without an app
+        pass  # the old instance is already stopped: a closed stdout must not leave the user without an app
 
 
 def _hint(end: str) -> str:

@@ -22,11 +22,10 @@ from ..cache.entries import mount_points
 from ..cache.memory import Memory, line_of
 from ..cache.names import HASH
 from ..system import files, renames, state
-from . import JOURNAL, placement, repo_id
+from . import JOURNAL, kept, placement, repo_id
+from .kept import KEPT
 from .local_dir import STAGING, Outdated, own_name, refuse_outside
-from .lockfile import LockedFile, LockedModel
-
-_KEPT = "kept-"
+from .lockfile import LockedModel
 
 
 class Change(NamedTuple):
@@ -198,61 +197,16 @@ def drop(folder: str, *, keep: bool = False) -> None:
         return
     with suppress(OSError):
         for name in os.listdir(staging):
-            if not name.startswith(_KEPT):
+            if not name.startswith(KEPT):
                 shutil.rmtree(f"{staging}/{name}", ignore_errors=True)
 
 
 def drop_kept(folder: str) -> None:
     """Remove the files that switches have replaced, and no staged files; call it under the lock of a pull."""
-    for kept in _kept(folder):
-        shutil.rmtree(kept, ignore_errors=True)
-    _remove_empty(folder, STAGING)
-
-
-def has_kept(folder: str) -> bool:
-    """Return whether any replaced files of a switch still exist."""
-    return bool(_kept(folder))
-
-
-def gather(app_dir: Path, model: LockedModel) -> None:
-    """Stage the files of a commit that switches have kept, so that no hub has to send them; skip missing ones.
-
-    Call it under the lock of a pull.
-    """
-    assert model.local_dir
-    folder = str(app_dir / model.local_dir)
-    for path, file in model.files.items():
-        staged = f"{folder}/{STAGING}/{model.commit}/{path}"
-        if os.path.lexists(staged) or _is(f"{folder}/{path}", file):
-            continue
-        source = next((f"{kept}/{path}" for kept in _kept(folder) if _is(f"{kept}/{path}", file)), None)
-        if source:
-            with suppress(OSError):
-                os.makedirs(os.path.dirname(staged), exist_ok=True)
-                os.link(source, staged)
-
-
-def _kept(folder: str) -> list[str]:
-    try:
-        names = sorted(os.listdir(f"{folder}/{STAGING}"))
-    except OSError:
-        return []
-    return [f"{folder}/{STAGING}/{name}" for name in names if name.startswith(_KEPT)]
-
-
-def _is(path: str, file: LockedFile) -> bool:
-    """Return whether a file has exactly this content."""
-    try:
-        descriptor = files.open_regular(path)
-    except OSError:
-        return False
-    try:
-        same_size = file.size in (placement.ANY_SIZE, os.fstat(descriptor).st_size)
-        return same_size and files.content_hash(descriptor, file.hash) == file.hash
-    except OSError:
-        return False
-    finally:
-        os.close(descriptor)
+    for path in kept.folders(folder):
+        shutil.rmtree(path, ignore_errors=True)
+    with suppress(OSError):
+        os.rmdir(f"{folder}/{STAGING}")
 
 
 def _forget_others(app_dir: Path, switch: Switch) -> None:
@@ -286,7 +240,7 @@ def _clean(folder: str, switch: Switch) -> None:
 
 
 def _changes(folder: str, model: LockedModel, incoming: Sequence[str], outdated: Outdated) -> Iterator[Change]:
-    kept = _free_name(folder, f"{STAGING}/{_KEPT}{model.commit}")
+    kept = _free_name(folder, f"{STAGING}/{KEPT}{model.commit}")
     for path in incoming:
         old = f"{kept}/{path}"
         if path in outdated.own:

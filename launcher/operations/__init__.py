@@ -1,1 +1,1 @@
-"""What the commands and the launch share."""
+"""The operations that commands and the launch share."""

@@ -1,6 +1,6 @@
-"""A shell loop that starts the app again when it ends: noticed within the launch, and named.
+"""Detect a shell loop that restarts the app when it ends, within the launch, and name it.
 
-What a shell does next shows in its children: `sleep 2` says how long it waits. One that ends, or that shows its prompt,
+A shell's children show its next step: `sleep 2` shows how long it waits. A shell that exits, or shows its prompt,
 starts nothing.
 """
 
@@ -31,21 +31,21 @@ _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 class Shells(NamedTuple):
-    """Hold the shells that go on when the instances that are to be stopped end, and the time before that, in ticks."""
+    """Hold the shells that continue when the instances to be stopped end, and the time before the stop, in ticks."""
 
     processes: tuple[Process, ...]
     since: float
 
 
 def shells_of(survey: Survey) -> Shells:
-    """Return which shells may start the app again; to be called right before the stop."""
+    """Return the shells that may restart the app; call this right before the stop."""
     return Shells(tuple({i.shell.pid: i.shell for i in survey.stale if i.shell}.values()), ticks_now())
 
 
 def refuse_again(context: Context, loops: Shells) -> None:
-    """Return once none of these shells starts the app again, as far as what they do shows it.
+    """Return once none of these shells restarts the app, as far as their children show.
 
-    To be called right after the stop. Raises LauncherError (69) when one does.
+    Call this right after the stop. Raises LauncherError (69) if one does.
     """
     begun, shells, said = time.monotonic(), loops.processes, False
     while shells := tuple(shell for shell in shells if start_of(shell.pid) == shell.start):
@@ -74,7 +74,7 @@ def _refuse(context: Context, shells: Collection[Process]) -> None:
 
 
 def _patience(shell: Process, table: ProcessTable, since: float) -> float:
-    """Return for how many seconds after the stop a shell may still start the app again."""
+    """Return for how many seconds after the stop a shell may still restart the app."""
     children = [kin for pid in table.children(shell.pid) if (kin := table.kin(pid)) and kin.start >= since - 1]
     if not children:
         return _IDLE_SECONDS

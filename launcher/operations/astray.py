@@ -1,7 +1,7 @@
-"""An app that will never answer where it was asked to: somebody else has the port, or its page is on another one.
+"""Detect an app that will never answer on its port: another process has the port, or its page is on another one.
 
-Both are said within ten seconds. An auxiliary port (an API, a monitor) that opens before the page is worth a note only:
-a page for people counts, and only when the app cannot have the port, is known to be Gradio, or has nothing left to do.
+Both are reported within ten seconds. An auxiliary port (an API, metrics) that opens before the page is only noted: a
+page on another port counts only if the app cannot have its own, is known to be Gradio, or is idle.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _PORTS_ASKED = 5
 
 
 class Astray:
-    """What was seen of an instance that does not listen on its port."""
+    """Hold the observations of an instance that does not listen on its port."""
 
     def __init__(
         self,
@@ -45,9 +45,9 @@ class Astray:
         self._next = 0.0
 
     def look(self) -> None:
-        """Look once a second.
+        """Check once a second.
 
-        Raises LauncherError: 69 when another process has the port, 75 when the page is on another port.
+        Raises LauncherError: 69 if another process has the port, 75 if the page is on another port.
         """
         now = time.monotonic()
         if now < self._next:
@@ -70,7 +70,7 @@ class Astray:
             )
 
     def _holder(self, tree: Collection[int]) -> str | None:
-        """Return who else listens where the app would, as messages name it."""
+        """Return the other listeners on the app's port, as messages name them."""
         if not port.is_listened_to(self._settings.port):
             return None
         for listener in port.listeners(self._settings.host, self._settings.port, tuple(tree)):
@@ -101,13 +101,13 @@ class Astray:
         raise LauncherError(message, hint, ExitStatus.RETRY)
 
     def _is_idle(self, tree: Collection[int], now: float) -> bool:
-        """Return whether the app has done next to nothing since the look before: it is not loading any more."""
+        """Return whether the app has been idle since the previous check: it has finished loading."""
         used = cpu_seconds(tree)
         before, self._busy = self._busy, (now, used)
         return before is not None and used - before[1] <= _IDLE * (now - before[0])
 
     def _has_lasted(self, fact: int | str, holds: bool, now: float) -> bool:
-        """Return whether something has been so for some seconds without a break."""
+        """Return whether a condition has held for some seconds without a break."""
         if not holds:
             self._since.pop(fact, None)
             return False
@@ -115,7 +115,7 @@ class Astray:
 
 
 def other_port_hint(settings: Settings, other: int) -> str:
-    """Return what helps when an app listens on another port than it was told."""
+    """Return a hint for an app that listens on another port than the requested one."""
     hint = f"where its code names that port: start_app.py --port {other}"
     if settings.port_flag:
         hint = f"where {settings.port_flag} is none of its options: APP_PORT_FLAG=none in .env; {hint}"

@@ -1,4 +1,4 @@
-"""An instance that somebody started by hand: its command line and environment say best how the app is started."""
+"""Find an instance that a person started by hand: its command line and environment show how the app is started."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ _TELLING = (
     "HF_", "HUGGING", "TRANSFORMERS_", "DIFFUSERS_", "GRADIO_", "CUDA_", "HIP_", "ROCR_", "TORCH_", "PYTORCH_",
     "MODELSCOPE_", "USE_MODELSCOPE", "COMMANDLINE_ARGS", "TOKENIZERS_", "OMP_NUM_THREADS", "XDG_CACHE_HOME",
 )  # fmt: skip
-# The launcher gives the app these itself.
+# The launcher sets these itself.
 _GIVEN = ("GRADIO_SERVER_PORT", "GRADIO_SERVER_NAME")
 
 
 def is_telling(name: str) -> bool:
-    """Return whether a variable says how an app runs: which models, which devices, which hub."""
+    """Return whether a variable affects how an app runs: its models, its devices, its hub."""
     return name.startswith(_TELLING) and name not in _GIVEN
 
 
 class Started(NamedTuple):
-    """Hold a running app: what its Python was told to run, its environment, its folder and the ports it listens on."""
+    """Hold a running app: its script, its environment, its folder and its listening ports."""
 
     pid: int
     python: str
@@ -39,7 +39,7 @@ class Started(NamedTuple):
 
 
 def started(app_dir: Path) -> Started | None:
-    """Return the app of this folder that somebody started by hand and that serves a port, the oldest first."""
+    """Return the app of this folder that a person started by hand and that serves a port, the oldest first."""
     root = os.path.realpath(app_dir)
     running = [one for pid, line in command_lines() if (one := _app(pid, words(line), root))]
     return min(running, key=lambda one: one.pid, default=None)

@@ -1,4 +1,4 @@
-"""Connections that clients left keep a port for a minute from an app that binds plainly, as Gradio 3 does.
+"""Closed client connections block a port for a minute for an app that binds without SO_REUSEADDR, as Gradio 3 does.
 
 The minute is TCP_TIMEWAIT_LEN in linux/include/net/tcp.h. Most apps set SO_REUSEADDR and start at once: socket(7).
 """
@@ -23,9 +23,9 @@ _IN_USE = r"(?i)port \d+ is in use|address already in use|is occupied|errno 98\b
 
 
 def wait_out(context: Context, command: Command, check: Callable[[], None] = lambda: None) -> None:
-    """Wait until a plain bind works, if this app is known to need one; to be called when the port is free.
+    """Wait until a plain bind works, if this app is known to need one; call this when the port is free.
 
-    `check` is called every now and then, and ends the wait when it raises.
+    `check` is called regularly, and ends the wait by raising.
     """
     settings = context.settings
     if port.is_free_for_a_plain_bind(settings.host, settings.port):
@@ -37,13 +37,13 @@ def wait_out(context: Context, command: Command, check: Callable[[], None] = lam
     deadline = time.monotonic() + _SECONDS
     while not port.is_free_for_a_plain_bind(settings.host, settings.port) and time.monotonic() < deadline:
         if port.is_listened_to(settings.port):
-            return  # somebody has taken it, which the app will say
+            return  # another process has taken it, which the app will report
         check()
         time.sleep(_POLL_SECONDS)
 
 
 def _why_plain(context: Context, command: Command) -> str | None:
-    """Return why the app is known to bind without SO_REUSEADDR, or None."""
+    """Return the evidence that the app binds without SO_REUSEADDR, or None."""
     gradio = version(command.interpreter, "gradio")
     if gradio and gradio.startswith("3."):
         return f"Gradio {gradio} cannot bind it before"

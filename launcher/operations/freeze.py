@@ -1,4 +1,4 @@
-"""`models lock --freeze`: what is on the disk is read and pinned, and hubs are asked whose a file is."""
+"""`models lock --freeze`: read and pin the files on the disk, and ask hubs for their repos."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from ..ui.console import Progress
 from . import weights
 from .weights import Instance
 
-_ASKED_AT_MOST = 50  # repos, of which a hub is asked for all files
+_ASKED_AT_MOST = 50  # repos for which a hub is asked for all files
 
 
 def frozen(context: Context, instance: Instance) -> Lock:
-    """Return a lock of everything that is here; the repos that are named are asked for whose a file is.
+    """Return a lock of all local files; check the named repos as possible sources of unknown files.
 
-    Raises LauncherError: 2 where there is nothing, 65 for a damaged file, 74 for one that cannot be read.
+    Raises LauncherError: 2 without any file, 65 for a damaged file, 74 for an unreadable one.
     """
     known = weights.library(context, instance.environment or context.environment)
     console = context.console
@@ -67,14 +67,14 @@ def _cached(context: Context, known: Library, progress: Progress | None) -> Sequ
 
 
 class _Origins(NamedTuple):
-    """Hold whose commits are, and the files of commits."""
+    """Hold the repos of commits, and the files of commits."""
 
     repos: Mapping[str, str]
     trees: Mapping[Commit, Files]
 
 
 def _origins(context: Context, known: Library, own: Own) -> _Origins:
-    """Return what tells whose a file is; hubs are asked only where something is not known here."""
+    """Return the known repos and files; ask hubs only for facts that are unknown here."""
     repos = dict(repos_of_commits(known.roots, known.lock))
     trees = dict(freeze.known_trees(known))
     unknown = sorted(own.commits - repos.keys())

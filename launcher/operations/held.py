@@ -1,6 +1,6 @@
-"""The locks of the app's port and what their records say: who lives, who launches, and what the last one was.
+"""Read the locks of the app's port and their records: the living instance, a working launcher, the last instance.
 
-Locks of another network are not in the way: a container or a machine that shares the app's folder has its own ports.
+Locks of another network do not block: a container or a machine that shares the app's folder has its own ports.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from ..system.files import open_regular
 from ..ui import redact, text
 
 LAUNCH_LOCK_SECONDS = 20.0
-# A probe of the lock by another command holds it for microseconds; only what holds it longer is worth a word.
+# Another command's probe holds the lock for microseconds; only a longer hold is reported.
 PROBE_SECONDS = 0.1
 
 
 def take_launch_lock(context: Context) -> locks.Lock:
     """Wait until no other launcher works on this port, and keep others out until exec or exit.
 
-    Launchers that have their locks in different folders, because one of them may not write in the app's, meet here
-    too: the one in the less preferred folder lets the other go first. Raises LauncherError (75) when another one is
-    still at it after its own time-out's worth of seconds.
+    Two launchers may have their locks in different folders, because one of them cannot write to the app's. They also
+    meet here: the one in the less preferred folder waits for the other. Raises LauncherError (75) if another one still
+    works after the seconds of its own time-out.
     """
     settings, say = context.settings, context.console.say
     name = launch_name(settings.port)
@@ -71,9 +71,9 @@ def take_launch_lock(context: Context) -> locks.Lock:
 
 
 def open_instance_lock(settings: Settings) -> locks.Lock:
-    """Open the lock that the new instance is to hold.
+    """Open the lock that the new instance will hold.
 
-    Raises LauncherError (74) where there is no place for one.
+    Raises LauncherError (74) if no place for it is writable.
     """
     return _open_lock(settings, instance_name(settings.port))
 
@@ -85,7 +85,7 @@ def _open_lock(settings: Settings, name: str) -> locks.Lock:
 
 
 def held_lock(settings: Settings, name: str, besides: Path | None = None) -> tuple[Path | None, Record | None]:
-    """Return the lock of this name that somebody holds in our network, and its record."""
+    """Return the held lock of this name in our network, and its record."""
     for path in locks.held(settings.app_dir, name):
         record = read(path)
         if path != besides and not (record and is_elsewhere(record)):
@@ -94,7 +94,7 @@ def held_lock(settings: Settings, name: str, besides: Path | None = None) -> tup
 
 
 class Started(NamedTuple):
-    """Hold what an instance is started with, for its record: `models` are commits by repo, `weights` looks at files."""
+    """Hold the facts of a start for its record: `models` are commits by repo, `weights` returns fingerprints."""
 
     argv: tuple[str, ...] = ()
     models: Mapping[str, str] = MappingProxyType({})
@@ -105,7 +105,7 @@ class Started(NamedTuple):
 
 
 def write_record(lock: locks.Lock, context: Context, started: Started | None = None) -> None:
-    """Write who holds the lock into it; a disk too full for that is reported and does not stop a launch."""
+    """Write the holder of the lock into it; report a full disk, but do not stop the launch for it."""
     settings, started = context.settings, started or Started()
     boot_id, namespace = own_namespace()
     record = Record(
@@ -154,18 +154,18 @@ def adopt(context: Context, process: Process) -> None:
 
 
 def inherited_lock(settings: Settings, pid: int) -> bool:
-    """Return whether a process has the instance lock from whoever started it."""
+    """Return whether a process has inherited the instance lock."""
     path, _ = held_lock(settings, instance_name(settings.port))
     return path is not None and locks.holds(pid, path)
 
 
 def is_launching(settings: Settings) -> bool:
-    """Return whether a launcher is at work on the port."""
+    """Return whether a launcher is working on the port."""
     return held_lock(settings, launch_name(settings.port))[0] is not None
 
 
 def is_up(settings: Settings) -> bool:
-    """Tell by the locks whether an instance lives, or a launcher is about to start one; orphans of one do not count."""
+    """Return by the locks whether an instance lives, or a launcher is about to start one; orphans do not count."""
     if is_launching(settings):
         return True
     lock, record = held_lock(settings, instance_name(settings.port))
@@ -173,7 +173,7 @@ def is_up(settings: Settings) -> bool:
 
 
 def last_record(settings: Settings) -> Record | None:
-    """Return the record of the instance on the port, or of the last one that was."""
+    """Return the record of the instance on the port, or of the last one."""
     name = instance_name(settings.port)
     path, record = held_lock(settings, name)
     if path:

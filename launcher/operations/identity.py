@@ -1,4 +1,4 @@
-"""What this app is: the script and the command that its settings name, compared with what a record names."""
+"""Identify this app: compare the script and command of its settings with those in a record."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from ..instances.script import Entry, own_file
 
 
 def app_of(settings: Settings) -> App:
-    """Return what makes a process an instance of this app.
+    """Return the properties that make a process an instance of this app.
 
-    Raises LauncherError when its script is not there.
+    Raises LauncherError if its script does not exist.
     """
     paths = (str(settings.script), *map(str, settings.other_entries))
     entries = tuple(Entry(path, identity) for path in paths if (identity := own_file(path)))
@@ -35,7 +35,7 @@ def app_of(settings: Settings) -> App:
 
 
 def command_of(settings: Settings) -> tuple[str, ...]:
-    """Return the words of `APP_COMMAND` and `APP_ARGS` that say which command of the script is served."""
+    """Return the words of `APP_COMMAND` and `APP_ARGS` that name the served command of the script."""
     told = settings.origins.get("APP_ARGS")
     return command_words(
         (*settings.form.told(settings.port, settings.host), *(shlex.split(told.value) if told else ())),
@@ -45,15 +45,15 @@ def command_of(settings: Settings) -> tuple[str, ...]:
 
 
 def wanted_port(settings: Settings) -> Wanted:
-    """Return the port of a launch, and whether somebody chose it."""
+    """Return the port of a launch, and whether the user chose it."""
     return Wanted(settings.port, settings.origins["GRADIO_SERVER_PORT"].level != "default")
 
 
 def is_of(record: Record, app: App) -> bool:
-    """Return whether a record names this app: a lock of another script of the folder proves nothing about it.
+    """Return whether a record names this app: a lock of another script of the folder proves nothing.
 
-    Records of earlier versions name neither script nor command, but the whole command line. It may have words after
-    `--` of that one start, so that a command counts only where it and ours say something.
+    Records of earlier versions have the whole command line in place of script and command. It may contain words after
+    `--` of that start, so commands are compared only if both sides name one.
     """
     started = script_argument(record.argv)
     script = record.script or (os.path.join(record.app_dir, started.text) if started else "")

@@ -1,6 +1,6 @@
-"""The running instance: found once, then told of, waited for or stopped (see `replace`).
+"""Observe the running instance once, then describe it, wait for it or stop it (see `replace`).
 
-The finding is shared by every command, so that `status` cannot see another instance than the launch would stop.
+Every command uses the same observation, so `status` and the launch see the same instance.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Say = Callable[[str], None]
 
 
 class Keeper(NamedTuple):
-    """Hold who holds the instance lock of our port without being our instance there, and what it is instead."""
+    """Hold the holder of our port's instance lock that is not our instance there, and its description."""
 
     process: Process
     record: Record
@@ -36,12 +36,12 @@ class Keeper(NamedTuple):
 
 
 class Observed(NamedTuple):
-    """Hold a survey together with what the locks say.
+    """Hold a survey together with the facts from the locks.
 
-    `lock` is the instance lock that somebody holds, `launcher` the launch lock of a launcher at work. `unseen` means
-    that the instance that holds the lock cannot be seen, `orphaned` that it is dead, and something it started still
-    holds its lock. `unbindable` is why nothing could listen on the address at all. `keeper` holds the lock of our port
-    without being an instance of this app there.
+    `lock` is the held instance lock, `launcher` the launch lock of a working launcher. `unseen` means that the instance
+    that holds the lock is invisible, `orphaned` that it is dead, and a leftover of it still holds its lock.
+    `unbindable` is why the address cannot be bound at all. `keeper` holds the lock of our port without being an
+    instance of this app there.
     """
 
     survey: Survey
@@ -55,7 +55,7 @@ class Observed(NamedTuple):
 
     @property
     def instance(self) -> Instance | None:
-        """Return the one instance that counts as running: the one on the port, else the youngest."""
+        """Return the instance that counts as running: the one on the port, or else the youngest."""
         instances = [*self.survey.stale, *((self.survey.inside,) if self.survey.inside else ())]
         instances.sort(key=lambda instance: (self.survey.port in instance.listening, instance.process.start))
         return instances[-1] if instances else None
@@ -77,13 +77,13 @@ class Observed(NamedTuple):
         return refused
 
     def to_stop(self, *, take_port: bool) -> frozenset[int]:
-        """Return every pid that a launch stops first: what these processes use is in nobody's way."""
+        """Return every pid that a launch stops first: files in use by these processes do not block it."""
         victims = {process.pid for process in refusal.targets(self.survey, take_port=take_port)}
         return frozenset(victims.union(*(instance.tree for instance in self.survey.stale)))
 
 
 def observe(settings: Settings) -> Observed:
-    """Look once for this app's instances, at the port and at its locks."""
+    """Find this app's instances, and check the port and its locks, once."""
     app = app_of(settings)
     lock, record = held_lock(settings, instance_name(settings.port))
     launcher, _ = held_lock(settings, launch_name(settings.port))
@@ -97,7 +97,7 @@ def observe(settings: Settings) -> Observed:
     address = Address(settings.host, wanted_port(settings), taken)
     survey = discovery.survey(app, address, None if foreign else claim)
     if any(holder.process is None for holder in survey.holders) and not probe_port(settings)[0]:
-        survey = survey._replace(holders=())  # it has ended while the processes were looked at
+        survey = survey._replace(holders=())  # it has ended during the survey
     survey = survey._replace(siblings=tuple(_with_page(instance) for instance in survey.siblings))
     orphaned = lock is not None and holder == "dead"
     keeper = _keeper(survey, record) if claim else None
@@ -107,7 +107,7 @@ def observe(settings: Settings) -> Observed:
 
 
 def _keeper(survey: Survey, record: Record | None) -> Keeper | None:
-    """Return who holds the instance lock of our port without being an instance on it, or None."""
+    """Return the holder of our port's instance lock that is not an instance on the port, or None."""
     here = (*survey.stale, *((survey.inside,) if survey.inside else ()))
     process = look(record.pid) if record and all(record.pid not in (i.pid, *i.members) for i in here) else None
     if record is None or process is None:
@@ -117,7 +117,7 @@ def _keeper(survey: Survey, record: Record | None) -> Keeper | None:
 
 
 def _with_page(instance: Instance) -> Instance:
-    """Return an instance with the port of its page, where it was told none and listens on several."""
+    """Return an instance with the port of its page, if its arguments name none and it listens on several."""
     if instance.told.port is not None or len(instance.listening) < 2:
         return instance
     from ..app import page as pages
@@ -130,14 +130,14 @@ def _with_page(instance: Instance) -> Instance:
 
 
 def tree(instance: Instance) -> tuple[int, ...]:
-    """Return every pid of an instance as it is now, its own first."""
+    """Return every current pid of an instance, its own first."""
     return below(instance.pid, *instance.members)
 
 
 def below(*pids: int) -> tuple[int, ...]:
-    """Return these pids, every one below them, and whatever else the same start of the app has begun, as they are now.
+    """Return these pids, all their current descendants, and all other processes from the same start of the app.
 
-    A server that left the app's session is known by the marker.
+    The marker identifies a server that left the app's session.
     """
     table = ProcessTable()
     tokens = {table.marked[pid].token for pid in pids if pid in table.marked}
@@ -146,9 +146,9 @@ def below(*pids: int) -> tuple[int, ...]:
 
 
 def probe_port(settings: Settings) -> tuple[bool, LauncherError | None]:
-    """Return whether the port is taken, and why nothing could listen on the address at all."""
+    """Return whether the port is taken, and why the address cannot be bound at all."""
     host = settings.origins.get("GRADIO_SERVER_NAME")
     try:
         return port.probe(settings.host, settings.port, host.bad if host else ExitStatus.CONFIG) == "taken", None
     except LauncherError as error:
-        return True, error  # a running instance can be told of and stopped even so
+        return True, error  # a running instance can still be shown and stopped

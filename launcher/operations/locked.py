@@ -1,7 +1,7 @@
-"""A locked launch is refused before the stop where the disk is not what `models.lock` says.
+"""Refuse a locked launch before the stop if the disk differs from `models.lock`.
 
-What can be pulled is pulled; what has changed is refused where the lock was made of the disk, and so are weights in the
-app's folders that nothing pins: the app may load them.
+Missing files can be pulled. A changed file is refused if the lock was made from the disk, and so are unpinned weights
+in the app's folders, because the app may load them.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ _NAMED_AT_MOST = 5
 
 
 def refuse_changed(context: Context, lock: Lock, placed: Sequence[Placed]) -> bool:
-    """Refuse what is pinned by its hash alone and is not that, and of a frozen lock every file that has changed.
+    """Refuse files that do not match their pin by hash alone, and every changed file of a frozen lock.
 
-    A file that is not remembered is read. Returns whether every file of every model is known to be there and right.
-    Raises LauncherError: 65, or 74 for a file that cannot be read.
+    A file that is not remembered as verified is read. Returns whether all files of all models are present and verified.
+    Raises LauncherError: 65, or 74 for an unreadable file.
     """
     memories = verified.load(context.settings.app_dir)
     problems, unread, missing = _looked_at(context, lock, placed, memories)
@@ -57,7 +57,7 @@ def refuse_changed(context: Context, lock: Lock, placed: Sequence[Placed]) -> bo
 
 
 class _Unread(NamedTuple):
-    """Hold what must be read, with the digest that it must have: in the app's own folders, and in hub caches."""
+    """Hold the files to be read, with their expected digests: in the app's own folders, and in hub caches."""
 
     own: list[Wanted]
     cached: list[Wanted]
@@ -66,9 +66,9 @@ class _Unread(NamedTuple):
 def _looked_at(
     context: Context, lock: Lock, placed: Sequence[Placed], memories: Memories
 ) -> tuple[list[str], _Unread, bool]:
-    """Return in words what is wrong by a look at it, what must be read, and whether a file of a model is missing.
+    """Return the problems that are visible without reading, the files to read, and whether a model's file is missing.
 
-    The latter is pulled.
+    Missing files of models are pulled later.
     """
     problems: list[str] = []
     missing = False
@@ -91,7 +91,7 @@ def _name(context: Context, path: str) -> str:
 
 
 def refuse_unpinned(context: Context, lock: Lock) -> None:
-    """Refuse weights in the app's own folders that nothing pins, where the lock was made of the disk; else name them.
+    """Refuse unpinned weights in the app's own folders if the lock was made from the disk; otherwise name them.
 
     Raises LauncherError (65).
     """
@@ -113,14 +113,14 @@ def refuse_unpinned(context: Context, lock: Lock) -> None:
 
 
 def _inside(known: Library) -> Iterator[WeightsFile]:
-    """Yield the weights of hub caches that are in the app's own model folders: an app that names one sees all of it."""
+    """Yield the weights of hub caches in the app's own model folders: the app sees everything in such a folder."""
     own = tuple(os.path.realpath(folder) + os.sep for folder in weights.folders(known.settings, known.lock))
     inner = tuple(root for root in known.roots if root.startswith(own))
     yield from weights.cached(known._replace(roots=inner))
 
 
 def refuse_hidden(context: Context, lock: Lock, pids: Sequence[int]) -> None:
-    """Refuse what the running instance has loaded from a hub cache and the locked one would not see.
+    """Refuse files that the running instance has loaded from a hub cache and that the locked one would not see.
 
     With `--force`, only warn. Raises LauncherError (65).
     """

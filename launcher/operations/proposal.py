@@ -1,6 +1,6 @@
-"""The settings that start the app of a folder: from what runs, else from its start script, else from its code.
+"""Propose the settings for the app of a folder: from a running instance, its start script, or its code.
 
-Every line has its reason. What is not certain is not proposed; it is named, so that a person can write it.
+Every line has its reason. Uncertain settings are not proposed but named, so that the user can write them.
 """
 
 from __future__ import annotations
@@ -18,16 +18,19 @@ from ..instances.command_line import ScriptArgument, script_argument, wrapped_ar
 from ..scripts import presets, project, shell
 from ..scripts.candidates import Candidate, Folder
 from ..scripts.reading import Reading, Way, read_off
+from ..ui import text
 from .by_hand import Started, is_telling, started
 
 _DECIDED = ("GRADIO_SERVER_PORT", "GRADIO_SERVER_NAME")
-# What a start script exports for the shell and the environment of Python, which the launcher sets itself.
+# Variables in start scripts for the shell and for Python's environment, which the launcher sets itself.
 _SHELLS = ("PATH", "PWD", "HOME", "PS1", "SHELL", "VIRTUAL_ENV", "CONDA_PREFIX", "CONDA_DEFAULT_ENV", "PYTHON")
+_USERS_SCRIPT = "webui-user.sh"  # where a user of Stable Diffusion web UI keeps settings
+_NAMED_AT_MOST = 5
 _HOST_OPTIONS = ("--host", "--server-name", "--server_name", "--listen-host", "--listen", "--ip", "--address", "--bind")
 
 
 class Line(NamedTuple):
-    """Hold one setting that is proposed, and why."""
+    """Hold one proposed setting, and the reason."""
 
     name: str
     value: str
@@ -35,14 +38,14 @@ class Line(NamedTuple):
 
 
 class Proposal(NamedTuple):
-    """Hold the lines that are proposed, and what a person has to know or write."""
+    """Hold the proposed lines, and what the user must know or write."""
 
     lines: tuple[Line, ...]
     notes: tuple[str, ...] = ()
 
 
 class _Origin(NamedTuple):
-    """Hold how the app was started before: what was run, with which environment, and who says so."""
+    """Hold an earlier start of the app: its command, its environment, and the source of this information."""
 
     argument: ScriptArgument
     before: tuple[str, ...]
@@ -53,7 +56,7 @@ class _Origin(NamedTuple):
 
 
 def propose(settings: Settings) -> Proposal:
-    """Return the settings for the app in this folder; nothing of it is run."""
+    """Return the settings for the app in this folder, without running any of it."""
     return _Proposing(settings).proposal()
 
 
@@ -69,14 +72,17 @@ class _Proposing:
 
     def proposal(self) -> Proposal:
         scripts = shell.read_all(self._app_dir)
-        origin = self._origin(scripts)
+        starting = self._start_script(scripts)
+        origin = self._origin(starting)
         preset = presets.recognized(self._app_dir)
         entry, candidate = self._entry(origin, preset)
         reading = read_off(candidate) if candidate else None
         if origin:
             self._started(origin, reading)
-        for script in scripts:
-            self._exported(script)
+        users = [script for script in scripts if script.path.name == _USERS_SCRIPT]
+        named = [script for script in scripts if shell.is_start_script(script.path)]
+        for script in (*([starting] if starting else named[:1]), *users):
+            self._exported(script)  # once more changes nothing
         for name, value in preset.lines.items() if preset else ():
             self._add(name, value, f"{preset.name}: {preset.reason}" if preset else "")
         if entry:
@@ -90,21 +96,29 @@ class _Proposing:
     def _add(self, name: str, value: str, reason: str) -> None:
         self._lines.setdefault(name, Line(name, value, reason))
 
-    def _origin(self, scripts: Sequence[shell.StartScript]) -> _Origin | None:
+    def _origin(self, script: shell.StartScript | None) -> _Origin | None:
         running = started(self._app_dir)
         if running:
             what = f"pid {running.pid} runs so"
             return _Origin(running.argument, (), running.environment, _python_of(running), running.folder, what)
-        for script in scripts:
-            if script.words:
-                argument = wrapped_argument(script.words, python=False) or script_argument(_as_python(script.words))
-                if argument and self._path(argument, self._app_dir):
-                    what = f"{script.path.name} starts it so"
-                    return _Origin(argument, script.before, script.exports, script.python, self._app_dir, what)
+        argument = _argument(script) if script else None
+        if script and argument:
+            what = f"{script.path.name} starts it so"
+            return _Origin(argument, script.before, script.exports, script.python, self._app_dir, what)
         return None
 
+    def _start_script(self, scripts: Sequence[shell.StartScript]) -> shell.StartScript | None:
+        """Return the script that starts a page of this folder, in any case rather than under a condition."""
+        starting = []
+        for script in scripts:
+            argument = _argument(script)
+            path = self._path(argument, self._app_dir) if argument else None
+            if path and self._folder.candidate(path):
+                starting.append(script)
+        return min(starting, key=lambda script: script.nested, default=None)
+
     def _path(self, argument: ScriptArgument, folder: Path) -> Path | None:
-        """Return the file of this folder that was run, None for one of another folder."""
+        """Return the file of this folder that was run, None for a file of another folder."""
         for name in argument.paths():
             path = Path(os.path.normpath(folder / name))
             if path.is_file() and (self._app_dir in path.parents):
@@ -114,7 +128,7 @@ class _Proposing:
     def _entry(
         self, origin: _Origin | None, preset: presets.Preset | None
     ) -> tuple[tuple[str, str] | None, Candidate | None]:
-        """Return the value of `APP_SCRIPT` with its reason, and the script that is read off."""
+        """Return the value of `APP_SCRIPT` with its reason, and the script to read the other settings from."""
         if self._settings.origins["APP_SCRIPT"].level != "default":
             return None, self._folder.candidate(self._settings.script)
         path = self._path(origin.argument, origin.folder) if origin else None
@@ -139,7 +153,7 @@ class _Proposing:
         return None, None
 
     def _console(self, candidates: Sequence[Candidate]) -> tuple[tuple[str, str], Candidate] | None:
-        """Return the console script of the project, where it is installed and no script at the top is the app."""
+        """Return the project's console script if it is installed and no script at the top is the app."""
         if candidates and len(candidates[0].path.relative_to(self._app_dir).parts) == 1 and candidates[0].script.runs:
             return None
         for script in project.console_scripts(self._app_dir):
@@ -151,7 +165,7 @@ class _Proposing:
         return None
 
     def _started(self, origin: _Origin, reading: Reading | None) -> None:
-        """Add what a command line and an environment say."""
+        """Add the settings from a command line and an environment."""
         rest = tuple(word for word in origin.argument.rest if word)
         known = [*(reading.port.option.names if reading and reading.port.option else ())]
         told = told_port(rest, {}, known)
@@ -189,26 +203,27 @@ class _Proposing:
                 self._add(name, self._anchored(value, origin.folder), origin.what)
 
     def _exported(self, script: shell.StartScript) -> None:
-        """Add what a start script exports."""
+        """Add the settings that a start script exports."""
         for name, value in script.exports.items():
             if name not in _SHELLS and name not in (*_DECIDED, "PORT") and value.strip():
                 self._add(name, value, f"{script.path.name} exports it")
         unknown = [name for name in script.unknown if name not in _SHELLS]
         if unknown:
-            self._notes.append(f"{script.path.name} computes {', '.join(unknown)}, and no shell was run: not proposed")
+            names = text.some(unknown, _NAMED_AT_MOST)
+            self._notes.append(f"{script.path.name} computes {names} or sets it under a condition: not proposed")
 
     def _anchored(self, value: str, folder: Path) -> str:
-        """Return a relative path of another folder in full: a relative one in `.env` begins at the app's folder."""
+        """Return an absolute path for one of another folder: `.env` resolves a relative one from the app's folder."""
         relative = value.startswith(("./", "../")) and folder != self._app_dir
         return os.path.normpath(folder / value) if relative else value
 
     def _is_own(self, python: str) -> bool:
-        """Return whether a Python is the one in the app's own environment, which is taken anyway."""
+        """Return whether a Python is in the app's own environment, which is the default anyway."""
         full = os.path.join(self._app_dir, python)
         return any(full.startswith(str(self._app_dir / name)) for name in (".venv", "venv")) or os.sep not in python
 
     def _read(self, reading: Reading, candidate: Candidate) -> None:
-        """Add what the code says of port, address and command."""
+        """Add the port, address and command from the code."""
         where = candidate.path.name
         port, host = reading.port, reading.host
         self._port_number(port, where)
@@ -273,7 +288,7 @@ def _is_default(line: Line) -> bool:
 
 
 def _python_of(running: Started) -> str:
-    """Return the interpreter of a running app as it was named, in full."""
+    """Return the absolute path of a running app's interpreter, as it was named."""
     if os.path.isabs(running.python):
         return running.python
     if os.sep in running.python:
@@ -282,8 +297,12 @@ def _python_of(running: Started) -> str:
     return environment or ""
 
 
-def _as_python(words: Sequence[str]) -> tuple[str, ...]:
-    return ("python", *words) if words[0].endswith(".py") else tuple(words)
+def _argument(script: shell.StartScript) -> ScriptArgument | None:
+    """Return what the command of a start script runs."""
+    if not script.words:
+        return None
+    words = ("python", *script.words) if script.words[0].endswith(".py") else script.words
+    return wrapped_argument(words, python=False) or script_argument(words)
 
 
 def _value_of(words: Sequence[str], flags: Iterable[str]) -> tuple[str, str] | None:
@@ -297,7 +316,7 @@ def _value_of(words: Sequence[str], flags: Iterable[str]) -> tuple[str, str] | N
 
 
 def _joined(words: Sequence[str]) -> str:
-    """Return arguments as one text; a single one with blanks gets no quotes, which would look like those of a value."""
+    """Return arguments as one text; a single one with blanks stays unquoted: `.env` would drop the quotes."""
     return re.sub(r"([^\w@%+=:,./-])", r"\\\1", words[0]) if len(words) == 1 else shlex.join(words)
 
 
@@ -318,7 +337,7 @@ def _with_places(words: Sequence[str], port: str, host: tuple[str, str] | None) 
 
 
 def _without(words: Sequence[str], *parts: str) -> list[str]:
-    """Return a command line without these options and their values, `--port 7860` and `--port=7860` alike."""
+    """Return a command line without these options and their values, both `--port 7860` and `--port=7860`."""
     left = list(words)
     for part in filter(None, parts):
         pair = part.split(" ", 1)

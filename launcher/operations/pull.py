@@ -1,4 +1,4 @@
-"""Models are pulled for a command as for a launch: what is wanted is surveyed, fetched, and only then settled."""
+"""Pull models for a command or a launch: survey the wanted files, fetch them, and only then settle."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ _SEVEREST = (ExitStatus.DAMAGED, ExitStatus.IO, ExitStatus.RETRY, ExitStatus.DEN
 
 
 def has_commit(context: Context, repo: str, commit: str) -> bool | None:
-    """Return whether any hub knows a commit as one of a repo, None where no hub has answered that."""
+    """Return whether any hub knows a commit of a repo, None if no hub has answered."""
     if context.offline:
         return None
     asked = tuple(dict.fromkeys((context.endpoints.official, *context.endpoints.chain)))
@@ -60,9 +60,9 @@ def has_commit(context: Context, repo: str, commit: str) -> bool | None:
 
 @contextmanager
 def pull_lock(context: Context) -> Iterator[None]:
-    """Keep two pulls for one app apart.
+    """Allow only one pull for an app at a time.
 
-    Raises LauncherError (75) while another one is at it.
+    Raises LauncherError (75) while another one runs.
     """
     lock = locks.open_lock(context.settings.app_dir, PULL_LOCK)
     try:
@@ -78,7 +78,7 @@ def pull_lock(context: Context) -> Iterator[None]:
 
 
 def recover(context: Context, begun: Sequence[switch.Unfinished] | None = None) -> None:
-    """Finish or undo what killed pulls have begun in folders of the app's own, and tell it; `begun` was looked at."""
+    """Complete or undo the switches of killed pulls in folders of the app's, and report them; `begun` was surveyed."""
     console, app_dir = context.console, context.settings.app_dir
     for recovered in switch.recover(
         app_dir, switch.unfinished(app_dir) if begun is None else begun, kept_folders(app_dir)
@@ -98,13 +98,13 @@ def recover(context: Context, begun: Sequence[switch.Unfinished] | None = None) 
 
 
 def kept_folders(app_dir: Path) -> frozenset[str]:
-    """Return the folders of which a last good set has a model: what a switch replaces there is kept for a roll-back."""
+    """Return the folders with a model of a last good set: replaced files there are kept for a roll-back."""
     good = (model for ran in outcomes.good_sets(app_dir) for model in lockfile.remembered(ran.folders))
     return frozenset(str(app_dir / model.local_dir) for model in good if model.local_dir)
 
 
 class Wanted(NamedTuple):
-    """Hold the models that are to be on the disk, whether that is by the lock, and which are left as they are."""
+    """Hold the wanted models, whether they come from the lock, and the skipped ones."""
 
     models: tuple[LockedModel, ...]
     by_lock: bool
@@ -112,10 +112,10 @@ class Wanted(NamedTuple):
 
 
 def wanted(context: Context, repos: Sequence[str] = (), *, newest: bool = False, spare: Spare = spare_none) -> Wanted:
-    """Return the models that are to be on the disk.
+    """Return the wanted models.
 
-    Without a lock, or for the `newest`, hubs are asked: of a cached repo of which only some files are here, just those
-    are wanted. Raises LauncherError for a model that cannot be resolved, unless `spare` takes it and others can be.
+    Without a lock, or for the `newest`, ask hubs: of a cached repo with only some files, only these files are wanted.
+    Raises LauncherError for a model that cannot be resolved, unless `spare` accepts it and others can be resolved.
     """
     console = context.console
     if context.lockfile is not None:
@@ -160,7 +160,7 @@ def _chosen(lock: Sequence[LockedModel], repos: Sequence[str]) -> tuple[LockedMo
 
 
 def _requirement(subject: Subject, context: Context) -> resolve.Requirement:
-    """Return what is to be brought in the place of what is cached."""
+    """Return the wanted replacements of cached repos."""
     if subject.local is None:
         return resolve.Requirement(subject.repo, subject.revision)
     place = placement.cached_place(subject.repo, context.roots)
@@ -173,7 +173,7 @@ def _requirement(subject: Subject, context: Context) -> resolve.Requirement:
 
 
 def tell_skipped(skipped: Sequence[Skipped], console: Console) -> None:
-    """Tell which models are left as they are, and what would help."""
+    """Report the skipped models, with hints."""
     for skip in skipped:
         console.warn(f"skipped: {skip.error.message}")
         if skip.error.hint:
@@ -181,19 +181,19 @@ def tell_skipped(skipped: Sequence[Skipped], console: Console) -> None:
 
 
 def spare_refused(error: LauncherError) -> bool:
-    """Skip what no later try brings: a model that is gone or kept from this user does not stop the others' refresh."""
+    """Skip a model if retrying does not help: a deleted or denied model does not stop the refresh of the others."""
     return error.status in (ExitStatus.USAGE, ExitStatus.DENIED)
 
 
 def status_of(skipped: Sequence[Skipped]) -> ExitStatus:
-    """Return the exit status of what was skipped: what another try may bring first, what is gone last."""
+    """Return the exit status for the skipped models: temporary problems first, deleted models last."""
     statuses = {skip.error.status for skip in skipped}
     severest = next((status for status in _SEVEREST if status in statuses), None)
     return severest or (ExitStatus.STALE if statuses else ExitStatus.DONE)
 
 
 def refuse_offline(context: Context, command: str) -> None:
-    """Refuse what asks a hub where none may be asked.
+    """Refuse a request to a hub if the settings forbid it.
 
     Raises LauncherError (78).
     """
@@ -214,7 +214,7 @@ def refuse_offline(context: Context, command: str) -> None:
 def survey(
     models: Sequence[LockedModel], context: Context, memories: placement.Memories, spare: Spare = spare_none
 ) -> Survey:
-    """Look at what is on the disk, with a bar while files must be read."""
+    """Survey the disk, with a progress bar while files must be read."""
     console = context.console
     total = sum(model.size for model in models) if console.interactive else None
     with console.bar("verifying", total) as progress:
@@ -232,7 +232,7 @@ def survey(
 def fetch(
     survey: Survey, context: Context, memories: placement.Memories, spare: Spare = spare_none
 ) -> tuple[Survey, tuple[Served, ...]]:
-    """Download what is lacking, with one bar for all bytes; return what has come, and from where."""
+    """Download the missing files, with one bar for all bytes; return the files and their hubs."""
     console = context.console
     home = str(hf_home(context.environment, context.settings.app_dir))
     reach = Reach(
@@ -258,7 +258,7 @@ def fetch(
 
 
 def sources_of(context: Context, memories: placement.Memories) -> Sources:
-    """Return where on this machine files may be that need not be downloaded."""
+    """Return the places on this machine that may have files, so that they need not be downloaded."""
     settings = context.settings
     named = sources.of_entries(context.endpoints.folders, str(settings.app_dir), context.home or "")
     for folder in named:
@@ -269,7 +269,7 @@ def sources_of(context: Context, memories: placement.Memories) -> Sources:
 
 
 def tell(survey: Survey, console: Console) -> None:
-    """Tell what every model is now, and what was left in its folder."""
+    """Report the current commit of every model, and the skipped files in its folder."""
     for task in survey.tasks:
         model = task.model
         before = f" (was {task.before[:7]})" if task.before and task.before != model.commit else ""
@@ -287,7 +287,7 @@ def tell(survey: Survey, console: Console) -> None:
 
 
 def chosen_subjects(repos: Sequence[str], known: Sequence[Subject], context: Context) -> tuple[Subject, ...]:
-    """Return the subjects that are asked for, all where none is; a cached repo may be asked for beside the lock."""
+    """Return the requested subjects, or all without a request; a cached repo may be requested besides the lock."""
     if not repos:
         return tuple(known)
     cached = subjects.of_cache(context.roots) if context.lockfile is not None else ()
@@ -308,7 +308,7 @@ def chosen_subjects(repos: Sequence[str], known: Sequence[Subject], context: Con
 
 
 def unpin(context: Context, repos: Sequence[str]) -> None:
-    """Take the pins from models that are locked no more; in a cache that others share, they may be another app's."""
+    """Remove the pins of models that the lock no longer has; in a shared cache, they may be another app's."""
     for repo in repos:
         for root in context.roots:
             if root.owned:

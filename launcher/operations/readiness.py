@@ -1,4 +1,4 @@
-"""Waiting ends when our own instance's page answers and goes on answering, or at once when the instance dies."""
+"""A wait ends when our own instance's page answers repeatedly, or at once when the instance dies."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ from .astray import Astray, other_port_hint
 
 DEFAULT_SECONDS = 600.0
 APPEAR_SECONDS = 5.0
-# Behind a proxy that does not know localhost, Gradio answers for about 0.5 s before it gives up (measured with 6.31).
+# Behind a proxy that does not know localhost, Gradio answers for about 0.5 s before it exits (measured with 6.31).
 SETTLE_SECONDS = 1.5
 YOUNG_SECONDS = 10.0
-# systemd reaps its main process at once; whoever does not is not waited for longer than this.
+# systemd reaps its main process at once; other parents get at most this long.
 REAP_SECONDS = 10.0
 _POLL_SECONDS = 0.1
 
 
 class Ready(NamedTuple):
-    """Hold the process whose page answers; `warning` is where it listens, if that is not what was asked for."""
+    """Hold the process whose page answers; `warning` is its address if that differs from the requested one."""
 
     process: Process
     page: Page
@@ -48,7 +48,7 @@ class Ready(NamedTuple):
 
 
 class _Watched(NamedTuple):
-    """Hold the process that is waited for, what tells every pid that may serve its page, and the end of the wait."""
+    """Hold the process to wait for, a function for all pids that may serve its page, and the deadline."""
 
     process: Process
     tree: Callable[[], tuple[int, ...]]
@@ -59,28 +59,28 @@ class _Watched(NamedTuple):
 
     @property
     def deadline(self) -> float:
-        """Return when to give up."""
+        """Return the deadline."""
         return self.begun + self.timeout
 
     def left(self) -> float:
-        """Return the seconds until then."""
+        """Return the seconds until the deadline."""
         return self.deadline - time.monotonic()
 
 
 def main_pid(flag: int | None, environ: Mapping[str, str]) -> int | None:
-    """Return which process is to be waited for: the one that was named, else the main one of our unit.
+    """Return the process to wait for: the named one, or else the main process of our unit.
 
-    systemd gives MAINPID to the commands that it runs beside the main process (systemd.exec(5)), and to no others.
+    systemd sets MAINPID for the unit's other commands (systemd.exec(5)), and only for these.
     """
     told = environ.get("MAINPID", "")
     return flag if flag is not None else int(told) if told.isdecimal() and int(told) > 0 else None
 
 
 def wait_for(pid: int, context: Context, timeout: float) -> Ready:
-    """Wait until this process, or one below it, answers on the port and goes on answering.
+    """Wait until this process, or one below it, answers on the port repeatedly.
 
-    Nobody else's page counts, so an instance that it is still about to replace is not taken for it. Raises
-    LauncherError: 75 when the process ends, or after `timeout` seconds; 69 when the port goes to somebody else.
+    Another process's page does not count, so an instance that is about to be replaced is not mistaken for it. Raises
+    LauncherError: 75 if the process ends, or after `timeout` seconds; 69 if another process takes the port.
     """
     begun = time.monotonic()
     process = look(pid)
@@ -97,10 +97,10 @@ def wait_for(pid: int, context: Context, timeout: float) -> Ready:
 
 
 def _outlive(pid: int, start: float | None) -> None:
-    """Return when whoever started the process has taken note of its end.
+    """Return when the parent of the process has reaped it.
 
-    An ExecStartPost= that fails first is for systemd the reason why the unit has failed, and it would start it again
-    whatever RestartPreventExitStatus= says of the exit status that it has not seen yet.
+    If an ExecStartPost= fails first, systemd takes that as the reason for the unit's failure, and restarts the unit
+    although RestartPreventExitStatus= has the exit status, which systemd has not seen yet.
     """
     deadline = time.monotonic() + REAP_SECONDS
     while start is not None and start_of(pid) == start and time.monotonic() < deadline:
@@ -108,11 +108,11 @@ def _outlive(pid: int, start: float | None) -> None:
 
 
 def wait(context: Context, timeout: float) -> Ready:
-    """Wait until our instance's own page answers and goes on answering.
+    """Wait until our instance's own page answers repeatedly.
 
-    A launcher at work is waited for, and an instance that it replaces is let go, so that the old page does not count.
-    Raises LauncherError: 75 at once when the instance dies, soon when there is none, else after `timeout` seconds; 69
-    when the port goes to somebody else.
+    If a launcher is working, wait for it too; the page of an instance that it replaces does not count. Raises
+    LauncherError: 75 at once if the instance dies, soon if there is none, else after `timeout` seconds; 69 if another
+    process takes the port.
     """
     settings, begun = context.settings, time.monotonic()
     while True:
@@ -126,10 +126,10 @@ def wait(context: Context, timeout: float) -> Ready:
 
 
 def wait_for_child(context: Context, pid: int, tick: Callable[[], None]) -> Ready | None:
-    """Wait for the page of the very process that was just started, or return None when it ends first.
+    """Wait for the page of the process that was just started, or return None if it ends first.
 
-    Where it ends well and leaves the app in the background, that is waited for. `tick` is called every now and then.
-    Raises LauncherError: 75 after `--timeout` seconds, 69 when the port goes to somebody else.
+    If it exits with 0 and leaves the app in the background, wait for that. `tick` is called regularly. Raises
+    LauncherError: 75 after `--timeout` seconds, 69 if another process takes the port.
     """
     begun, timeout = time.monotonic(), context.timeout(DEFAULT_SECONDS)
     process = look(pid)
@@ -150,9 +150,9 @@ def wait_for_child(context: Context, pid: int, tick: Callable[[], None]) -> Read
 
 
 def _successor(settings: Settings, pid: int, process: Process) -> Instance | None:
-    """Return the instance that our child left behind when it ended well, as an app does that daemonizes."""
+    """Return the instance that our child left behind when it exited with 0, as a daemonizing app does."""
     try:
-        end = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)  # its status is for the caller
+        end = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)  # the caller needs its status
     except ChildProcessError:
         return None
     if end is None or (end.si_code, end.si_status) != (os.CLD_EXITED, 0):
@@ -180,9 +180,9 @@ def _ended(reason: str) -> LauncherError:
 
 
 def _await_page(watched: _Watched, settings: Settings) -> Ready | None:
-    """Return the page once it has kept answering, or None when the instance ends first.
+    """Return the page after it has answered repeatedly, or None if the instance ends first.
 
-    At the deadline an answer counts however young the instance is.
+    At the deadline any answer counts, however young the instance is.
     """
     handle = Handle(watched.process)
     astray = Astray(settings, watched.process, watched.tree, watched.note)
@@ -199,7 +199,7 @@ def _await_page(watched: _Watched, settings: Settings) -> Ready | None:
             if addresses:
                 host = pages.host_to_ask(settings.host, addresses)
                 page = pages.page(host, settings.port, max(0.1, min(patience, watched.left())), watched.tick)
-                patience *= 2  # a page that takes longer than that may still come
+                patience *= 2  # a slower page may still come
             if page and page.ready:
                 now = time.monotonic()
                 answered = now if answered is None else answered
@@ -212,7 +212,7 @@ def _await_page(watched: _Watched, settings: Settings) -> Ready | None:
                     raise _not_ready(watched, settings)
                 if not addresses:
                     astray.look()
-            # Each look at a page that answers is a line in the app's log.
+            # Each request for the page is a line in the app's log.
             pause = _POLL_SECONDS if answered is None else SETTLE_SECONDS / 3
             wait_for_any([handle], min(pause, max(0.0, watched.left())))
         return None
@@ -259,7 +259,7 @@ def _not_ready(watched: _Watched, settings: Settings) -> LauncherError:
 
 
 def open_page(url: str, context: Context) -> None:
-    """Open the page in a browser, and say so where there is none."""
+    """Open the page in a browser, and report a missing one."""
     from ..app import browser
 
     if not browser.open_page(url, context.python):

@@ -1,4 +1,4 @@
-"""Removal from the cache: the `cache` commands and the flags of a launch plan and apply it by the same functions."""
+"""Remove from the cache: the `cache` commands and the flags of a launch use the same functions to plan and apply."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 
 _NAMED = frozenset(("repo", "revision", "snapshot"))
 _NAMED_AT_MOST = 20
-_FULL = 0.05  # of a disk, that is free
+_FULL = 0.05  # the free part of a disk
 
 
 def requests(context: Context) -> tuple[Request, ...]:
-    """Return what the flags of a launch ask of the cache, in the order in which it is done."""
+    """Return the requests of a launch's flags to the cache, in the order of execution."""
     arguments = context.arguments
     asked = []
     if arguments.clear_cache:
@@ -38,9 +38,9 @@ def requests(context: Context) -> tuple[Request, ...]:
 
 
 def request_of(name: str, context: Context, targets: Sequence[str] = ()) -> Request:
-    """Return the request that a command or a flag of this name makes.
+    """Return the request for a command or a flag of this name.
 
-    Raises LauncherError (78) where what `models.lock` does not name is to go, and there is none.
+    Raises LauncherError (78) if everything outside `models.lock` is to be removed, but there is no lock.
     """
     arguments = context.arguments
     if name == "clear":
@@ -72,9 +72,9 @@ def request_of(name: str, context: Context, targets: Sequence[str] = ()) -> Requ
 
 
 def locked(context: Context) -> Mapping[str, frozenset[str]]:
-    """Return the commits that `models.lock` names of each repo folder, and those of the last good sets.
+    """Return the commits of each repo folder in `models.lock`, and those of the last good sets.
 
-    Raises LauncherError (78) for a lock that cannot be read: prune must not take what it may pin.
+    Raises LauncherError (78) for an unreadable lock: prune must not remove what it may pin.
     """
     from ..models import repo_id
 
@@ -88,7 +88,7 @@ def locked(context: Context) -> Mapping[str, frozenset[str]]:
 
 
 def places(context: Context) -> tuple[str, ...]:
-    """Return the folders whose links into a cache count as a use of it: the app's own, and its other caches."""
+    """Return the folders whose links into a cache count as uses: the app's own, and its other caches."""
     return tuple(dict.fromkeys((os.path.realpath(context.settings.app_dir), *(root.real for root in context.roots))))
 
 
@@ -98,9 +98,9 @@ def apply(
     context: Context,
     afterwards: Callable[[], Mapping[str, Any]] | None = None,
 ) -> Answer:
-    """Apply plans, or show them in a dry run, and return what was done.
+    """Apply plans, or show them in a dry run, and return the result.
 
-    `afterwards` is done too, unless nothing could go, and its document is part of the answer.
+    `afterwards` runs too, unless nothing could be removed, and its document is part of the answer.
     """
     console = context.console
     if context.arguments.dry_run:
@@ -122,7 +122,7 @@ def apply(
 
 
 def _hint(planned: Sequence[Plan], kind: str, context: Context) -> str | None:
-    """Return what helps where nothing could be removed: another setting, or on a full disk another command."""
+    """Return a hint if nothing could be removed: another setting, or on a full disk another command."""
     if any(plan.items for plan in planned):
         return None
     misplaced = roots.misplaced(context.environment, context.settings.app_dir)
@@ -142,10 +142,10 @@ def _is_full(folder: str) -> bool:
 
 
 def confirm(planned: Sequence[Plan], kind: str, context: Context, *, ask: bool = True) -> None:
-    """Ask before a cache outside the app's folder is cleared, or anything goes from one that is not this app's own.
+    """Ask before a cache outside the app's folder is cleared, or anything is removed from another app's cache.
 
-    Where nobody can be asked, a cache that the `.env` of this user or root names is cleared with a word. Without `ask`,
-    only see whether somebody could be asked. Raises LauncherError when nobody can be, or the answer is no.
+    Without a terminal, a cache that the `.env` of this user or root names is cleared with a notice. Without `ask`, only
+    check whether asking is possible. Raises LauncherError if it is not, or if the answer is no.
     """
     console = context.console
     for plan in planned:
@@ -179,7 +179,7 @@ def confirm(planned: Sequence[Plan], kind: str, context: Context, *, ask: bool =
 
 
 def console_teller(console: Console) -> Callable[[Plan, plans.Item], None]:
-    """Return what tells of each item that goes: repos and revisions to everybody, the rest with `-v`."""
+    """Return a function that reports each removed item: repos and revisions always, the rest with `-v`."""
     told = 0
 
     def tell_item(plan: Plan, item: plans.Item) -> None:
@@ -189,7 +189,7 @@ def console_teller(console: Console) -> Callable[[Plan, plans.Item], None]:
         aloud = named and told <= _NAMED_AT_MOST
         if not (aloud or console.verbose):
             return
-        # Of a revision, or where repos share their blobs, only the end tells what it has freed.
+        # If repos share blobs, and for a revision, the freed bytes are known only at the end.
         whole = item.kind == "repo" and not plan.shares
         size = f", {text.size(item.size)}" if item.size and whole else ""
         line = f"cache: removing {plans.label(item)}{size}"
@@ -204,7 +204,7 @@ def console_teller(console: Console) -> Callable[[Plan, plans.Item], None]:
 
 
 def tell(planned: Sequence[Plan], result: Result, console: Console, *, later: bool = False) -> None:
-    """Tell what stays, what could not go and what was freed, or that it is freed `later`, in the background."""
+    """Report the skipped paths, the failures and the freed bytes, or that they are freed `later`, in the background."""
     for line in planning.skipped_lines(result.skipped):
         console.warn(line)
     for failure in result.failures:
@@ -222,7 +222,7 @@ def tell(planned: Sequence[Plan], result: Result, console: Console, *, later: bo
 
 
 def record(settings: Settings, kind: history.Action, result: Result, *, later: bool) -> None:
-    """Write into the app's history what a removal took."""
+    """Record a removal in the app's history."""
     names = [plans.label(item) for item in result.items if plans.is_named(item)]
     removed = text.some(names, 3) or (f"{len(result.items)} leftovers" if result.items else "nothing to remove")
     freed = "freed in the background" if later else f"freed {text.size(result.freed)}"
@@ -231,7 +231,7 @@ def record(settings: Settings, kind: history.Action, result: Result, *, later: b
 
 
 def result_document(planned: Sequence[Plan], result: Result) -> Mapping[str, Any]:
-    """Return what a removal did for `--json`."""
+    """Return the result of a removal for `--json`."""
     return {
         "roots": [str(plan.root.path) for plan in planned],
         "removed": [planning.item_document(item) for item in result.items],

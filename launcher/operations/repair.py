@@ -1,7 +1,7 @@
-"""What is damaged or missing is fetched again: the same files of the same commits, in the places where they were.
+"""Fetch damaged or missing files again: the same files of the same commits, in the same places.
 
-A hub is asked first what it has. Refs and links stay meanwhile: when the launcher is killed, a link to nothing tells
-every later command which file is missing, and another repair goes on.
+First ask a hub for its files. Refs and links stay meanwhile: if the launcher is killed, the dangling links show every
+later command which files are missing, and another repair continues.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _UNKNOWN = LockedFile(placement.ANY_SIZE, "")
 
 
 class Broken(NamedTuple):
-    """Hold a revision of which files are damaged or missing, and which; of an `incomplete` one, nobody knows yet."""
+    """Hold a revision and its damaged or missing files; those of an `incomplete` one are unknown yet."""
 
     model: LockedModel
     place: Place
@@ -40,7 +40,7 @@ class Broken(NamedTuple):
 
     @property
     def name(self) -> str:
-        """Return what a person calls it."""
+        """Return its readable name."""
         return f"{self.model.repo}@{self.model.commit[:7]}"
 
     @property
@@ -50,7 +50,7 @@ class Broken(NamedTuple):
 
 
 class Repair(NamedTuple):
-    """Hold what a repair takes away, the revisions of which a hub has what is missing, and those that stay for now."""
+    """Hold what a repair removes, the revisions whose missing files a hub has, and the ones that stay for now."""
 
     planned: tuple[Plan, ...]
     fetched: tuple[Broken, ...] = ()
@@ -58,10 +58,10 @@ class Repair(NamedTuple):
 
 
 def prepare(failing: Sequence[Checked], context: Context) -> Repair:
-    """Ask the hubs for what is damaged or missing, and plan to take away only what can be fetched again.
+    """Ask the hubs for damaged or missing files, and plan to remove only files that can be fetched again.
 
-    Offline, what is damaged goes with its revisions, for the next download to fetch. Raises LauncherError (75) where
-    no hub has any of it: most of a damaged revision is still of use.
+    Offline, damaged files are removed with their revisions, and the next download fetches them. Raises LauncherError
+    (75) if no hub has any of the files: most of a damaged revision is still usable.
     """
     planned = _planned(failing, context)
     if context.offline:
@@ -73,7 +73,7 @@ def prepare(failing: Sequence[Checked], context: Context) -> Repair:
         failing = [checked for checked in failing if checked.candidate.repo not in gone]
         planned = _planned(failing, context)
         fetched = tuple(one for one in fetched if one.place.path not in gone)
-        # What shares a damaged file with them cannot be repaired without taking it from them.
+        # If another revision shares a damaged file, repairing these would remove it there too.
         shared = any(item.folder and f"{one.root.real}/{item.folder}" in gone for one in planned for item in one.items)
         if shared or not (planned or fetched):
             raise _unavailable(*refused[0])
@@ -86,9 +86,9 @@ def prepare(failing: Sequence[Checked], context: Context) -> Repair:
 
 
 def fetch(repair: Repair, context: Context) -> Mapping[str, Any]:
-    """Download what is missing now, and return what was repaired; the caller holds the lock of a pull.
+    """Download the missing files now, and return the repaired ones; the caller holds the lock of a pull.
 
-    Raises LauncherError (65, 74, 75, 77) when some of it could not be fetched; the rest is repaired all the same.
+    Raises LauncherError (65, 74, 75, 77) if some files could not be fetched; the others are repaired.
     """
     console = context.console
     if context.offline:
@@ -130,7 +130,7 @@ def _unavailable(revision: Broken, said: str) -> LauncherError:
 def _available(
     revisions: Sequence[Broken], context: Context
 ) -> tuple[tuple[Broken, ...], tuple[tuple[Broken, str], ...]]:
-    """Return the revisions that a hub has, with what it says of their files, and the others with its answer."""
+    """Return the revisions that a hub has, with its list of their files, and the others with its answer."""
     chain = context.endpoints.chain
     asked = [
         [tuple(hub.Question(url, what, one.model.repo, one.model.commit) for what in ("head", "tree")) for url in chain]
@@ -153,7 +153,7 @@ def _available(
 
 
 def _listed(revision: Broken, lists: Sequence[Mapping[str, LockedFile]]) -> Broken:
-    """Return a revision with what hubs say of its files: a hash that is known here is believed to none of them."""
+    """Return a revision with the hubs' list of its files; a hash that is known here overrides the hub's."""
     files = dict(revision.model.files)
     if revision.incomplete:
         copy = copy_of(revision.place.path, revision.model.commit)
@@ -167,7 +167,7 @@ def _listed(revision: Broken, lists: Sequence[Mapping[str, LockedFile]]) -> Brok
 
 
 def _broken(planned: Sequence[Plan], failing: Sequence[Checked], roots: Sequence[Root]) -> tuple[Broken, ...]:
-    """Return the revisions that a plan takes files of, and the incomplete ones, where a hub can be asked for them."""
+    """Return the revisions whose files a plan removes, and the incomplete ones, if a hub can be asked for them."""
     wanted: dict[tuple[Root, str], set[str]] = {}
     for one in planned:
         for item in one.items:
@@ -194,7 +194,7 @@ def _broken(planned: Sequence[Plan], failing: Sequence[Checked], roots: Sequence
 def _files(
     repo: layout.Repo, revision: Revision, gone: Collection[str], failing: Sequence[Checked]
 ) -> Mapping[str, LockedFile]:
-    """Return the damaged and missing files of a revision, with what is known here of what they must be."""
+    """Return the damaged and missing files of a revision, with their known expected content."""
     base = f"{repo.path}/snapshots/{revision.commit}"
     own = [checked.candidate for checked in failing if checked.damaged and checked.candidate.repo == repo.path]
     expected = {candidate.blob: candidate.expected for candidate in own}

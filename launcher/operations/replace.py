@@ -1,4 +1,4 @@
-"""An instance is stopped so that another one can take its place, or so that none runs any more."""
+"""Stop an instance so that another one can take its place, or so that none runs."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ _ROUNDS = 5
 def clear_port(
     context: Context, lock: locks.Lock | None, about_to_stop: Callable[[tuple[Process, ...]], None]
 ) -> tuple[Stopped, ...]:
-    """Stop what is stale until a fresh look finds nothing more, and take `lock` while the port is proved free.
+    """Stop stale instances until a new survey finds none, and take `lock` while the port is proved free.
 
-    To be called under the launch lock. `about_to_stop` is called with what will be stopped, right before each stop.
-    Raises LauncherError: a refusal before anything was stopped, 75 after; 69 when a shell loop starts it again.
+    Call it under the launch lock. `about_to_stop` is called with the processes right before each stop. Raises
+    LauncherError: a refusal before anything was stopped, 75 after; 69 if a shell loop restarts the app.
     """
     settings, console, take_port = context.settings, context.console, context.arguments.take_port
     stopped: list[Stopped] = []
@@ -71,7 +71,7 @@ def ended(processes: Iterable[Process]) -> tuple[Process, ...]:
 
 
 def refuse_taken_port(settings: Settings) -> None:
-    """Refuse to go on when somebody has taken the port since it was cleared.
+    """Refuse to continue if another process has taken the port since it was cleared.
 
     Raises LauncherError with status RETRY.
     """
@@ -84,7 +84,7 @@ def refuse_taken_port(settings: Settings) -> None:
 
 
 def stop_instance(context: Context) -> tuple[Stopped, ...]:
-    """Stop this app's instance on the port; nothing to stop is no error, nor is a stranger on the port."""
+    """Stop this app's instance on the port; a free port or a foreign holder of the port is not an error."""
     settings = context.settings
     launch_lock = take_launch_lock(context)
     try:
@@ -136,9 +136,9 @@ def _stop(context: Context, observed: Observed, victims: tuple[Process, ...]) ->
 
 
 def changed(process: Process, record: Record | None) -> bool:
-    """Return whether a process runs another command line than it did when it was looked at.
+    """Return whether a process has another command line than in the survey.
 
-    The one that holds the instance lock may give itself a title.
+    The holder of the instance lock may set a title.
     """
     now = look(process.pid)
     titled = record is not None and record.pid == process.pid
@@ -146,7 +146,7 @@ def changed(process: Process, record: Record | None) -> bool:
 
 
 def _leave_orphans(lock: locks.Lock, say: Say) -> None:
-    # What the app started through a shell inherits its lock and may outlive it; that makes it no instance.
+    # A child that the app started through a shell inherits its lock and may outlive it, but is not an instance.
     for pid in locks.holders(lock.path):
         process = look(pid)
         if process:
@@ -155,7 +155,7 @@ def _leave_orphans(lock: locks.Lock, say: Say) -> None:
 
 
 def _await_free_port(settings: Settings) -> None:
-    # The kernel closes a dead process's sockets before its parent hears of it; a short grace is for what it forked.
+    # The kernel closes a dead process's sockets before its parent notices; the short grace is for its forks.
     deadline = time.monotonic() + PORT_SECONDS
     while probe_port(settings)[0] and time.monotonic() < deadline:
         if port.listeners(settings.host, settings.port):

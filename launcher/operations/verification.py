@@ -1,4 +1,4 @@
-"""Verification of the cache, for `cache verify` and the launch flag `--verify`."""
+"""Verify the cache, for `cache verify` and the launch flag `--verify`."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def check(
     keep_whole: bool = False,
     besides: Collection[str] = (),
 ) -> Verification:
-    """Verify the files of these repos, or of all `besides` some, and remember what is whole, when interrupted too."""
+    """Verify the files of these repos, or of all except some, and remember intact files, even if interrupted."""
     settings, console = context.settings, context.console
     memory = Memory(state.read(settings.app_dir, verified.CACHED))
     done = Verification(memory, full=full, keep_whole=keep_whole)
@@ -56,7 +56,7 @@ def check(
 
 
 def refuse_damaged(done: Verification, console: Console) -> None:
-    """Refuse to go on with a damaged cache.
+    """Refuse to continue with a damaged cache.
 
     Raises LauncherError with status DAMAGED.
     """
@@ -86,7 +86,7 @@ def _chosen(roots: Sequence[Root], repos: Sequence[str]) -> list[tuple[Root, tup
 
 
 def _pinned(context: Context) -> Mapping[str, Mapping[str, Files]]:
-    """Return what `models.lock` says of the files of cached commits; a lock that is none says nothing."""
+    """Return the files of cached commits in `models.lock`; none for an invalid lock."""
     try:
         lock = context.lockfile or ()
     except LauncherError:
@@ -138,7 +138,7 @@ def line(checked: Checked, names: Names) -> str:
 
 
 def summary(done: Verification) -> str:
-    """Return what was verified in one line."""
+    """Return the results in one line."""
     again = f", {done.remembered} of them unchanged since they were last read" if done.remembered else ""
     damaged = sum(1 for checked in done.checked if checked.damaged)
     unknown = sum(1 for checked in done.checked if checked.verdict == "unverifiable")
@@ -150,7 +150,7 @@ def summary(done: Verification) -> str:
 
 
 def document(done: Verification) -> dict[str, Any]:
-    """Return what was verified for `--json`."""
+    """Return the results for `--json`."""
     return {
         "files": [
             {

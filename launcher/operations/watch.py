@@ -1,4 +1,4 @@
-"""Watch a start that its starter does not look at: what it ran is good once its page answers."""
+"""Watch a start that its starter does not check: its set is good once its page answers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ SECONDS = 6 * 3600
 
 
 def until_ready(context: Context, pid: int) -> None:
-    """Wait until the page of this process answers, or the process has ended, and note which of them it was."""
+    """Wait until the page of this process answers, or the process has ended, and record which happened."""
     try:
         ready = readiness.wait_for(pid, context, SECONDS)
     except LauncherError:
@@ -22,7 +22,7 @@ def until_ready(context: Context, pid: int) -> None:
 
 
 def note_ready(context: Context, ready: readiness.Ready) -> None:
-    """Note that a page answers, and tell the history, unless somebody has done so before."""
+    """Record that a page answers, and add it to the history, unless that was done before."""
     if outcome.note_ready(context, ready.process):
         told = f"{ready.page.url} answers after {ready.seconds:.1f} s"
         history.record(context.settings, "ready", f"pid {ready.process.pid}", told)

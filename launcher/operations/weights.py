@@ -1,4 +1,4 @@
-"""The weights files of the app, and what its running instance has of them: `list`, `status` and `--freeze` show it."""
+"""Compare the app's weights files with those of its running instance, for `list`, `status` and `--freeze`."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
     from ..models.loaded import Opened
     from .instance import Observed
 
-_SETTLE_SECONDS = 2.0  # what is written at the start itself, by clocks that count in two seconds
+_SETTLE_SECONDS = 2.0  # for files written during the start, on file systems with a resolution of two seconds
 
 
 class Listed(NamedTuple):
-    """Hold a weights file, whether the instance has it loaded, and how it has changed on the disk since."""
+    """Hold a weights file, whether the instance has loaded it, and how it has changed on the disk since."""
 
     file: WeightsFile
     loaded: bool
@@ -41,7 +41,7 @@ class Listed(NamedTuple):
 
 
 class Inventory(NamedTuple):
-    """Hold the weights files, and the names of those that the instance has or had and that are gone from the disk."""
+    """Hold the weights files, and the names of those that the instance has or had and that are not on the disk."""
 
     files: tuple[Listed, ...]
     gone: tuple[str, ...]
@@ -52,7 +52,7 @@ class Inventory(NamedTuple):
         return tuple(one.file for one in self.files if one.file.flat)
 
     def changes(self) -> Iterator[str]:
-        """Yield what has changed on the disk since the instance started, a file a line."""
+        """Yield the changes on the disk since the instance started, a file a line."""
         for one in self.files:
             if one.change:
                 yield f"{one.file.name} was {one.change}"
@@ -61,10 +61,10 @@ class Inventory(NamedTuple):
 
 
 class Instance(NamedTuple):
-    """Hold what is known of the running instance: the files that it has open, its environment, start and first look.
+    """Hold the facts about the running instance: its open files, environment, start and record.
 
-    `started` is in seconds since the epoch; `stamps` are by what its weights were known at the start, None where no
-    launcher has noted that. `commits` are those of the cached models at the start.
+    `started` is in seconds since the epoch; `stamps` are the fingerprints of its weights at the start, None if no
+    launcher has recorded them. `commits` are those of the cached models at the start.
     """
 
     opened: tuple[Opened, ...] = ()
@@ -75,8 +75,8 @@ class Instance(NamedTuple):
 
 
 def instance_of(observed: Observed) -> Instance:
-    """Return what is known of the observed instance; of none, nothing."""
-    from ..models import loaded  # a launch needs nothing of it
+    """Return the facts about the observed instance; empty without one."""
+    from ..models import loaded  # a launch does not need it
 
     instance, record = observed.instance, observed.record
     if instance is None:
@@ -92,9 +92,9 @@ def instance_of(observed: Observed) -> Instance:
 
 
 def roots_of(context: Context, environment: Mapping[str, str]) -> tuple[Path, ...]:
-    """Return where models are cached: where the instance of this environment keeps them, and where the app would.
+    """Return the caches of models: those of the instance with this environment, and those of the app.
 
-    Behind a view of pinned ones they are in the app's.
+    A locked instance uses a view, and its models are in the app's caches.
     """
     app_dir = context.settings.app_dir
     paths = (*caches.folders(environment, app_dir), *caches.folders(context.environment, app_dir))
@@ -102,7 +102,7 @@ def roots_of(context: Context, environment: Mapping[str, str]) -> tuple[Path, ..
 
 
 def lock_of(context: Context) -> Lock:
-    """Return the lock, an empty one where there is none or where it cannot be read: that does not hide the disk."""
+    """Return the lock, or an empty one if it is missing or unreadable: that must not hide the files on the disk."""
     try:
         return context.lockfile or Lock()
     except LauncherError:
@@ -110,13 +110,13 @@ def lock_of(context: Context) -> Lock:
 
 
 def library(context: Context, environment: Mapping[str, str]) -> Library:
-    """Return what tells what a weights file is."""
+    """Return the sources for identifying a weights file."""
     real = tuple(dict.fromkeys(os.path.realpath(path) for path in roots_of(context, environment)))
     return Library(context.settings, lock_of(context), verified.load(context.settings.app_dir), real)
 
 
 def inventory(context: Context, instance: Instance, *, cached: bool = True) -> Inventory:
-    """Return every weights file that the app can load; without `cached`, of hub caches only what has changed."""
+    """Return every weights file that the app can load; without `cached`, only the changed ones in hub caches."""
     known = library(context, instance.environment or context.environment)
     files = (*weights.flat(known), *(weights.cached(known) if cached or instance.opened else ()))
     compare = _Comparison(context, instance)
@@ -127,7 +127,7 @@ def inventory(context: Context, instance: Instance, *, cached: bool = True) -> I
 
 
 class _Comparison:
-    """Compare the files on the disk with those that the instance has open, and with what it was started with."""
+    """Compare the files on the disk with the open files of the instance, and with those at its start."""
 
     def __init__(self, context: Context, instance: Instance) -> None:
         self._app_dir = context.settings.app_dir
@@ -158,7 +158,7 @@ class _Comparison:
         return f"{'written to' if same else 'replaced'} since the instance started"
 
     def besides(self, files: Sequence[WeightsFile]) -> Iterator[Listed]:
-        """Yield weights that the instance has open and that are in no folder that is looked into."""
+        """Yield weights that the instance has open and that are in no known folder."""
         known = {file.identity for file in files} | {(0, 0)}
         for one in self._instance.opened:
             if one.gone or one.identity in known or not weights.is_weights(one.path):
@@ -173,7 +173,7 @@ class _Comparison:
                 yield Listed(WeightsFile(one.path, name, status, Origin(), True), True, "")
 
     def gone(self, files: Sequence[WeightsFile]) -> Iterator[str]:
-        """Yield the names of weights that the instance has open, and that the disk has no more under their name."""
+        """Yield the names of weights that the instance has open, and that the disk no longer has under this name."""
         real = {os.path.realpath(file.path) for file in files} if self._lost else set()
         for path in sorted(self._lost - real):
             if weights.is_weights(path) and not os.path.lexists(path):

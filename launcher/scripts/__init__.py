@@ -1,1 +1,1 @@
-"""What an app's own files tell about how it is started; they are read, never run."""
+"""Read from an app's own files how it is started, without running them."""

@@ -1,12 +1,11 @@
-"""Which scripts of a folder start a Gradio page: those that import gradio and launch one, the likeliest first.
+"""Find the scripts of a folder that start a Gradio page: those that import gradio and launch one, the likeliest first.
 
-A training script launches nothing. A script that only imports the module which launches is the one to start, where
-that module does nothing when it is run itself.
+A training script launches nothing. A script that only imports the module which launches is the candidate, if that
+module does nothing when it is run itself.
 """
 
 from __future__ import annotations
 
-import os
 import re
 import time
 from collections.abc import Iterator, Sequence
@@ -16,12 +15,12 @@ from typing import NamedTuple
 
 from . import module as modules
 from .folder import content, python_files
-from .module import Launch, Module
+from .module import Glance, Launch, Module
 
 _SECONDS = 0.3
 _MOST_FILES = 5000
 _MOST_PARSED = 120
-_MOST_IMPORTED = 40
+_MOST_IMPORTED = 200
 _NEAR = 3
 _LIKELY = (
     "webui app gradio_app web_ui web_demo gradio_demo gradio_web gradio_ui demo ui launch web gui main run".split()
@@ -31,14 +30,13 @@ _UNLIKELY = re.compile(
 )
 _SIDE_FOLDERS = frozenset("test tests example examples docs doc scripts tools benchmark benchmarks third_party".split())
 _OPENS = (b".launch(", b"uvicorn", b"hypercorn")
-_RUNS = re.compile(rb"__name__|^\w[\w.]*\(", re.MULTILINE)
 
 
 class Candidate(NamedTuple):
     """Hold a script that starts a page.
 
     `launch` is the call that opens it, in the script or in a module that it imports: `launched_in` is that file.
-    `modules` are the script and what it imports of the app's own files.
+    `modules` are the script and the app's own files that it imports.
     """
 
     path: Path
@@ -49,7 +47,7 @@ class Candidate(NamedTuple):
 
     @property
     def reason(self) -> str:
-        """Return why it is one, in words."""
+        """Return in words why it is a candidate."""
         where = f"in line {self.launch.line}"
         if self.launched_in == self.path:
             return f"imports gradio and launches a page {where}"
@@ -57,11 +55,12 @@ class Candidate(NamedTuple):
 
 
 class Folder:
-    """Hold an app's folder, and read of its files what is asked for, each once."""
+    """Hold an app's folder, and read its files on demand, each once."""
 
     def __init__(self, app_dir: Path) -> None:
         self.app_dir = app_dir
         self._modules: dict[Path, Module | None] = {}
+        self._glances: dict[Path, Glance] = {}
         self._deadline = time.monotonic() + _SECONDS
 
     @cached_property
@@ -70,7 +69,7 @@ class Folder:
         return [path for path, _ in zip(python_files(self.app_dir), range(_MOST_FILES), strict=False)]
 
     def module(self, path: Path, data: bytes | None = None) -> Module | None:
-        """Return what a file tells, None where it cannot be read or there is no time left for it."""
+        """Return the facts in a file, None if it cannot be read or no time is left."""
         if path not in self._modules:
             late = time.monotonic() > self._deadline or len(self._modules) >= _MOST_PARSED
             if late and len(path.relative_to(self.app_dir).parts) > 1:
@@ -78,22 +77,27 @@ class Folder:
             self._modules[path] = modules.read(path, data)
         return self._modules[path]
 
+    def _glance(self, path: Path) -> Glance:
+        if path not in self._glances:
+            self._glances[path] = modules.glance(content(path))
+        return self._glances[path]
+
     @cached_property
     def candidates(self) -> tuple[Candidate, ...]:
         """Return the scripts that start a page, the likeliest first."""
         pages = dict(self._pages())
-        # What launches in a function is started by whoever imports and calls that.
+        # A launch in a function is started by the script that imports and calls the function.
         called = [path for path, module in pages.items() if any(launch.function for launch in module.launches)]
         names = {path.stem if path.stem != "__init__" else path.parent.name for path in called}
         importers = (path for path in self._running(names) if path not in pages)
         scripts = [*(path for path, module in pages.items() if module.runs), *importers]
         made = [candidate for path in scripts if (candidate := self.candidate(path))]
-        if not made:  # a page that only something else could start, such as a console script
+        if not made:  # a page that only another entry can start, such as a console script
             made = [candidate for path in pages if (candidate := self.candidate(path))]
         return tuple(sorted(made, key=self._rank))
 
     def candidate(self, path: Path) -> Candidate | None:
-        """Return a script as a candidate, None where neither it nor what it imports opens a page of Gradio's."""
+        """Return a script as a candidate, None if neither it nor its imports open a Gradio page."""
         script = self.module(path)
         if script is None:
             return None
@@ -106,7 +110,7 @@ class Folder:
         return Candidate(path, script, opened.launches[0], opened.path, closure)
 
     def _pages(self) -> Iterator[tuple[Path, Module]]:
-        """Yield the files that launch something."""
+        """Yield the files with a launch."""
         for path in self.files:
             data = content(path)
             if any(word in data for word in _OPENS):
@@ -115,13 +119,12 @@ class Folder:
                     yield path, module
 
     def _running(self, names: set[str]) -> Iterator[Path]:
-        """Yield the files that do something when they are run, and mention one of these modules."""
-        mentions = re.compile(rb"\b(%s)\b" % b"|".join(re.escape(os.fsencode(name)) for name in names or {"\0"}))
+        """Yield the files that do something when they are run, and import one of these modules."""
         near = [path for path in self.files if len(path.relative_to(self.app_dir).parts) <= _NEAR]
         for path in near if names else ():
-            data = content(path)
-            if mentions.search(data) and _RUNS.search(data):
-                module = self.module(path, data)
+            imported = {part for name in self._glance(path).imports for part in name.split(".")}
+            if not names.isdisjoint(imported):
+                module = self.module(path)
                 if module and module.runs:
                     yield path
 
@@ -129,21 +132,24 @@ class Folder:
         return any(imported.gradio for imported in self._closure(module))
 
     def _closure(self, script: Module) -> Iterator[Module]:
-        """Yield a script and the app's own modules that it imports, the nearest first."""
-        pending, reached = [script], {script.path}
-        while pending and len(reached) <= _MOST_IMPORTED:
-            module = pending.pop(0)
-            yield module
-            for name in module.imports:
-                path = self._local(name, module.path, script.path.parent)
-                if path and path not in reached:
-                    reached.add(path)
-                    imported = self.module(path)
-                    if imported:
-                        pending.append(imported)
+        """Yield a script and those of the app's own modules that it imports and that may tell something."""
+        yield script
+        pending, seen = [(script.path, script.imports)], {script.path}
+        while pending and len(seen) <= _MOST_IMPORTED:
+            importer, names = pending.pop(0)
+            for name in names:
+                path = self._local(name, importer, script.path.parent)
+                if path is None or path in seen:
+                    continue
+                seen.add(path)
+                glance = self._glance(path)
+                pending.append((path, glance.imports))
+                module = self.module(path) if glance.telling else None
+                if module:
+                    yield module
 
     def _local(self, name: str, importer: Path, script_folder: Path) -> Path | None:
-        """Return the file of the app's that an import means, or None."""
+        """Return the app's file for an import, or None."""
         bare = name.lstrip(".")
         dots = len(name) - len(bare)
         if dots:
@@ -177,7 +183,7 @@ class Folder:
         )
 
     def entry(self, path: Path) -> str:
-        """Return how `APP_SCRIPT` names a file: by its path, or as a module where its path alone does not run."""
+        """Return how `APP_SCRIPT` names a file: by its path, or as a module if its path alone does not run."""
         parts = path.relative_to(self.app_dir).parts
         module = self.module(path)
         name = ".".join((*parts[:-1], path.stem)) if path.stem != "__main__" else ".".join(parts[:-1])

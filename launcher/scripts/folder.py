@@ -1,7 +1,7 @@
-"""The source files of an app's folder: found within bounds, so that a large or hostile folder costs little.
+"""Find the source files of an app's folder within limits, so that a large or hostile folder costs little.
 
-Links to folders are not followed, and a link to a file counts only where it stays in the app's folder. Environments,
-hidden folders and installed packages are other people's code.
+Links to folders are not followed, and a link to a file counts only if it stays in the app's folder. Environments,
+hidden folders and installed packages are not the app's code.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _SKIPPED = frozenset(
 )
 _ENVIRONMENT = ("pyvenv.cfg", "conda-meta")
 LAUNCHER_FILES = ("__main__.py", "cli.py", "errors.py", "context.py")
-"""Files by which a folder named `launcher` is known to be this launcher's."""
+"""The files that identify a folder named `launcher` as this launcher's."""
 
 
 def is_launcher(folder: str) -> bool:
@@ -74,7 +74,7 @@ def _is_source_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def content(path: Path) -> bytes:
-    """Return what is in a file, blank where it cannot be read or is too large for a source file."""
+    """Return the content of a file; blank if it cannot be read or is too large for a source file."""
     try:
         data = read_regular(path, MOST_BYTES + 1, follow=True)
     except (OSError, ValueError):

@@ -1,11 +1,12 @@
-"""What one Python file tells: whether it is a Gradio page, and how it takes its port and address.
+"""Read from one Python file whether it is a Gradio page, and how it sets its port and address.
 
-The file is read as a syntax tree and never run. What cannot be read off is left out: nothing here is guessed.
+The file is parsed and never run. Unclear values are omitted: nothing here is guessed.
 """
 
 from __future__ import annotations
 
 import ast
+import re
 import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,17 +20,44 @@ _SERVERS = frozenset(("uvicorn.run", "uvicorn.Config", "hypercorn.run", "waitres
 _PORT_KEYWORDS = ("server_port", "port")
 _HOST_KEYWORDS = ("server_name", "host")
 _DEEPEST = 8
-# A chain such as `a.b.c…` is a tree as deep as it is long. Python 3.10 overflows its stack with one of 100,000 links,
-# where later ones raise RecursionError; a source file of a person has not as many of these signs in all.
+# A chain such as `a.b.c…` is a tree as deep as it is long. With 100,000 links it overflows the stack of Python 3.10,
+# where later versions raise RecursionError; no person's source file has this many of these signs.
 _MOST_NESTED = 20_000
 _NESTING = tuple(sign.encode() for sign in ".([+-*/%|&^")
 
 
-class Source(NamedTuple):
-    """Hold where a value comes from: an option's name, a variable of the environment, the code, an argument's number.
+# What a look at the bytes finds before a file is parsed: its imports, and whether it may say how a page is opened.
+_IMPORT_LINE = rb"(?m)^[ \t]*(?:from[ \t]+([.\w]+)[ \t]+import[ \t]*(\([^)]*\)|[^\n#;]+)|import[ \t]+([^\n#;]+))"
+_TELLING = rb"gradio|add_argument|click|typer|tyro|[fF]ire\b|DEFINE_|ArgumentParser|CLI\(|\bport\b|_port|port_|PORT"
 
-    `text` is the option's destination, the variable's name, the value in the code, or the number; `default` is the
-    value that a variable has when it is not set.
+
+class Glance(NamedTuple):
+    """Hold what a look at a file tells: its imports as `Module` has them, and whether it is worth to be parsed."""
+
+    imports: tuple[str, ...]
+    telling: bool
+
+
+def glance(data: bytes) -> Glance:
+    """Return what a look at the bytes of a file tells; parsing it takes a hundred times as long."""
+    names: dict[str, None] = {}
+    for match in re.finditer(_IMPORT_LINE, data):
+        base = (match[1] or b"").decode("utf-8", "replace")
+        listed = (match[2] or match[3] or b"").strip(b"()").decode("utf-8", "replace")
+        if base:
+            names[base] = None
+        for part in listed.replace("\\", " ").split(","):
+            name = part.split("#")[0].split()[:1]
+            if name:
+                names[f"{base}{'' if not base or base.endswith('.') else '.'}{name[0]}"] = None
+    return Glance(tuple(names), re.search(_TELLING, data) is not None)
+
+
+class Source(NamedTuple):
+    """Hold the source of a value: an option's name, an environment variable, a constant, an argument's number.
+
+    `text` is the option's destination, the variable's name, the constant, or the number; `default` is the value of an
+    unset variable.
     """
 
     kind: Literal["option", "variable", "code", "argument", "unknown"]
@@ -38,10 +66,10 @@ class Source(NamedTuple):
 
 
 class Launch(NamedTuple):
-    """Hold one call that opens a page: where its port and address come from, nothing where they are not given.
+    """Hold one call that opens a page, and the sources of its port and address, if given.
 
-    `function` is the name of the function that it is in, blank at the top level. `server` is what serves it where that
-    is not Gradio itself, such as `uvicorn.run`.
+    `function` is the name of its function, blank at the top level. `server` is the server if it is not Gradio itself,
+    such as `uvicorn.run`.
     """
 
     line: int
@@ -52,9 +80,9 @@ class Launch(NamedTuple):
 
 
 class Module(NamedTuple):
-    """Hold what one file tells.
+    """Hold the facts in one file.
 
-    `imports` are dotted names, relative ones with their dots. `runs` says that it does something when it is run as a
+    `imports` are dotted names, relative ones with their dots. `runs` means that it does something when it is run as a
     script.
     """
 
@@ -72,7 +100,7 @@ class Module(NamedTuple):
 
 
 def read(path: Path, data: bytes | None = None) -> Module | None:
-    """Return what a file tells, None where it is no Python that this interpreter can read."""
+    """Return the facts in a file, None if this interpreter cannot parse it."""
     tree = parsed(content(path) if data is None else data)
     if tree is None:
         return None
@@ -82,19 +110,19 @@ def read(path: Path, data: bytes | None = None) -> Module | None:
 
 
 def parsed(data: bytes) -> ast.Module | None:
-    """Return the syntax tree of a source file, None where there is none."""
+    """Return the syntax tree of a source file, None if it is invalid."""
     if sys.version_info < (3, 11) and any(data.count(sign) > _MOST_NESTED for sign in _NESTING):
         return None
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of invalid escapes in somebody else's file
+            warnings.simplefilter("ignore")  # about invalid escapes in another person's file
             return ast.parse(data)
     except (SyntaxError, ValueError, LookupError, RecursionError, MemoryError, OverflowError):
         return None
 
 
 def dotted(node: ast.expr) -> str:
-    """Return a name with its attributes, `os.environ.get`, blank where it is something else."""
+    """Return a name with its attributes, `os.environ.get`; blank for any other expression."""
     parts = []
     while isinstance(node, ast.Attribute):
         parts.append(node.attr)
@@ -105,13 +133,13 @@ def dotted(node: ast.expr) -> str:
 
 
 def keyword(call: ast.Call, *names: str) -> ast.expr | None:
-    """Return the value of the first of these keywords that a call has."""
+    """Return the value of the first of these keywords in a call."""
     given = {word.arg: word.value for word in call.keywords if word.arg}
     return next((given[name] for name in names if name in given), None)
 
 
 def text(node: ast.expr | None) -> str | None:
-    """Return a string or a number that stands in the code as text, None for anything else."""
+    """Return a constant string or number as text, None for anything else."""
     if isinstance(node, ast.Constant) and isinstance(node.value, str | int) and not isinstance(node.value, bool):
         return str(node.value) if not isinstance(node.value, int) or abs(node.value) < 1 << 31 else None
     return None
@@ -168,7 +196,7 @@ def _launches(tree: ast.Module) -> Iterator[Launch]:
 
 
 def _calls(tree: ast.Module) -> Iterator[tuple[str, ast.Call]]:
-    """Yield every call with the name of the outermost function that it is in."""
+    """Yield every call with the name of its outermost function."""
     pending: list[tuple[ast.AST, str]] = [(tree, "")]
     while pending:
         node, function = pending.pop()
@@ -180,7 +208,7 @@ def _calls(tree: ast.Module) -> Iterator[tuple[str, ast.Call]]:
 
 
 def _starred(call: ast.Call, values: Mapping[str, Sequence[ast.expr]], names: Sequence[str]) -> tuple[Source, ...]:
-    """Return where a keyword comes from that a call may get in a `**kwargs`."""
+    """Return the source of a keyword that a call may get in a `**kwargs`."""
     starred = [word.value for word in call.keywords if word.arg is None]
     if not starred:
         return ()
@@ -206,7 +234,7 @@ def _items(node: ast.expr) -> Iterator[tuple[str, ast.expr]]:
 
 
 def assigned(tree: ast.Module) -> Mapping[str, Sequence[ast.expr]]:
-    """Return every value that a name, an attribute or an item `name[key]` is given anywhere in a file."""
+    """Return every value that a file assigns to a name, an attribute or an item `name[key]`."""
     values: dict[str, list[ast.expr]] = {}
     for node in ast.walk(tree):
         targets: Sequence[ast.expr] = ()
@@ -228,14 +256,14 @@ def assigned(tree: ast.Module) -> Mapping[str, Sequence[ast.expr]]:
 
 
 def _sources(node: ast.expr, values: Mapping[str, Sequence[ast.expr]], depth: int = 0) -> Iterator[Source]:
-    """Yield where the value of an expression may come from."""
+    """Yield the possible sources of an expression's value."""
     if depth > _DEEPEST:
         yield Source("unknown")
         return
     if (literal := text(node)) is not None:
         yield Source("code", literal)
     elif isinstance(node, ast.Constant):
-        return  # None: it is not given
+        return  # None: not given
     elif (variable := environment_variable(node)) is not None:
         yield variable
     elif isinstance(node, ast.BoolOp):
@@ -257,7 +285,7 @@ def _sources(node: ast.expr, values: Mapping[str, Sequence[ast.expr]], depth: in
     elif isinstance(node, ast.Name):
         given = [value for value in values.get(node.id, ()) if value is not node]
         if not given:
-            yield Source("option", node.id)  # the parameter of a function, as click, typer and tyro have it
+            yield Source("option", node.id)  # a function's parameter, as in click, typer and tyro
         for value in given:
             yield from _sources(value, values, depth + 1)
     elif isinstance(node, ast.Attribute):
@@ -277,7 +305,7 @@ def _of_item(node: ast.Subscript) -> Iterator[Source]:
 
 
 def environment_variable(node: ast.expr) -> Source | None:
-    """Return the variable of the environment that an expression reads, or None."""
+    """Return the environment variable that an expression reads, or None."""
     if isinstance(node, ast.Subscript) and dotted(node.value) in ("os.environ", "environ"):
         name = text(node.slice)
         return Source("variable", name) if name else None

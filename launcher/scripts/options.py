@@ -1,7 +1,6 @@
-"""The options and commands that a Python file declares, as argparse, click, typer, tyro, fire and others have them.
+"""Find the options and commands that a Python file declares with argparse, click, typer, tyro, fire and others.
 
-Only what stands in the code is read. `--server_port` and `--server-port` are spelled as the library that makes them
-spells them.
+Only literal declarations count. `--server_port` and `--server-port` are spelled as their library spells them.
 """
 
 from __future__ import annotations
@@ -19,9 +18,9 @@ Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
 class Option(NamedTuple):
-    """Hold one option: its spellings, what it sets, its default in the code, and the command that it belongs to.
+    """Hold one option: its spellings, its destination, its default in the code, and its command.
 
-    A positional argument has no spelling. `switch` says that it takes no value.
+    A positional argument has no spelling. `switch` means that it takes no value.
     """
 
     names: tuple[str, ...]
@@ -46,10 +45,10 @@ def options(module: Module) -> tuple[Option, ...]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Call):
             declared += _of_call(node, functions, classes, parsers)
-    for function in functions.values():
-        command = commands(module).get(function.name)
-        if command is None:
+    for name, command in commands(module).items():
+        if name not in functions:
             continue
+        function = functions[name]
         declared += _clicked(function, command)
         if "typer" in {name.split(".")[0] for name in module.imports}:
             declared += _typed(function, command)
@@ -57,7 +56,7 @@ def options(module: Module) -> tuple[Option, ...]:
 
 
 def commands(module: Module) -> Mapping[str, str]:
-    """Return the functions that are commands, each with the word that names it, blank where none is needed."""
+    """Return the functions that are commands, each with its word, blank if it needs none."""
     named: dict[str, tuple[str, str]] = {}
     functions, _ = _defined(module.tree)
     for function in functions.values():
@@ -78,7 +77,7 @@ def commands(module: Module) -> Mapping[str, str]:
 
 
 def subcommand(module: Module, launching: Sequence[str]) -> str:
-    """Return the word for the command in which one of these functions is called, blank where none is needed."""
+    """Return the word of the command that calls one of these functions; blank if it needs none."""
     calls = _call_graph(module.tree)
     for function, word in commands(module).items():
         if word and _reaches(function, launching, calls):
@@ -94,7 +93,7 @@ def subcommand(module: Module, launching: Sequence[str]) -> str:
 
 
 def subparsers(module: Module) -> Sequence[str]:
-    """Return the words that argparse's subparsers of a file are named by."""
+    """Return the words of argparse's subparsers in a file."""
     return tuple(dict.fromkeys(_subparsers(module.tree).values()))
 
 
@@ -183,7 +182,7 @@ def _argument(call: ast.Call, command: str) -> Iterator[Option]:
 
 
 def _clicked(function: Function, command: str) -> Iterator[Option]:
-    """Yield the options that click's decorators give a function."""
+    """Yield the options from click's decorators of a function."""
     for decorator in function.decorator_list:
         if not isinstance(decorator, ast.Call):
             continue
@@ -201,7 +200,7 @@ def _clicked(function: Function, command: str) -> Iterator[Option]:
 
 
 def _typed(function: Function, command: str) -> Iterator[Option]:
-    """Yield the options that typer makes of the parameters of a function."""
+    """Yield the options that typer creates from a function's parameters."""
     for name, annotation, default in _arguments_of(function):
         declared = _typers(default) or _typers(annotation)
         given = declared.args if declared else []
@@ -218,7 +217,7 @@ def _typed(function: Function, command: str) -> Iterator[Option]:
 
 
 def _typers(node: ast.expr | None) -> ast.Call | None:
-    """Return the `typer.Option(…)` that a default is, or that is in an annotation `Annotated[int, typer.Option(…)]`."""
+    """Return the `typer.Option(…)` in a default, or in an annotation `Annotated[int, typer.Option(…)]`."""
     for inner in ast.walk(node) if node is not None else ():
         if isinstance(inner, ast.Call) and dotted(inner.func).rpartition(".")[2] in ("Option", "Argument"):
             return inner
@@ -234,7 +233,7 @@ def _parameters(function: Function, dashes: bool) -> Iterator[Option]:
 def _fields(
     cls: ast.ClassDef, classes: Mapping[str, ast.ClassDef], dashes: bool, prefix: str = "", depth: int = 0
 ) -> Iterator[Option]:
-    """Yield the options that a data class makes; one of another class has that one's fields behind its own name."""
+    """Yield the options of a data class; a field of another data class adds that class's fields after its own name."""
     for node in cls.body:
         if not (isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)):
             continue

@@ -1,4 +1,4 @@
-"""Apps that cannot be read off: what they are recognized by, and the settings that start them, in `presets.json`."""
+"""Know the apps that cannot be read automatically: their files and their settings, in `presets.json`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 
 class Preset(NamedTuple):
-    """Hold one app: the files that it has, the settings that start it, and why these."""
+    """Hold one app: its files, its settings, and the reasons."""
 
     name: str
     files: tuple[str, ...]
@@ -26,5 +26,5 @@ def presets() -> tuple[Preset, ...]:
 
 
 def recognized(app_dir: Path) -> Preset | None:
-    """Return the preset of which a folder has every file, None where there is none."""
+    """Return the preset whose files are all in a folder, None without one."""
     return next((one for one in presets() if all((app_dir / name).is_file() for name in one.files)), None)

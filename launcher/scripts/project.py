@@ -1,6 +1,6 @@
-"""The console scripts of a project, as `pyproject.toml` declares them.
+"""Read a project's console scripts from `pyproject.toml`.
 
-Python 3.10 has no reader for TOML; of that file only the lines of one table are wanted.
+Python 3.10 has no reader for TOML, and only the lines of one table are needed.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def console_scripts(app_dir: Path) -> Iterator[ConsoleScript]:
 
 
 def file_of(app_dir: Path, script: ConsoleScript) -> Path | None:
-    """Return the file that a console script calls, where it is in the folder."""
+    """Return the file that a console script calls, if it is in the folder."""
     parts = script.module.split(".")
     for folder in (app_dir, app_dir / "src"):
         base = folder.joinpath(*parts)

@@ -1,4 +1,4 @@
-"""How a script takes its port and address, read off its own code and that of the modules that it imports."""
+"""Read how a script sets its port and address from its own code and that of the modules that it imports."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ _GRADIO = {"port": "GRADIO_SERVER_PORT", "host": "GRADIO_SERVER_NAME"}
 
 
 class Way(NamedTuple):
-    """Hold how a script takes its port, or its address.
+    """Hold how a script sets its port, or its address.
 
-    By an `option`, a `variable` of its own, its `code` (then `value` is it), an `argument`, Gradio's own variable
-    (`gradio`), or nobody knows. `value` is its default in the other cases, blank where that is Gradio's.
+    The source is an `option`, a `variable` of its own, its `code` (with the `value`), an `argument`, Gradio's own
+    variable (`gradio`), or unknown. Otherwise `value` is its default, blank if that is Gradio's.
     """
 
     kind: Literal["option", "variable", "code", "argument", "gradio", "unknown"]
@@ -39,7 +39,7 @@ class Way(NamedTuple):
 
 
 class Reading(NamedTuple):
-    """Hold what was read off a script: its port, its address, and the command of it that is the page."""
+    """Hold the facts about a script: its port, its address, and its command that serves the page."""
 
     port: Way
     host: Way
@@ -47,7 +47,7 @@ class Reading(NamedTuple):
 
 
 def read_off(candidate: Candidate) -> Reading:
-    """Return how a script takes its port and address."""
+    """Return how a script sets its port and address."""
     declared = [option for module in candidate.modules for option in options(module)]
     launch = _launch(candidate)
     command = _command(candidate, declared)
@@ -59,7 +59,7 @@ def read_off(candidate: Candidate) -> Reading:
 
 
 def _launch(candidate: Candidate) -> Launch:
-    """Return the call that says most of the port, of those in the file that opens the page."""
+    """Return the call that says most about the port, among those in the file that opens the page."""
     opened = next(module for module in candidate.modules if module.path == candidate.launched_in)
     mounted = any(name.endswith("mount_gradio_app") for name in opened.imports) or b"mount_gradio_app" in _names(opened)
     launches = [launch for launch in opened.launches if bool(launch.server) == mounted] or list(opened.launches)
@@ -85,7 +85,7 @@ def _command(candidate: Candidate, declared: Sequence[Option]) -> str:
 def _way(
     launch: Launch, sources: Sequence[Source], declared: Sequence[Option], modules: Sequence[Module], what: str
 ) -> Way:
-    """Return how a value gets to the call that opens the page."""
+    """Return how a value reaches the call that opens the page."""
     names = _PORTS if what == "port" else _HOSTS
     taking = [option for option in declared if not option.switch]
     resolved = list(_resolved(sources, taking, modules))
@@ -116,7 +116,7 @@ def _way(
 def _resolved(
     sources: Sequence[Source], declared: Sequence[Option], modules: Sequence[Module]
 ) -> Iterator[tuple[Source, Option | None]]:
-    """Yield the sources of a value; what is no option may be a name that another module assigns."""
+    """Yield the sources of a value; a name that is not an option may be assigned in another module."""
     for source in sources:
         if source.kind != "option":
             yield source, None
@@ -143,7 +143,7 @@ def _assigned(name: str, modules: Sequence[Module]) -> Source | None:
 
 
 def _rank(option: Option, names: Sequence[str]) -> int | None:
-    """Return how likely an option of this name is the port or address of the page, None where it is not."""
+    """Return how likely an option of this name is the port or address of the page, None if it is not."""
     name = max((flag.lstrip("-") for flag in option.names), key=len, default="").lower().replace("-", "_")
     name = name.rpartition(".")[2]
     if name in names:

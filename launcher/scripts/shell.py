@@ -1,6 +1,6 @@
-"""What an app's own start scripts (`run.sh`, `webui.sh`, `start_*.sh`) export, and which command they end in.
+"""Read the exports and the final command of an app's start scripts (`run.sh`, `webui.sh`, `start_*.sh`).
 
-They are read and never run. A value that only a shell could compute is left out; branches are not followed, the last
+They are never run. A value that only a shell could compute is omitted, and so is an export under a condition. The last
 assignment of a name counts.
 """
 
@@ -19,6 +19,8 @@ _MOST_BYTES = 1 << 17
 _MOST_SCRIPTS = 20
 _FIRST = ("start_app", "webui-user", "webui", "start", "run", "launch")
 _WORDS_BEFORE = ("exec", "nohup", "time", "setsid", "then", "do", "else", "{", "(", "!", "env", "command")
+_OPENING, _CLOSING = ("if", "case", "for", "while", "until", "{"), ("fi", "esac", "done", "}")
+_TESTS = ("[", "[[", "test", "command", "!")
 _EXPORTING = ("export", "declare", "typeset")
 _ASSIGNMENT = r"([A-Za-z_]\w*)=(.*)"
 _HERE = "\0here\0"
@@ -33,11 +35,12 @@ _REDIRECTION = r"\d*(>>?|<|>&|&>)"
 
 
 class StartScript(NamedTuple):
-    """Hold what a start script says.
+    """Hold the facts in a start script.
 
     `exports` are variables with their values, `words` the command that starts a Python (from the Python's own words
-    on), `before` what stands before that, such as numactl. `python` is the interpreter or environment that it names.
-    `unknown` are names of what only a shell can compute.
+    on), `before` the words before it, such as numactl. `python` is the interpreter or environment that it names.
+    `unknown` are names of values that only a shell can compute, or that it exports under a condition. `nested` means
+    that the command is in a branch too.
     """
 
     path: Path
@@ -46,10 +49,11 @@ class StartScript(NamedTuple):
     before: tuple[str, ...] = ()
     python: str = ""
     unknown: tuple[str, ...] = ()
+    nested: bool = False
 
 
 def read_all(app_dir: Path) -> tuple[StartScript, ...]:
-    """Return the start scripts of a folder, those that are called like one first."""
+    """Return the start scripts of a folder, those with a typical name first."""
     try:
         names = [name for name in os.listdir(app_dir) if name.endswith((".sh", ".bash"))]
     except OSError:
@@ -61,11 +65,16 @@ def read_all(app_dir: Path) -> tuple[StartScript, ...]:
 
 
 def read(path: Path) -> StartScript | None:
-    """Return what one start script says, None where it cannot be read as text."""
+    """Return the facts in one start script, None if it cannot be read as text."""
     data = content(path)
     if not data or len(data) > _MOST_BYTES or b"\0" in data:
         return None
     return _Reader(path).read(data.decode("utf-8", "replace"))
+
+
+def is_start_script(path: Path) -> bool:
+    """Return whether a script is called like one that starts an app."""
+    return _rank(path.name) < len(_FIRST)
 
 
 def _rank(name: str) -> int:
@@ -74,7 +83,7 @@ def _rank(name: str) -> int:
 
 
 class _Reader:
-    """Read a script line by line, with the variables that are known so far."""
+    """Read a script line by line, with the variables known so far."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -84,18 +93,26 @@ class _Reader:
         self._found: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
         self._python = ""
         self._folder = str(path.parent)
+        self._depth = 0
+        self._nested = False
 
     def read(self, text: str) -> StartScript:
-        """Return what the text says."""
+        """Return the facts in the text."""
+        tested = False
         for words in _commands(text):
-            self._take(words)
+            self._depth += words[0] in _OPENING or words[-1:] == ["{"]
+            self._depth = max(0, self._depth - (words[0] in _CLOSING))
+            if not (tested and words[0] in _EXPORTING):  # `[ -d lib ] && export …`
+                self._take(words)
+            tested = words[0] in _TESTS
         before, found = self._found
-        return StartScript(self._path, self._exports, found, before, self._python, tuple(self._unknown))
+        unknown = tuple(self._unknown)
+        return StartScript(self._path, self._exports, found, before, self._python, unknown, self._nested)
 
     def _take(self, words: list[str]) -> None:
         local: dict[str, str] = {}
         while words and (match := re.fullmatch(_ASSIGNMENT, words[0], re.DOTALL)):
-            value = self._expanded(match[2], match[1])
+            value = self._expanded(match[2])
             if value is not None:
                 local[match[1]] = value
             words = words[1:]
@@ -112,10 +129,10 @@ class _Reader:
             self._exports.update(local)
             self._take(words[1:])
         elif words[0] == "cd":
-            folder = self._expanded(words[1], "") if len(words) > 1 else None
+            folder = self._expanded(words[1]) if len(words) > 1 else None
             self._folder = os.path.normpath(os.path.join(self._folder, folder)) if folder else self._folder
         elif words[0] in ("source", ".") and len(words) > 1 and words[1].endswith("/bin/activate"):
-            path = self._expanded(words[1], "")
+            path = self._expanded(words[1])
             self._python = self._in_app(os.path.dirname(os.path.dirname(path))) if path else self._python
         elif words[0] in ("conda", "mamba", "micromamba") and words[1:2] == ["activate"] and len(words) > 2:
             self._python = _conda(words[2]) or self._python
@@ -125,31 +142,39 @@ class _Reader:
     def _export(self, words: list[str]) -> None:
         for word in words:
             name, equals, value = word.partition("=")
-            expanded = self._expanded(value, name) if equals else self._known.get(name)
-            if re.fullmatch(r"[A-Za-z_]\w*", name) and expanded is not None:
+            if self._depth:
+                self._unknown[name] = None
+                continue
+            expanded = self._expanded(value) if equals else self._known.get(name)
+            if expanded is None:
+                self._unknown[name] = None
+            elif re.fullmatch(r"[A-Za-z_]\w*", name):
                 self._exports[name] = self._known[name] = expanded
 
     def _start(self, words: list[str], local: Mapping[str, str]) -> None:
-        """Take a command that starts a Python; the last one of a script counts."""
+        """Note a command that starts a Python; the last one of a script counts."""
         at = next((number for number, word in enumerate(words) if _starts_python(word, words[number + 1 :])), None)
         if at is None:
             return
-        known = [self._expanded(word, "the command") for word in words]
+        known = [self._expanded(word) for word in words]
         kept = [word for word in known[at:] if word]
         if not kept or (len(kept) < 2 and not kept[0].endswith(".py")):
             return
+        if self._found[1] and self._depth and not self._nested:
+            return  # one that is run in any case says more
         self._exports.update(local)
+        self._nested = self._depth > 0
         self._found = tuple(word for word in known[:at] if word), tuple(kept)
         if os.sep in kept[0] and not kept[0].endswith(".py"):
             self._python = self._in_app(kept[0])
 
     def _in_app(self, path: str) -> str:
-        """Return a path relative to the app's folder where it is in it."""
+        """Return a path relative to the app's folder if it is inside it."""
         full = os.path.normpath(os.path.join(self._folder, path))
         return full.removeprefix(f"{self._path.parent}{os.sep}")
 
-    def _expanded(self, word: str, name: str) -> str | None:
-        """Return a word with what is known filled in, None for one that only a shell can know."""
+    def _expanded(self, word: str) -> str | None:
+        """Return a word with known variables expanded, None if only a shell can expand it."""
         missing = False
 
         def known(match: re.Match[str]) -> str:
@@ -163,17 +188,15 @@ class _Reader:
             return (default or "") if value is None else value
 
         if re.fullmatch(r"\$[@*1-9]|\$\{[@*1-9][^}]*\}", word):
-            return ""  # what the script itself is given
+            return ""  # the script's own arguments
         text = re.sub(_VARIABLE, known, word.replace(_HERE, self._folder))
         if missing or "$" in text or "`" in text:
-            if name:
-                self._unknown[name] = None
             return None
         return os.path.expanduser(text) if text.startswith("~/") else text
 
 
 def _commands(text: str) -> Iterator[list[str]]:
-    """Yield the simple commands of a script, redirections left out; a here-document is skipped."""
+    """Yield the simple commands of a script without redirections; here-documents are skipped."""
     end = ""
     for line in text.replace("\\\r\n", " ").replace("\\\n", " ").splitlines():
         if end:
@@ -186,7 +209,7 @@ def _commands(text: str) -> Iterator[list[str]]:
         try:
             tokens = list(lexer)
         except ValueError:
-            continue  # a quote that goes on in the next line
+            continue  # a quote that continues in the next line
         yield from _simple(tokens)
 
 
@@ -203,7 +226,7 @@ def _simple(tokens: list[str]) -> Iterator[list[str]]:
             words = []
         elif re.fullmatch(_REDIRECTION, token) or (token and set(token) <= set("<>&")):
             if words and words[-1].isdecimal() and len(words[-1]) == 1:
-                words.pop()  # of `2>`
+                words.pop()  # the 2 of `2>`
             skip = True
         else:
             words.append(token)
@@ -220,7 +243,7 @@ def _starts_python(word: str, rest: list[str]) -> bool:
 
 
 def _conda(name: str) -> str:
-    """Return the folder of an environment of conda's, blank where it is in none of the usual places."""
+    """Return the folder of a conda environment; blank if it is in none of the usual places."""
     if os.sep in name:
         return name
     homes = ("miniconda3", "anaconda3", "miniforge3", "mambaforge", ".conda", "micromamba")

@@ -1,1 +1,1 @@
-"""What a person sees: the console, words, masking, and how the launcher was called."""
+"""Define what a person sees: the console, words, masking, and hints in the form of the user's call."""

@@ -1,8 +1,8 @@
-"""The only place that prints.
+"""The only module that prints.
 
-stdout carries only what was asked for; everything else is one lower-case fact a line on stderr. Whatever is printed
-may have come from another process's command line or a file name: secrets are masked and control characters escaped,
-so that a hostile name cannot drive the terminal.
+stdout carries only the requested answer; everything else is one lower-case fact a line on stderr. Printed text may come
+from another process's command line or a file name: secrets are masked and control characters escaped, so that a hostile
+name cannot control the terminal.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from .invocation import Invocation
 from .text import clean, fitting, table
 
 Progress = Callable[[int, str], None]
-"""Take the bytes of a step, and the name of the file they are of; none where it only waits."""
+"""Receive the bytes of a step, and the name of their file; none if the step only waits."""
 JSON_VERSION = 1
 _RED, _YELLOW, _CYAN, _BOLD, _RESET = "\x1b[31m", "\x1b[33m", "\x1b[36m", "\x1b[1m", "\x1b[0m"
-# Words that matter to a reader, at the start of a line or as a cell of a table. The word itself says it without colour.
+# Important words, at the start of a line or as a cell of a table. The words are clear without colour too.
 _PAINTED = {
     "damaged": _RED,
     "incomplete": _RED,
@@ -32,7 +32,7 @@ _PAINTED = {
     "unreachable": _YELLOW,
 }
 _WORD = rf"(^|  )({'|'.join(_PAINTED)})(?=$|:|  )"
-# How wide the name of a file in a progress bar may be.
+# The width of a file's name in a progress bar.
 _BAR_NAME = 28
 _CLEAR = "\x1b[K"
 
@@ -71,7 +71,7 @@ class Console(NamedTuple):
         self._tell(clean(line))
 
     def error(self, error: LauncherError) -> None:
-        """Print what happened, then the command that helps; with `--json`, an object on stdout too."""
+        """Print an error and its hint; with `--json`, an object on stdout too."""
         self.tell_error(error)
         if self.as_json:
             self.json(self.problem(error))
@@ -82,7 +82,7 @@ class Console(NamedTuple):
         return {"error": error.message, "hint": hint, "exit_status": int(error.status)}
 
     def tell_error(self, error: LauncherError) -> None:
-        """Print what happened, then the command that helps, on stderr only."""
+        """Print an error and its hint, on stderr only."""
         if self.report:
             self.report(clean(error.message))
         self._tell(self._painted(_RED, clean(error.message)))
@@ -91,32 +91,32 @@ class Console(NamedTuple):
             self._tell(f"{self._painted(_CYAN, 'hint:')} {hint}")
 
     def hint(self, hint: str) -> None:
-        """Show what to do next, as commands that can be pasted."""
+        """Show the next steps, as commands that can be pasted."""
         self.say(f"{self._painted(_CYAN, 'hint:')} {self.hinted(hint)}")
 
     def out(self, line: str) -> None:
-        """Print a line of what was asked for."""
+        """Print a line of the requested answer."""
         if self.stdout is not None:
             self.stdout.write(self._meaning(clean(line), coloured=self.colour_out) + "\n")
 
     def table(self, rows: Sequence[Sequence[str]], *, right: Collection[int] = ()) -> tuple[str, ...]:
-        """Return rows as lines that fit the terminal, where stdout is one."""
+        """Return rows as lines that fit the terminal, if stdout is one."""
         return table(rows, right=right, columns=self.columns) if rows else ()
 
     @property
     def columns(self) -> int | None:
-        """Return the width of the terminal that stdout is, None where it is a file or a pipe."""
+        """Return the width of the terminal on stdout, None for a file or a pipe."""
         return _columns(self.stdout)
 
     def text(self, block: str) -> None:
-        """Print a block of text that was asked for, as it is."""
+        """Print a requested block of text unchanged."""
         if self.stdout is not None:
             self.stdout.write(block.rstrip("\n") + "\n")
 
     def json(self, document: Mapping[str, Any]) -> None:
         """Print the one versioned object of a `--json` run, on a single line."""
         if self.stdout is not None:
-            import json  # most runs print none, and it takes a while
+            import json  # most runs print none, and the import takes a while
 
             self.stdout.write(json.dumps({"version": JSON_VERSION, **_scrubbed(document)}) + "\n")
 
@@ -126,11 +126,11 @@ class Console(NamedTuple):
 
     @property
     def interactive(self) -> bool:
-        """Return whether there is a person who can be asked."""
+        """Return whether a person can be asked."""
         return bool(self.stdin and self.stderr and self.stdin.isatty() and self.stderr.isatty())
 
     def confirm(self, question: str) -> bool:
-        """Ask a yes-or-no question; nothing but a clear yes is one."""
+        """Ask a yes-or-no question; only a clear yes counts."""
         if self.stdin is None or self.stderr is None:
             return False
         self.stderr.write(f"{clean(question)} [y/N] ")
@@ -138,7 +138,7 @@ class Console(NamedTuple):
         return self.stdin.readline().strip().lower() in ("y", "yes")
 
     def ask(self, question: str) -> str:
-        """Ask for one line of text, blank where nobody answers."""
+        """Ask for one line of text; blank without an answer."""
         if self.stdin is None or self.stderr is None:
             return ""
         self.stderr.write(f"{clean(question)} ")
@@ -147,12 +147,12 @@ class Console(NamedTuple):
 
     @contextmanager
     def bar(self, label: str, total: int | None) -> Iterator[Progress | None]:
-        """Show a bar of `total` bytes with the file, the rate and the rest, on a terminal only; yield what moves it."""
+        """Show a bar of `total` bytes with file, rate and remaining time, on a terminal only; yield its updater."""
         if self.quiet or self.as_json or self.stderr is None or not self.stderr.isatty():
             yield None
             return
         try:
-            from tqdm import tqdm  # it comes with huggingface_hub
+            from tqdm import tqdm  # a requirement of huggingface_hub
         except ImportError:
             yield None
             return
@@ -171,7 +171,7 @@ class Console(NamedTuple):
                 bar.set_postfix_str(fitting(clean(os.path.basename(name)), _BAR_NAME), refresh=False)
                 bar.update(count)
                 if not count:
-                    bar.refresh()  # nothing moves: show of what
+                    bar.refresh()  # without progress, show the current file
 
             yield step
 
@@ -188,7 +188,7 @@ class Console(NamedTuple):
                 stream.write(f"\r{_CLEAR}{fitting(clean(line), (_columns(stream) or 80) - 1)}")
                 stream.flush()
             except OSError:
-                pass  # the terminal is gone
+                pass  # the terminal was closed
 
         try:
             yield show
@@ -196,31 +196,31 @@ class Console(NamedTuple):
             show("")
 
     def raw(self, data: bytes) -> None:
-        """Print bytes that were asked for, such as a log, as they are and at once."""
+        """Print requested bytes, such as a log, unchanged and at once."""
         if self.stdout is not None:
             self.stdout.flush()
             self.stdout.buffer.write(data)
             self.stdout.buffer.flush()
 
     def flush(self) -> None:
-        """Hand everything printed so far to the operating system; an OSError of stdout is the caller's."""
+        """Flush all output; the caller handles an OSError of stdout."""
         if self.stdout is not None:
             self.stdout.flush()
         if self.stderr is not None:
             try:
                 self.stderr.flush()
             except OSError:
-                pass  # nobody is left to tell
+                pass  # there is no other way to report it
 
     def _tell(self, line: str) -> None:
         if self.stderr is None:
             return
         try:
-            # When both streams go to one log, their lines must keep their order.
+            # If both streams go to one log, their lines must keep their order.
             if self.stdout is not None:
                 self.stdout.flush()
         except OSError:
-            pass  # the last flush says so
+            pass  # the last flush reports it
         try:
             self.stderr.write(self._meaning(line, coloured=self.colour) + "\n")
         except OSError:
@@ -237,7 +237,7 @@ class Console(NamedTuple):
 
 
 def _columns(stream: TextIO | None) -> int | None:
-    """Return the width of a terminal, None where the stream is none or, as a serial line, does not know it."""
+    """Return the width of a terminal, None if the stream is not one or its width is unknown (a serial line)."""
     try:
         return os.get_terminal_size(stream.fileno()).columns or None if stream and stream.isatty() else None
     except OSError:

@@ -1,4 +1,4 @@
-"""How the launcher was called: hints repeat it, so that their commands can be pasted."""
+"""Repeat the user's way of calling the launcher in hints, so that their commands can be pasted."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 START_APP = "start_app.py"
-# What `uv run --with …` makes for one run and removes at its end, below uv's cache.
+# The environment that `uv run --with …` creates for one run and removes at its end, in uv's cache.
 _PASSING = r"/(?:builds|archive|environments)-v\d+/"
 _PLACES = {"--app-dir": "--app-dir", "--env-file": "--env-file", "--port": "--port", "-p": "--port"}
 
 
 class Invocation(NamedTuple):
-    """Hold how the launcher was called: the words that call it again, and the options that name the app and the port.
+    """Hold the user's call: the words that call the launcher again, and the options for the app and the port.
 
-    `options` are (name, shell text) pairs; `launcher_file` is the `start_app.py` that was called, as it was called.
+    `options` are (name, shell text) pairs; `launcher_file` is the called `start_app.py`, as it was named.
     """
 
     program: str = START_APP
@@ -27,16 +27,16 @@ class Invocation(NamedTuple):
     words: tuple[str, ...] = ()
 
     def pasteable(self, hint: str) -> str:
-        """Return a hint whose commands can be pasted: called as now, with the options that led here."""
+        """Return a hint whose commands can be pasted: with the user's call and options."""
         return pasteable(hint, self.program, self.options)
 
     def again(self) -> str:
-        """Return what another Python is to run to do the same."""
+        """Return the arguments for another Python to do the same."""
         return again(self.launcher_file, self.words)
 
 
 def program(launcher_file: str | None, name: str) -> str:
-    """Return the shell words that call the launcher again from here; `name` is what it was called as."""
+    """Return the shell words that call the launcher again from here; `name` is the name of the call."""
     if launcher_file is None:
         if not name.endswith("start-app"):
             return f"{shlex.quote(sys.executable)} -m launcher"
@@ -49,13 +49,13 @@ def program(launcher_file: str | None, name: str) -> str:
 
 
 def again(launcher_file: str | None, words: Sequence[str]) -> str:
-    """Return what another Python is to run to do the same: the launcher's file and the words that were typed."""
+    """Return the arguments for another Python to do the same: the launcher's file and the typed words."""
     path = _from_here(launcher_file or START_APP)
     return shlex.join((path if "/" in path else f"./{path}", *words))
 
 
 def typed(words: Sequence[str]) -> tuple[tuple[str, str], ...]:
-    """Return the typed options that name the app and the port, also from words that cannot be parsed."""
+    """Return the typed options for the app and the port, also from words that cannot be parsed."""
     options: dict[str, str] = {}
     own = list(words[: words.index("--")] if "--" in words else words)
     for position, word in enumerate(own):
@@ -74,7 +74,7 @@ def passing_python() -> bool:
 
 
 def _uv_run() -> tuple[str, ...]:
-    """Return the words of the `uv run` that made this Python for one run only; empty for a permanent Python."""
+    """Return the words of the `uv run` that created this temporary Python; empty for a permanent one."""
     if not re.search(_PASSING, sys.executable):
         return ()
     try:
@@ -97,9 +97,10 @@ def _from_here(path: str) -> str:
 
 
 def pasteable(hint: str, program: str, context: Sequence[tuple[str, str]]) -> str:
-    """Return a hint whose commands can be pasted: as the launcher was called, with the options that led here.
+    """Return a hint whose commands can be pasted: with the user's call of the launcher and its options.
 
-    `context` holds the given options as (name, shell text); one that the command in the hint gives itself is left out.
+    `context` contains the given options as (name, shell text); an option that the hint's command sets itself is
+    omitted.
     """
 
     def called(match: re.Match[str]) -> str:

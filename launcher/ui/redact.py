@@ -1,8 +1,8 @@
-"""A secret is never shown: not in a message, a plan, a lock file, the history or `--json`.
+"""Never show a secret: not in a message, a plan, a lock file, the history or `--json`.
 
-Names give most secrets away (`HF_TOKEN`, `--auth`, `"api_key":`); the rest is known by its form (`hf_…`, a JWT,
-`user:password@host`, a webhook). When in doubt the value is masked: a masked port is a nuisance, a printed token
-is a leak.
+Names identify most secrets (`HF_TOKEN`, `--auth`, `"api_key":`); the rest have a known form (`hf_…`, a JWT,
+`user:password@host`, a webhook). When in doubt the value is masked: a masked port is a nuisance, a printed token is a
+leak.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ _SECRET_WORDS = frozenset(
 )
 # Secret words without a boundary: HFTOKEN, apikey, dbpassword. A tokenizer is not a token.
 _WITHIN = r"token(?!s$|i[sz]|$)|\w+tokens?$|secret|passw|passphrase|api_?key|access_?key|credential|webhook"
-# These count only as the last word: `key_frames` is not a key. A last word that names a place or a size is harmless.
+# These count only as the last word: `key_frames` is not a key. A last word for a place or a size is harmless.
 _LAST_ONLY = frozenset(("key", "keys", "pass", "pat", "sas", "sid", "sig", "session", "tokens"))
 _PLACES = frozenset(("path", "file", "dir", "name", "url", "endpoint", "type", "length", "count", "limit", "size"))
 _COUNTED = frozenset(("max", "min", "new", "num", "n", "total"))
 _NUMBER = r"(?i)[\d.,]+|true|false|yes|no|on|off|none"
 
-# Secrets that are known by their form, whatever their name.
+# Secrets with a known form, whatever their name.
 _FORM_STARTS = ("hf_", "api_org_", "gh", "github", "glpat", "xox", "sk-", "KIA", "SIA", "eyJ", "earer ")
 _FORMS = (
     r"(?<![A-Za-z0-9])(?:"
@@ -37,9 +37,9 @@ _FORMS = (
     r"|eyJ[\w-]{8,}\.[\w-]+\.[\w-]+"  # a JWT, whose header begins with {"
     r")|(?<=[Bb]earer )[^\s\"']+"
 )
-# A password may hold an unescaped `/` or `@`, and a proxy may be written without its scheme.
+# A password may contain an unescaped `/` or `@`, and a proxy may have no scheme.
 _USERINFO = r"(?<=://)(?:[^/\s:@]*:\S*|[^/\s]+)@|(?<![^\s='\"])[^\s/:@='\"]+:[^\s/]*@(?=[\w\[])"
-# Whoever knows the address of a webhook can post there: Slack, Feishu, Lark, Discord, Teams, WeCom, Telegram.
+# The address of a webhook lets anyone post there: Slack, Feishu, Lark, Discord, Teams, WeCom, Telegram.
 _WEBHOOK = (
     r"(?i)(://(?:hooks\.slack\.com/|[^/\s'\"]+/(?:[^\s'\"?]*/)?(?:hook|webhook|webhooks|webhookb2)/"
     r"|api\.telegram\.org/bot))[^\s'\"]+"
@@ -50,12 +50,12 @@ _JSON = r"""((['"])([\w.-]+)\2\s*:\s*)("(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*'|[^\s,
 _HEADER = r"(?i)\b((?:[a-z]+-)+[a-z]+|authorization|cookie)(:\s*(?:(?:basic|bearer|digest|token)\s+)?)([^\s'\"]+)"
 _OPTION = r"""(?<![^\s'"])(--?[A-Za-z][\w-]*)(=|\s+(?!-))((?:'[^']*'|"[^"]*"|\\.|\S)+)"""
 
-# `--auth` takes several pairs; the first is masked by then.
+# `--auth` takes several pairs; the first is already masked.
 _PAIRS = r"(auth\s+\*\*\*)(?:\s+[^\s:'\"-][^\s:]*:\S+)+"
 
 
 def is_secret_name(name: str) -> bool:
-    """Return whether a variable, option, header or JSON key of this name is likely to hold a secret."""
+    """Return whether the value of a variable, option, header or JSON key with this name is probably a secret."""
     words = [word.lower() for word in re.findall(_WORDS, name)]
     if not words or words[-1] in _PLACES - {"url"}:
         return False
@@ -69,32 +69,32 @@ def is_secret_name(name: str) -> bool:
 
 
 def is_secret(name: str, text: str) -> bool:
-    """Return whether the value of a name is to be masked; a number of tokens is not."""
+    """Return whether the value of this name must be masked; a number of tokens need not be."""
     if not text or not is_secret_name(name):
         return False
     return not (name.lower().endswith("tokens") and re.fullmatch(_NUMBER, text))
 
 
 def value(name: str, text: str) -> str:
-    """Return `text` as it may be shown beside `name`."""
+    """Return `text`, masked if its name or form requires it."""
     return MASK if is_secret(name, text) else scrub(text)
 
 
 def scrub(text: str) -> str:
-    """Mask whatever has the form of a secret within any text."""
+    """Mask every part of a text that has the form of a secret."""
     for signs, pattern, masked in _TABLE:
-        if any(sign in text for sign in signs):  # most lines have none, and patterns are compiled when first needed
+        if any(sign in text for sign in signs):  # most lines have no secret, and patterns are compiled on first use
             text = re.sub(pattern, masked, text)
     return text
 
 
 def arguments(argv: Iterable[str]) -> tuple[str, ...]:
-    """Return a command line as it may be shown: `--auth user:pw` and `--hf-token=…` lose their values."""
+    """Return a command line for display: `--auth user:pw` and `--hf-token=…` lose their values."""
     return tuple(_arguments(argv))
 
 
 def _arguments(argv: Iterable[str]) -> Iterator[str]:
-    before = ""  # the option that the next word belongs to
+    before = ""  # the option of the next word
     for argument in argv:
         option, equals, text = argument.partition("=")
         if option.startswith("-") and len(option) > 1:
@@ -107,9 +107,9 @@ def _arguments(argv: Iterable[str]) -> Iterator[str]:
 
 
 def _of_option(option: str, text: str) -> str:
-    """Return the value of an option as it may be shown.
+    """Return the value of an option for display.
 
-    `-p` is a port for some programs and a password for others, `-u` names a user, with curl and its password.
+    `-p` is a port for some programs and a password for others, `-u` is a user name, for curl with a password.
     """
     if is_secret(option, text):
         return MASK
@@ -121,7 +121,7 @@ def _of_option(option: str, text: str) -> str:
 
 
 def _query(at: re.Match[str]) -> str:
-    # Of a signed URL: sig, X-Amz-Signature, X-Amz-Credential, Signature, sign of DingTalk.
+    # In a signed URL: sig, X-Amz-Signature, X-Amz-Credential, Signature, sign of DingTalk.
     secret = is_secret_name(at[2]) or at[2].lower().startswith("sign")
     return f"{at[1]}{at[2]}={MASK if secret else at[3]}"
 
@@ -143,7 +143,7 @@ def _option(at: re.Match[str]) -> str:
     return at[1] + at[2] + _of_option(at[1], at[3])
 
 
-# One table of forms: characters that the form needs, the pattern, and the replacement.
+# One table of forms: required characters, the pattern, and the replacement.
 _TABLE: tuple[tuple[tuple[str, ...], str, str | Callable[[re.Match[str]], str]], ...] = (
     (("@",), _USERINFO, MASK + "@"),
     (("://",), _WEBHOOK, rf"\1{MASK}"),

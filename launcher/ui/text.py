@@ -19,12 +19,12 @@ def clean(text: str) -> str:
 
 
 def command_line(argv: Iterable[str]) -> str:
-    """Return a command line as a shell would take it, secrets masked."""
+    """Return a command line in shell syntax, secrets masked."""
     return shlex.join(redact.arguments(argv))
 
 
 def duration(seconds: float) -> str:
-    """Return a time span in the two largest units that matter: `0.4 s`, `42s`, `3h12m`, `5d4h`."""
+    """Return a time span in its two largest units: `0.4 s`, `42s`, `3h12m`, `5d4h`."""
     if seconds < 10:
         return f"{seconds:.1f} s"
     minutes, whole = divmod(int(seconds), 60)
@@ -48,18 +48,18 @@ def size(count: int) -> str:
 
 
 def count(number: int, noun: str) -> str:
-    """Return how many there are of something: `1 file`, `3 files`."""
+    """Return a count with its noun: `1 file`, `3 files`."""
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def some(names: Sequence[str], most: int) -> str:
-    """Return the first of these names, and how many more there are."""
+    """Return the first of these names, and the number of the others."""
     more = len(names) - most
     return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
 
 
 def user(uid: int | None) -> str:
-    """Return a user's name, or the number where it has none."""
+    """Return a user's name, or the number without one."""
     if uid is None:
         return "unknown"
     try:
@@ -69,7 +69,7 @@ def user(uid: int | None) -> str:
 
 
 def width(line: str) -> int:
-    """Return how many columns of a terminal a line takes; East Asian wide letters take two, combining marks none."""
+    """Return the number of terminal columns of a line; East Asian wide letters take two, combining marks none."""
     if line.isascii():
         return len(line)
     import unicodedata
@@ -79,7 +79,7 @@ def width(line: str) -> int:
 
 
 def fitting(line: str, columns: int) -> str:
-    """Return as much of a line as fits into so many columns of a terminal."""
+    """Return the part of a line that fits into this many columns of a terminal."""
     if line.isascii():
         return line[: max(0, columns)]
     kept = ""
@@ -91,10 +91,10 @@ def fitting(line: str, columns: int) -> str:
 
 
 def table(rows: Sequence[Sequence[str]], *, right: Collection[int] = (), columns: int | None = None) -> tuple[str, ...]:
-    """Return rows as lines with aligned columns; those of the numbers in `right` are aligned to the right.
+    """Return rows as lines with aligned columns; the columns in `right` are aligned to the right.
 
-    In a terminal of so many `columns`, the cells for which a row has no room follow on indented lines of their own:
-    nothing is cut off, since names and commits are there to be copied.
+    If a row does not fit into `columns` of a terminal, its last cells follow on indented lines: nothing is cut off,
+    because users copy names and commits.
     """
     cells = [[clean(cell) for cell in row] for row in rows]
     widths = [max(map(width, column)) for column in zip(*cells, strict=True)]
@@ -121,7 +121,7 @@ def _fitting_columns(widths: Sequence[int], columns: int | None) -> int:
 
 
 def _folded(cell: str, columns: int) -> list[str]:
-    """Return a cell on indented lines of its own, broken between words where it can be."""
+    """Return a cell on indented lines of its own, broken between words if possible."""
     lines = [""]
     for word in cell.split(" "):
         longer = f"{lines[-1]} {word}" if lines[-1] else word

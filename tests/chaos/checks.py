@@ -20,7 +20,7 @@ _LISTEN = "0A"
 # What is in the state folder for good, whatever happens: each is one file, or bounded.
 _STATE = re.compile(
     r"\.gitignore|history\.jsonl|(instance|launch)-\d+\.lock|pull\.lock|verified(-\w+)?|locked-views"
-    r"|logs(/webui-\d+\.log(\.[1-5])?)?"
+    r"|outcomes-\d+\.json|outcomes\.lock|logs(/webui-\d+\.log(\.[1-5])?)?"
 )
 _VIEW = re.compile(r"(locked-\d+)-[0-9a-f]+(/.*)?")
 
@@ -220,7 +220,8 @@ def litter(app: Path, folder: str) -> Iterator[str]:
             yield f"state: {name}"
     yield from (f"views: {sorted(found)}" for found in views.values() if len(found) > 1)
     yield from (f"beside the app: {path.name}" for path in app.glob(".models.lock.*"))
-    yield from (f"staged: {path.name}" for path in (app / folder / ".cache" / "start_app").glob("*"))
+    staged = (path.name for path in (app / folder / ".cache" / "start_app").glob("*"))
+    yield from (f"staged: {name}" for name in staged if not name.startswith("kept-"))  # those wait for a page
     notes = app / folder / ".cache" / "huggingface"
     odd = (path for path in notes.rglob("*") if path.is_file() and path.suffix not in (".metadata", ".lock"))
     yield from (f"note: {path.name}" for path in odd if path.name not in (".gitignore", "CACHEDIR.TAG"))

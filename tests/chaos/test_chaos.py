@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.chaos import upgrades
 from tests.chaos.plan import plan
 from tests.chaos.run import run
 
@@ -30,3 +31,10 @@ def test_a_seed_and_a_number_are_always_the_same_step() -> None:
 def test_whatever_happens_at_once_what_must_hold_holds(tmp_path: Path) -> None:
     print(f"CHAOS_SEED={SEED}")
     print(run(tmp_path, SEED, SECONDS, say=lambda line: None))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(SECONDS + 600)
+def test_after_an_upgrade_that_fails_something_good_serves_again(tmp_path: Path) -> None:
+    print(f"CHAOS_SEED={SEED}")
+    print(upgrades.run(tmp_path, SEED, 10_000, SECONDS))

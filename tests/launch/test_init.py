@@ -84,7 +84,7 @@ def test_what_a_start_script_says_is_taken_and_what_only_a_shell_can_know_is_nam
         'CUDA_VISIBLE_DEVICES=1 nohup nice -n 5 python -u gradio_app.py --share "$@" >log 2>&1 &\n'
     )  # fmt: skip
     done = init(folder, "--yes")
-    assert "note: run.sh computes NOW, and no shell was run: not proposed\n" in done.err
+    assert "note: run.sh computes NOW or sets it under a condition: not proposed\n" in done.err
     lines = [line for line in (folder / ".env").read_text().splitlines() if not line.startswith("#")]
     assert sorted(lines) == sorted([
         "APP_ARGS=--share",
@@ -97,6 +97,23 @@ def test_what_a_start_script_says_is_taken_and_what_only_a_shell_can_know_is_nam
     ])  # fmt: skip
     shown = launcher("--app-dir", folder, "-n", "-v").out
     assert "environment: NAME=it's mine" in shown
+
+
+def test_what_is_exported_under_a_condition_or_by_an_installer_is_not_taken(folder: Path) -> None:
+    (folder / "run.sh").write_text(
+        "export ALWAYS=1\nif [ -d /usr/lib/wsl ]; then\n  export WSL=1\nfi\nf() {\n  export INSIDE=1\n}\n"
+        "[ -d lib ] && export TESTED=1\ncd . && export LISTED=1\n"
+        'if [ -n "$FAST" ]; then\n  python gradio_app.py --fast\nfi\nexec python gradio_app.py --slow\n'
+    )
+    (folder / "install.sh").write_text("export INSTALLER=1\npython setup.py install\n")
+    (folder / "webui-user.sh").write_text("export COMMANDLINE_ARGS=--medvram\n")
+    done = init(folder, "-n")
+    lines = {line for line in done.out.splitlines() if not line.startswith("#")}
+    assert lines == {
+        "ALWAYS=1", "LISTED=1", "COMMANDLINE_ARGS=--medvram", "APP_ARGS=--slow", "APP_SCRIPT=gradio_app.py",
+        "APP_PORT_FLAG=none",
+    }  # fmt: skip
+    assert "note: run.sh computes WSL, INSIDE or sets it under a condition: not proposed\n" in done.err
 
 
 def test_an_instance_that_runs_is_the_best_witness(tmp_path: Path, processes: Processes) -> None:

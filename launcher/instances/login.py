@@ -1,0 +1,36 @@
+"""A login session whose end also ends the processes started in it, even those in a session of their own."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable
+
+from ..system.child import output_within
+
+_SECONDS = 3.0
+_SESSION = re.compile(r"/session-[^/]+\.scope\b")
+_MANAGER = re.compile(r"/user@\d+\.service/")
+LINGERING = "/var/lib/systemd/linger"
+
+
+def ends_at_logout(
+    cgroup: str, user: str, kills: Callable[[], bool] | None = None, lingering: str = LINGERING
+) -> str | None:
+    """Return why a process in this cgroup ends when its user logs out, or None.
+
+    A session's scope does so if logind is configured for it (logind.conf(5), KillUserProcesses=), except root's. The
+    processes of the user's own manager end with the manager, which survives the last logout only if the user lingers.
+    """
+    if _SESSION.search(cgroup):
+        if user != "root" and (kills or _kills)():
+            return "KillUserProcesses=yes of systemd-logind ends what a login has started"
+    elif _MANAGER.search(cgroup) and not os.path.lexists(os.path.join(lingering, user)):
+        return f"the systemd of user {user} ends what it has started"
+    return None
+
+
+def _kills() -> bool:
+    words = ("busctl", "get-property", "org.freedesktop.login1", "/org/freedesktop/login1")
+    answer = output_within((*words, "org.freedesktop.login1.Manager", "KillUserProcesses"), _SECONDS)
+    return (answer or b"").strip() == b"b true"

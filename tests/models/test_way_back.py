@@ -1,0 +1,115 @@
+"""An upgrade of models that kills the app leads back to the old ones: from the cache, and in a folder of the app's."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from launcher.service import outcomes
+from tests.support.apps import WEBUI, AppFolder, Done, Processes, get
+from tests.support.pulled import FOLDER, MODEL, NEW, OLD, Pulled, pulled_app
+
+# It reads its model where the hub library would, or in its own folder, and dies of a new one.
+APP = WEBUI.replace(
+    "time.sleep(args.load)\n",
+    """
+from pathlib import Path
+hub = Path(os.environ.get("HF_HUB_CACHE") or os.environ["HF_HOME"] + "/hub") / "models--koge--index-tts-v23"
+folder = Path("checkpoints")
+if not folder.is_dir():
+    folder = hub / "snapshots" / (hub / "refs/main").read_text()
+config = (folder / "config.json").read_text()
+print(config, flush=True)
+if "new" in config:
+    os.kill(os.getpid(), signal.SIGSEGV)
+""",
+)
+
+
+@pytest.fixture
+def pulled(app: AppFolder, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pulled]:
+    with pulled_app(app, tmp_path_factory.getbasetemp()) as made:
+        made.app.script.write_text(APP)
+        yield made
+
+
+def background(pulled: Pulled, processes: Processes, *words: str) -> Done:
+    done = pulled.run("--background", *words)
+    processes.end_also(pulled.app.lock_holder() or 0)
+    return done
+
+
+@pytest.mark.slow
+def test_a_new_commit_in_the_cache_that_kills_the_app_is_not_loaded_again(pulled: Pulled, processes: Processes) -> None:
+    assert background(pulled, processes).status == 0
+    (good,) = outcomes.read(pulled.app.path, pulled.app.port).good
+    assert {model.repo: model.commit for model in good.models}[MODEL] == pulled.old
+    done = background(pulled, processes, "--force-refresh")
+    assert done.status == 75, done.err
+    assert "SIGSEGV" in done.err
+    assert f"{MODEL} @ {pulled.old[:7]}" in done.err
+    page = get(pulled.app.port)
+    assert page
+    environment = Path(f"/proc/{page.split()[1]}/environ").read_bytes().decode().split("\0")
+    assert "HF_HUB_OFFLINE=1" in environment
+    assert pulled.ref() == pulled.new  # refs stay as they are
+    assert pulled.run("cache", "prune").status == 0
+    assert pulled.loads(pulled.old) == OLD  # nothing points to it any more
+    assert pulled.run("stop").status == 0
+    done = background(pulled, processes, "--if-down")  # a person has stopped it: the new one is tried once more
+    assert (done.status, bool(get(pulled.app.port))) == (75, True), done.err
+    assert pulled.run("stop").status == 0
+    assert pulled.run("cache", "remove", f"{MODEL}@{pulled.old}").status == 0
+    done = background(pulled, processes, "--if-down")
+    assert (done.status, get(pulled.app.port)) == (75, None)
+    assert "is not in" in done.err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["launch", "pull"])
+def test_a_new_commit_in_a_folder_of_the_apps_is_put_back_without_a_hub(
+    how: str, pulled: Pulled, processes: Processes
+) -> None:
+    pulled.bring_to_folder()
+    (pulled.folder / "my.wav").write_bytes(b"mine")
+    pulled.lock(pulled.locked(pulled.old, local_dir=FOLDER))
+    assert background(pulled, processes, "--locked").status == 0
+    before = [len(hub.requests) for hub in (pulled.hub, pulled.mirror)]
+    pulled.lock(pulled.locked(pulled.new, local_dir=FOLDER))
+    if how == "pull":
+        pulled.pulled()
+        assert pulled.run("stop").status == 0
+        done = background(pulled, processes, "--if-down", "--locked")
+    else:
+        done = background(pulled, processes, "--locked")
+    hubs = zip((pulled.hub, pulled.mirror), before, strict=True)
+    asked = [str(one) for hub, count in hubs for one in hub.requests[count:]]
+    assert not [one for one in asked if pulled.old in one and "resolve" in one], "its files were downloaded"
+    assert done.status == 75, done.err
+    assert "SIGSEGV" in done.err
+    assert get(pulled.app.port), done.err
+    found = pulled.in_folder()
+    assert found.pop("my.wav") == b"mine"
+    assert {path: found.get(path) for path in OLD} == OLD
+    assert not (pulled.folder / ".cache" / "start_app").exists()
+    assert f'"commit": "{pulled.new}"' in (pulled.app.path / "models.lock").read_text()
+    assert set(found) <= {*OLD, *NEW}
+    assert os.path.exists(pulled.folder)
+
+
+@pytest.mark.slow
+def test_what_was_replaced_goes_once_the_new_one_is_ready(pulled: Pulled, processes: Processes) -> None:
+    pulled.app.script.write_text(APP.replace('"new" in config', "False"))
+    pulled.bring_to_folder()
+    pulled.lock(pulled.locked(pulled.old, local_dir=FOLDER))
+    assert background(pulled, processes, "--locked").status == 0
+    pulled.lock(pulled.locked(pulled.new, local_dir=FOLDER))
+    pulled.pulled()
+    kept = pulled.folder / ".cache" / "start_app"
+    assert [path.read_bytes() for path in kept.rglob("config.json")] == [OLD["config.json"]]
+    assert background(pulled, processes, "--locked").status == 0
+    assert not kept.exists()
+    assert pulled.in_folder() == NEW
