@@ -131,6 +131,9 @@ UNLOCKED = _flag("--unlocked", help="also remove everything that models.lock doe
 FORCE = _flag("--force", help="also remove files that another process reads or downloads")
 YES = _flag("-y", "--yes", help="do not ask before removing from a cache that other programs share")
 YES_TO_LINES = _flag("-y", "--yes", help="write the lines without a question")
+FILE = _option(
+    "--file", metavar="GLOB", action="append", help="remove only matching files of these models; can be repeated"
+)
 REVISIONS = _flag("--revisions", help="print one line for each revision")
 FULL = _flag("--full", help="read every file again, also those verified before")
 REPAIR = _flag("--repair", help="remove damaged files and download them again")
