@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def packages(interpreter: str) -> tuple[str, ...]:
-    """Return the names of the metadata folders of an environment, which tell its packages and their versions."""
+    """Return the names of an environment's metadata folders, which contain its packages and their versions."""
     prefix = Path(interpreter).parent.parent
     return tuple(sorted(folder.name for folder in prefix.glob("lib/python3*/*-packages/*.dist-info")))
 

@@ -134,6 +134,9 @@ FORCE_IN_LAUNCH = _flag(
 )
 YES = _flag("-y", "--yes", help="do not ask before removing from a cache that other programs share")
 YES_TO_LINES = _flag("-y", "--yes", help="write the lines without a question")
+FILE = _option(
+    "--file", metavar="GLOB", action="append", help="remove only matching files of these models; can be repeated"
+)
 REVISIONS = _flag("--revisions", help="print one line for each revision")
 FULL = _flag("--full", help="read every file again, also those verified before")
 REPAIR = _flag("--repair", help="remove damaged files and download them again")

@@ -1,8 +1,8 @@
-"""A cache is copied entry by entry to another folder, and each file is read back before it counts.
+"""Copy a cache entry by entry to another folder, and read each file back before it counts.
 
-Every file comes whole under its name by one rename, with the times of the old one: what has the size and the time of
-the old one was copied before, also by a run that was killed. On the same file system, files get a second name instead.
-Folders are opened one below the other and links never followed: root copies caches of other users.
+Every file gets its name by one rename, with the times of the old one: a file with the old size and time was copied
+before, perhaps by a killed run. On the same file system, files get a second name instead. Folders are opened one below
+the other and links are never followed, because root copies caches of other users.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ PART = f"{MOVE}.part"
 TAG = "CACHEDIR.TAG"
 _DEEPEST = 60
 _BLOCK = 1 << 20
-# Smaller ones are copied again: after a power cut they may be there with the right size and without content.
+# Smaller files are copied again: after a power cut they may have the right size and no content.
 _TRUSTED_BYTES = 1 << 20
-_COARSE_NS = 2_000_000_000  # FAT counts in two seconds
+_COARSE_NS = 2_000_000_000  # FAT has a resolution of two seconds
 _NO_SECOND_NAME = (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EACCES)
 
 
 class ChangedError(Exception):
-    """Say that a file is not what it was when it was looked at."""
+    """Signal that a file has changed since the survey."""
 
 
 class Measured(NamedTuple):
-    """Hold what is to be copied: files and their bytes, each inode once, and what is no file, folder or link."""
+    """Hold what to copy: files and their bytes, each inode once, and special files."""
 
     files: int
     size: int
@@ -48,7 +48,7 @@ class Measured(NamedTuple):
 
 
 class Copier:
-    """Copy entries of one root into another folder; `copied` are the bytes that came, other than by a second name."""
+    """Copy entries of one root into another folder; `copied` counts the bytes, without those of second names."""
 
     def __init__(self, source: str, target: str, *, link: bool, progress: Progress | None = None) -> None:
         self.source, self.target, self.link = source, target, link
@@ -58,9 +58,9 @@ class Copier:
         self._buffer = memoryview(bytearray(_BLOCK))
 
     def copy(self, name: str) -> None:
-        """Make an entry of the target what it is in the source; what is more in it goes.
+        """Make an entry of the target equal to the source's; remove additional files.
 
-        Raises OSError, and ChangedError where the source changes meanwhile.
+        Raises OSError, and ChangedError if the source changes meanwhile.
         """
         with opened(self.source) as source, opened(self.target) as target:
             self._entry(source, target, name, name)
@@ -72,7 +72,7 @@ class Copier:
                 _drop(target, name, path)
                 os.mkdir(name, 0o700, dir_fd=target)
             self._folder(source, target, name, path)
-            return  # with its mode and times
+            return  # including its mode and times
         elif stat.S_ISLNK(status.st_mode):
             self._link(source, target, name, path)
         elif stat.S_ISREG(status.st_mode):
@@ -139,7 +139,7 @@ class Copier:
         return same and status.st_size >= _TRUSTED_BYTES
 
     def _second_name(self, first: str, target: int, name: str, path: str) -> None:
-        """Give a file of the target another name, as it has one in the source."""
+        """Give a file of the target another name, as in the source."""
         with opened(self.target) as root, below(root, first) as (parent, old):
             with suppress(FileNotFoundError):
                 now = os.stat(name, dir_fd=target, follow_symlinks=False)
@@ -180,9 +180,9 @@ class Copier:
         self.copied += status.st_size
 
     def _content(self, original: int, copy: int, path: str) -> None:
-        """Copy what an open file holds, have it on the disk, and compare what is read from there.
+        """Copy the content of an open file, sync it to the disk, and compare the copy.
 
-        Raises OSError (EIO) where that is something else.
+        Raises OSError (EIO) if the copy differs.
         """
         read, number = hashlib.sha256(), 0
         with open(original, "rb", buffering=0, closefd=False) as file:
@@ -195,7 +195,7 @@ class Copier:
                 self._step(count, path)
         if number >= _TRUSTED_BYTES:
             os.fsync(copy)
-            if hasattr(os, "posix_fadvise"):  # so that the disk is read, and not what was just written
+            if hasattr(os, "posix_fadvise"):  # read the disk, not the page cache
                 os.posix_fadvise(copy, 0, 0, os.POSIX_FADV_DONTNEED)
         os.lseek(copy, 0, os.SEEK_SET)
         if files.content_hash(copy, "0" * 64, buffer=self._buffer) != read.hexdigest():
@@ -213,14 +213,14 @@ def copied_names(root: str, contents: Contents) -> tuple[str, ...]:
 
 
 def is_copied(path: str, child: str) -> bool:
-    """Return whether what has this name in the folder `path` of a root is copied, as what lasts."""
+    """Return whether this name in the folder `path` of a root is copied: temporary files are not."""
     return not is_new_ref(child) and not (path.partition("/")[0] == store.FOLDER and child.endswith(".lock"))
 
 
 def measure(root: str, names: tuple[str, ...]) -> Measured:
-    """Return how much there is in these entries of a root.
+    """Return the size of these entries of a root.
 
-    Raises OSError where it cannot be read.
+    Raises OSError if they cannot be read.
     """
     sizes: dict[Identity, int] = {}
     odd = []
@@ -233,9 +233,9 @@ def measure(root: str, names: tuple[str, ...]) -> Measured:
 
 
 def fingerprint(root: str, name: str) -> str:
-    """Return what an entry of a root looks like in a few digits: names, sizes, times and links.
+    """Return a short fingerprint of an entry of a root: names, sizes, times and links.
 
-    Raises OSError where it cannot be read.
+    Raises OSError if it cannot be read.
     """
     digest = hashlib.sha256()
     for path, status in _walk(root, (name,)):
@@ -247,9 +247,9 @@ def fingerprint(root: str, name: str) -> str:
 
 
 def retargeted(source: str, path: str, text: str) -> str:
-    """Return what a link at `path` below the root `source` says after a move of that root.
+    """Return the new text of a link at `path` below the root `source` after a move of that root.
 
-    One that leads into the root by an absolute path becomes relative, one that leads out of it absolute.
+    An absolute link into the root becomes relative, a relative link out of it absolute.
     """
     folder = os.path.dirname(path)
     lexical = os.path.normpath(os.path.join(source, folder, text))
@@ -266,7 +266,7 @@ def retargeted(source: str, path: str, text: str) -> str:
 
 
 def _walk(root: str, names: tuple[str, ...]) -> Iterator[tuple[str, os.stat_result]]:
-    """Yield everything in these entries of a root, folders before what is in them, in the order of their names."""
+    """Yield everything in these entries of a root, folders before their contents, sorted by name."""
     pending = list(reversed(names))
     while pending:
         path = pending.pop()

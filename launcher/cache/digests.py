@@ -38,7 +38,7 @@ def digests(wanted: Iterable[Wanted], memory: Memory, progress: Progress | None 
         if progress:
             progress(status.st_size, os.path.basename(one.path))
     if unread:
-        from . import reading  # most launches read nothing
+        from . import reading  # most launches read no file
 
         found |= reading.read(unread, memory, progress)
     return found

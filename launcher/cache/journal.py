@@ -1,6 +1,6 @@
-"""The journal of a move is in the new cache: whose copy it is, and, once that is whole, what was copied.
+"""The journal of a move is in the new cache: it names the old cache, and lists the copied entries after the copy.
 
-Only a journal of our own is believed: by it, the old cache is removed.
+Only our own journal is trusted, because it decides what is removed from the old cache.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ _VERSION = 1
 
 
 class Journal(NamedTuple):
-    """Hold a move: the old cache as it is named, and with links resolved.
+    """Hold a move: the old cache's configured path, and its path without links.
 
-    `prints` has the entries that are copied, each with its fingerprint once the copy of all is whole, blank before.
+    `prints` are the copied entries, each with its fingerprint after the whole copy, blank before.
     """
 
     path: str
@@ -35,7 +35,7 @@ class Journal(NamedTuple):
 
     @property
     def whole(self) -> bool:
-        """Return whether everything was copied."""
+        """Return whether everything is copied."""
         return all(self.prints.values())
 
     @property
@@ -44,7 +44,7 @@ class Journal(NamedTuple):
         return Root(Path(self.path), self.source, "moved", True)
 
     def unchanged(self) -> tuple[str, ...]:
-        """Return the entries of the old cache that are still what was copied; what is gone is none of them."""
+        """Return the entries of the old cache that still match their copies; missing ones do not."""
         same = []
         for name, known in self.prints.items():
             with suppress(OSError):
@@ -54,7 +54,7 @@ class Journal(NamedTuple):
 
 
 def read(target: str) -> Journal | None:
-    """Return the journal of a move to this folder, None where there is none, or one of another user."""
+    """Return the journal of a move to this folder, None without one, or if it is another user's."""
     try:
         descriptor = files.open_regular(f"{target}/{MOVE}")
     except OSError:
@@ -74,7 +74,7 @@ def read(target: str) -> Journal | None:
 
 
 def write(target: str, journal: Journal) -> None:
-    """Write the journal of a move to this folder, whole, and on the disk before anything that comes after it."""
+    """Write the journal of a move to this folder atomically, synced to the disk before all later writes."""
     text = json.dumps(
         {"version": _VERSION, "path": journal.path, "source": journal.source, "entries": dict(journal.prints)}
     )
@@ -83,13 +83,13 @@ def write(target: str, journal: Journal) -> None:
 
 
 def drop(target: str) -> None:
-    """Remove the journal of a move that is done, and the file that was last being copied."""
+    """Remove the journal of a completed move, and the temporary copy of the last file."""
     for name in (PART, MOVE):
         with suppress(FileNotFoundError):
             os.unlink(f"{target}/{name}")
 
 
 def unfinished(root: Root) -> Journal | None:
-    """Return the move to this cache that has not removed the old one yet."""
+    """Return the move to this cache whose old cache is not yet removed."""
     journal = read(root.real)
     return journal if journal and journal.whole and entries.contents(journal.source).entries else None

@@ -38,9 +38,9 @@ def into(root: str, places: Iterable[str]) -> Links:
 
 
 def entering(root: str, places: Collection[str]) -> Iterator[tuple[str, str]]:
-    """Yield every link in these places that a move of the root breaks, each with the path that it leads to in there.
+    """Yield every link in these places that a move of the root breaks, each with its path in the root.
 
-    A link that leads there through another one of these does not count: that one does.
+    A link that leads there through another one of these does not count: only that one breaks.
     """
     prefix, within = f"{root.rstrip('/')}/", tuple(f"{place}/" for place in places)
     search = _Search(root)

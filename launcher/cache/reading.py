@@ -1,4 +1,4 @@
-"""Files are read by all cores, for their digests."""
+"""Read files with all cores to hash them."""
 
 from __future__ import annotations
 
@@ -51,14 +51,14 @@ class _Reading:
         self._guard = threading.Lock()
 
     def tell(self, count: int, path: str) -> bool:
-        """Tell the progress; return whether to go on."""
+        """Report the progress; return whether to continue."""
         if self._progress:
             with self._guard:
                 self._progress(count, os.path.basename(path))
         return not self.stop.is_set()
 
     def work(self, wanted: queue.SimpleQueue[Wanted | None]) -> None:
-        """Read one file after the other until there is none."""
+        """Read one file after the other until none is left."""
         block = buffer()
         while not self.stop.is_set():
             one = wanted.get()

@@ -1,4 +1,4 @@
-"""`cache move`: the app's hub cache in another folder, on another disk, with the token where it was."""
+"""`cache move`: move the app's hub cache to another folder, on any disk; the token stays at its place."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ..ui import text
 
 
 def run(context: Context) -> Report:
-    """Move the hub cache, or go on with a move that was killed, and say where it is now."""
+    """Move the hub cache, or continue an interrupted move, and report the new place."""
     target = os.path.realpath(absolute(current_folder(), os.path.expanduser(context.arguments.repos[0])))
     root = context.roots[0]
     if context.arguments.dry_run:
@@ -57,9 +57,9 @@ def _done(context: Context, target: str, source: str) -> Report:
 
 
 def _confirm(context: Context, planned: Move) -> None:
-    """Ask before a cache goes that is not this app's own.
+    """Ask before a cache is moved that is not this app's own.
 
-    Raises LauncherError where nobody can be asked, or the answer is no.
+    Raises LauncherError if asking is not possible, or if the answer is no.
     """
     root, console = planned.root, context.console
     if root.owned or context.arguments.yes:
@@ -77,7 +77,7 @@ def _confirm(context: Context, planned: Move) -> None:
 
 
 def _plan(context: Context, target: str) -> Report:
-    """Return what a move would do."""
+    """Return the plan of a move."""
     root = context.roots[0]
     if root.real == target:
         begun = journal.read(target)

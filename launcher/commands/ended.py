@@ -1,4 +1,4 @@
-"""`ended`: note how the main process of our unit has ended; the unit's `ExecStopPost=` calls it, nobody else does."""
+"""`ended`: record how our unit's main process ended; only the unit's `ExecStopPost=` calls this."""
 
 from __future__ import annotations
 
@@ -7,6 +7,6 @@ from ..operations import outcome
 
 
 def run(context: Context) -> Report:
-    """Note it, with what systemd and the journal say of it."""
+    """Record the end, with the facts from systemd and the journal."""
     outcome.note_unit_end(context)
     return Answer()

@@ -38,7 +38,7 @@ def run(context: Context) -> Report:
 
 
 def go(context: Context, launch: Launch) -> Report:
-    """Go through with a launch; one in the background that fails is followed by that of the last good set."""
+    """Run a launch; if one in the background fails, launch the last good set."""
     try:
         return _go(launch, choosing=True)
     except RunningError as error:
@@ -51,9 +51,9 @@ def go(context: Context, launch: Launch) -> Report:
 
 
 def _roll_back(launch: Launch, error: FailedStartError) -> Report:
-    """Start the last good set in the place of what has just failed.
+    """Start the last good set in place of the one that has just failed.
 
-    Raises LauncherError (75) where there is none, or where it fails too.
+    Raises LauncherError (75) if there is none, or if it fails too.
     """
     from ..launch import rollback
 
@@ -110,7 +110,7 @@ def _go(launch: Launch, *, choosing: bool = False) -> Report:
 
 
 class RolledBack(NamedTuple):
-    """Report that the upgrade did not happen, and the service did."""
+    """Report that the upgrade failed, and that the service continues."""
 
     serving: Report
     error: FailedStartError
@@ -118,7 +118,7 @@ class RolledBack(NamedTuple):
 
     @property
     def problem(self) -> LauncherError:
-        """Return what failed, and what serves now."""
+        """Return what failed, and what runs now."""
         return LauncherError(
             f"rolled back: {self.error.message}; the last good set serves again",
             "start_app.py status shows both; start_app.py tries the new set again",
@@ -127,15 +127,15 @@ class RolledBack(NamedTuple):
 
     @property
     def hint(self) -> None:
-        """Return None: the problem has one."""
+        """Return None: the problem contains a hint."""
         return None
 
     def lines(self) -> Iterable[str]:
-        """Return what the launch of the good set says."""
+        """Return the lines of the good set's launch."""
         return self.serving.lines()
 
     def document(self) -> Mapping[str, Any]:
-        """Return the launch of the good set for `--json`, with what failed before it."""
+        """Return the launch of the good set for `--json`, with the earlier failure."""
         return {**(self.serving.document() or {}), "rolled_back": True, "error": self.error.message}
 
 
@@ -163,7 +163,7 @@ def _refusals(launch: Launch) -> Iterator[None]:
         left = _left_stopped(launch)
         if isinstance(error, LauncherError):
             if isinstance(error, RunningError) or getattr(error, "told", False):
-                raise  # cron and systemd ask again and again: nothing is new
+                raise  # cron and systemd retry often: nothing is new
             reason = f"exit status {int(error.status)}: {error.message}"
             notify(context, "refused", error.message)
         elif not left:

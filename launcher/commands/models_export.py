@@ -1,4 +1,4 @@
-"""`models export`: copy what `models.lock` pins into a folder that `models pull` elsewhere takes it from."""
+"""`models export`: copy the pinned files into a folder, from which `models pull` on another machine can take them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ..ui import text
 
 
 def run(context: Context) -> Report:
-    """Write every pinned file below a folder, verified, and the lock beside them."""
+    """Write every pinned file below a folder, verified, and the lock next to them."""
     (folder,) = context.arguments.repos
     dry_run = context.arguments.dry_run
     done = export.export(context, folder)

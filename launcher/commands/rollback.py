@@ -1,4 +1,4 @@
-"""`rollback`: go back to the last set of models and arguments that ran well, or show what that would do."""
+"""`rollback`: return to the last good set of models and arguments, or show what would happen."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from .launch import go
 
 
 def run(context: Context) -> Report:
-    """Start the last good set that is another than what ran last; in the foreground it becomes the app.
+    """Start the last good set that differs from the last start; in the foreground the process becomes the app.
 
-    Raises LauncherError (78) where there is nothing to go back to.
+    Raises LauncherError (78) without such a set.
     """
     launch = rollback.by_hand(context)
     if context.arguments.dry_run:

@@ -134,13 +134,13 @@ class Status(NamedTuple):
         return tuple(rows)
 
     def hint(self) -> str | None:
-        """Return the way back, where the last start has failed and another set has run well."""
+        """Return the hint for a roll-back, if the last start has failed and another set has run well."""
         last = self.starts.last
         failed = last is not None and last.stage == "ended" and not last.seen and self.instance is None
         return "start_app.py rollback starts what ran well before" if failed and self.starts.other_good() else None
 
     def _starts(self) -> list[tuple[str, str]]:
-        """Return how the last start ended, where nothing runs, and why the last that failed did."""
+        """Return how the last start ended, if nothing runs, and why the last failed start failed."""
         last, failed = self.starts.last, self.starts.failed
         rows = []
         if last and last.over and self.instance is None:

@@ -68,7 +68,7 @@ def run(context: Context) -> Report:
 
 
 def _systemd() -> int:
-    """Return the version of this machine's systemd, 0 where there is none: its first line is `systemd 252 (…)`."""
+    """Return the version of this machine's systemd, 0 without it: its first line is `systemd 252 (…)`."""
     words = (output_within(("systemctl", "--version"), _SECONDS) or b"").split(None, 2)
     return int(words[1]) if len(words) > 1 and words[1].isdigit() else 0
 

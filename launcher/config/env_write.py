@@ -1,6 +1,6 @@
-"""A `.env` is changed line by line: what is not assigned stays as it is, byte for byte, and so do its mode and owner.
+"""Change a `.env` line by line: all other lines stay the same, byte for byte, and so do its mode and owner.
 
-The new file takes the place of the old one by one rename; killed at any instant, one of the two is there, whole.
+One rename replaces the old file: if the process is killed at any instant, one complete file is there.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ _MARK = "\ufeff"
 
 
 class Edit:
-    """Hold a `.env` as it was read, and as it is to be."""
+    """Hold a `.env` before and after the change."""
 
     def __init__(self, path: Path, values: Mapping[str, str]) -> None:
         """Read the file, which may be missing, and assign these values in it.
 
-        Raises LauncherError (78) where they cannot be written so that they are read as they are.
+        Raises LauncherError (78) for a value that could not be read back unchanged.
         """
         self.path = Path(os.path.realpath(path))
         self.values = values
         self.before: bytes | None = None
         with suppress(FileNotFoundError):
-            # A name of its own in place of a pipe or a device would cut off whoever serves it.
+            # A new file in place of a pipe or device would cut off its server.
             self.before = files.read_regular(self.path, env_file.MAX_BYTES)
         self.after = _assigned((self.before or b"").decode(), values).encode()
         read = env_file.parse(path, self.after.decode().removeprefix(_MARK), {})
@@ -45,9 +45,9 @@ class Edit:
         self.lines = {name: read.lines[name] for name in values}
 
     def write(self) -> None:
-        """Put the new file in the place of the old one.
+        """Replace the old file by the new one.
 
-        Raises OSError; ESTALE where the file is not what was read any more.
+        Raises OSError; ESTALE if the file has changed since it was read.
         """
         folder = files.open_folder(self.path.parent, follow=True)
         try:
@@ -65,7 +65,7 @@ class Edit:
             os.close(folder)
 
     def _status(self, folder: int) -> os.stat_result | None:
-        """Return the status of the file that is replaced, None where there is none."""
+        """Return the status of the file to be replaced, None without one."""
         try:
             descriptor = files.open_regular(self.path.name, dir_fd=folder)
         except FileNotFoundError:
@@ -79,7 +79,7 @@ class Edit:
 
 
 def _assigned(text: str, values: Mapping[str, str]) -> str:
-    """Return the text with these values: each in the place of the last line that has the name, else at the end."""
+    """Return the text with these values: each replaces the last line with its name, or is appended."""
     from dotenv.parser import parse_stream
 
     mark = _MARK if text.startswith(_MARK) else ""
@@ -103,9 +103,9 @@ def _assigned(text: str, values: Mapping[str, str]) -> str:
 
 
 def _quoted(value: str) -> str:
-    """Return a value as dotenv reads it back.
+    """Return a value in the form that dotenv reads back unchanged.
 
-    Raises LauncherError (78) for one that no line can hold: it would be expanded, or is no text.
+    Raises LauncherError (78) if no line can contain it: it would be expanded, or is not text.
     """
     if not value.isprintable() or "$" in value:
         raise LauncherError(
@@ -122,7 +122,7 @@ def _like(descriptor: int, status: os.stat_result, path: Path) -> None:
     if (now.st_uid, now.st_gid) != (status.st_uid, status.st_gid):
         os.fchown(descriptor, status.st_uid, status.st_gid)
     os.fchmod(descriptor, stat.S_IMODE(status.st_mode))
-    with suppress(OSError, AttributeError):  # neither every system nor every file system has them
+    with suppress(OSError, AttributeError):  # some systems and file systems lack them
         for name in os.listxattr(path):
             with suppress(OSError):
                 os.setxattr(descriptor, name, os.getxattr(path, name))

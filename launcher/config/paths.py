@@ -12,7 +12,7 @@ from ..errors import LauncherError
 
 # The entries of a hub cache: https://huggingface.co/docs/huggingface_hub/guides/manage-cache
 HUB_ENTRY = re.compile(r"(models|datasets|spaces|kernels)--.")
-# The journal of a move, in the new cache: until the move is done, nothing takes that folder for a cache by its looks.
+# The journal of a move, in the new cache: until the move is complete, that folder must not count as a cache.
 MOVE = ".start_app-move"
 _VARIABLE = r"(?a)\$(\w+|\{[^}]*\})"
 
@@ -33,7 +33,7 @@ def expand(value: str, variable: Callable[[str], str | None], home: str | None) 
 
 
 def is_folder(text: str) -> bool:
-    """Return whether an entry of HF_ENDPOINT_FALLBACK is a folder, and no address of a hub."""
+    """Return whether an entry of HF_ENDPOINT_FALLBACK is a folder, not the address of a hub."""
     return text.startswith(("/", "./", "../", "~/", "file:///"))
 
 

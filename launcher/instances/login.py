@@ -1,4 +1,4 @@
-"""A login whose end takes along what was started in it, also what has left its terminal and session."""
+"""A login session whose end also ends the processes started in it, even those in a session of their own."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def ends_at_logout(
 ) -> str | None:
     """Return why a process in this cgroup ends when its user logs out, or None.
 
-    A session's scope does where logind says so (logind.conf(5), KillUserProcesses=), except root's. What the user's
-    own manager has started ends with the manager, which stays after the last logout only where the user lingers.
+    A session's scope does so if logind is configured for it (logind.conf(5), KillUserProcesses=), except root's. The
+    processes of the user's own manager end with the manager, which survives the last logout only if the user lingers.
     """
     if _SESSION.search(cgroup):
         if user != "root" and (kills or _kills)():

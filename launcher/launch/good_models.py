@@ -1,7 +1,7 @@
 """The models of the last good set as a step of its launch: shown by their commits, whatever refs and the lock say.
 
-Models in a cache are asked of no hub: their commits are there, or the set cannot be started. Models in folders of the
-app's own are put back from the files that a switch has kept, and only what is missing is pulled.
+No hub is asked for models in a cache: their commits are there, or the set cannot be started. Models in folders of the
+app's are restored from the files that a switch has kept, and only missing files are pulled.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class GoodModels(ModelStep):
         """Refuse nothing: what runs now is what the set is to take the place of."""
 
     def _put_back(self, models: Sequence[LockedModel]) -> None:
-        """Bring the files of these commits beside those that are there: what a switch has kept, and else from a hub.
+        """Stage the files of these commits: from those that a switch has kept, or else from a hub.
 
         Raises LauncherError as a pull does.
         """
@@ -84,7 +84,7 @@ class GoodModels(ModelStep):
             verified.save(context.settings.app_dir, self._memories, context.console.detail)
 
     def _keep(self) -> Collection[str]:
-        """Return that nothing is kept: what is put back has proved itself."""
+        """Return that nothing is kept: the restored files have been used before."""
         return ()
 
     def _is_in_place(self, model: LockedModel) -> bool:

@@ -1,16 +1,18 @@
-"""What a launch runs, as it is recorded: without a secret, and so that it can be run once more.
+"""Record what a launch runs, without a secret, so that it can be run again.
 
-A word of the command line that was masked is taken from the settings of the day when it is run again.
+A masked word of the command line is taken from the current settings when the set is run again.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from ..app.command import Command
 from ..app.packages import packages
+from ..config.settings import Settings
+from ..config.sources import Setting
 from ..context import Context
 from ..operations import outcome
 from ..service import outcomes
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def launch_set(context: Context, command: Command, models: ModelStep) -> LaunchSet:
-    """Return what this command runs with these models."""
+    """Return the set of this command with these models."""
     return LaunchSet(
         argv=redact.arguments(command.argv),
         interpreter=command.interpreter,
@@ -31,16 +33,38 @@ def launch_set(context: Context, command: Command, models: ModelStep) -> LaunchS
         models=outcome.cached_models(models.models),
         folders=outcome.models_in_folders(models.models, models.lock or ()),
         environment=tuple(sorted(context.settings.variables)),
+        variables=plain_variables(context.settings),
         at=outcomes.now(),
         locked=models.locked,
     )
 
 
-def digest(context: Context, key: str, command: Command, models: ModelStep) -> str:
-    """Return a hash of all that decides whether this start comes up, as far as it shows.
+def plain_variables(settings: Settings) -> Mapping[str, str]:
+    """Return the variables of `.env` whose values are no secrets, by name and by form."""
+    lines = {name: setting.value for name, setting in settings.variables.items() if setting.level == "file"}
+    return {name: value for name, value in lines.items() if redact.value(name, value) == value}
 
-    A model, an argument, a variable, the script, a package that was installed: where one of them is another one,
-    something has changed since the last start.
+
+def with_variables(settings: Settings, good: LaunchSet) -> Settings:
+    """Return the settings with the variables of `.env` as they were; secrets, and what is not in it, stay."""
+    kept = {
+        name: setting
+        for name, setting in settings.variables.items()
+        if setting.level != "file" or name in good.environment
+    }
+    origin = f"what ran well since {good.at}"
+    recorded = {
+        name: Setting(value, origin, "file")
+        for name, value in good.variables.items()
+        if name not in kept or kept[name].level == "file"
+    }
+    return settings._replace(variables={**kept, **recorded})
+
+
+def digest(context: Context, key: str, command: Command, models: ModelStep) -> str:
+    """Return a hash of everything that decides whether this start succeeds, as far as it is visible.
+
+    If a model, an argument, a variable, the script or an installed package changes, the hash changes.
     """
     settings = context.settings
     lock = outcome.lock_text(models.lock) if models.locked else ""
@@ -51,7 +75,7 @@ def digest(context: Context, key: str, command: Command, models: ModelStep) -> s
 
 
 def restored(masked: Sequence[str], current: Sequence[str]) -> tuple[str, ...] | None:
-    """Return a command line with its masked words filled in from the current one, None where that lacks one of them."""
+    """Return a command line with its masked words filled in from the current one, None if that lacks one of them."""
     known = {(before, shown): word for before, shown, word in _in_context(redact.arguments(current), current)}
     words = []
     for before, shown, _ in _in_context(masked, masked):
@@ -63,7 +87,7 @@ def restored(masked: Sequence[str], current: Sequence[str]) -> tuple[str, ...] |
 
 
 def _in_context(shown: Sequence[str], words: Sequence[str]) -> list[tuple[str, str, str]]:
-    """Return each word as it is shown and as it is, with the option that it belongs to."""
+    """Return each word in masked and in real form, with its option."""
     contexts = []
     option = ""
     for masked, word in zip(shown, words, strict=False):

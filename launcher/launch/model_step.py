@@ -52,7 +52,7 @@ class ModelStep:
 
     @property
     def lock(self) -> Lock | None:
-        """Return what `models.lock` pins, once it was checked; None where it is missing or makes no sense."""
+        """Return the checked content of `models.lock`; None if it is missing or invalid."""
         return self._lock
 
     @property
@@ -174,7 +174,7 @@ class ModelStep:
             verified.save(self._context.settings.app_dir, self._memories, self._context.console.detail)
 
     def _of_the_disk(self, error: LauncherError, survey: Survey) -> LauncherError:
-        """Return the error of a pull: where a pinned file has changed and no hub makes it right, it is that."""
+        """Return the error of a pull; if a pinned file has changed and no hub can repair it, that is the error."""
         changed = [
             f"{task.model.name}: {path}"
             for task in survey.tasks
@@ -228,7 +228,7 @@ class ModelStep:
             locked.refuse_hidden(self._context, self._lock, pids)
 
     def warm(self, pids: Sequence[int]) -> None:
-        """Read what will be loaded into the page cache while these processes still serve."""
+        """Read the files that will be loaded into the page cache while these processes still serve."""
         arguments = self._context.arguments
         if arguments.no_warm or arguments.no_launch or arguments.clear_cache:
             return
@@ -284,7 +284,7 @@ class ModelStep:
         return switched
 
     def _keep(self) -> Collection[str]:
-        """Return the folders in which what a switch replaces stays until the new instance is ready."""
+        """Return the folders in which replaced files stay until the new instance is ready."""
         from ..operations import pull as pulling
 
         return pulling.kept_folders(self._context.settings.app_dir)

@@ -30,7 +30,7 @@ from ..system import lock as locks
 from ..system import marker
 from ..system.signals import Guard
 from .good_models import GoodModels
-from .launch_set import digest, launch_set, restored
+from .launch_set import digest, launch_set, restored, with_variables
 from .model_step import ModelStep
 from .plan import LaunchPlan, Prepared, facts
 from .prestart import PrestartStep
@@ -71,7 +71,7 @@ class Step(Protocol):
 
 
 class RunningError(LauncherError):
-    """Say that an instance runs, where one is to be started only if none does."""
+    """Signal that an instance runs although only a missing one is to be started."""
 
     def __init__(self, process: Process) -> None:
         super().__init__(
@@ -81,9 +81,9 @@ class RunningError(LauncherError):
 
 
 class Launch:
-    """Hold the steps of a launch, and go through them.
+    """Hold the steps of a launch, and run them.
 
-    With `good`, what is started is that set, in the place of what the settings ask for, whose hash is `wish`.
+    With `good`, start that set in place of the set of the settings, whose hash is `wish`.
     """
 
     def __init__(self, context: Context, good: LaunchSet | None = None, wish: str = "") -> None:
@@ -93,7 +93,7 @@ class Launch:
         self.models = GoodModels(context, good) if good else ModelStep(context)
         self.start = StartStep(context, lambda: self.models.expected(self.command), self.wish)
         self.cache = None if good else _cache_step(context)
-        # What the settings want done first is part of what has failed, or has been done already.
+        # The prestart command is a part of the failure, or has already run.
         prestart = () if good else (PrestartStep(context, lambda: self.command),)
         self.steps: tuple[Step, ...] = (self.start, self.models, *((self.cache,) if self.cache else ()), *prestart)
         self.guard = Guard(context.console.warn)
@@ -131,9 +131,9 @@ class Launch:
         return command._replace(environment={**command.environment, marker.NAME: mark.text()})
 
     def wish(self) -> str:
-        """Return a hash of all that the settings ask for, with the models as they are now.
+        """Return a hash of everything that the settings ask for, with the models as they are now.
 
-        Raises LauncherError (78) where the app's interpreter cannot be one.
+        Raises LauncherError (78) if the app's interpreter cannot be one.
         """
         if self.good:
             return self._wish
@@ -141,9 +141,9 @@ class Launch:
         return digest(self.context, outcome.known_of(self.context).key, command, self.models)
 
     def _restored(self, command: Command, good: LaunchSet) -> Command:
-        """Return the command of a good set, with the environment that its interpreter gets today.
+        """Return the command of a good set, with the current environment of its interpreter.
 
-        Raises LauncherError (78) where a secret of its arguments is known no more.
+        Raises LauncherError (78) if a secret of its arguments is no longer in the settings.
         """
         argv = restored(good.argv, command.argv)
         if argv is None:
@@ -151,7 +151,8 @@ class Launch:
                 "the arguments of the last good set hold a secret, which is not recorded",
                 "APP_ARGS in .env has it, or start_app.py starts what the settings name",
             )
-        environment = app_environment_of(self.context.settings, self.context.environ, good.interpreter)
+        settings = with_variables(self.context.settings, good)
+        environment = app_environment_of(settings, self.context.environ, good.interpreter)
         origin = f"what ran well since {good.at}"
         return Command(good.interpreter, origin, argv, environment, command.folder, good.program, good.script)
 
@@ -202,7 +203,7 @@ class Launch:
         return Prepared(command, stopped, lock, launch_lock, self.models, self.cache, self._attempt(command))
 
     def _attempt(self, command: Command) -> Attempt:
-        """Return what is noted of the start that comes next; the process that makes it adds itself."""
+        """Return the record of the next start; the starting process adds itself."""
         context = self.context
         ran = launch_set(context, command, self.models)
         boot_id, namespace = own_namespace()
@@ -212,7 +213,7 @@ class Launch:
         )
 
     def _refuse_running(self) -> None:
-        """Refuse to replace an instance where only a missing one is to be started; under the launch lock.
+        """Refuse to replace an instance if only a missing one is to be started; call it under the launch lock.
 
         Raises RunningError (75).
         """
@@ -224,7 +225,7 @@ class Launch:
 
     @property
     def unattended_rollback(self) -> bool:
-        """Return whether a failed start is made good: what somebody has started meanwhile stays."""
+        """Return whether to launch the good set after a failure: an instance that was started meanwhile stays."""
         return self.good is not None and self.context.arguments.command == LAUNCH
 
     def _check(self) -> None:
@@ -258,7 +259,7 @@ class Launch:
         self._victims += victims
 
     def _tell_changes(self, victims: tuple[Process, ...]) -> None:
-        """Say what the new instance will not have of one that was started by hand."""
+        """Report what the new instance will lack of one that was started by hand."""
         if self.context.arguments.no_launch:
             return
         from ..operations.changes import changes

@@ -96,7 +96,7 @@ class LaunchPlan(NamedTuple):
             yield from verdicts(self.observed.survey)
 
     def _changes(self) -> Iterator[str]:
-        """Yield what the new instance will not have of one that was started by hand."""
+        """Yield what the new instance will lack of one that was started by hand."""
         victims = () if self.context.arguments.no_launch else self.victims()
         if victims:
             from ..operations.changes import changes

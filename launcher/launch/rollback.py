@@ -1,7 +1,7 @@
-"""The way back: which launch an unattended start makes, and the launch of the last good set.
+"""Roll back: choose the launch of an unattended start, and build the launch of the last good set.
 
-A person is asked for nothing and gets what the settings name. Where nobody is there to look, a start that failed is not
-tried again with the same models and arguments while there is a set that has run: that one is started, and said to be.
+An attended launch always follows the settings. An unattended start does not retry a failed set of models and arguments
+if another set has run well: it starts that one, and reports it.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from .pipeline import Launch
 
 
 class ParkedError(LauncherError):
-    """Say that an unattended start would fail once more; `told` is whether the history has it already."""
+    """Signal that an unattended start would fail again; `told` means that the history has it already."""
 
     told = False
 
 
 def choose(launch: Launch) -> Launch:
-    """Return the launch to make: the one that was asked for, or that of the last good set.
+    """Return the launch to run: the requested one, or that of the last good set.
 
-    Raises LauncherError (75) where unattended starts have failed too often, and nothing has changed since.
+    Raises LauncherError (75) if unattended starts have failed too often, and nothing has changed since.
     """
     context = launch.context
     known = outcome.look_back(context)
@@ -53,7 +53,7 @@ def choose(launch: Launch) -> Launch:
 
 
 def parked(context: Context, known: Outcomes) -> ParkedError:
-    """Return the refusal of one more unattended start, and note that it was told."""
+    """Return the refusal of another unattended start, and record that it was reported."""
     assert known.failed
     error = ParkedError(
         f"the last {text.count(known.doomed, 'unattended start')} failed, and nothing has changed since: "
@@ -69,7 +69,7 @@ def parked(context: Context, known: Outcomes) -> ParkedError:
 def after(launch: Launch, error: LauncherError) -> Launch:
     """Return the launch of the last good set, after a start in the background has failed.
 
-    Raises the error where there is none, or it must not be started.
+    Raises the error if there is none, or it must not be started.
     """
     context = launch.context
     known = outcomes.read(context.settings.app_dir, context.settings.port)
@@ -93,9 +93,9 @@ def after(launch: Launch, error: LauncherError) -> Launch:
 
 
 def by_hand(context: Context) -> Launch:
-    """Return the launch of the last good set that is another than what ran last.
+    """Return the launch of the last good set that differs from the last start.
 
-    Raises LauncherError (78) where there is none.
+    Raises LauncherError (78) without one.
     """
     known = outcome.look_back(context)
     last = known.last
@@ -118,7 +118,7 @@ def by_hand(context: Context) -> Launch:
 
 
 def unusable(launch: Launch, good: LaunchSet) -> str:
-    """Return why a set cannot be started, as far as a look tells; blank where it can."""
+    """Return why a set cannot be started, without reading its files; blank if it can."""
     settings = launch.context.settings
     owner = os.stat(settings.app_dir).st_uid
     if owner not in (0, os.geteuid()):

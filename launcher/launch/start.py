@@ -39,7 +39,7 @@ _LONGEST = 500
 
 
 class FailedStartError(LauncherError):
-    """Say that the app has ended before its page answered."""
+    """Signal that the app has ended before its page answered."""
 
 
 class StartStep:
@@ -194,7 +194,7 @@ class StartStep:
         console.say(f"exec: {shown(prepared.command)}")
         _flush(context)
         if prepared.attempt.by != "hand" and "NOTIFY_SOCKET" not in context.environ:
-            self._watch()  # a unit of ours has `wait`
+            self._watch()  # in a unit of ours, `wait` does this
         release()
         if output is None:
             self._execute(prepared)
@@ -210,7 +210,7 @@ class StartStep:
             raise
 
     def _watch(self) -> None:
-        """Have another process see whether the page answers: whoever keeps the app running does not look at it."""
+        """Make another process watch for the page, because the supervisor does not check it."""
         from ..operations import watch
         from ..system.detach import beside
 
@@ -221,7 +221,7 @@ class StartStep:
             context.console.detail(f"nobody watches for the page: {error.strerror}")
 
     def _execute(self, prepared: Prepared) -> NoReturn:
-        """Become the app, or note why that was not possible."""
+        """Become the app, or record why that failed."""
         try:
             execute(prepared.command)
         except LauncherError as error:
@@ -250,7 +250,7 @@ class StartStep:
     def see_ready(self, prepared: Prepared, pid: int) -> Report:
         """Wait until the page answers.
 
-        Raises FailedStartError (75) when the app ends first, LauncherError (75) when `--timeout` is over.
+        Raises FailedStartError (75) if the app ends first, LauncherError (75) after `--timeout`.
         """
         from ..app import background, logs
 
@@ -300,7 +300,7 @@ class StartStep:
 
 
 def _output_file() -> str | None:
-    """Return the file that the app's output goes to, where whoever has called the launcher sends it to one."""
+    """Return the file of the app's output, if the caller of the launcher redirects it to one."""
     for stream in (2, 1):
         try:
             path = os.readlink(f"/proc/self/fd/{stream}")

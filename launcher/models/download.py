@@ -98,7 +98,7 @@ def fetch(task: Task, reach: Reach, memories: Memories, run: Run) -> Served:
 
 
 def _bring(task: Task, lacking: Sequence[str], reach: Reach, memories: Memories, run: Run) -> frozenset[str]:
-    """Bring what is on this machine already, and return what has come and is right; a damaged file makes way for it."""
+    """Copy the files that are already on this machine, and return the verified ones; a damaged file is replaced."""
     if reach.sources is None or not lacking:
         return frozenset()
     model, root = task.model, task.place.root
@@ -111,7 +111,7 @@ def _bring(task: Task, lacking: Sequence[str], reach: Reach, memories: Memories,
             continue
         if path in task.damaged:
             _remove(task, path)
-        with suppress(OSError):  # what cannot be brought is downloaded
+        with suppress(OSError):  # a file that cannot be copied is downloaded
             if root:
                 how = sources.into_cache(source, task.place.path, model.commit, path, model.files[path].hash)
             else:
@@ -131,7 +131,7 @@ def _bring(task: Task, lacking: Sequence[str], reach: Reach, memories: Memories,
 
 
 def _refuse_offline(task: Task, lacking: Sequence[str], reach: Reach) -> None:
-    """Refuse to download where the settings say that no hub may be asked.
+    """Refuse to download if the settings forbid requests to hubs.
 
     Raises LauncherError (75).
     """

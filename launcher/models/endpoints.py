@@ -27,7 +27,7 @@ class Endpoints(NamedTuple):
     official: Endpoint
     fallback: tuple[Endpoint, ...]
     folders: tuple[str, ...] = ()
-    """Folders with models, as HF_ENDPOINT_FALLBACK names them."""
+    """The folders with models in HF_ENDPOINT_FALLBACK."""
 
     @property
     def mirrored(self) -> bool:

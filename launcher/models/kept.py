@@ -1,6 +1,6 @@
-"""What a switch replaces in a folder of the app's own stays beside the new files until those have proved themselves.
+"""The files that a switch replaces in a folder of the app's stay until the new files have been used successfully.
 
-They are no copy: the switch has renamed them. A roll-back stages them, and no hub has to send them again.
+They are not copies: the switch has renamed them. A roll-back stages them, so no hub has to send them again.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ KEPT = "kept-"
 
 
 def is_there(folder: str) -> bool:
-    """Return whether files that a switch has replaced are still there."""
+    """Return whether any replaced files of a switch still exist."""
     return bool(folders(folder))
 
 
 def gather(app_dir: Path, model: LockedModel) -> None:
-    """Stage the files of a commit that switches have kept, so that no hub has to send them; what is not there is left.
+    """Stage the files of a commit that switches have kept, so that no hub has to send them; skip missing ones.
 
-    To be called under the lock of a pull.
+    Call it under the lock of a pull.
     """
     assert model.local_dir
     folder = str(app_dir / model.local_dir)
@@ -41,7 +41,7 @@ def gather(app_dir: Path, model: LockedModel) -> None:
 
 
 def folders(folder: str) -> list[str]:
-    """Return the folders in which the files are that switches have replaced."""
+    """Return the folders with the replaced files of switches."""
     try:
         names = sorted(os.listdir(f"{folder}/{STAGING}"))
     except OSError:
@@ -50,7 +50,7 @@ def folders(folder: str) -> list[str]:
 
 
 def _is(path: str, file: LockedFile) -> bool:
-    """Return whether a file has just this content."""
+    """Return whether a file has exactly this content."""
     try:
         descriptor = files.open_regular(path)
     except OSError:

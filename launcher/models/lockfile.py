@@ -234,7 +234,7 @@ def _single_file(path: str, entry: Any) -> LockedFile:
 
 
 def remembered(text: str) -> Lock:
-    """Return the models of a lock that the launcher has kept; none where somebody has spoiled it."""
+    """Return the models of a lock that the launcher has kept; none if the text is invalid."""
     try:
         return parse(text.encode()) if text else Lock()
     except _WrongError:

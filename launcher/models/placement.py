@@ -227,7 +227,7 @@ def _in_folder(model: LockedModel, place: Place, memory: Memory) -> OnDisk:
 
 
 def _different(folder: str, model: LockedModel, unread: Sequence[str], memory: Memory) -> str:
-    """Return in words which files were read and have another content than they must have."""
+    """Return in words which files were read and have the wrong content."""
     different = []
     for path in unread:
         with suppress(OSError):
@@ -237,12 +237,12 @@ def _different(folder: str, model: LockedModel, unread: Sequence[str], memory: M
 
 
 def differing(paths: Sequence[str], of: int, than: str) -> str:
-    """Return in words which of so many files have another content."""
+    """Return in words which of so many files have the wrong content."""
     return f"{len(paths)} of {of} files are not {than}: {some(paths, 3)}"
 
 
 def unfinished_mark(path: str) -> str:
-    """Return what another program has put beside a file that it has not finished, blank where nothing is there."""
+    """Return the mark of another program next to its unfinished file; blank without one."""
     return next((mark for mark in MARKS if os.path.lexists(f"{path}{mark}")), "")
 
 

@@ -1,7 +1,7 @@
-"""Bytes that are on this machine are not downloaded again: a file of the right hash is brought from where it is.
+"""Bytes that are already on this machine are not downloaded again: a file with the right hash is copied.
 
-It is looked for in every hub cache and model folder of the app, and in folders that HF_ENDPOINT_FALLBACK names. Nothing
-is believed of it: it is read before it is brought, and verified after that as a download is.
+The search covers every hub cache and model folder of the app, and the folders in HF_ENDPOINT_FALLBACK. A file is read
+before it is copied, and verified again afterwards, as a download is.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _WRITABLE = 0o222
 
 
 class Source(NamedTuple):
-    """Hold a file with wanted content: where it is, whether it is a blob of a hub cache, and what a person calls it."""
+    """Hold a file with wanted content: its path, whether it is a blob of a hub cache, and its readable name."""
 
     path: str
     blob: bool
@@ -36,7 +36,7 @@ class Source(NamedTuple):
 
 
 class Sources(NamedTuple):
-    """Hold where files may be: hub caches by their real paths, the app's model folders, and folders that are named."""
+    """Hold the places to search: hub caches by their real paths, the app's model folders, and named folders."""
 
     roots: tuple[str, ...]
     folders: tuple[str, ...]
@@ -44,7 +44,7 @@ class Sources(NamedTuple):
     memories: Memories
 
     def find(self, files: Iterable[LockedFile], besides: Collection[str] = ()) -> Mapping[str, Source]:
-        """Return where files of these hashes are, by hash; each was read, and none of the paths `besides` counts."""
+        """Return the paths of files with these hashes, by hash; each was read, and the paths `besides` are excluded."""
         wanted = {file.hash: file.size for file in files}
         found: dict[str, Source] = {}
         for source, digest in self._candidates(wanted):
@@ -60,7 +60,7 @@ class Sources(NamedTuple):
         return found
 
     def _candidates(self, wanted: Mapping[str, int]) -> Iterator[tuple[Source, str]]:
-        """Yield files that may be what is wanted: by the name of a blob, else by their size."""
+        """Yield files that may have the wanted content: by the name of a blob, or else by their size."""
         sizes: dict[int, list[str]] = {}
         for digest, size in wanted.items():
             sizes.setdefault(size, []).append(digest)
@@ -87,9 +87,9 @@ def _blobs(root: str, wanted: Collection[str]) -> Iterator[str]:
 
 
 def bring(source: Source, path: str, *, blob: bool) -> str:
-    """Bring a file to a path where nothing is; return how: as a `reflink`, a `hard link` or a `copy`.
+    """Copy a file to a free path; return the method: a `reflink`, a `hard link` or a `copy`.
 
-    A hard link is made only of one blob to another that nobody may write to. Raises OSError; then nothing is there.
+    A hard link is made only between blobs that no other user can write to. Raises OSError; then the path is still free.
     """
     os.makedirs(os.path.dirname(path), exist_ok=True)
     status = os.stat(source.path)
@@ -112,7 +112,7 @@ def bring(source: Source, path: str, *, blob: bool) -> str:
 
 
 def _copied(origin: int, target: int) -> str:
-    """Share the bytes where the file system can; else let the kernel copy them, as far as it does."""
+    """Share the bytes if the file system can; otherwise let the kernel copy them, as far as it can."""
     with suppress(OSError):
         fcntl.ioctl(target, _FICLONE, origin)
         return "reflink"
@@ -120,7 +120,7 @@ def _copied(origin: int, target: int) -> str:
 
 
 def into_cache(source: Source, repo: str, commit: str, name: str, digest: str) -> str:
-    """Bring a file into a snapshot of a cached repo, as a blob that it links to; return how.
+    """Copy a file into a snapshot of a cached repo, as a blob with a link; return the method.
 
     Raises OSError.
     """
@@ -133,6 +133,6 @@ def into_cache(source: Source, repo: str, commit: str, name: str, digest: str) -
 
 
 def of_entries(entries: Sequence[str], base: str, home: str) -> tuple[str, ...]:
-    """Return the folders that entries of HF_ENDPOINT_FALLBACK name; a relative one is in the app's folder."""
+    """Return the folders in HF_ENDPOINT_FALLBACK; a relative one is in the app's folder."""
     plain = (entry.removeprefix("file://") for entry in entries)
     return tuple(os.path.normpath(os.path.join(base, home + e[1:] if e.startswith("~/") else e)) for e in plain)

@@ -115,8 +115,8 @@ class Run(NamedTuple):
 class Reach(NamedTuple):
     """Hold how to download missing files: the hubs in order, the app's environment, and the stall limit in seconds.
 
-    `homes` are the folders besides the caches in which huggingface_hub keeps what it needs itself, `sources` where on
-    this machine files may be.
+    `homes` are the folders besides the caches in which huggingface_hub keeps its own files, `sources` the places on
+    this machine to search for files.
     """
 
     endpoints: Endpoints

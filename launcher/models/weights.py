@@ -278,9 +278,9 @@ def repos_of_commits(roots: Sequence[str], lock: Lock, app_dir: Path) -> Mapping
 
 
 def stamps(settings: Settings, lock: Lock, most: int) -> Mapping[str, str]:
-    """Return by which the weights in the app's own folders are known again later, by name, of as many as `most`.
+    """Return the fingerprints of up to `most` weights in the app's own folders, by name.
 
-    What is in a hub cache is known by its commit.
+    A commit identifies the files in a hub cache.
     """
     looks = (look for look in flat_files(folders(settings, lock), ()) if is_weights(look[0]))
     return {name_of(path, settings.app_dir): stamp(status) for path, status in islice(looks, most)}

@@ -18,12 +18,12 @@ _TELLING = (
     "HF_", "HUGGING", "TRANSFORMERS_", "DIFFUSERS_", "GRADIO_", "CUDA_", "HIP_", "ROCR_", "TORCH_", "PYTORCH_",
     "MODELSCOPE_", "USE_MODELSCOPE", "COMMANDLINE_ARGS", "TOKENIZERS_", "OMP_NUM_THREADS", "XDG_CACHE_HOME",
 )  # fmt: skip
-# The launcher gives the app these itself.
+# The launcher sets these itself.
 _GIVEN = ("GRADIO_SERVER_PORT", "GRADIO_SERVER_NAME")
 
 
 def is_telling(name: str) -> bool:
-    """Return whether a variable says how an app runs: which models, which devices, which hub."""
+    """Return whether a variable affects how an app runs: its models, its devices, its hub."""
     return name.startswith(_TELLING) and name not in _GIVEN
 
 

@@ -1,4 +1,4 @@
-"""What a restart would change for an instance that somebody started by hand: arguments, interpreter, environment."""
+"""Compare a launch with an instance that was started by hand: arguments, interpreter, environment."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _NAMED_AT_MOST = 4
 
 
 def changes(process: Process, command: Command, settings: Settings) -> tuple[str, ...]:
-    """Return what a launch of this command would not keep of a process that no launcher has started, in words."""
+    """Return in words what a launch of this command would not keep of a process that no launcher has started."""
     variables = environment(process.pid)
     script = own_script(process)
     ours = [os.path.realpath(path) for path in (settings.script, *settings.other_entries)]
@@ -49,7 +49,7 @@ def changes(process: Process, command: Command, settings: Settings) -> tuple[str
 
 def _differs(name: str, value: str, command: Command) -> bool:
     new = command.environment.get(name, "")
-    if name in PATH_NAMES and new:  # a relative path is made absolute
+    if name in PATH_NAMES and new:  # the launcher makes a relative path absolute
         return os.path.normpath(os.path.join(command.folder, value)) != os.path.normpath(new)
     return value.strip() != new.strip()
 
@@ -70,7 +70,7 @@ def _rest(argv: Sequence[str]) -> tuple[str, ...]:
 
 
 def _groups(words: Sequence[str], settings: Settings) -> Iterator[tuple[str, ...]]:
-    """Yield options with the words behind them, port and address left out; `--a=b` is `--a b`."""
+    """Yield options with their following words, except port and address; `--a=b` counts as `--a b`."""
     own = {flag.rstrip("=") for flag in (*settings.form.port_flags, *settings.form.host_flags)}
     group: list[str] = []
     for word in (*words, "-"):
@@ -86,7 +86,7 @@ def _groups(words: Sequence[str], settings: Settings) -> Iterator[tuple[str, ...
 
 
 def _folder_of(python: str, variables: Mapping[str, str]) -> str | None:
-    """Return the folder that an interpreter was called in, as far as its name or its PATH tells."""
+    """Return the environment folder of an interpreter, as far as its name or its PATH shows it."""
     if os.path.isabs(python):
         return os.path.dirname(python)
     if os.sep in python:

@@ -1,6 +1,6 @@
-"""What `models.lock` pins is copied into a folder, from which `models pull` of another machine takes it by its hashes.
+"""Copy the pinned files into a folder, from which `models pull` on another machine takes them by their hashes.
 
-Names in the folder are plain: FAT and exFAT have no links, and a person is to see what is there.
+The folder has plain files with readable names: FAT and exFAT have no links.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _SPARE_BYTES = 1 << 20
 
 
 class Exported(NamedTuple):
-    """Hold how many files were written, how many were there, and the bytes of the former."""
+    """Hold the number of written files, the number of existing ones, and the written bytes."""
 
     folder: str
     written: int
@@ -34,7 +34,7 @@ class Exported(NamedTuple):
 
 
 class _Part(NamedTuple):
-    """Hold a file to be exported: where it is, what it must be, and its path in the folder."""
+    """Hold a file to export: its path, its expected content, and its path in the folder."""
 
     path: str
     file: LockedFile
@@ -43,10 +43,10 @@ class _Part(NamedTuple):
 
 
 def export(context: Context, folder: str) -> Exported:
-    """Write the pinned files below a folder that are not there; with `--dry-run` nothing is written.
+    """Write the missing pinned files below a folder; with `--dry-run` nothing is written.
 
-    Raises LauncherError: 2 without a lock, 65 for a file that is not what is pinned, 74 where there is no room or
-    something cannot be read or written.
+    Raises LauncherError: 2 without a lock, 65 for a file that does not match its pin, 74 if there is no room or a file
+    cannot be read or written.
     """
     target = os.path.join(current_folder(), os.path.expanduser(folder))
     parts = list(_parts(context))
@@ -100,7 +100,7 @@ def _parts(context: Context) -> Iterator[_Part]:
 
 
 def _refuse_changed(context: Context, parts: list[_Part], memories: Memories) -> None:
-    """Refuse what is not on the disk as it is pinned: somebody else is to rely on it.
+    """Refuse files that do not match their pins, because another machine will rely on them.
 
     Raises LauncherError (65, 74).
     """

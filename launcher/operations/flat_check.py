@@ -1,4 +1,4 @@
-"""`models check` of folders of the app's own: their files are read, and compared with what a hub or the lock has."""
+"""Check models in folders of the app's for `models check`: read their files; compare them with a hub or the lock."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from . import weights as inventory
 
 
 def read_pinned(context: Context, lock: Lock, memories: Memories) -> None:
-    """Read what is pinned in folders of the app's own and not remembered, so that its content is known.
+    """Read the pinned files in folders of the app's that are not remembered as verified.
 
     Raises LauncherError (74).
     """
@@ -37,7 +37,7 @@ def read_pinned(context: Context, lock: Lock, memories: Memories) -> None:
 
 
 def of_files(context: Context, lock: Lock, memories: Memories) -> Iterator[Verdict]:
-    """Yield a verdict on each file that is pinned by its hash alone; its content was read."""
+    """Yield a verdict on each file that is pinned only by its hash, after reading it."""
     held = placement.held(str(context.settings.app_dir), lock.files, memories.local)
     for path, file in lock.files.items():
         name = os.path.join(context.settings.app_dir, path)
@@ -56,7 +56,7 @@ def of_files(context: Context, lock: Lock, memories: Memories) -> Iterator[Verdi
 
 
 def of_notes(context: Context, lock: Lock) -> tuple[Subject, ...]:
-    """Return what huggingface_hub has brought into folders of the app's that the lock does not name, to be checked."""
+    """Return the unpinned downloads of huggingface_hub in folders of the app's, to be checked."""
     known = inventory.library(context, context.environment)
     pinned = weights.pins(lock, context.settings.app_dir)
     own = freeze.own_files(known)
@@ -102,7 +102,7 @@ def requirements(context: Context) -> tuple[resolve.Requirement, ...]:
 
 
 def of_unknown(context: Context, lock: Lock) -> Iterator[Verdict]:
-    """Yield a verdict on the weights of each folder of the app's of which nothing here says the repo."""
+    """Yield a verdict on the weights in each folder of the app's whose repo is unknown here."""
     known = inventory.library(context, context.environment)
     by_folder: dict[str, list[weights.WeightsFile]] = {}
     folders = [weights.name_of(f, context.settings.app_dir) for f in weights.folders(context.settings, lock)]
@@ -125,9 +125,9 @@ def of_unknown(context: Context, lock: Lock) -> Iterator[Verdict]:
 
 
 def of_folder(context: Context, repo: str, folder: str) -> Subject:
-    """Return a repo to be checked by the files of a folder: each is compared with what the newest commit has.
+    """Return a repo to check by the files of a folder: each is compared with the newest commit's.
 
-    Raises LauncherError: 2 for what is no folder or repo, 74 for a file that cannot be read.
+    Raises LauncherError: 2 for an invalid folder or repo, 74 for an unreadable file.
     """
     target = repo_id.target(repo)
     plain = folder.removeprefix("./").rstrip("/")
@@ -176,7 +176,7 @@ def _pointers(folder: str, paths: Sequence[str]) -> list[str]:
 
 
 def _in_words(folder: str, present: Sequence[str], wrong: Sequence[str], than: str) -> str:
-    """Return in words what is wrong with files of a folder, blank where nothing is."""
+    """Return in words the problems of files of a folder; blank without any."""
     pointers = _pointers(folder, wrong)
     if pointers:
         return f"{len(pointers)} of {len(present)} files are Git LFS pointers, not the files: {some(pointers, 3)}"

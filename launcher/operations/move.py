@@ -1,7 +1,7 @@
-"""A cache moves to another folder: copied, compared, named in `.env`, and only then removed from where it was.
+"""Move a cache to another folder: copy it, compare it, name it in `.env`, and only then remove the old one.
 
-At every instant one of the two caches is whole, and it is the one that `.env` names. The same command, run again, goes
-on where a run was killed: the journal in the new cache says how far it came.
+At every instant the cache that `.env` names is complete. After a killed run, the same command continues the move: the
+journal in the new cache shows the progress.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _PASSES = 3
 def apply(context: Context, move: Move) -> Result:
     """Copy the cache, name the new one in `.env`, and remove the old one.
 
-    Raises LauncherError; until `.env` names the new cache, the old one is as it was.
+    Raises LauncherError; until `.env` names the new cache, the old one is unchanged.
     """
     try:
         prints, copied = _copy(context, move)
@@ -66,9 +66,9 @@ def apply(context: Context, move: Move) -> Result:
 
 
 def finish(context: Context, target: str, begun: Journal) -> Result:
-    """Lead links to the new cache, which is whole and in use, and remove the old one.
+    """Point links to the new cache, which is complete and in use, and remove the old one.
 
-    Raises LauncherError where a link cannot be changed; then the old cache stays.
+    Raises LauncherError if a link cannot be changed; then the old cache stays.
     """
     console, source = context.console, begun.source
     roots.refuse_unsafe((begun.root,), context.settings.app_dir, context.home)
@@ -77,7 +77,7 @@ def finish(context: Context, target: str, begun: Journal) -> Result:
             f"the journal in {target} names {source}, which is no other cache", f"rm {quoted(target + '/' + MOVE)}"
         )
     _relink(context, target, source)
-    # What is only foreign files now, a run that was killed has taken the rest of.
+    # A repo with only foreign files is the rest of a removal that was interrupted.
     request = Request("clear", force=True)
     planned = planning.plan(request, (begun.root,), again=True)
     going = {item.folder for plan in planned for item in plan.items if item.kind == "repo"}
@@ -102,13 +102,13 @@ def finish(context: Context, target: str, begun: Journal) -> Result:
 
 
 def remains(source: str) -> tuple[str, ...]:
-    """Return the repos that are still in an old cache, but for those of which only foreign files are left."""
+    """Return the repos that are still in an old cache, except those with only foreign files."""
     left = (folder for folder in entries.contents(source).entries if os.path.isdir(f"{source}/{folder}/refs"))
     return tuple(map(repo_name, left))
 
 
 def _copy(context: Context, move: Move) -> tuple[Mapping[str, str], int]:
-    """Copy until nothing changes any more; return the fingerprints of what was copied, and the bytes."""
+    """Copy until nothing changes; return the fingerprints of the copied entries, and the bytes."""
     before = journal.read(move.target)
     _make(move)
     _drop_vanished(move, before)
@@ -130,9 +130,9 @@ def _copy(context: Context, move: Move) -> tuple[Mapping[str, str], int]:
 
 
 def _copied(move: Move, copier: Copier) -> Mapping[str, str]:
-    """Copy every entry, again where it has changed meanwhile, and return the fingerprints.
+    """Copy every entry, again if it has changed meanwhile, and return the fingerprints.
 
-    Raises LauncherError (75) where it goes on changing, or a repo has come.
+    Raises LauncherError (75) if it keeps changing, or a repo was added.
     """
     source = move.root.real
     pending: Sequence[str] = move.names
@@ -157,9 +157,9 @@ def _copied(move: Move, copier: Copier) -> Mapping[str, str]:
 
 
 def _drop_vanished(move: Move, before: Journal | None) -> None:
-    """Drop from a half-done copy what the old cache does not have any more.
+    """Remove from an unfinished copy the entries that the old cache no longer has.
 
-    Raises LauncherError (75) for a repo that no copy of ours brought.
+    Raises LauncherError (75) for a repo that no copy of ours created.
     """
     for name in {*os.listdir(move.target)}.difference(move.names):
         if not HUB_ENTRY.match(name):
@@ -186,7 +186,7 @@ def _is_still(source: str, name: str, known: str) -> bool:
 
 
 def _make(move: Move) -> None:
-    """Make the new folder like the old one."""
+    """Give the new folder the owner and mode of the old one."""
     if os.path.isdir(move.target):
         return
     os.makedirs(move.target)
@@ -214,9 +214,9 @@ def _can_link(move: Move) -> bool:
 
 
 def _relink(context: Context, target: str, source: str) -> None:
-    """Lead every link of the app to the same place in the new cache.
+    """Point every link of the app to the same path in the new cache.
 
-    Raises LauncherError (74) where one cannot be changed.
+    Raises LauncherError (74) if one cannot be changed.
     """
     for link, path in list(links.entering(source, _places(context, source))):
         new = f"{target}{path.removeprefix(source)}"
@@ -246,7 +246,7 @@ def _places(context: Context, source: str) -> tuple[str, ...]:
 
 
 def _drop_root(begun: Journal) -> None:
-    """Remove what is left of an old cache, unless it holds something or was reached by a link, which stays."""
+    """Remove the rest of an old cache, unless it has contents or is a link."""
     source = begun.source
     with suppress(OSError):
         os.rmdir(f"{source}/{entries.LOCKS}")

@@ -1,4 +1,4 @@
-"""What speaks against a move of the cache is found before anything moves, and said with what helps."""
+"""Find every obstacle to a move of the cache before the move begins, with a hint."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ from .instance import observe
 _USAGE = ExitStatus.USAGE
 _VARIABLE = HUB_CACHE_NAMES[0]
 _SPARE_BYTES = 16 << 20
-_NO_MATTER = entries.HELPERS | {"lost+found"}  # what a new disk has
+_NO_MATTER = entries.HELPERS | {"lost+found"}  # present on a new disk
 
 
 class Move(NamedTuple):
-    """Hold a move that nothing speaks against: what is copied from where to where, and the `.env` that names it.
+    """Hold a possible move: what is copied from where to where, and the `.env` that names the new cache.
 
-    With `link`, both are on one file system, and the files get second names. `free` are the bytes that the new place
-    has, `begun` is whether an earlier run has copied a part.
+    With `link`, both are on one file system, and the files get second names. `free` are the free bytes at the new
+    place, `begun` means that an earlier run has copied a part.
     """
 
     root: Root
@@ -49,9 +49,9 @@ class Move(NamedTuple):
 
 
 def prepare(context: Context, target: str) -> Move:
-    """Return the move of the app's hub cache to this folder; nothing is changed.
+    """Return the move of the app's hub cache to this folder; change nothing.
 
-    Raises LauncherError for whatever can be known to fail.
+    Raises LauncherError for every failure that can be foreseen.
     """
     root = context.roots[0]
     _refuse_places(context, root, target)
@@ -123,9 +123,9 @@ def refuse_in_use(context: Context, source: str, target: str) -> None:
 
 
 def _edit(context: Context, target: str) -> Edit:
-    """Return the `.env` with the new cache in it; HF_HOME stays what it is, for the token is in there.
+    """Return the `.env` with the new cache; HF_HOME stays unchanged, because the token is there.
 
-    Raises LauncherError where the line could not be written, or would have no effect.
+    Raises LauncherError if the line cannot be written, or would have no effect.
     """
     settings = context.settings
     named = settings.variables.get(_VARIABLE)
@@ -143,7 +143,7 @@ def _edit(context: Context, target: str) -> Edit:
         )
     values = {_VARIABLE: target}
     home = settings.variables.get("HF_HOME")
-    if home and home.level == "default":  # a folder of the app's that counts only as long as nothing is set
+    if home and home.level == "default":  # a folder of the app's that counts only without a setting
         values = {"HF_HOME": home.value, **values}
     elsewhere = {**context.environment, **values}
     for name in settings.form.unset:
@@ -169,7 +169,7 @@ def _edit(context: Context, target: str) -> Edit:
 
 
 def _refuse_places(context: Context, root: Root, target: str) -> None:
-    """Refuse a folder that is no place for a cache, or has to do with the old one."""
+    """Refuse a folder that is unsuitable for a cache, or overlaps with the old one."""
     if _is_in(target, root.real):
         raise LauncherError(
             f"{target} is inside the cache {root.real}", f"start_app.py cache move {quoted(_free(root.real))}", _USAGE
@@ -192,7 +192,7 @@ def _refuse_places(context: Context, root: Root, target: str) -> None:
 
 
 def _refuse_target(target: str, root: Root, begun: Journal | None) -> None:
-    """Refuse a folder that cannot be made or written to, or has something in it that is not our half-done move."""
+    """Refuse a folder that cannot be created or written to, or has contents other than our unfinished move."""
     if os.path.lexists(target) and not os.path.isdir(target):
         raise LauncherError(f"{target} is not a folder", f"start_app.py cache move {quoted(_free(target))}", _USAGE)
     if begun and begun.source != root.real:
@@ -217,7 +217,7 @@ def _refuse_target(target: str, root: Root, begun: Journal | None) -> None:
 
 
 def _refuse_kept(root: Root) -> None:
-    """Refuse what could not be removed afterwards."""
+    """Refuse a cache that could not be removed afterwards."""
     (plan,) = planning.plan(Request("clear", force=True), (root,))
     for skip in plan.skipped:
         if skip.kind == "blocked":
@@ -229,7 +229,7 @@ def _refuse_kept(root: Root) -> None:
 
 
 def refuse_full(move: Move) -> None:
-    """Refuse a disk without room for what is not there yet.
+    """Refuse a disk without room for the missing files.
 
     Raises LauncherError (74).
     """
@@ -250,14 +250,14 @@ def _copied_already(move: Move) -> tuple[str, ...]:
 
 
 def _existing(path: str) -> str:
-    """Return the nearest folder at or above a path that is there."""
+    """Return the nearest existing folder at or above a path."""
     while not os.path.isdir(path):
         path = os.path.dirname(path)
     return path
 
 
 def _free(path: str) -> str:
-    """Return the first of these names, numbered where needed, that nothing has."""
+    """Return the first free name among these, numbered if necessary."""
     return next(name for name in _numbered(path) if not os.path.lexists(name))
 
 

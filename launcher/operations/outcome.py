@@ -1,7 +1,7 @@
-"""What becomes of the starts of the app: noted by whoever sees it first, and told in the history.
+"""Record the outcome of each start of the app as soon as a process sees it, and report it in the history.
 
-A launcher notes what it starts, sees and stops; systemd has a command of ours note how its main process ended. What
-nobody was there to see, such as a death in the night, the next command notices.
+A launcher records what it starts, sees and stops; systemd runs a command of ours that records how its main process
+ended. The next command notices an end that no process saw.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from ..service.outcomes import Attempt, By, End, LaunchSet, Outcomes, Pinned
 from ..ui import text
 
 _UNKNOWN = "has ended, nobody saw how"
-# What a supervisor gives to its children; only then it is worth a look at the processes above.
+# Variables that supervisors set for their children; without them, the ancestors need no check.
 _SIGNS = ("INVOCATION_ID", "SUPERVISOR_PROCESS_NAME", "pm_id", "SYSTEMD_EXEC_PID")
 _MOST_LINE = 300
 _PAGE_SECONDS = 1.0
 
 
 def by(context: Context) -> By:
-    """Return who has called this launcher: a person, or something that starts the app again when it ends."""
+    """Return who has called this launcher: a person, or a supervisor that restarts the app when it ends."""
     if context.arguments.if_down:
         return "if-down"
     environ = context.environ
@@ -51,7 +51,7 @@ def by(context: Context) -> By:
 
 
 def look_back(context: Context) -> Outcomes:
-    """Return what is known of the starts on the port, with the death that nobody has noted yet."""
+    """Return the known starts on the port, including an end that was not recorded yet."""
     settings = context.settings
     known = outcomes.read(settings.app_dir, settings.port)
     last = known.last
@@ -64,31 +64,31 @@ def look_back(context: Context) -> Outcomes:
 
 
 def known_of(context: Context) -> Outcomes:
-    """Return what is known of the starts on the port, with a key for digests, which is made once."""
+    """Return the known starts on the port, with a key for digests, which is created once."""
     known = _change(context, lambda known: known)
     return known if known.key else known._replace(key=os.urandom(16).hex())
 
 
 def note_start(context: Context, attempt: Attempt) -> None:
-    """Note that this process is about to become the app."""
+    """Record that this process is about to become the app."""
     own = attempt._replace(pid=os.getpid(), start=start_of(os.getpid()) or 0.0)
     _change(context, lambda known: outcomes.started(known, own))
 
 
 def note_parked(context: Context) -> None:
-    """Note that the history has been told of parked starts: once is enough."""
+    """Record that the history has the refused starts: one entry is enough."""
     _change(context, lambda known: known._replace(told_parked=True))
 
 
 def note_own_end(context: Context, how: str) -> None:
-    """Note why this process could not become the app."""
+    """Record why this process could not become the app."""
     last = outcomes.read(context.settings.app_dir, context.settings.port).last
     if last and _is(last, os.getpid(), start_of(os.getpid()) or 0.0):
         note_end(context, last, End(how))
 
 
 def note_move(context: Context, pid: int, process: Process) -> None:
-    """Note that the app has made a daemon of itself: what was started as `pid` goes on as this process."""
+    """Record that the app has daemonized: the start with the pid `pid` continues as this process."""
 
     def move(known: Outcomes) -> Outcomes:
         if known.last is None or known.last.pid != pid:
@@ -99,10 +99,10 @@ def note_move(context: Context, pid: int, process: Process) -> None:
 
 
 def note_ready(context: Context, process: Process, *, at_once: bool = True) -> bool:
-    """Note that the page of the last start has answered, where this process is it: what it ran is good now.
+    """Record that the page of the last start has answered, if this process is that start: its set is good now.
 
-    `at_once`: it has answered just now, so that the models are still what the app has loaded. Returns whether nobody
-    had noted it before.
+    `at_once`: it has answered just now, so the models are still those that the app has loaded. Returns whether this was
+    not recorded before.
     """
     settings = context.settings
     last = outcomes.read(settings.app_dir, settings.port).last
@@ -119,7 +119,7 @@ def note_ready(context: Context, process: Process, *, at_once: bool = True) -> b
 
 
 def _drop_kept(context: Context) -> None:
-    """Remove the files that switches have replaced, now that the new ones have proved themselves."""
+    """Remove the replaced files of switches, now that the new ones have been used successfully."""
     from ..models import kept, switch
     from . import pull as pulling
 
@@ -136,7 +136,7 @@ def _drop_kept(context: Context) -> None:
 
 
 def see_page(context: Context, instances: Iterable[Instance]) -> None:
-    """Note that the page of the last start answers, where it is one of these instances and nobody has looked yet."""
+    """Record that the page of the last start answers, if it is one of these instances and not yet recorded."""
     settings = context.settings
     last = outcomes.read(settings.app_dir, settings.port).last
     if last is None or last.over or last.seen:
@@ -154,7 +154,7 @@ def see_page(context: Context, instances: Iterable[Instance]) -> None:
 
 
 def note_stopping(context: Context, pids: Collection[int]) -> None:
-    """Note that somebody is about to stop these processes; to be called before the first signal."""
+    """Record that these processes are about to be stopped; call it before the first signal."""
     last = outcomes.read(context.settings.app_dir, context.settings.port).last
     if last is None or last.over or last.pid not in pids or not _is(last, last.pid, start_of(last.pid) or 0.0):
         return
@@ -165,7 +165,7 @@ def note_stopping(context: Context, pids: Collection[int]) -> None:
 
 
 def note_end_of(context: Context, pid: int, end: End, wish: str | None = None) -> Outcomes:
-    """Note how a start that was made as this pid has ended, if it is the last one."""
+    """Record how the start with this pid has ended, if it is the last one."""
     known = outcomes.read(context.settings.app_dir, context.settings.port)
     if known.last and (known.last.pid, known.last.boot_id) == (pid, own_namespace()[0]):
         return note_end(context, known.last, end, wish)
@@ -173,7 +173,7 @@ def note_end_of(context: Context, pid: int, end: End, wish: str | None = None) -
 
 
 def note_end(context: Context, attempt: Attempt, end: End, wish: str | None = None) -> Outcomes:
-    """Note how a start has ended, and tell the history of an end that nobody has asked for."""
+    """Record how a start has ended, and add an unrequested end to the history."""
     end = end._replace(line=text.clean(end.line.strip())[:_MOST_LINE])
     told: list[Attempt] = []
 
@@ -194,7 +194,7 @@ def note_end(context: Context, attempt: Attempt, end: End, wish: str | None = No
 
 
 def note_unit_end(context: Context) -> None:
-    """Note how the main process of our unit has ended, as systemd tells an `ExecStopPost=` of it."""
+    """Record how the main process of our unit has ended, from the facts that systemd passes to an `ExecStopPost=`."""
     settings, environ = context.settings, context.environ
     last = outcomes.read(settings.app_dir, settings.port).last
     invocation = environ.get("INVOCATION_ID", "")
@@ -238,7 +238,7 @@ def start_document(attempt: Attempt | None) -> Mapping[str, Any] | None:
 
 
 def set_document(ran: LaunchSet) -> Mapping[str, Any]:
-    """Return what a start ran for `--json`."""
+    """Return the set of a start for `--json`."""
     return {
         "argv": list(ran.argv),
         "models": [{"repo": one.repo, "revision": one.revision, "commit": one.commit} for one in ran.models],
@@ -247,7 +247,7 @@ def set_document(ran: LaunchSet) -> Mapping[str, Any]:
 
 
 def last_line(log: str | None) -> str:
-    """Return the last line of a log that says something, blank where there is none."""
+    """Return the last line of a log that has text; blank without one."""
     if log is None:
         return ""
     from ..app import logs
@@ -258,12 +258,12 @@ def last_line(log: str | None) -> str:
 
 
 def cached_models(models: Iterable[Current]) -> tuple[Pinned, ...]:
-    """Return those of these models that are in a hub cache."""
+    """Return the models among these that are in a hub cache."""
     return tuple(Pinned(*one) for one in models if os.path.isdir(f"{one.path}/snapshots/{one.commit}"))
 
 
 def models_in_folders(models: Iterable[Current], lock: Iterable[LockedModel]) -> str:
-    """Return the text of a lock with the models in folders of the app's own that are just what `lock` says."""
+    """Return the text of a lock with those models in folders of the app's that match `lock`."""
     commits = {(one.repo, one.path): one.commit for one in models}
     exact = [
         model
@@ -275,12 +275,12 @@ def models_in_folders(models: Iterable[Current], lock: Iterable[LockedModel]) ->
 
 
 def lock_text(lock: Lock | None) -> str:
-    """Return what a lock says, as one text."""
+    """Return the content of a lock as one text."""
     return lockfile.dump(lock or ()).decode()
 
 
 def _now(context: Context, ran: LaunchSet) -> LaunchSet:
-    """Return what a start ran, with the models that it has loaded: an app that is not locked may have fetched some."""
+    """Return the set of a start with the models that it has loaded: an unlocked app may have fetched others."""
     from ..cache.roots import folders
 
     if ran.locked:
@@ -295,7 +295,7 @@ def _now(context: Context, ran: LaunchSet) -> LaunchSet:
 
 
 def _lives(attempt: Attempt) -> bool:
-    """Return whether the process of a start is still there; what cannot be seen from here may be."""
+    """Return whether the process of a start still exists; one that is invisible from here counts as existing."""
     boot_id, namespace = own_namespace()
     if boot_id and attempt.boot_id != boot_id:
         return False

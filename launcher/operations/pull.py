@@ -99,7 +99,7 @@ def recover(context: Context, begun: Sequence[switch.Unfinished] | None = None) 
 
 
 def kept_folders(app_dir: Path) -> frozenset[str]:
-    """Return the folders of which a last good set has a model: what a switch replaces there is kept for a roll-back."""
+    """Return the folders with a model of a last good set: replaced files there are kept for a roll-back."""
     good = (model for ran in outcomes.good_sets(app_dir) for model in lockfile.remembered(ran.folders))
     return frozenset(str(app_dir / model.local_dir) for model in good if model.local_dir)
 
@@ -260,7 +260,7 @@ def fetch(
 
 
 def sources_of(context: Context, memories: placement.Memories) -> Sources:
-    """Return where on this machine files may be that need not be downloaded."""
+    """Return the places on this machine that may have files, so that they need not be downloaded."""
     settings = context.settings
     named = sources.of_entries(context.endpoints.folders, str(settings.app_dir), context.home or "")
     for folder in named:

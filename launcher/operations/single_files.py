@@ -1,4 +1,4 @@
-"""Files that are pinned by their hash alone are brought back by it: from this machine, or from their repo."""
+"""Restore files that are pinned only by their hash: from this machine, or from their repo."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from ..ui.text import size
 
 
 def restore(context: Context, lock: Lock, sources: Sources, memories: Memories) -> Iterator[Skipped]:
-    """Bring every pinned file that is missing or has changed; yield those that nobody has, or that cannot be written.
+    """Restore every missing or changed pinned file; yield those that have no source, or cannot be written.
 
-    What is in the place of one is kept beside it under another name.
+    A file in its place is kept next to it under another name.
     """
     app_dir = str(context.settings.app_dir)
     lacking = {path: lock.files[path] for path in _lacking(app_dir, lock, memories)}
@@ -59,7 +59,7 @@ def _lacking(app_dir: str, lock: Lock, memories: Memories) -> Iterator[str]:
 
 
 def _put(source: Source, name: str, file: LockedFile) -> None:
-    """Bring a file beside its place, and let it take that place when it is right."""
+    """Stage a file next to its place, and rename it into place after verifying it."""
     staged = f"{name}.{file.hash[:7]}.incomplete"
     with suppress(FileNotFoundError):
         os.unlink(staged)
@@ -80,7 +80,7 @@ def _take_place(staged: str, name: str, file: LockedFile) -> None:
 
 
 def _download(context: Context, name: str, file: LockedFile) -> str:
-    """Bring a file from the repo that it is a renamed file of; return from where.
+    """Download a file under its name in the repo; return the source.
 
     Raises LauncherError (75).
     """

@@ -1,4 +1,4 @@
-"""While the old instance still serves, what the new one will load is read into the page cache."""
+"""Read the files that the new instance will load into the page cache while the old instance still serves."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from ..ui.text import duration, size
 from . import weights as inventory
 
 _LONGEST_SECONDS = 60.0
-_SPARE_SHARE = 0.1  # of the memory that is available
+_SPARE_SHARE = 0.1  # of the available memory
 
 
 def warm(context: Context, lock: Lock, pids: Sequence[int]) -> None:
-    """Read what is pinned, or what these processes have mapped or open, where it is not in memory already and fits.
+    """Read the pinned files, or those that these processes have mapped or open, if they fit and are not in memory.
 
-    What cannot be read is left to the app.
+    Unreadable files are left to the app.
     """
     opened: list[int] = []
     try:
@@ -53,7 +53,7 @@ def warm(context: Context, lock: Lock, pids: Sequence[int]) -> None:
 
 
 def _paths(context: Context, lock: Lock, pids: Sequence[int]) -> Iterator[str]:
-    """Yield the files that the new instance will load, as far as that is known."""
+    """Yield the files that the new instance will load, as far as they are known."""
     if lock:
         for model, place in placement.placed(lock, context.roots, context.settings.app_dir):
             yield from (f"{place.base(model.commit)}/{path}" for path in model.files)

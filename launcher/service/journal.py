@@ -1,4 +1,4 @@
-"""What systemd tells of a unit's main process: how it ended, by the environment, and its last line, by the journal."""
+"""Read systemd's facts about a unit's main process: its end from the environment, its last line from the journal."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from ..system.child import output_within
 
 _SECONDS = 3.0
-# That the unit was stopped, or took too long to stop: nothing else has a time-out in a unit of ours.
+# The unit was stopped, or took too long to stop: nothing else has a time-out in a unit of ours.
 _ASKED = ("success", "timeout")
 _PLAIN = ("success", "exit-code", "signal", "core-dump")
 
@@ -27,18 +27,18 @@ def status_of(environ: Mapping[str, str]) -> int | None:
 
 
 def was_asked(environ: Mapping[str, str]) -> bool:
-    """Return whether somebody has stopped the unit, as far as SERVICE_RESULT says."""
+    """Return whether the unit was stopped on request, according to SERVICE_RESULT."""
     return environ.get("SERVICE_RESULT") in _ASKED
 
 
 def more(environ: Mapping[str, str]) -> str:
-    """Return what SERVICE_RESULT adds to the status, such as ` (oom-kill)`."""
+    """Return the detail of SERVICE_RESULT in addition to the status, such as ` (oom-kill)`."""
     result = environ.get("SERVICE_RESULT", "")
     return f" ({result})" if result and result not in _PLAIN else ""
 
 
 def last_line(pid: int, invocation: str) -> str:
-    """Return the last line that a process of a unit has written to the journal, blank where it cannot be read."""
+    """Return the last line that a process of a unit has written to the journal; blank if it cannot be read."""
     words = ("journalctl", "--quiet", "--no-pager", "--output=cat", "--lines=5")
     matches = (f"_PID={pid}", f"_SYSTEMD_INVOCATION_ID={invocation}")
     data = output_within((*words, *matches), _SECONDS) or b""

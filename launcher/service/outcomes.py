@@ -1,7 +1,7 @@
-"""What became of each start of the app on a port, and what the last good one ran.
+"""Store the outcome of each start of the app on a port, and the last good sets.
 
-One small file is replaced whole at each change, so that a kill leaves the state before or after it. It has no secret:
-arguments are masked, and what the app's environment holds is there as names and one keyed hash.
+One small file is replaced atomically at each change, so a killed process leaves the state before or after it. It has no
+secret: arguments are masked, and of the app's environment it has plain values of `.env`, and one keyed hash of it all.
 """
 
 from __future__ import annotations
@@ -11,15 +11,16 @@ import os
 import re
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
 from ..system import files, state
 
 MOST_DOOMED = 5
-"""So many unattended starts in a row may fail before further ones are refused."""
+"""The number of unattended starts in a row that may fail before further ones are refused."""
 _NAME = re.compile(r"outcomes-(\d{1,5})\.json")
 _KEPT = 2
 _LOCK = "outcomes.lock"
@@ -27,7 +28,7 @@ _LOCK_SECONDS = 1.0
 _MODE = 0o600
 _MOST_BYTES = 1 << 23
 _LONGEST = 500
-# What a person, a service manager or a terminal ends a program with.
+# The signals of a person, a service manager or a terminal that end a program.
 _ASKED = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM)
 _INTERRUPTED = 130
 
@@ -45,11 +46,11 @@ class Pinned(NamedTuple):
 
 
 class LaunchSet(NamedTuple):
-    """Hold what a start ran: its command line with secrets masked, the models in hub caches and those in folders.
+    """Hold the set of a start: its command line with secrets masked, the models in hub caches and those in folders.
 
-    `interpreter`, `program` and `script` are those of the app's command.
-    `folders` is the text of a `models.lock` that has the models in folders of the app's own. `environment` are the
-    names of the variables that the settings decide, and `digest` is a keyed hash of all that the start depended on.
+    `interpreter`, `program` and `script` are those of the app's command. `folders` is the text of a `models.lock` with
+    the models in folders of the app's. `environment` are the names of the variables from the settings, and `variables`
+    the values of those in `.env` that are no secrets.
     """
 
     argv: tuple[str, ...] = ()
@@ -59,21 +60,21 @@ class LaunchSet(NamedTuple):
     models: tuple[Pinned, ...] = ()
     folders: str = ""
     environment: tuple[str, ...] = ()
-    digest: str = ""
+    variables: Mapping[str, str] = MappingProxyType({})
     at: str = ""
     locked: bool = False
 
     @property
     def runs(self) -> tuple[Any, ...]:
-        """Return what tells one set from another for a person: commands and commits, not where and when."""
-        return self.argv, tuple(model[:3] for model in self.models), self.folders
+        """Return what distinguishes sets for a person: commands and commits, not place and time."""
+        return self.argv, tuple(model[:3] for model in self.models), self.folders, dict(self.variables)
 
 
 class Attempt(NamedTuple):
-    """Hold one start: its process (see Record), when and by whom it was started, what it ran, and what became of it.
+    """Hold one start: its process (see Record), its time and caller, its set, and its outcome.
 
-    `wish` is the digest of what the settings asked for, which a roll-back does not run. `seen` tells that its page
-    answered, `how` how it ended, `line` the last line of its log. `unit` is systemd's id of this run of the unit.
+    `wish` is the digest of the set in the settings, which a roll-back does not run. `seen` means that its page
+    answered, `how` is how it ended, `line` the last line of its log. `unit` is systemd's id of this run of the unit.
     """
 
     pid: int
@@ -104,9 +105,9 @@ class Attempt(NamedTuple):
 
 
 class Outcomes(NamedTuple):
-    """Hold what is known of a port: the last start, the last that failed, and the last good sets, the newest first.
+    """Hold the facts about a port: the last start, the last failed one, and the last good sets, the newest first.
 
-    `doomed` counts the unattended starts in a row that never were ready, all of which asked for `wish`. `key` is for
+    `doomed` counts the unattended starts in a row that were never ready, all of which asked for `wish`. `key` is for
     the digests.
     """
 
@@ -120,20 +121,20 @@ class Outcomes(NamedTuple):
 
     @property
     def refused(self) -> Attempt | None:
-        """Return the failed start that keeps an unattended one from being tried again, or None."""
+        """Return the failed start that stops an unattended start from retrying it, or None."""
         return self.failed if self.failed and self.failed.wish else None
 
     def is_parked(self, wish: str) -> bool:
-        """Return whether an unattended start that asks for this would fail once more."""
+        """Return whether an unattended start that asks for this would fail again."""
         return self.doomed >= MOST_DOOMED and self.wish == wish
 
     def should_roll_back(self, wish: str) -> bool:
-        """Return whether an unattended start that asks for this is to run the last good set instead."""
+        """Return whether an unattended start that asks for this must run the last good set instead."""
         failed = self.refused
         return bool(self.good and failed and failed.wish == wish and not failed.rollback)
 
     def other_good(self) -> LaunchSet | None:
-        """Return the last good set that is another than what ran last: what a person goes back to."""
+        """Return the last good set that differs from the last start: the target of a roll-back."""
         ran = self.last.ran.runs if self.last else None
         return next((one for one in self.good if one.runs != ran), None)
 
@@ -144,7 +145,7 @@ def name_of(port: int) -> str:
 
 
 def read(app_dir: Path, port: int) -> Outcomes:
-    """Return what is known of the starts on a port; nothing where the file is missing or makes no sense."""
+    """Return the facts about a port; empty if the file is missing or invalid."""
     with suppress(ValueError, TypeError, KeyError, AttributeError, RecursionError):
         data = state.read(app_dir, name_of(port))
         if 0 < len(data) <= _MOST_BYTES:
@@ -159,9 +160,9 @@ def good_sets(app_dir: Path) -> tuple[LaunchSet, ...]:
 
 
 def change(app_dir: Path, port: int, how: Callable[[Outcomes], Outcomes], *, durable: bool = False) -> Outcomes:
-    """Change what is known of a port in one step, and return it; without a key, it gets one.
+    """Change the facts about a port in one step, and return them; create a missing key.
 
-    Raises OSError where it cannot be written.
+    Raises OSError if they cannot be written.
     """
     with _taking_turns(app_dir):
         before = read(app_dir, port)
@@ -173,14 +174,14 @@ def change(app_dir: Path, port: int, how: Callable[[Outcomes], Outcomes], *, dur
 
 
 def started(outcomes: Outcomes, attempt: Attempt) -> Outcomes:
-    """Return what is known once a start was made; one that asks for something else is not doomed yet."""
+    """Return the facts after a start; a start that asks for something else is not doomed yet."""
     if attempt.wish != outcomes.wish:
         outcomes = outcomes._replace(doomed=0, wish=attempt.wish)
     return outcomes._replace(last=attempt, told_parked=False)
 
 
 def ready(outcomes: Outcomes, ran: LaunchSet) -> Outcomes:
-    """Return what is known once the page of the last start has answered: what it ran is the last good set."""
+    """Return the facts after the page of the last start has answered: its set is the last good set."""
     last = outcomes.last
     if last is None or last.over:
         return outcomes
@@ -194,7 +195,7 @@ def ready(outcomes: Outcomes, ran: LaunchSet) -> Outcomes:
 
 
 def stopping(outcomes: Outcomes) -> Outcomes:
-    """Return what is known once somebody is about to stop the last start: its end will be no failure."""
+    """Return the facts when the last start is about to be stopped: its end is not a failure."""
     last = outcomes.last
     if last is None or last.over:
         return outcomes
@@ -202,9 +203,9 @@ def stopping(outcomes: Outcomes) -> Outcomes:
 
 
 class End(NamedTuple):
-    """Hold how a process ended: in words, its status (negative for a signal, None where unknown), its last line.
+    """Hold how a process ended: in words, its status (negative for a signal, None if unknown), its last line.
 
-    `asked` tells that somebody has ended it.
+    `asked` means that its end was requested.
     """
 
     how: str
@@ -214,14 +215,14 @@ class End(NamedTuple):
 
     @property
     def is_asked(self) -> bool:
-        """Return whether somebody has ended it, as far as its status or whoever tells of it says."""
+        """Return whether its end was requested, according to its status or to the reporting process."""
         return self.asked or self.status == _INTERRUPTED or (self.status is not None and -self.status in _ASKED)
 
 
 def ended(outcomes: Outcomes, end: End, wish: str | None = None) -> Outcomes:
-    """Return what is known once the last start has ended; `wish` is what it turned out to have asked for.
+    """Return the facts after the end of the last start; `wish` is the digest that it actually asked for.
 
-    Whoever comes second may only add how it ended.
+    A second report can only add how it ended.
     """
     last = outcomes.last
     if last is None:
@@ -242,13 +243,13 @@ def ended(outcomes: Outcomes, end: End, wish: str | None = None) -> Outcomes:
     )
     outcomes = outcomes._replace(last=last)
     if stopped:
-        # A person who restarts what was rolled back wants to see the new set once more.
+        # A person who restarts after a roll-back wants to try the new set again.
         again = last.rollback and last.seen and outcomes.failed
         return outcomes._replace(failed=outcomes.failed._replace(wish="")) if again and outcomes.failed else outcomes
     if last.seen:
         return outcomes
     if last.by == "hand" and end.status is None:
-        last = last._replace(wish="")  # nobody saw it: a person at a terminal may have ended it
+        last = last._replace(wish="")  # no process saw the end: a person at a terminal may have requested it
     doomed = outcomes.doomed + (last.by != "hand")
     return outcomes._replace(failed=last, doomed=doomed, wish=last.wish or outcomes.wish)
 
@@ -259,8 +260,8 @@ def now() -> str:
 
 
 def digest(key: str, facts: Sequence[Any]) -> str:
-    """Return a keyed hash of what a start depends on; short, so that no value can be guessed from it with certainty."""
-    from _blake2 import blake2b  # hashlib would load OpenSSL, which takes longer than the rest of a launch's imports
+    """Return a keyed hash of what a start depends on; it is short, so that no value can be guessed with certainty."""
+    from _blake2 import blake2b  # hashlib would load OpenSSL, which takes longer than the other imports of a launch
 
     data = json.dumps(facts, sort_keys=True).encode()
     return str(blake2b(data, key=bytes.fromhex(key), digest_size=8).hexdigest())
@@ -268,7 +269,7 @@ def digest(key: str, facts: Sequence[Any]) -> str:
 
 @contextmanager
 def _taking_turns(app_dir: Path) -> Iterator[None]:
-    """Keep others from changing it meanwhile, for as long as they take; without flock nothing can."""
+    """Prevent concurrent changes meanwhile; without flock, that is not possible."""
     for folder in state.folders(app_dir):
         try:
             descriptor = state.open_file(folder, _LOCK, app_dir)
@@ -288,15 +289,19 @@ def _plain(outcomes: Outcomes) -> dict[str, Any]:
     values = outcomes._asdict()
     for name in ("last", "failed"):
         attempt = values[name]
-        values[name] = {**attempt._asdict(), "ran": attempt.ran._asdict()} if attempt else None
-    values["good"] = [one._asdict() for one in outcomes.good]
+        values[name] = {**attempt._asdict(), "ran": _plain_set(attempt.ran)} if attempt else None
+    values["good"] = [_plain_set(one) for one in outcomes.good]
     return values
 
 
-def _outcomes(document: Any) -> Outcomes:
-    """Return what a document says.
+def _plain_set(ran: LaunchSet) -> dict[str, Any]:
+    return {**ran._asdict(), "variables": dict(ran.variables)}
 
-    Raises TypeError, ValueError, KeyError or AttributeError for what no launcher has written.
+
+def _outcomes(document: Any) -> Outcomes:
+    """Return the facts in a document.
+
+    Raises TypeError, ValueError, KeyError or AttributeError for invalid content.
     """
     bytes.fromhex(document["key"])
     if type(document["doomed"]) is not int:
@@ -336,7 +341,7 @@ def _set(document: Any) -> LaunchSet:
         models=tuple(Pinned(*map(_text, model)) for model in document["models"]),
         folders=_text(document["folders"]),
         environment=tuple(map(_text, document["environment"])),
-        digest=_text(document["digest"]),
+        variables={_text(name): _text(value) for name, value in document["variables"].items()},
         at=_text(document["at"]),
         locked=bool(document["locked"]),
     )

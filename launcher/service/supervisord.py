@@ -1,7 +1,7 @@
 """The text of a program section for supervisord: http://supervisord.org/configuration.html#program-x-section-settings.
 
-A program counts as running from its first second, so that a slow load is no failed start; what ends is started again
-after a pause that grows, and the launcher itself refuses starts that cannot come up.
+A program counts as running from its first second, so a slow load is not a failed start. An ended program is restarted
+after a growing pause, and the launcher itself refuses starts that cannot succeed.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _START_SECONDS = 10
 def program(settings: Settings, machine: Machine) -> Unit:
     """Return the section that keeps this app running.
 
-    Raises LauncherError for a path that no section can hold.
+    Raises LauncherError for a path that no section can contain.
     """
     name = re.sub(r"[^A-Za-z0-9_.-]", "-", name_of(settings.app_dir))
     own, _ = words_of(settings, machine.app_args)
@@ -50,13 +50,13 @@ def program(settings: Settings, machine: Machine) -> Unit:
 
 
 def command(words: Sequence[str]) -> str:
-    """Return a command line as supervisord reads it: split like a shell's, `%` doubled, no ` ;` or ` #` in it."""
+    """Return a command line in supervisord's syntax: split like a shell's, `%` doubled, no ` ;` or ` #` in it."""
     return " ".join(map(_word, words))
 
 
 def _word(word: str) -> str:
     quoted = shlex.quote(_line(word))
-    # A blank before these begins a comment, in quotes too; a backslash outside of them keeps what follows.
+    # A blank before these starts a comment, even in quotes; a backslash outside of quotes prevents that.
     return re.sub(r"(?<=\s)([;#])", r"'\\\1'", quoted)
 
 

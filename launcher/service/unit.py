@@ -34,11 +34,11 @@ _SYSTEM = ("/usr", "/etc", "/boot", "/efi")
 
 
 class Machine(NamedTuple):
-    """Hold what a unit takes from the machine that it was printed on.
+    """Hold the facts about the machine of a unit.
 
     `launcher`: the words that call the launcher; `user`: the user of the app; `helper`: the command that makes the
-    GPUs' device files, if this machine has one; `caches`: the hub caches of the app; `app_args`: what follows `--`;
-    `systemd`: the version of its systemd, 0 where that is unknown.
+    GPUs' device files, if this machine has one; `caches`: the hub caches of the app; `app_args`: the words after `--`;
+    `systemd`: the version of its systemd, 0 if unknown.
     """
 
     launcher: tuple[str, ...]
@@ -227,6 +227,6 @@ def _below(path: str, places: tuple[str, ...]) -> bool:
 
 
 def name_of(app_dir: Path) -> str:
-    """Return a name for the unit of an app."""
+    """Return the name of the unit of an app."""
     name = re.sub(r"[^A-Za-z0-9_.]+", "-", app_dir.name).strip("-.")
     return name[:100] or "app"

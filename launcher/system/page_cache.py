@@ -1,4 +1,4 @@
-"""Files are read into the page cache before they are needed, as far as memory is free for that."""
+"""Read files into the page cache before they are needed, as far as there is free memory."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 
 _BLOCK = 1 << 20
-_STEP = 8 << 20  # how far apart it is looked whether a file is there already
+_STEP = 8 << 20  # the distance between the checks whether a file is cached
 _THREADS = 4
 _CGROUPS = "/sys/fs/cgroup"
 
 
 def missing(descriptor: int, size: int) -> Iterator[tuple[int, int]]:
-    """Yield the parts of a file, as offset and bytes, that are not in the page cache by a look at their ends.
+    """Yield the parts of a file, as offset and bytes, whose ends are not in the page cache.
 
-    Where the file system cannot tell (preadv2(2), RWF_NOWAIT), it is all of them.
+    If the file system cannot tell (preadv2(2), RWF_NOWAIT), yield the whole file.
     """
     for offset in range(0, size, _STEP):
         count = min(_STEP, size - offset)
@@ -36,9 +36,9 @@ def _is_resident(descriptor: int, offset: int) -> bool:
 
 
 def read(parts: Sequence[tuple[int, int, int]], seconds: float, proceed: Callable[[int], None]) -> int:
-    """Read parts of open files, as descriptor, offset and bytes, for so long at most; return how many bytes were read.
+    """Read parts of open files, as descriptor, offset and bytes, until the time limit; return the number of bytes read.
 
-    `proceed` is told of the bytes of each step, by one thread at a time.
+    `proceed` receives the bytes of each step, from one thread at a time.
     """
     deadline, guard, pending, done = time.monotonic() + seconds, threading.Lock(), list(reversed(parts)), [0]
     stop = threading.Event()
@@ -55,7 +55,7 @@ def read(parts: Sequence[tuple[int, int, int]], seconds: float, proceed: Callabl
                 try:
                     got = os.preadv(descriptor, [block[: min(_BLOCK, end - offset)]], offset)
                 except OSError:
-                    break  # the app will say what is wrong with it
+                    break  # the app will report the problem
                 if not got:
                     break
                 offset += got
@@ -76,7 +76,7 @@ def read(parts: Sequence[tuple[int, int, int]], seconds: float, proceed: Callabl
 
 
 def available() -> int | None:
-    """Return how many bytes the page cache may take without a swap: of the system, and of this process's cgroups."""
+    """Return how many bytes the page cache can take without swapping: of the system, and of this process's cgroups."""
     limits = [limit for limit in (_of_system(), *_of_cgroups()) if limit is not None]
     return min(limits, default=None)
 
@@ -90,7 +90,7 @@ def _of_system() -> int | None:
 
 
 def _of_cgroups() -> Iterator[int]:
-    """Yield what each cgroup above this process leaves: cgroup v2, memory.max; v1, memory.limit_in_bytes."""
+    """Yield the free memory of each cgroup above this process: cgroup v2, memory.max; v1, memory.limit_in_bytes."""
     try:
         with open("/proc/self/cgroup", encoding="utf-8", errors="surrogateescape") as file:
             lines = file.read().splitlines()
@@ -115,7 +115,7 @@ def _of_cgroups() -> Iterator[int]:
 
 
 def _left(folder: str, limit: str, usage: str, cached: tuple[str, ...]) -> int | None:
-    """Return what a cgroup may still take; what is cached for it already can make way."""
+    """Return how much memory a cgroup can still use; its cached files can be evicted."""
     try:
         most, used = _number(f"{folder}/{limit}"), _number(f"{folder}/{usage}")
         with open(f"{folder}/memory.stat", encoding="ascii") as file:
