@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -85,11 +86,15 @@ def instance_of(observed: Observed) -> Instance:
     if instance is None:
         return Instance()
     own = record if record and record.pid == instance.pid else None
+    started = time.time() - instance.process.age + _SETTLE_SECONDS
+    if own and observed.lock:
+        with suppress(OSError):  # the launcher wrote its record after all pulls, and then became the app
+            started = os.stat(observed.lock).st_mtime
     return Instance(
         loaded.opened(instance.tree),
         processes.environment(instance.pid) or {},
-        time.time() - instance.process.age,
-        own.weights or None if own else None,
+        started,
+        own.weights if own else None,
         own.models if own else {},
     )
 
@@ -167,7 +172,7 @@ class _Comparison:
 
     def _change(self, file: WeightsFile) -> str:
         stamps, started = self._instance.stamps, self._instance.started
-        late = started is not None and file.status.st_ctime > started + _SETTLE_SECONDS
+        late = started is not None and file.status.st_ctime > started
         if not file.flat:
             was = file.origin.commit in self._instance.commits.values()
             return "written or replaced since the instance started" if late and was else ""
