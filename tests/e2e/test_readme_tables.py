@@ -33,6 +33,7 @@ NOT_RUN = {
     "start_app.py --if-down --background -q": "tests/launch/test_rollback.py runs it",
     "start_app.py --force-refresh --background": "tests/launch/test_models.py refreshes, and no app is upgraded here",
     "start_app.py rollback --background": "tests/launch/test_rollback.py runs it",
+    "start_app.py rollback": "tests/launch/test_rollback.py runs it",
     "start_app.py unit --supervisord": "tests/service/test_way_back.py has a real supervisord read it",
     "dmesg | tail": "a container may not read the kernel's log",
     "loginctl enable-linger": "systemd-logind is nowhere in the tests",

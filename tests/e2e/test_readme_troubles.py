@@ -143,6 +143,24 @@ def test_the_old_model_is_replaced_in_each_way_that_is_told(world: World) -> Non
 
 
 @pytest.mark.slow
+@runs("start_app.py --prune-cache", tells=("skipped: … it is in use by pid …",))
+def test_leftovers_of_a_model_that_the_app_has_open_go_with_a_restart(world: World) -> None:
+    old, new = world.publish(V23)
+    folder = world.cache(V23, old, ref=None)
+    weights = world.cache(V23, new) / "snapshots" / new / "gpt.safetensors"
+    world.app.script.write_text(INDEXTTS.replace("import ", f"held = open({str(weights)!r}, 'rb')\nimport ", 1))
+    first = world.start(".venv/bin/python start_app.py")
+    kept = world.run("start_app.py cache prune")
+    assert kept.status == 75
+    world.tells("skipped: … it is in use by pid …", kept.out)
+    assert (folder / "snapshots" / old).exists()
+    second = world.processes.start(world.script("start_app.py --prune-cache"), world.app.path, world.environment())
+    world.await_page(second, world.app.port, before=first.pid)
+    assert not (folder / "snapshots" / old).exists()
+    assert weights.exists()
+
+
+@pytest.mark.slow
 @runs(
     "start_app.py cache verify --repair",
     "start_app.py cache prune",
