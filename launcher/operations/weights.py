@@ -9,19 +9,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..cache import roots as caches
+from ..cache.digests import Wanted, digests
 from ..context import Context
-from ..errors import LauncherError
+from ..errors import ExitStatus, LauncherError
 from ..instances import process as processes
 from ..models import verified, weights
 from ..models.locked_view import VIEW
 from ..models.lockfile import Lock
+from ..models.placement import Memories
 from ..models.weights import Library, Origin, WeightsFile
 
 if TYPE_CHECKING:
     from ..models.loaded import Opened
     from .instance import Observed
 
-_SETTLE_SECONDS = 2.0  # for files written during the start, on file systems with a resolution of two seconds
+Digests = Mapping[Wanted, str]
+_SETTLE_SECONDS = 2.0  # what is written at the start itself, by clocks that count in two seconds
 
 
 class Listed(NamedTuple):
@@ -124,6 +127,25 @@ def inventory(context: Context, instance: Instance, *, cached: bool = True) -> I
     own = tuple(one for one in listed if cached or one.file.flat or one.change)
     besides = tuple(compare.besides(files))
     return Inventory((*own, *besides), tuple(compare.gone(files)))
+
+
+def read_files(context: Context, memories: Memories, own: Sequence[Wanted], cached: Sequence[Wanted] = ()) -> Digests:
+    """Return the digests of files in folders of the app's own and in hub caches, and keep them.
+
+    Raises LauncherError (74) for a file that cannot be read.
+    """
+    try:
+        if not (own or cached):
+            return {}
+        with context.console.bar("reading", None) as progress:
+            return {**digests(own, memories.local, progress), **digests(cached, memories.cached, progress)}
+    except OSError as error:
+        where = os.fsdecode(error.filename or "")
+        raise LauncherError(
+            f"cannot read {where}: {(error.strerror or str(error)).lower()}", "start_app.py models list", ExitStatus.IO
+        ) from error
+    finally:
+        verified.save(context.settings.app_dir, memories, context.console.detail)
 
 
 class _Comparison:
