@@ -95,6 +95,6 @@ def _program(name: str, environment: Mapping[str, str], settings: Settings) -> s
     setting = settings.origins.get("APP_PREFIX") or settings.origins.get("APP_COMMAND")
     where = f" ({setting.origin})" if setting else ""
     raise LauncherError(
-        f"{text.clean(name)} is no program that can be run{where}",
+        f"{text.clean(name)} is not an executable program{where}",
         f"command -v {quoted(name)}; write its path in full",
     )

@@ -131,7 +131,7 @@ def _commanded(form: Form, words: tuple[str, ...], setting: Setting) -> Form:
     python = PYTHON in start or not start
     at = start.index(PYTHON) if PYTHON in start else len(start)
     if SCRIPT in after or PYTHON in (*start[:at], *start[at + 1 :], *after):
-        raise _wrong("a placeholder for the Python or the script is there twice", setting)
+        raise _wrong("a placeholder for the Python or the script appears twice", setting)
     if HOST in " ".join(start) or PORT in " ".join(start):
         raise _wrong("port and address come after the script", setting)
     port_flags, host_flags = tuple(_options(after, PORT)), tuple(_options(after, HOST))
@@ -181,7 +181,7 @@ def _flags(sources: Sources, name: str, otherwise: tuple[str, ...]) -> tuple[str
     if all(re.fullmatch(_OPTION, word) for word in words):
         return tuple(words)
     raise LauncherError(
-        f"{redact.scrub(setting.value.strip())!r} is no option name ({name}, {setting.origin})",
+        f"{redact.scrub(setting.value.strip())!r} is not an option name ({name}, {setting.origin})",
         f"{name}=--port, or {name}=none when the app takes it from the environment only",
         setting.bad,
     )
@@ -194,7 +194,7 @@ def _names(sources: Sources, name: str) -> Iterator[str]:
         if not re.fullmatch(_VARIABLE, word):
             assert setting
             raise LauncherError(
-                f"{redact.scrub(word)!r} is no name of a variable ({name}, {setting.origin})",
+                f"{redact.scrub(word)!r} is not a variable name ({name}, {setting.origin})",
                 f"{name}=NAME, several with blanks between them",
                 setting.bad,
             )

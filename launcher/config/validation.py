@@ -182,7 +182,7 @@ def split(args: Setting | None) -> tuple[str, ...]:
     for word in words:
         if word[0:1] in (*_DASHES, *_TYPOGRAPHIC) and len(word) > 1:
             raise LauncherError(
-                f"{redact.scrub(word)} in APP_ARGS begins with a {word[0]}, which is no hyphen and no quote"
+                f"{redact.scrub(word)} in APP_ARGS begins with a {word[0]}, which is neither a hyphen nor a quote"
                 f" ({args.origin})",
                 "write it with the - and the quotes of a keyboard",
                 args.bad,
@@ -239,7 +239,7 @@ def refuse_other_port(
             value = _told_port(arguments, flag.rstrip("="))
             if value is not None and value != str(port):
                 raise LauncherError(
-                    f"the app would be told {flag} {redact.scrub(value)} ({where}), but the launcher's port is {port}",
+                    f"the app would get {flag} {redact.scrub(value)} ({where}), but the launcher's port is {port}",
                     f"start_app.py --port {quoted(value)}, or GRADIO_SERVER_PORT={quoted(value)} in .env",
                     status,
                 )
@@ -251,7 +251,7 @@ def check_host(setting: Setting) -> None:
     bare = value[1:-1] if value[:1] == "[" and value[-1:] == "]" and ":" in value else value
     if not re.fullmatch(_HOST, bare) or (":" in bare and not _is_ipv6(bare)):
         raise LauncherError(
-            f"{redact.scrub(setting.value)!r} is no host name or address (GRADIO_SERVER_NAME, {setting.origin})",
+            f"{redact.scrub(setting.value)!r} is not a host name or address (GRADIO_SERVER_NAME, {setting.origin})",
             "start_app.py --host 0.0.0.0 for every interface, --host 127.0.0.1 for this machine only",
             setting.bad,
         )
@@ -278,7 +278,9 @@ def check_endpoint(name: str, setting: Setting) -> None:
         hint += " with nothing after it on the line"
         if setting.level == "environment":
             hint += "; systemd's EnvironmentFile= keeps comments: let start_app.py read the file itself with --env-file"
-    raise LauncherError(f"{redact.scrub(shown)!r} is no http(s) address ({name}, {setting.origin})", hint, setting.bad)
+    raise LauncherError(
+        f"{redact.scrub(shown)!r} is not an http(s) address ({name}, {setting.origin})", hint, setting.bad
+    )
 
 
 def check_endpoints(name: str, setting: Setting) -> None:
@@ -293,7 +295,7 @@ def check_notify_url(setting: Setting) -> None:
     match = re.fullmatch(_NOTIFY_URL, setting.value)
     if not match or (match[3] and not 0 < int(match[3][1:]) < 65536):
         raise LauncherError(
-            f"APP_NOTIFY_URL is no http(s) address ({setting.origin}); it is a secret and not shown",
+            f"APP_NOTIFY_URL is not an http(s) address ({setting.origin}); it is a secret and not shown",
             "APP_NOTIFY_URL=https://HOST/PATH as the chat gave it, with nothing after it on the line",
             setting.bad,
         )

@@ -66,7 +66,7 @@ def probe(host: str | None, port: int, bad_host: ExitStatus = ExitStatus.CONFIG)
                 return "taken"
             if error.errno == errno.EADDRNOTAVAIL:
                 raise LauncherError(
-                    f"host {address} is no address of this machine",
+                    f"host {address} is not an address of this machine",
                     "start_app.py --host 0.0.0.0, or 127.0.0.1",
                     bad_host,
                 ) from error

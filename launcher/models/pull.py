@@ -248,7 +248,7 @@ def _refuse_astray(model: LockedModel, place: Place, roots: Sequence[Root]) -> N
     if place.root:
         if placement.leads_astray(place.path):
             raise LauncherError(
-                f"{place.path} is a link of another user's to what is not theirs, and nothing is written through it",
+                f"{place.path} is another user's link to a folder that is not theirs, so nothing is written to it",
                 f"ls -ld {quoted(place.path)}; let HF_HOME name the folder that it leads to",
                 ExitStatus.IO,
             )
@@ -256,7 +256,7 @@ def _refuse_astray(model: LockedModel, place: Place, roots: Sequence[Root]) -> N
     for root in roots:
         if _is_in_cache(os.path.realpath(place.path), model, root.real):
             raise LauncherError(
-                f"{place.path} is no folder for {model.repo}: its files would get among those of the cache {root.path}",
+                f"{place.path} is no folder for {model.repo}: its files would be inside the cache {root.path}",
                 f"start_app.py models lock --remove {quoted(model.repo)}; "
                 f"start_app.py models lock {quoted(model.repo)} keeps it there",
                 ExitStatus.CONFIG,

@@ -129,7 +129,7 @@ def test_a_link_to_a_blob_that_is_gone_is_missing(app: AppFolder, cache: Path) -
     blob(cache, TOKENS).unlink()
     done = verify(app)
     (link,) = cache.rglob("tokens*")
-    expected = f"missing: koge/index-tts-v22 sub/tokens.txt, {link}: the blob it links to is not there\n"
+    expected = f"missing: koge/index-tts-v22 sub/tokens.txt, {link}: the blob it links to is missing\n"
     assert done.out.startswith(expected)
     assert done.status == 65
     assert verdicts(verify(app, "--json"))["tokens.txt"] == "missing"
@@ -155,7 +155,7 @@ def test_what_has_no_hash_or_leads_out_of_the_cache_is_unverifiable_and_no_damag
     done = verify(app, "koge/index-tts-v23")
     assert done.status == 0
     assert done.out == (
-        f"unverifiable: koge/index-tts-v23 odd.txt, {repo}/blobs/no-hash: its name is no hash\n"
+        f"unverifiable: koge/index-tts-v23 odd.txt, {repo}/blobs/no-hash: its name is not a hash\n"
         f"unverifiable: koge/index-tts-v23 mine.txt, {repo}/snapshots/{commit}/mine.txt: "
         "it is a link that leads out of the cache\n"
         "verified: 1 file whole; 13 B; 2 unverifiable\n"

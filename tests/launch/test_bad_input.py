@@ -47,10 +47,10 @@ BAD_FLAGS = [
     (("--port", "65536"), 2, "'65536' is not a valid port"),
     (("--port", "abc"), 2, "'abc' is not a valid port"),
     (("--port",), 2, "argument -p/--port: expected one argument"),
-    (("--host", "a b"), 2, "'a b' is no host name or address"),
-    (("--host", "192.0.2.1"), 2, "host 192.0.2.1 is no address of this machine"),
-    (("--python", "/bin/true"), 2, "/bin/true is no Python interpreter"),
-    (("--python", "/nowhere/python"), 2, "there is no such file"),
+    (("--host", "a b"), 2, "'a b' is not a host name or address"),
+    (("--host", "192.0.2.1"), 2, "host 192.0.2.1 is not an address of this machine"),
+    (("--python", "/bin/true"), 2, "/bin/true is not a Python interpreter"),
+    (("--python", "/nowhere/python"), 2, "no such file"),
     (("--env-file", "/nowhere/.env"), 2, "cannot read /nowhere/.env: No such file"),
     (("--env-file", "/"), 2, "cannot read /: it is a folder"),
     (("--app-dir", "/nowhere"), 2, "the app's folder /nowhere does not exist"),
@@ -74,8 +74,8 @@ BAD_FLAGS = [
     (("status", "--take-port"), 2, "--take-port does not go with status"),
     (("status", "--", "--fp16"), 2, "status takes no arguments for the app"),
     (("-q", "-v"), 2, "-q and -v cannot be used together"),
-    (("--", "--port", "1"), 2, "the app would be told --port 1 (after --)"),
-    (("--", "--por=1"), 2, "the app would be told --port 1 (after --)"),
+    (("--", "--port", "1"), 2, "the app would get --port 1 (after --)"),
+    (("--", "--por=1"), 2, "the app would get --port 1 (after --)"),
     (("status", "-vn"), 2, "--dry-run does not go with status"),
 ]
 
@@ -98,12 +98,12 @@ BAD_VARIABLES = [
     ("GRADIO_SERVER_PORT", "0", "'0' is not a valid port"),
     ("GRADIO_SERVER_PORT", "65536", "'65536' is not a valid port"),
     ("GRADIO_SERVER_PORT", "abc", "'abc' is not a valid port"),
-    ("GRADIO_SERVER_NAME", "a b", "is no host name or address"),
-    ("HF_ENDPOINT", "hf-mirror.com", "'hf-mirror.com' is no http(s) address"),
+    ("GRADIO_SERVER_NAME", "a b", "is not a host name or address"),
+    ("HF_ENDPOINT", "hf-mirror.com", "'hf-mirror.com' is not an http(s) address"),
     ("HF_HOME", "webui.py", "is not a folder"),
-    ("APP_PYTHON", "/bin/true", "/bin/true is no Python interpreter: another program"),
+    ("APP_PYTHON", "/bin/true", "/bin/true is not a Python interpreter: another program"),
     ("APP_SCRIPT", "none.py", "no none.py in"),
-    ("APP_PORT_FLAG", "port", "is no option name"),
+    ("APP_PORT_FLAG", "port", "is not an option name"),
     ("APP_ARGS", "--x 'y", "cannot be split"),
 ]
 
@@ -147,7 +147,7 @@ def test_a_comment_behind_the_endpoint_is_fine_in_the_file_and_named_with_its_ca
     done = launcher(*app.arguments, env=clean_environment(HF_ENDPOINT=line))
     assert done.status == 78
     message, hint = said(done)
-    assert message == f"'{line}' is no http(s) address (HF_ENDPOINT, environment)"
+    assert message == f"'{line}' is not an http(s) address (HF_ENDPOINT, environment)"
     assert "HF_ENDPOINT=https://hf-mirror.com with nothing after it on the line" in hint
     assert "systemd's EnvironmentFile= keeps comments" in hint
     app.write_env(f"HF_ENDPOINT={line}\n")
@@ -236,7 +236,7 @@ def test_a_setting_that_is_nearly_one_of_ours_is_named(app: AppFolder) -> None:
     app.write_env("APP_ARG=--fp16\nAPP_SECRET_KEY=x\n")
     done = launcher("-n", *app.arguments)
     assert done.status == 0
-    assert done.err == f"{app.path / '.env'} line 1: APP_ARG is no setting of the launcher; APP_ARGS is one\n"
+    assert done.err == f"{app.path / '.env'} line 1: APP_ARG is not a setting of the launcher; APP_ARGS is one\n"
 
 
 def test_a_dry_run_without_a_launch_tells_of_none(app: AppFolder) -> None:

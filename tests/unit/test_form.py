@@ -90,16 +90,16 @@ def test_a_command_names_the_script_and_the_words_that_are_its_identity(
     [
         ("APP_COMMAND={python} {script} --port {prt}\n", "APP_COMMAND: {prt} is not known (.env line 1)"),
         ("APP_COMMAND={python}\n", "APP_COMMAND: it names no script"),
-        ("APP_COMMAND={script} {script}\n", "is there twice"),
-        ("APP_COMMAND={python} {script} {python}\n", "is there twice"),
+        ("APP_COMMAND={script} {script}\n", "appears twice"),
+        ("APP_COMMAND={python} {script} {python}\n", "appears twice"),
         ("APP_COMMAND=x --port {port} {python} {script}\n", "port and address come after the script"),
         ("APP_COMMAND={script} 'x\n", "APP_COMMAND cannot be split into arguments"),
-        ("APP_PORT_ENV=MY-PORT\n", "'MY-PORT' is no name of a variable (APP_PORT_ENV"),
-        ("APP_UNSET=A=1\n", "'A=1' is no name of a variable (APP_UNSET"),
-        ("APP_PORT_FLAG=port\n", "is no option name"),
+        ("APP_PORT_ENV=MY-PORT\n", "'MY-PORT' is not a variable name (APP_PORT_ENV"),
+        ("APP_UNSET=A=1\n", "'A=1' is not a variable name (APP_UNSET"),
+        ("APP_PORT_FLAG=port\n", "is not an option name"),
         ("APP_COMMAND={script} $(id)\n", "is more than a value: no shell reads it"),
         ("APP_COMMAND=nowhere-cli web {port}\n", "no nowhere-cli in"),
-        ("APP_COMMAND={script} --port {port}\nAPP_ARGS=--port 7000\n", "the app would be told --port 7000"),
+        ("APP_COMMAND={script} --port {port}\nAPP_ARGS=--port 7000\n", "the app would get --port 7000"),
     ],
 )
 def test_what_cannot_be_a_form_is_refused_with_its_line(lines: str, said: str, folder: Path) -> None:
@@ -144,4 +144,4 @@ def test_a_program_before_the_app_that_is_nowhere_is_refused(app: AppFolder) -> 
     app.write_env("APP_PREFIX=nowhere-to-be-found -N 0\n")
     done = launcher(*app.arguments)
     assert done.status == 78
-    assert "nowhere-to-be-found is no program that can be run (.env line 1)" in done.err
+    assert "nowhere-to-be-found is not an executable program (.env line 1)" in done.err

@@ -161,7 +161,7 @@ def test_an_address_that_a_request_can_go_to_is_an_endpoint(folder: Path, endpoi
     ],
 )
 def test_anything_else_is_none(folder: Path, endpoint: str) -> None:
-    with pytest.raises(LauncherError, match=r"is no http\(s\) address \(HF_ENDPOINT, environment\)") as caught:
+    with pytest.raises(LauncherError, match=r"is not an http\(s\) address \(HF_ENDPOINT, environment\)") as caught:
         load(folder, environ={"HF_ENDPOINT": endpoint})
     assert caught.value.status == ExitStatus.CONFIG
     assert "HF_ENDPOINT=https://hf-mirror.com" in str(caught.value.hint)
@@ -191,12 +191,12 @@ def test_a_bad_port_is_usage_from_a_flag_and_configuration_from_elsewhere(
 @pytest.mark.parametrize(
     ("environ", "said"),
     [
-        ({"GRADIO_SERVER_NAME": "0.0.0.0; rm"}, "is no host name or address"),
-        ({"APP_PORT_FLAG": "port"}, "is no option name"),
-        ({"APP_PORT_FLAG": "--port 7"}, "is no option name"),
+        ({"GRADIO_SERVER_NAME": "0.0.0.0; rm"}, "is not a host name or address"),
+        ({"APP_PORT_FLAG": "port"}, "is not an option name"),
+        ({"APP_PORT_FLAG": "--port 7"}, "is not an option name"),
         ({"APP_ARGS": "--x 'open"}, "cannot be split into arguments: no closing quotation"),
-        ({"APP_ARGS": "--port 7861"}, "the app would be told --port 7861 (APP_ARGS, environment)"),
-        ({"APP_ARGS": "--port=7861"}, "the app would be told --port 7861 (APP_ARGS, environment)"),
+        ({"APP_ARGS": "--port 7861"}, "the app would get --port 7861 (APP_ARGS, environment)"),
+        ({"APP_ARGS": "--port=7861"}, "the app would get --port 7861 (APP_ARGS, environment)"),
         ({"HF_HOME": "webui.py"}, "webui.py is not a folder (HF_HOME, environment)"),
         ({"HF_HOME": "webui.py/cache"}, "cannot be made"),
         ({"HF_HUB_CACHE": "dangling"}, "is a dangling link (HF_HUB_CACHE, environment)"),
@@ -390,7 +390,7 @@ def test_quotes_that_a_shell_takes_off_are_kept_for_it(folder: Path) -> None:
 
 def test_a_secret_with_quotes_is_warned_of_and_not_shown(folder: Path) -> None:
     (warning,) = load(folder, environ={"HF_TOKEN": '"hf_' + "s" * 34 + '"'}).warnings
-    assert warning == "HF_TOKEN (environment) has quotes around its value, and the app takes them for a part of it"
+    assert warning == "HF_TOKEN (environment) has quotes around its value, and the app reads them as part of the value"
     with pytest.raises(LauncherError) as caught:
         load(folder, environ={"APP_NOTIFY_URL": "'https://hooks.example/secret'"})
     assert "secret" not in caught.value.message
@@ -406,9 +406,9 @@ def test_a_secret_with_quotes_is_warned_of_and_not_shown(folder: Path) -> None:
         ("HF_HOME", "/models\r", "has a line end", "sed -i"),
         ("APP_ARGS", "--fp16\r", "has a line end", "sed -i"),
         ("HF_HOME", "/models”", "begins or ends with a typographic quote", "HF_HOME=VALUE"),
-        ("APP_ARGS", "--prompt “two words” --fp16", "is no hyphen and no quote", "keyboard"),
-        ("APP_ARGS", "–fp16", "is no hyphen and no quote", "keyboard"),
-        ("APP_ARGS", "——model_dir x", "is no hyphen and no quote", "keyboard"),
+        ("APP_ARGS", "--prompt “two words” --fp16", "is neither a hyphen nor a quote", "keyboard"),
+        ("APP_ARGS", "–fp16", "is neither a hyphen nor a quote", "keyboard"),
+        ("APP_ARGS", "——model_dir x", "is neither a hyphen nor a quote", "keyboard"),
         ("HF_HOME", "# where the models go", "has a comment in it", "EnvironmentFile="),
         ("HF_HOME", "/models # the big disk", "has a comment in it", "EnvironmentFile="),
         ("APP_ARGS", "--fp16 # small cards", "has a comment in it", "EnvironmentFile="),
@@ -430,7 +430,7 @@ def test_what_windows_and_word_processors_leave_is_refused(
     "host", ["[::]:7860", "[::", "127.0.0.1:7860", "::1/128", "http://0.0.0.0", "[box]", "1::2::3"]
 )
 def test_an_address_with_more_than_an_address_is_refused(folder: Path, host: str) -> None:
-    with pytest.raises(LauncherError, match="is no host name or address|is not a host name or address"):
+    with pytest.raises(LauncherError, match="is not a host name or address"):
         load(folder, environ={"GRADIO_SERVER_NAME": host})
 
 
