@@ -39,6 +39,7 @@ for _number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--all", action="store_true", help="run the slow tests too, and every case of each test")
+    parser.addoption("--rest", action="store_true", help="run what a plain run leaves out of --all")
     parser.addoption("--case", type=int, help="of all tests run one case each: this one, counted round from 0")
 
 
@@ -68,9 +69,10 @@ def _chosen(config: pytest.Config, items: list[pytest.Item]) -> set[pytest.Item]
     if case is not None:
         return {several[case % len(several)] for several in cases.values()}
     # The cases of a unit test take milliseconds.
-    return {
+    usual = {
         item for name, several in cases.items() for item in (several if name.startswith("tests/unit/") else several[:1])
     }
+    return set(items) - usual if config.getoption("--rest") else usual
 
 
 @pytest.fixture(scope="session", autouse=True)

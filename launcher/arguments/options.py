@@ -129,8 +129,14 @@ MAX_SIZE = _option(
 KEEP = _option("--keep", metavar="REPO", action="append", completes="repo", help="never remove REPO; can be repeated")
 UNLOCKED = _flag("--unlocked", help="also remove everything that models.lock does not pin")
 FORCE = _flag("--force", help="also remove files that another process reads or downloads")
+FORCE_IN_LAUNCH = _flag(
+    "--force", help="remove files in use too; with --locked, start even if the instance uses models that are not pinned"
+)
 YES = _flag("-y", "--yes", help="do not ask before removing from a cache that other programs share")
 YES_TO_LINES = _flag("-y", "--yes", help="write the lines without a question")
+FILE = _option(
+    "--file", metavar="GLOB", action="append", help="remove only matching files of these models; can be repeated"
+)
 REVISIONS = _flag("--revisions", help="print one line for each revision")
 FULL = _flag("--full", help="read every file again, also those verified before")
 REPAIR = _flag("--repair", help="remove damaged files and download them again")

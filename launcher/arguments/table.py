@@ -80,7 +80,7 @@ _COMMANDS = (
                 own.PRUNE_CACHE,
             ),
             "with --prune-cache": _PRUNING,
-            "safety": _REMOVAL,
+            "safety": (own.DRY_RUN, own.YES, own.FORCE_IN_LAUNCH),
             "shell": (own.COMPLETION,),
         },
         (
@@ -190,7 +190,7 @@ _COMMANDS = (
     Command(
         "cache remove",
         "remove models or revisions",
-        {"safety": _REMOVAL},
+        {"what to remove": (own.FILE,), "safety": _REMOVAL},
         (
             ("cache remove --dry-run koge/voices", "show what would be removed, and how much space that frees"),
             ("cache remove koge/voices@v1 'old/*'", "remove one revision, and every model of an owner"),

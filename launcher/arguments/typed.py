@@ -57,6 +57,7 @@ class Arguments(argparse.Namespace):
     older_than: float | None = None
     max_size: int | None = None
     keep: list[str] | None = None
+    file: list[str] | None = None
     force: bool = False
     yes: bool = False
     revisions: bool = False

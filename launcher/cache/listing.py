@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import re
+import stat
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 from ..ui.text import count, duration, size, some
@@ -20,6 +24,7 @@ from .snapshots import Identity, Revision
 HEADINGS = ("REPO", "REFS", "COMMIT", "SIZE", "LAST USED", "PROBLEM")
 COMMIT_DIGITS = 7
 _NAMED_AT_MOST = 3
+_TEMPORARY = re.compile(r"tmp[a-z0-9_]{8}")  # of the module tempfile
 
 
 class RevisionRow(NamedTuple):
@@ -54,7 +59,11 @@ class RepoRow(NamedTuple):
 
 
 class Listing(NamedTuple):
-    """Hold the summary of a root; `size` counts shared blobs once, `reclaimable` is the bytes that prune would free."""
+    """Hold the summary of a root; `size` counts shared blobs once, `reclaimable` is the bytes that prune would free.
+
+    `free` is the free space of its disk. `temporary` are partial downloads in the root itself, where huggingface_hub
+    0.22 and older left them.
+    """
 
     root: Root
     exists: bool
@@ -65,6 +74,8 @@ class Listing(NamedTuple):
     trash: tuple[str, ...]
     size: int
     reclaimable: int
+    free: int | None = None
+    temporary: Mapping[str, int] = {}
 
 
 def listing(
@@ -108,16 +119,19 @@ def listing(
         if payload not in needed and not patterns and not unreadable:
             reclaimable += number
     rows.sort(key=lambda row: (-row.size, row.name))
+    temporary = {} if patterns else _temporary(root.real, contents.foreign)
     return Listing(
         root,
         bool(rows or contents.foreign or contents.entries) or entries.exists(root.real),
         tuple(rows),
         tuple(unreadable),
         contents.lookalikes,
-        contents.foreign,
+        tuple(name for name in contents.foreign if name not in temporary),
         contents.trash,
-        total,
+        total + sum(temporary.values()),
         reclaimable,
+        _free(root.real),
+        temporary,
     )
 
 
@@ -133,11 +147,17 @@ def lines(shown: Listing, *, revisions: bool, now: float | None = None) -> tuple
     below += [f"not a repo: {shown.root.real}/{folder}: {why}" for folder, why in shown.lookalikes.items()]
     if shown.foreign:
         below.append(f"not huggingface_hub's, never touched: {some(shown.foreign, 10)}")
+    if shown.temporary:
+        names = some(tuple(f"{shown.root.real}/{name}" for name in shown.temporary), _NAMED_AT_MOST)
+        amount = f"{count(len(shown.temporary), 'partial download')}, {size(sum(shown.temporary.values()))}"
+        below.append(f"{amount}, of huggingface_hub 0.22 or older: {names}")
     if shown.trash:
         below.append("trash of an interrupted removal: the next clear, remove, prune or launch deletes it")
     below.append(f"{count(len(shown.repos), 'repo')}, {size(shown.size)}" if shown.repos else "no repos")
     if shown.reclaimable:
         below[-1] += f", of which start_app.py cache prune would free {size(shown.reclaimable)}"
+    if shown.free is not None:
+        below[-1] += f"; disk: {size(shown.free)} free"
     return (rows if shown.repos else []), below
 
 
@@ -179,7 +199,28 @@ def document(shown: Listing) -> Mapping[str, Any]:
         "not_repos": dict(shown.lookalikes),
         "foreign": list(shown.foreign),
         "trash": list(shown.trash),
+        "free_bytes": shown.free,
+        "temporary": [{"path": f"{shown.root.real}/{name}", "size_bytes": n} for name, n in shown.temporary.items()],
     }
+
+
+def _free(root: str) -> int | None:
+    try:
+        disk = os.statvfs(root)
+    except OSError:
+        return None
+    return disk.f_bavail * disk.f_frsize
+
+
+def _temporary(root: str, names: Sequence[str]) -> Mapping[str, int]:
+    """Return the files of the root that have the name and mode of Python's temporary files, with their bytes."""
+    found = {}
+    for name in filter(_TEMPORARY.fullmatch, names):
+        with suppress(OSError):
+            status = os.lstat(f"{root}/{name}")
+            if stat.S_ISREG(status.st_mode) and stat.S_IMODE(status.st_mode) == 0o600 and status.st_nlink == 1:
+                found[name] = status.st_size
+    return found
 
 
 def _row(repo: Repo) -> RepoRow:

@@ -21,6 +21,7 @@ class Memory:
     def __init__(self, data: bytes = b"") -> None:
         self._known = frozenset(data.split(b"\n"))
         self._seen: set[bytes] = set()
+        self._fresh: set[bytes] = set()
         self._hashes: dict[tuple[bytes, int], str] | None = None
         self.grown = False
 
@@ -44,10 +45,15 @@ class Memory:
         self._hashes = None
         self.grown = True
 
+    def notice(self, line: bytes) -> None:
+        """Note a file that was read so soon after a write that only this run may rely on it, and only by `hash_of`."""
+        self._fresh.add(line)
+        self._hashes = None
+
     def hash_of(self, status: os.stat_result, like: str) -> str | None:
         """Return the known hash of exactly this file, in the form of `like`; None if unknown."""
         if self._hashes is None:
-            parts = (line.rpartition(b" ") for line in self._known | self._seen)
+            parts = (line.rpartition(b" ") for line in self._known | self._seen | self._fresh)
             self._hashes = {(look, len(digest)): digest.decode() for look, _, digest in parts}
         return self._hashes.get((line_of(status, "")[:-1], len(like)))
 

@@ -20,6 +20,7 @@ from .targets import Selection
 _Part = Literal["ref", "link", "file", "revision", "snapshot", "blob", "partial", "lock"]
 Kind = _Part | Literal["repo", "locks", "payload", "damaged", "trash"]
 EVERYTHING = "every repo is removed"
+ASKED = "asked for"
 PARTS: tuple[_Part, ...] = ("ref", "link", "file", "revision", "snapshot", "blob", "partial", "lock")
 
 
@@ -101,21 +102,33 @@ def remove(inventory: Inventory, selections: Sequence[Selection]) -> Plan:
     for folder, commits in selections:
         repo = inventory.repos.get(folder)
         if not commits or (repo and _is_last(repo, commits)):
-            whole, stays = _whole(inventory, (folder,), "asked for")
-            items += [*whole, *lock_items(inventory, [item.folder for item in whole], "asked for")]
+            whole, stays = _whole(inventory, (folder,), ASKED)
+            items += [*whole, *lock_items(inventory, [item.folder for item in whole], ASKED)]
             skipped += stays
         elif repo:
-            doomed = [(revision, "asked for") for revision in repo.revisions if revision.commit in commits]
+            doomed = [(revision, ASKED) for revision in repo.revisions if revision.commit in commits]
             parts = checked(inventory, repo, revision_items(inventory, repo, doomed))
             items += parts.items
             skipped += parts.skipped
             gone |= parts.blobs
         elif folder in inventory.unreadable:
             skipped.append(Skipped(inventory.path(folder), f"it cannot be read: {inventory.unreadable[folder]}"))
+    return with_payloads(inventory, items, skipped, gone)
+
+
+def with_payloads(
+    inventory: Inventory, items: Sequence[Item], skipped: Sequence[Skipped], gone: Collection[str]
+) -> Plan:
+    """Return the plan of these items, with the payloads that only the repos among them and the blobs `gone` link to."""
     whole_folders = {item.folder for item in items if item.kind == "repo"}
     only = _shared(inventory, whole_folders, gone)
     payloads = payload_items(inventory, gone, whole_folders, only=only)
     return new_plan(inventory, [*items, *payloads.items], [*skipped, *payloads.skipped])
+
+
+def is_named(item: Item) -> bool:
+    """Return whether an item is what a person asked for: a repo, a revision, or a file of one."""
+    return item.kind in ("repo", "revision") or (item.kind in ("link", "file") and item.reason == ASKED)
 
 
 def repair(inventory: Inventory, files: Collection[str]) -> Plan:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from ..errors import ExitStatus, LauncherError
 from ..ui.console import Progress
 from ..ui.text import count, size
-from . import entries, layout, remove, targets, trash
+from . import entries, layout, plan_files, remove, targets, trash
 from . import plan as plans
 from . import prune as pruning
 from .deletion import Failure
@@ -50,6 +50,7 @@ class Request(NamedTuple):
     places: tuple[str, ...] = ()
     spare: frozenset[int] = frozenset()
     sizes: bool = True
+    files: tuple[str, ...] = ()
 
 
 class Result(NamedTuple):
@@ -70,6 +71,9 @@ def plan(request: Request, roots: Sequence[Root], *, again: bool = False) -> tup
     if request.kind == "remove":
         places = [Place(listed.contents.entries, _reader(listed.root)) for listed in present]
         chosen = targets.select(request.targets, places, LIST, lenient=again)
+        if request.files:
+            read = [_read(request, li, _folders(sel), _folders(sel)) for li, sel in zip(present, chosen, strict=True)]
+            return plan_files.remove(read, chosen, request.files, lenient=again)
         return tuple(
             plans.remove(_read(request, listed, _folders(selected), _parts(selected)), selected)
             for listed, selected in zip(present, chosen, strict=True)

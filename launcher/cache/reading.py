@@ -88,3 +88,5 @@ class _Reading:
             self.found[one] = digest
             if settled(after, began):
                 self._memory.remember(line)
+            else:
+                self._memory.notice(line)

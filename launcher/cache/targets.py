@@ -36,7 +36,11 @@ class Place(NamedTuple):
 def matching(patterns: Iterable[str], folders: Iterable[str]) -> frozenset[str]:
     """Return the folders that match any of the patterns, as whole repos."""
     present = tuple(folders)
-    return frozenset(folder for pattern in patterns for folder in _folders(pattern, present))
+    return frozenset(
+        folder
+        for pattern in patterns
+        for folder in _folders(pattern, present) or _folders(_recased(pattern, present), present)
+    )
 
 
 def select(
@@ -51,6 +55,9 @@ def select(
     chosen: list[dict[str, set[str] | None]] = [{} for _ in places]
     for target in targets:
         meanings = [_meaning(target, place) for place in places]
+        if not any(meanings):
+            spelled = _recased(target, tuple(folder for place in places for folder in place.folders))
+            meanings = [_meaning(spelled, place) for place in places] if spelled != target else meanings
         _refuse_ambiguous(target, meanings)
         for meaning, selected in zip(meanings, chosen, strict=True):
             for folder, commits in meaning.items():
@@ -121,13 +128,7 @@ def _known(repo: Repo) -> set[str]:
 
 
 def _folders(target: str, folders: Sequence[str]) -> tuple[str, ...]:
-    if HUB_ENTRY.match(target):
-        patterns = [target]
-    else:
-        prefix, _, rest = target.partition("/")
-        patterns = [f"models--{target.replace('/', '--')}"]
-        if rest and (prefix in _TYPES or prefix in _TYPES.values()):
-            patterns.insert(0, f"{_TYPES.get(prefix, prefix)}--{rest.replace('/', '--')}")
+    patterns = _patterns(target)
     for pattern in patterns:
         if pattern in folders:
             return (pattern,)
@@ -141,6 +142,24 @@ def _folders(target: str, folders: Sequence[str]) -> tuple[str, ...]:
         if matches:
             return matches
     return ()
+
+
+def _patterns(target: str) -> list[str]:
+    """Return the names of folders that a target may mean, the likelier first."""
+    if HUB_ENTRY.match(target):
+        return [target]
+    prefix, _, rest = target.partition("/")
+    patterns = [f"models--{target.replace('/', '--')}"]
+    if rest and (prefix in _TYPES or prefix in _TYPES.values()):
+        patterns.insert(0, f"{_TYPES.get(prefix, prefix)}--{rest.replace('/', '--')}")
+    return patterns
+
+
+def _recased(target: str, folders: Iterable[str]) -> str:
+    """Return a target as the only repo spells it that differs in upper and lower case alone; any other as it is."""
+    plain, at, revision = target.partition("@")
+    spelled = {folder for folder in folders for pattern in _patterns(plain) if folder.lower() == pattern.lower()}
+    return f"{spelled.pop()}{at}{revision}" if len(spelled) == 1 else target
 
 
 def _fits(parts: Sequence[str], pattern: Sequence[str]) -> bool:

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 
 from ..cache import listing, planning, roots
+from ..cache.dirs import walk
 from ..cache.prune import PruneOptions
+from ..cache.roots import Root
+from ..config.paths import MOVE
 from ..context import Answer, Context, Report
-from ..errors import ExitStatus, LauncherError
+from ..errors import ExitStatus, LauncherError, quoted
 from ..operations import removal
+from ..ui import text
 
 _RIGHT = frozenset((3,))  # sizes
 
@@ -31,13 +37,44 @@ def run(context: Context) -> Report:
             continue
         rows, below = listing.lines(shown, revisions=arguments.revisions)
         lines += context.console.table(rows, right=_RIGHT)
-        lines += [context.console.hinted(line) for line in below]
+        lines += [context.console.hinted(line) for line in (*_unfinished(shown.root), *below)]
+    xet = _xet(context)
+    if xet and xet[1] and not arguments.repos:
+        lines.append(f"xet: {xet[0]}, {text.size(xet[1])}, no models: chunks that a later download may need again")
     size = sum(shown.size for shown in listings)
     misplaced = roots.misplaced(context.environment, context.settings.app_dir)
     hint = f"{misplaced[1]}: {misplaced[0]}" if misplaced else None
-    return Answer(
-        status, tuple(lines), {"roots": [listing.document(shown) for shown in listings], "size_bytes": size}, hint
-    )
+    document = {
+        "roots": [listing.document(shown) for shown in listings],
+        "size_bytes": size,
+        "xet": {"path": xet[0], "size_bytes": xet[1]} if xet else None,
+    }
+    return Answer(status, tuple(lines), document, hint)
+
+
+def _unfinished(root: Root) -> tuple[str, ...]:
+    """Return what tells of a move to this cache that has not removed the old one."""
+    if not os.path.lexists(f"{root.real}/{MOVE}"):
+        return ()
+    from ..cache import journal
+
+    begun = journal.unfinished(root)
+    again = f"start_app.py cache move {quoted(root.real)}"
+    return (f"moved from {begun.source}, which still holds models: {again} removes them",) if begun else ()
+
+
+def _xet(context: Context) -> tuple[str, int] | None:
+    """Return the cache of Xet and its bytes, None where there is none."""
+    environment, app_dir = context.environment, context.settings.app_dir
+    path = environment.get("HF_XET_CACHE") or str(roots.hf_home(environment, app_dir) / "xet")
+    if not os.path.isdir(path):
+        return None
+    sizes = {}
+    for entry in walk(path):
+        with suppress(OSError):
+            status = entry.stat(follow_symlinks=False)
+            sizes[status.st_dev, status.st_ino] = status.st_size
+    return path, sum(sizes.values())
 
 
 def _locked(context: Context) -> Mapping[str, frozenset[str]]:

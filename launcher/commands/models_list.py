@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..context import Answer, Context, Report
-from ..models import weights
+from ..models.versions import MODEL_FOLDERS
 from ..operations import weights as operation
 from ..operations.instance import observe
 from ..operations.weights import Listed
@@ -24,7 +24,7 @@ def run(context: Context) -> Report:
     files = [one.file for one in inventory.files]
     unknown = [one for one in files if not one.origin.known]
     if not files:
-        context.console.warn(f"no weights files in the hub caches, {', '.join(weights.FOLDERS)} or APP_MODEL_DIRS")
+        context.console.warn(f"no weights files in the hub caches, {', '.join(MODEL_FOLDERS)} or APP_MODEL_DIRS")
     document = {
         "files": [one.document() for one in inventory.files],
         "unknown": len(unknown),

@@ -6,11 +6,13 @@ A masked word of the command line is taken from the current settings when the se
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from ..app.command import Command
 from ..app.packages import packages
+from ..config.settings import Settings
+from ..config.sources import Setting
 from ..context import Context
 from ..operations import outcome
 from ..service import outcomes
@@ -31,9 +33,32 @@ def launch_set(context: Context, command: Command, models: ModelStep) -> LaunchS
         models=outcome.cached_models(models.models),
         folders=outcome.models_in_folders(models.models, models.lock or ()),
         environment=tuple(sorted(context.settings.variables)),
+        variables=plain_variables(context.settings),
         at=outcomes.now(),
         locked=models.locked,
     )
+
+
+def plain_variables(settings: Settings) -> Mapping[str, str]:
+    """Return the variables of `.env` whose values are no secrets, by name and by form."""
+    lines = {name: setting.value for name, setting in settings.variables.items() if setting.level == "file"}
+    return {name: value for name, value in lines.items() if redact.value(name, value) == value}
+
+
+def with_variables(settings: Settings, good: LaunchSet) -> Settings:
+    """Return the settings with the variables of `.env` as they were; secrets, and what is not in it, stay."""
+    kept = {
+        name: setting
+        for name, setting in settings.variables.items()
+        if setting.level != "file" or name in good.environment
+    }
+    origin = f"what ran well since {good.at}"
+    recorded = {
+        name: Setting(value, origin, "file")
+        for name, value in good.variables.items()
+        if name not in kept or kept[name].level == "file"
+    }
+    return settings._replace(variables={**kept, **recorded})
 
 
 def digest(context: Context, key: str, command: Command, models: ModelStep) -> str:

@@ -313,7 +313,7 @@ class ModelStep:
             paths = folders(command.environment, self._context.settings.app_dir)
             self.models = versions.current(paths, self._context.settings.app_dir, self._lock)
         told = {versions.VARIABLE: versions.variable(self.models)}
-        line = versions.shown(self.models, locked=self.locked)
+        line = versions.shown(self.models, locked=self.locked) or self._counted()
         told |= {versions.TEXT_VARIABLE: line} if line else {}
         inherited = {name: value for name, value in command.environment.items() if name != versions.TEXT_VARIABLE}
         return command._replace(environment={**inherited, **told, **added})
@@ -339,6 +339,11 @@ class ModelStep:
             return ("would pull the newest commit of every model: start_app.py models check compares them",)
         held = [f"would pull {name}: {count} files" for name, count in self._lacking() if count]
         return (*held, "would start locked: HF_HUB_OFFLINE=1, and nothing in the cache but what models.lock pins")
+
+    def _counted(self) -> str:
+        """Return how many weights files the app's own folders have, where no model is known by its repo."""
+        count = len(self.stamps())
+        return f"{text.count(count, 'weights file')}{' (locked)' if self.locked else ''}" if count else ""
 
     def stamps(self) -> Mapping[str, str]:
         """Return the fingerprints of the weights that the app may load, so that `status` can show later changes."""

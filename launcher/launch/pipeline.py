@@ -30,7 +30,7 @@ from ..system import lock as locks
 from ..system import marker
 from ..system.signals import Guard
 from .good_models import GoodModels
-from .launch_set import digest, launch_set, restored
+from .launch_set import digest, launch_set, restored, with_variables
 from .model_step import ModelStep
 from .plan import LaunchPlan, Prepared, facts
 from .prestart import PrestartStep
@@ -151,7 +151,8 @@ class Launch:
                 "the arguments of the last good set hold a secret, which is not recorded",
                 "APP_ARGS in .env has it, or start_app.py starts what the settings name",
             )
-        environment = app_environment_of(self.context.settings, self.context.environ, good.interpreter)
+        settings = with_variables(self.context.settings, good)
+        environment = app_environment_of(settings, self.context.environ, good.interpreter)
         origin = f"what ran well since {good.at}"
         return Command(good.interpreter, origin, argv, environment, command.folder, good.program, good.script)
 

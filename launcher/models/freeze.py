@@ -102,7 +102,7 @@ def cached_model(subject: Subject, place: Place, library: Library, progress: Pro
     if not files:
         return None
     old = next((m for m in library.lock if m.key == (subject.repo, "", subject.revision)), None)
-    include, exclude = (old.include, old.exclude) if old else (_globs(files, listed), ())
+    include, exclude = (old.include, old.exclude) if old else (globs(files, listed), ())
     return LockedModel(subject.repo, subject.revision, subject.local, None, include, exclude, files)
 
 
@@ -171,7 +171,7 @@ def _models(
         pinned.update(f"{base}/{path}" for path in files)
         local_dir = base[len(app_dir) + 1 :]
         old = next((m for m in library.lock if (m.repo, m.local_dir) == (repo, local_dir)), None)
-        include, exclude = (old.include, old.exclude) if old and old.commit == commit else (_globs(files, listed), ())
+        include, exclude = (old.include, old.exclude) if old and old.commit == commit else (globs(files, listed), ())
         revision = old.revision if old and not repo_id.COMMIT.fullmatch(old.revision) else repo_id.DEFAULT_REVISION
         yield LockedModel(repo, revision, commit, local_dir, include, exclude, dict(sorted(files.items())))
 
@@ -213,7 +213,7 @@ def digest_like(read: Mapping[Wanted, str], path: str, etag: str) -> str | None:
 def known_trees(library: Library) -> Mapping[Commit, Files]:
     """Return the lists of files of commits that are known without a hub: from the lock and from the caches."""
     trees: dict[Commit, Files] = {}
-    for commit, repo in repos_of_commits(library.roots, library.lock).items():
+    for commit, repo in repos_of_commits(library.roots, library.lock, library.settings.app_dir).items():
         for root in library.roots:
             listed = completeness.tree(f"{root}/{repo_id.folder(repo)}/trees/{commit}.json")
             if listed:
@@ -257,7 +257,7 @@ def _blob_of(place: Place, path: str) -> str:
     return blob if blob and HASH.fullmatch(blob) else ""
 
 
-def _globs(files: Iterable[str], listed: Files) -> tuple[str, ...]:
+def globs(files: Iterable[str], listed: Files) -> tuple[str, ...]:
     """Return the wanted files of a repo: all of them, or only the present ones if it was downloaded in part.
 
     Otherwise a later `models lock` would pin all files of a large repo although the app needs only some.

@@ -9,7 +9,6 @@ import os
 import stat
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -216,24 +215,26 @@ def _in_folder(model: LockedModel, place: Place, memory: Memory) -> OnDisk:
     commits = Counter(note.commit for path, note in noted.items() if path in present)
     commit = commits.most_common(1)[0][0] if commits else None
     state = held(place.path, model.files, memory)
-    unread = [path for path in state.unread if path not in noted or noted[path].commit != model.commit]
+    read = {path: _hash_of(f"{place.path}/{path}", model.files[path].hash, memory) for path in state.unread}
+    different = [path for path, digest in read.items() if digest not in (None, model.files[path].hash)]
+    unread = [p for p, digest in read.items() if digest is None and (p not in noted or noted[p].commit != model.commit)]
     if commit in (None, model.commit) or len(commits) > 1:
         stand = model.commit if commits.get(model.commit) or not (commits or state.lacking) else commit
         doubt = "its files have never been verified; start_app.py models pull does that" if unread else ""
-        problem = _unfinished(place.path, state.unread) or _in_words(place.path, state, len(model.files))
-        problem = problem or _different(place.path, model, state.unread, memory)
+        problem = _unfinished(place.path, [p for p in state.unread if p in different or read[p] is None])
+        problem = problem or _in_words(place.path, state, len(model.files))
+        if different and not problem:
+            problem = differing(different, len(model.files), f"what {model.commit[:7]} has")
         return OnDisk(stand, problem, doubt="" if problem else doubt)
     return OnDisk(commit)
 
 
-def _different(folder: str, model: LockedModel, unread: Sequence[str], memory: Memory) -> str:
-    """Return in words which files were read and have the wrong content."""
-    different = []
-    for path in unread:
-        with suppress(OSError):
-            if memory.hash_of(os.stat(f"{folder}/{path}"), model.files[path].hash):
-                different.append(path)
-    return differing(different, len(model.files), f"what {model.commit[:7]} has") if different else ""
+def _hash_of(path: str, like: str, memory: Memory) -> str | None:
+    """Return the hash that a file was read with, None if that is unknown."""
+    try:
+        return memory.hash_of(os.stat(path), like)
+    except OSError:
+        return None
 
 
 def differing(paths: Sequence[str], of: int, than: str) -> str:

@@ -19,7 +19,7 @@ from ..errors import ExitStatus, LauncherError, quoted
 from ..ui.console import Progress
 from ..ui.text import size
 from . import download as fetching
-from . import local_dir, ownership, placement, refs, switch
+from . import local_dir, ownership, placement, refs, switch, weights
 from .lockfile import LockedModel
 from .placement import Memories, Place
 from .task import Disk, Reach, Run, Served, Skipped, Spare, Survey, Task, spare_none
@@ -151,6 +151,7 @@ def _settle(task: Task, app_dir: Path, memories: Memories, *, pin: bool) -> None
         staged = task.switch or switch.stage(app_dir, task.model, task.lacking, task.outdated)
         if staged:
             switch.apply(app_dir, staged, memories.local)
+        weights.remember(app_dir, task.model.repo, task.model.commit)
     except OSError as error:
         raise _unswitchable(task, error) from error
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
+from ..cache.dirs import walk
 from ..cache.names import name as name_of_folder
 from ..config.paths import HUB_ENTRY
 from ..system.files import read_regular
@@ -19,7 +22,12 @@ TEXT_VARIABLE = "START_APP_MODELS_TEXT"
 # The kernel limits one variable to 128 KiB: execve(2), MAX_ARG_STRLEN.
 MOST_BYTES = 100_000
 NAMED_AT_MOST = 10
+MODEL_FOLDERS = ("checkpoints", "pretrained_models", "models", "weights", "ckpts")
+"""Where apps keep weights of their own, by convention."""
 _MAIN = "main"
+# As `placement.METADATA`, which most launches do not import.
+_NOTES, _NOTE = ".cache/huggingface/download", ".metadata"
+_DEPTH = 2
 _COMMIT_LENGTH = 40
 
 
@@ -34,7 +42,9 @@ class Current(NamedTuple):
 
 def current(roots: Sequence[Path], app_dir: Path, lock: Lock | None) -> tuple[Current, ...]:
     """Return the locked models, or every cached one without a lock; skip refs that lead to nothing."""
-    return in_order(_locked(roots, app_dir, lock) if lock is not None else _cached(roots))
+    if lock is not None:
+        return in_order(_locked(roots, app_dir, lock))
+    return in_order((*_cached(roots), *_downloaded(roots, app_dir)))
 
 
 def in_order(models: Iterable[Current]) -> tuple[Current, ...]:
@@ -111,6 +121,37 @@ def _cached(roots: Sequence[Path], besides: Collection[str] = ()) -> Iterator[Cu
         for folder in folders:
             if not besides or name_of_folder(folder) not in besides:
                 yield from _by_ref((root,), folder, None)
+
+
+def _downloaded(roots: Sequence[Path], app_dir: Path) -> Iterator[Current]:
+    """Yield what huggingface_hub has downloaded into the app's own model folders, as far as its repo is known here."""
+    bases = [path for path in _folders(app_dir) if os.path.isdir(f"{path}/{_NOTES}")]
+    if not bases:
+        return
+    from .lockfile import Lock
+    from .placement import noted_of
+    from .weights import repos_of_commits
+
+    repos = repos_of_commits([os.path.realpath(root) for root in roots], Lock(), app_dir)
+    for base in bases:
+        notes = f"{base}/{_NOTES}/"
+        files = (entry.path[len(notes) :] for entry in walk(notes.rstrip("/")) if entry.name.endswith(_NOTE))
+        present = (file.removesuffix(_NOTE) for file in files)
+        noted = (noted_of(base, file) for file in present if os.path.exists(f"{base}/{file}"))
+        for commit, _ in Counter(note.commit for note in noted if note).most_common(1):
+            if commit in repos:
+                yield Current(repos[commit], _MAIN, commit, base)
+
+
+def _folders(app_dir: Path) -> Iterator[str]:
+    """Yield the usual model folders of an app, and the folders in them as deep as apps keep whole repos there."""
+    pending = [(f"{app_dir}/{name}", 0) for name in MODEL_FOLDERS]
+    while pending:
+        folder, depth = pending.pop()
+        yield folder
+        if depth < _DEPTH:
+            with suppress(OSError), os.scandir(folder) as listing:
+                pending += [(e.path, depth + 1) for e in listing if not e.name.startswith(".") and e.is_dir()]
 
 
 def _by_ref(roots: Sequence[Path], folder: str, revision: str | None) -> Iterator[Current]:

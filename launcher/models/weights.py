@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from fnmatch import fnmatchcase
 from itertools import islice
 from pathlib import Path
@@ -22,12 +23,13 @@ from ..cache.names import HASH, read_ref
 from ..cache.names import name as name_of_folder
 from ..config.paths import HUB_ENTRY
 from ..config.settings import Settings
+from ..system import state
 from . import placement, repo_id
 from .lockfile import Lock, LockedFile
 from .placement import Memories
+from .versions import MODEL_FOLDERS
 
-FOLDERS = ("checkpoints", "pretrained_models", "models", "weights", "ckpts")
-"""The usual folders of an app's own weights."""
+_COMMITS = "commits"  # in the state folder: whose commits were brought into folders of the app's own
 # Formats of other runtimes: pickles, arrays, compiled engines.
 _SUFFIXES = frozenset((".pkl", ".npy", ".engine", ".plan", ".trt", ".pt2", ".pdparams", ".keras", ".mnn"))
 _COARSE_SECONDS = 2.1  # a note is written after its file, and some file systems have a resolution of two seconds
@@ -109,7 +111,7 @@ def folders(settings: Settings, lock: Lock) -> tuple[str, ...]:
     """Return the app's existing model folders: the usual ones, those of the setting, and the pinned ones."""
     app_dir = str(settings.app_dir)
     pinned = (model.local_dir for model in lock if model.local_dir)
-    named = (*(f"{app_dir}/{name}" for name in (*FOLDERS, *pinned)), *map(str, settings.model_dirs))
+    named = (*(f"{app_dir}/{name}" for name in (*MODEL_FOLDERS, *pinned)), *map(str, settings.model_dirs))
     real: dict[str, str] = {}
     for path in named:
         if os.path.isdir(path):
@@ -240,16 +242,26 @@ class _Notes:
 
     def _repo(self, commit: str) -> str:
         if self._repos is None:
-            self._repos = repos_of_commits(self._library.roots, self._library.lock)
+            self._repos = repos_of_commits(self._library.roots, self._library.lock, self._library.settings.app_dir)
         return self._repos.get(commit, "")
 
 
-def repos_of_commits(roots: Sequence[str], lock: Lock) -> Mapping[str, str]:
-    """Return the repos of known commits: from the lock, and from refs, snapshots and file lists in the caches.
+def remember(app_dir: Path, repo: str, commit: str) -> None:
+    """Note the repo of a commit that was pulled into a folder of the app's own: the notes beside the files lack it."""
+    known = state.read(app_dir, _COMMITS)
+    line = f"{commit} {repo}\n".encode()
+    if line not in known:
+        with suppress(OSError):  # the files are then of an unknown repo
+            state.write(app_dir, _COMMITS, known + line)
+
+
+def repos_of_commits(roots: Sequence[str], lock: Lock, app_dir: Path) -> Mapping[str, str]:
+    """Return the repos of known commits: from the lock, from earlier pulls, and from the caches.
 
     A download to a folder leaves a ref and a list in the cache, although its files are elsewhere.
     """
-    repos: dict[str, str] = {}
+    lines = (line.partition(" ") for line in state.read(app_dir, _COMMITS).decode(errors="replace").splitlines())
+    repos = {commit: repo for commit, _, repo in lines if repo_id.COMMIT.fullmatch(commit) and repo_id.is_name(repo)}
     for root in roots:
         for folder in _names(root):
             if HUB_ENTRY.match(folder):

@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from ..cache.digests import Wanted, digests
+from ..cache.digests import Wanted
 from ..config.paths import current_folder
 from ..context import Context
 from ..errors import ExitStatus, LauncherError, quoted
@@ -19,6 +19,7 @@ from ..models.placement import Memories
 from ..models.sources import Source
 from ..system import files
 from ..ui.text import size, some
+from . import weights
 
 _SPARE_BYTES = 1 << 20
 
@@ -104,20 +105,12 @@ def _refuse_changed(context: Context, parts: list[_Part], memories: Memories) ->
     Raises LauncherError (65, 74).
     """
     problems = [f"{part.path} is not there" for part in parts if not os.path.exists(part.path)]
-    try:
-        for cached, memory in ((False, memories.local), (True, memories.cached)):
-            wanted = [Wanted(p.path, p.file.hash) for p in parts if p.cached == cached and os.path.exists(p.path)]
-            with context.console.bar("verifying", None) as progress:
-                read = digests(wanted, memory, progress)
-            problems += [f"{one.path} has another content" for one in wanted if read[one] != one.like]
-    except OSError as error:
-        raise LauncherError(
-            f"cannot read {os.fsdecode(error.filename or '')}: {(error.strerror or str(error)).lower()}",
-            "start_app.py models list",
-            ExitStatus.IO,
-        ) from error
-    finally:
-        verified.save(context.settings.app_dir, memories, context.console.detail)
+    own, cached = (
+        [Wanted(p.path, p.file.hash) for p in parts if p.cached == which and os.path.exists(p.path)]
+        for which in (False, True)
+    )
+    read = weights.read_files(context, memories, own, cached)
+    problems += [f"{one.path} has another content" for one, digest in read.items() if digest != one.like]
     if problems:
         raise LauncherError(
             f"nothing was exported: {some(problems, 3)}",

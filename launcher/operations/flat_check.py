@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 from ..cache.completeness import is_weights
-from ..cache.digests import Wanted, digests
+from ..cache.digests import Wanted
 from ..context import Context
 from ..errors import ExitStatus, LauncherError, quoted
 from ..models import check, freeze, hub, placement, repo_id, resolve, verified, weights
@@ -33,7 +33,7 @@ def read_pinned(context: Context, lock: Lock, memories: Memories) -> None:
     ):
         unread = placement.held(base, files, memories.local).unread
         wanted += [Wanted(os.path.join(base, path), files[path].hash) for path in unread]
-    _read(context, wanted, memories)
+    inventory.read_files(context, memories, wanted)
 
 
 def of_files(context: Context, lock: Lock, memories: Memories) -> Iterator[Verdict]:
@@ -48,7 +48,7 @@ def of_files(context: Context, lock: Lock, memories: Memories) -> Iterator[Verdi
             )
         elif path in held.unread:
             known = memories.local.hash_of(os.stat(name), file.hash)
-            problem = "its content is not what is pinned" if known else "it was written just now, and is not read yet"
+            problem = "" if known == file.hash else "its content is not what is pinned"
         repo, _, commit = file.origin.partition("/")[0].partition("@") if file.origin else ("", "", "")
         subject = Subject(path, repo or path, file.hash[: check.DIGITS], None, problem, commit or None)
         word: check.Word = "incomplete locally" if problem else "as pinned"
@@ -64,7 +64,7 @@ def of_notes(context: Context, lock: Lock) -> tuple[Subject, ...]:
     with context.console.bar("reading", None) as progress:
         read = freeze.read_own(own._replace(sizes={p: own.sizes[p] for p in noted}, noted=noted), known, progress)
     verified.save(context.settings.app_dir, known.memories, context.console.detail)
-    repos = repos_of_commits(known.roots, known.lock)
+    repos = repos_of_commits(known.roots, known.lock, context.settings.app_dir)
     by_folder: dict[tuple[str, str], list[tuple[str, str, placement.Noted]]] = {}
     for path, (base, inner, note) in noted.items():
         repo = repos.get(note.commit)
@@ -78,6 +78,27 @@ def of_notes(context: Context, lock: Lock) -> tuple[Subject, ...]:
         name = f"{repo} in {weights.name_of(base, context.settings.app_dir)}"
         subjects.append(Subject(name, repo, repo_id.DEFAULT_REVISION, commit, problem, file=files[0][1]))
     return tuple(subjects)
+
+
+def requirements(context: Context) -> tuple[resolve.Requirement, ...]:
+    """Return the newest commit of what huggingface_hub has brought into folders of the app's, with the same files."""
+    known = inventory.library(context, context.environment)
+    own = freeze.own_files(known)
+    if not own.noted:
+        return ()
+    app_dir = str(context.settings.app_dir)
+    repos = repos_of_commits(known.roots, known.lock, context.settings.app_dir)
+    by_folder: dict[tuple[str, str], list[tuple[str, str]]] = {}
+    for base, inner, note in own.noted.values():
+        folder = base.removeprefix(f"{app_dir}/")
+        if note.commit in repos and folder != base and repo_id.is_local_dir(folder):
+            by_folder.setdefault((repos[note.commit], folder), []).append((inner, note.commit))
+    found = []
+    for (repo, folder), files in sorted(by_folder.items()):
+        commit = Counter(commit for _, commit in files).most_common(1)[0][0]
+        include = freeze.globs([inner for inner, _ in files], {})
+        found.append(resolve.Requirement(repo, repo_id.DEFAULT_REVISION, folder, include, held=commit))
+    return tuple(found)
 
 
 def of_unknown(context: Context, lock: Lock) -> Iterator[Verdict]:
@@ -133,7 +154,7 @@ def _compared(context: Context, model: LockedModel, path: str, name: str) -> Sub
     memories = verified.load(context.settings.app_dir)
     held = placement.held(path, model.files, memories.local)
     wanted = {inner: Wanted(f"{path}/{inner}", model.files[inner].hash) for inner in held.unread}
-    read = _read(context, tuple(wanted.values()), memories)
+    read = inventory.read_files(context, memories, tuple(wanted.values()))
     wrong = [*(inner for inner, one in wanted.items() if read[one] != one.like), *held.resized]
     present = [inner for inner in model.files if inner not in held.missing]
     noted = {inner: note for inner in present if (note := placement.noted_of(path, inner))}
@@ -163,17 +184,3 @@ def _in_words(folder: str, present: Sequence[str], wrong: Sequence[str], than: s
     if partial:
         return f"a download broke off: {some(partial, 3)}"
     return placement.differing(wrong, len(present), than) if wrong else ""
-
-
-def _read(context: Context, wanted: Sequence[Wanted], memories: Memories) -> Mapping[Wanted, str]:
-    try:
-        with context.console.bar("reading", None) as progress:
-            return digests(wanted, memories.local, progress)
-    except OSError as error:
-        raise LauncherError(
-            f"cannot read {os.fsdecode(error.filename or '')}: {(error.strerror or str(error)).lower()}",
-            "start_app.py models list",
-            ExitStatus.IO,
-        ) from error
-    finally:
-        verified.save(context.settings.app_dir, memories, context.console.detail)

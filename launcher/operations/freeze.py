@@ -35,7 +35,8 @@ def frozen(context: Context, instance: Instance) -> Lock:
             cached = tuple(_cached(context, known, progress))
             read = freeze.read_own(own, known, progress)
     finally:
-        verified.save(context.settings.app_dir, known.memories, console.detail)
+        if not context.arguments.dry_run:
+            verified.save(context.settings.app_dir, known.memories, console.detail)
     origins = _origins(context, known, own)
     models, files = freeze.own_models(own, known, origins.repos, origins.trees, read)
     if not (cached or models or files):
@@ -74,8 +75,8 @@ class _Origins(NamedTuple):
 
 
 def _origins(context: Context, known: Library, own: Own) -> _Origins:
-    """Return the known repos and files; ask hubs only for facts that are unknown here."""
-    repos = dict(repos_of_commits(known.roots, known.lock))
+    """Return what tells whose a file is; hubs are asked only where something is not known here."""
+    repos = dict(repos_of_commits(known.roots, known.lock, context.settings.app_dir))
     trees = dict(freeze.known_trees(known))
     unknown = sorted(own.commits - repos.keys())
     hashless = any(path not in own.noted for path in own.sizes)

@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from ..cache.digests import Wanted, digests
+from ..cache.digests import Wanted
 from ..context import Context
 from ..errors import ExitStatus, LauncherError
 from ..models import placement, verified, weights
@@ -31,22 +31,8 @@ def refuse_changed(context: Context, lock: Lock, placed: Sequence[Placed]) -> bo
     """
     memories = verified.load(context.settings.app_dir)
     problems, unread, missing = _looked_at(context, lock, placed, memories)
-    try:
-        for memory, wanted in ((memories.local, unread.own), (memories.cached, unread.cached)):
-            if wanted:
-                with context.console.bar("verifying", None) as progress:
-                    read = digests(wanted, memory, progress)
-                different = (one.path for one in wanted if read[one] != one.like)
-                problems += [f"{_name(context, path)} has another content" for path in different]
-    except OSError as error:
-        where = os.fsdecode(error.filename or "")
-        raise LauncherError(
-            f"cannot verify {where}: {(error.strerror or str(error)).lower()}",
-            "start_app.py models list",
-            ExitStatus.IO,
-        ) from error
-    finally:
-        verified.save(context.settings.app_dir, memories, context.console.detail)
+    read = inventory.read_files(context, memories, unread.own, unread.cached)
+    problems += [f"{_name(context, one.path)} has another content" for one, d in read.items() if d != one.like]
     if problems:
         raise LauncherError(
             f"not what models.lock pins: {text.some(problems, _NAMED_AT_MOST)}; nothing was stopped",

@@ -35,6 +35,7 @@ from ..models.task import STALL_SECONDS, Disk, Reach, Run, Served, Skipped, Spar
 from ..service import history, outcomes
 from ..system import lock as locks
 from ..ui import text
+from . import flat_check
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -124,10 +125,11 @@ def wanted(context: Context, repos: Sequence[str] = (), *, newest: bool = False,
             return Wanted(chosen, by_lock=True)
         requirements = [resolve.requirement_of(model) for model in chosen]
     else:
-        requirements = [
-            _requirement(subject, context)
-            for subject in chosen_subjects(repos, subjects.of_cache(context.roots), context)
-        ]
+        named = [target.repo for repo in repos if (target := repo_id.target(repo))]
+        flat = [one for one in flat_check.requirements(context) if not repos or one.repo in named]
+        others = [repo for repo in repos if (t := repo_id.target(repo)) is None or t.repo not in {f.repo for f in flat}]
+        cached = () if repos and not others else chosen_subjects(others, subjects.of_cache(context.roots), context)
+        requirements = [*(_requirement(subject, context) for subject in cached), *flat]
     if not requirements:
         console.warn(f"no models: no models.lock, and nothing in {context.roots[0].path}")
     refuse_offline(context, "--force-refresh" if newest else "models pull")

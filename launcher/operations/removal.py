@@ -46,7 +46,13 @@ def request_of(name: str, context: Context, targets: Sequence[str] = ()) -> Requ
     if name == "clear":
         return Request("clear", force=arguments.force, places=places(context))
     if name == "remove":
-        return Request("remove", tuple(targets), force=arguments.force, places=places(context))
+        return Request(
+            "remove",
+            tuple(targets),
+            force=arguments.force,
+            places=places(context),
+            files=tuple(arguments.file or ()),
+        )
     if arguments.unlocked and not context.lockfile:
         raise LauncherError(
             f"there is no models.lock in {context.settings.app_dir}, so --unlocked would remove every model",
@@ -151,7 +157,7 @@ def confirm(planned: Sequence[Plan], kind: str, context: Context, *, ask: bool =
             or (plan.root.owned and kind != "clear")
         ):
             continue
-        names = [plans.label(item) for item in plan.items if item.kind in ("repo", "revision")]
+        names = [plans.label(item) for item in plan.items if plans.is_named(item)]
         amount = f", {text.size(plan.size)}" if plan.size else ""
         where = f"{plan.root.path} ({plan.root.origin})"
         if plan.root.owned and (not console.interactive or console.as_json):
@@ -178,8 +184,9 @@ def console_teller(console: Console) -> Callable[[Plan, plans.Item], None]:
 
     def tell_item(plan: Plan, item: plans.Item) -> None:
         nonlocal told
-        told += item.kind in _NAMED
-        aloud = item.kind in _NAMED and told <= _NAMED_AT_MOST
+        named = item.kind in _NAMED or plans.is_named(item)
+        told += named
+        aloud = named and told <= _NAMED_AT_MOST
         if not (aloud or console.verbose):
             return
         # If repos share blobs, and for a revision, the freed bytes are known only at the end.
@@ -208,7 +215,7 @@ def tell(planned: Sequence[Plan], result: Result, console: Console, *, later: bo
     if not any(plan.items for plan in planned):
         console.say(f"cache: nothing to remove in {', '.join(str(plan.root.path) for plan in planned)}")
         return
-    gone = sum(1 for item in result.items if item.kind in _NAMED)
+    gone = sum(item.kind in _NAMED or plans.is_named(item) for item in result.items)
     removed = f"removed {gone}, " if gone > _NAMED_AT_MOST else ""
     how = "the disk space is freed in the background" if later else f"freed {text.size(result.freed)}"
     console.say(f"cache: {removed}{how}")
@@ -216,7 +223,7 @@ def tell(planned: Sequence[Plan], result: Result, console: Console, *, later: bo
 
 def record(settings: Settings, kind: history.Action, result: Result, *, later: bool) -> None:
     """Record a removal in the app's history."""
-    names = [plans.label(item) for item in result.items if item.kind in ("repo", "revision")]
+    names = [plans.label(item) for item in result.items if plans.is_named(item)]
     removed = text.some(names, 3) or (f"{len(result.items)} leftovers" if result.items else "nothing to remove")
     freed = "freed in the background" if later else f"freed {text.size(result.freed)}"
     failed = f", {len(result.failures)} could not be removed" if result.failures else ""

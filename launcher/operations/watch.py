@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..context import Context
 from ..errors import LauncherError
-from ..service import history
+from ..service import history, outcomes
 from . import outcome, readiness
 
 # A first start may download tens of gigabytes before the page answers.
@@ -16,9 +16,25 @@ def until_ready(context: Context, pid: int) -> None:
     try:
         ready = readiness.wait_for(pid, context, SECONDS)
     except LauncherError:
-        outcome.look_back(context)
+        _note_end(context, pid)
         return
     note_ready(context, ready)
+
+
+def _note_end(context: Context, pid: int) -> None:
+    """Note that it has ended; supervisord knows whether somebody has stopped it, and may know its status."""
+    from ..app.background import told_end
+    from ..service import supervisor_state
+
+    said = supervisor_state.ask(context.environ)
+    if said is None:
+        outcome.look_back(context)
+    elif said.stopped:
+        outcome.note_end_of(context, pid, outcomes.End("was stopped by supervisord", asked=True))
+    elif said.status is None:
+        outcome.look_back(context)
+    else:
+        outcome.note_end_of(context, pid, outcomes.End(told_end(said.status), said.status))
 
 
 def note_ready(context: Context, ready: readiness.Ready) -> None:

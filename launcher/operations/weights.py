@@ -5,23 +5,27 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..cache import roots as caches
+from ..cache.digests import Wanted, digests
 from ..context import Context
-from ..errors import LauncherError
+from ..errors import ExitStatus, LauncherError
 from ..instances import process as processes
 from ..models import verified, weights
 from ..models.locked_view import VIEW
 from ..models.lockfile import Lock
+from ..models.placement import Memories
 from ..models.weights import Library, Origin, WeightsFile
 
 if TYPE_CHECKING:
     from ..models.loaded import Opened
     from .instance import Observed
 
-_SETTLE_SECONDS = 2.0  # for files written during the start, on file systems with a resolution of two seconds
+Digests = Mapping[Wanted, str]
+_SETTLE_SECONDS = 2.0  # what is written at the start itself, by clocks that count in two seconds
 
 
 class Listed(NamedTuple):
@@ -82,11 +86,15 @@ def instance_of(observed: Observed) -> Instance:
     if instance is None:
         return Instance()
     own = record if record and record.pid == instance.pid else None
+    started = time.time() - instance.process.age + _SETTLE_SECONDS
+    if own and observed.lock:
+        with suppress(OSError):  # the launcher wrote its record after all pulls, and then became the app
+            started = os.stat(observed.lock).st_mtime
     return Instance(
         loaded.opened(instance.tree),
         processes.environment(instance.pid) or {},
-        time.time() - instance.process.age,
-        own.weights or None if own else None,
+        started,
+        own.weights if own else None,
         own.models if own else {},
     )
 
@@ -126,6 +134,25 @@ def inventory(context: Context, instance: Instance, *, cached: bool = True) -> I
     return Inventory((*own, *besides), tuple(compare.gone(files)))
 
 
+def read_files(context: Context, memories: Memories, own: Sequence[Wanted], cached: Sequence[Wanted] = ()) -> Digests:
+    """Return the digests of files in folders of the app's own and in hub caches, and keep them.
+
+    Raises LauncherError (74) for a file that cannot be read.
+    """
+    try:
+        if not (own or cached):
+            return {}
+        with context.console.bar("reading", None) as progress:
+            return {**digests(own, memories.local, progress), **digests(cached, memories.cached, progress)}
+    except OSError as error:
+        where = os.fsdecode(error.filename or "")
+        raise LauncherError(
+            f"cannot read {where}: {(error.strerror or str(error)).lower()}", "start_app.py models list", ExitStatus.IO
+        ) from error
+    finally:
+        verified.save(context.settings.app_dir, memories, context.console.detail)
+
+
 class _Comparison:
     """Compare the files on the disk with the open files of the instance, and with those at its start."""
 
@@ -145,7 +172,7 @@ class _Comparison:
 
     def _change(self, file: WeightsFile) -> str:
         stamps, started = self._instance.stamps, self._instance.started
-        late = started is not None and file.status.st_ctime > started + _SETTLE_SECONDS
+        late = started is not None and file.status.st_ctime > started
         if not file.flat:
             was = file.origin.commit in self._instance.commits.values()
             return "written or replaced since the instance started" if late and was else ""

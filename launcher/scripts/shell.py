@@ -102,7 +102,8 @@ class _Reader:
         for words in _commands(text):
             self._depth += words[0] in _OPENING or words[-1:] == ["{"]
             self._depth = max(0, self._depth - (words[0] in _CLOSING))
-            if not (tested and words[0] in _EXPORTING):  # `[ -d lib ] && export …`
+            conditional = words[0] in _EXPORTING or re.fullmatch(_ASSIGNMENT, words[-1])
+            if not (tested and conditional):  # `[ -d lib ] && export …`
                 self._take(words)
             tested = words[0] in _TESTS
         before, found = self._found
@@ -113,8 +114,8 @@ class _Reader:
         local: dict[str, str] = {}
         while words and (match := re.fullmatch(_ASSIGNMENT, words[0], re.DOTALL)):
             value = self._expanded(match[2])
-            if value is not None:
-                local[match[1]] = value
+            if value is not None and not (self._depth and len(words) == 1 and match[1] in self._known):
+                local[match[1]] = value  # of what is set under a condition, the value before counts
             words = words[1:]
         if not words:
             self._known.update(local)
@@ -157,7 +158,12 @@ class _Reader:
         if at is None:
             return
         known = [self._expanded(word) for word in words]
-        kept = [word for word in known[at:] if word]
+        kept: list[str] = []
+        for word in known[at:]:
+            if word is None and kept and kept[-1].startswith("-"):
+                kept.pop()  # an option whose value only a shell can know
+            elif word:
+                kept.append(word)
         if not kept or (len(kept) < 2 and not kept[0].endswith(".py")):
             return
         if self._found[1] and self._depth and not self._nested:
@@ -185,9 +191,9 @@ class _Reader:
                 value = os.path.expanduser("~")
             if value is None:
                 missing = missing or default is None
-            return (default or "") if value is None else value
+            return re.sub(_VARIABLE, known, default or "") if value is None else value
 
-        if re.fullmatch(r"\$[@*1-9]|\$\{[@*1-9][^}]*\}", word):
+        if re.fullmatch(r"\$[@*1-9]|\$\{[1-9]\}|\$\{[@*][^}]*\}", word):
             return ""  # the script's own arguments
         text = re.sub(_VARIABLE, known, word.replace(_HERE, self._folder))
         if missing or "$" in text or "`" in text:

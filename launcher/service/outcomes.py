@@ -1,7 +1,7 @@
 """Store the outcome of each start of the app on a port, and the last good sets.
 
 One small file is replaced atomically at each change, so a killed process leaves the state before or after it. It has no
-secret: arguments are masked, and the app's environment is stored as names and one keyed hash.
+secret: arguments are masked, and of the app's environment it has plain values of `.env`, and one keyed hash of it all.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ import os
 import re
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
 from ..system import files, state
@@ -48,8 +49,8 @@ class LaunchSet(NamedTuple):
     """Hold the set of a start: its command line with secrets masked, the models in hub caches and those in folders.
 
     `interpreter`, `program` and `script` are those of the app's command. `folders` is the text of a `models.lock` with
-    the models in folders of the app's. `environment` are the names of the variables from the settings, and `digest` is
-    a keyed hash of everything that the start depended on.
+    the models in folders of the app's. `environment` are the names of the variables from the settings, and `variables`
+    the values of those in `.env` that are no secrets.
     """
 
     argv: tuple[str, ...] = ()
@@ -59,14 +60,14 @@ class LaunchSet(NamedTuple):
     models: tuple[Pinned, ...] = ()
     folders: str = ""
     environment: tuple[str, ...] = ()
-    digest: str = ""
+    variables: Mapping[str, str] = MappingProxyType({})
     at: str = ""
     locked: bool = False
 
     @property
     def runs(self) -> tuple[Any, ...]:
         """Return what distinguishes sets for a person: commands and commits, not place and time."""
-        return self.argv, tuple(model[:3] for model in self.models), self.folders
+        return self.argv, tuple(model[:3] for model in self.models), self.folders, dict(self.variables)
 
 
 class Attempt(NamedTuple):
@@ -288,9 +289,13 @@ def _plain(outcomes: Outcomes) -> dict[str, Any]:
     values = outcomes._asdict()
     for name in ("last", "failed"):
         attempt = values[name]
-        values[name] = {**attempt._asdict(), "ran": attempt.ran._asdict()} if attempt else None
-    values["good"] = [one._asdict() for one in outcomes.good]
+        values[name] = {**attempt._asdict(), "ran": _plain_set(attempt.ran)} if attempt else None
+    values["good"] = [_plain_set(one) for one in outcomes.good]
     return values
+
+
+def _plain_set(ran: LaunchSet) -> dict[str, Any]:
+    return {**ran._asdict(), "variables": dict(ran.variables)}
 
 
 def _outcomes(document: Any) -> Outcomes:
@@ -336,7 +341,7 @@ def _set(document: Any) -> LaunchSet:
         models=tuple(Pinned(*map(_text, model)) for model in document["models"]),
         folders=_text(document["folders"]),
         environment=tuple(map(_text, document["environment"])),
-        digest=_text(document["digest"]),
+        variables={_text(name): _text(value) for name, value in document["variables"].items()},
         at=_text(document["at"]),
         locked=bool(document["locked"]),
     )

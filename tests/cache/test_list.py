@@ -44,8 +44,8 @@ def hub(tmp_path: Path) -> Path:
     return hub
 
 
-def listed(hub: Path, *arguments: str, **keywords: object) -> Done:
-    environment = clean_environment(HF_HUB_CACHE=str(hub), HOME=str(hub.parent))
+def listed(hub: Path, *arguments: str, xet: str = "", **keywords: object) -> Done:
+    environment = clean_environment(HF_HUB_CACHE=str(hub), HOME=str(hub.parent), HF_XET_CACHE=xet)
     return launcher("cache", "list", "--app-dir", hub.parent, *arguments, env=environment, **keywords)
 
 
@@ -69,7 +69,8 @@ def test_the_table_names_the_root_then_the_repos_by_size_then_the_total(hub: Pat
         ["koge/small", "main", A[:7], "2", "B", "3d2h", "ago"],
     ]
     prune = f"{program()} --app-dir {hub.parent} cache prune"
-    assert total == f"3 repos, 3.1 MB, of which {prune} would free 2.5 kB"
+    assert total.startswith(f"3 repos, 3.1 MB, of which {prune} would free 2.5 kB; disk: ")
+    assert total.endswith("B free")
     assert tree(hub) == before
 
 
@@ -82,7 +83,7 @@ def test_sizes_stand_in_a_column_and_there_is_none_for_what_is_wrong_where_nothi
     assert [row.split()[3:5] for row in rows] == [["4.2", "GB"], ["999", "B"], ["7", "B"]]
     end = head.index("SIZE") + len("SIZE")
     assert [row[:end].endswith(("4.2 GB", "999 B", "7 B")) for row in rows] == [True, True, True]
-    assert total == "3 repos, 4.2 GB"
+    assert total.startswith("3 repos, 4.2 GB; disk: ")
 
 
 def test_with_revisions_each_has_a_line_with_its_whole_commit_and_its_own_size(hub: Path) -> None:
@@ -220,7 +221,7 @@ def test_several_roots_have_a_table_and_a_total_each(app: AppFolder) -> None:
     first, second = done.out.split("\n\n")
     assert first.splitlines() == [f"cache: {app.path}/own/hub (.env line 1)", "not there"]
     assert second.splitlines()[0] == f"cache: {app.path}/cache_hub (in the app's folder)"
-    assert second.splitlines()[-1] == "1 repo, 2 B"
+    assert second.splitlines()[-1].startswith("1 repo, 2 B; disk: ")
 
 
 def test_a_cache_that_is_not_there_and_an_empty_one_are_told_apart(tmp_path: Path) -> None:
@@ -230,7 +231,8 @@ def test_a_cache_that_is_not_there_and_an_empty_one_are_told_apart(tmp_path: Pat
     assert listed(hub, "--json").json["roots"][0]["exists"] is False
     hub.mkdir()
     done = listed(hub)
-    assert (done.status, done.out) == (0, f"cache: {hub} (environment)\nno repos\n")
+    assert done.status == 0
+    assert done.out.startswith(f"cache: {hub} (environment)\nno repos; disk: ")
     assert listed(hub, "--json").json["roots"][0]["exists"] is True
     done = listed(hub, "koge/index-tts-v22")
     assert (done.status, done.err.splitlines()[0].split(";")[0]) == (USAGE, "koge/index-tts-v22 is not in the cache")
@@ -359,3 +361,24 @@ def test_a_command_line_that_means_nothing_is_refused_with_a_hint(
     assert told.startswith(error)
     assert help_.startswith("hint: ") and help_.endswith(hint)
     assert (tmp_path / "cache_hub" / V22 / "refs" / "main").read_text() == A
+
+
+def test_the_list_has_the_xet_cache_and_what_old_versions_left(tmp_path: Path) -> None:
+    hub = tmp_path / "hub"
+    add_plain(make_repo(hub, "models--a", {A: {}}), A, "x", b"12")
+    left, other = hub / "tmpa1b2c3_4", hub / "tmpa1b2c3_5"
+    left.write_bytes(b"1" * 700)
+    left.chmod(0o600)
+    other.write_text("somebody's")
+    other.chmod(0o644)
+    chunks = tmp_path / "xet" / "chunk-cache" / "x"
+    chunks.parent.mkdir(parents=True)
+    chunks.write_bytes(b"1" * 3000)
+    done = listed(hub, xet=str(tmp_path / "xet"))
+    assert f"1 partial download, 700 B, of huggingface_hub 0.22 or older: {left}\n" in done.out
+    assert "not huggingface_hub's, never touched: tmpa1b2c3_5\n" in done.out
+    assert f"xet: {tmp_path}/xet, 3.0 kB, no models" in done.out
+    found = listed(hub, "--json", xet=str(tmp_path / "xet")).json
+    assert found["xet"] == {"path": str(tmp_path / "xet"), "size_bytes": 3000}
+    assert found["roots"][0]["free_bytes"] > 0
+    assert found["roots"][0]["temporary"] == [{"path": str(left), "size_bytes": 700}]

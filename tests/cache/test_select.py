@@ -192,7 +192,7 @@ def test_a_repo_and_its_revision_named_together_are_the_whole_repo(cache: Path) 
         ("voices", "datasets/koge/voices"),
         ("koge/voices", "datasets/koge/voices"),
         ("indexteam/indextts", "IndexTeam/IndexTTS-2"),
-        ("indexteam/indextts-2", "IndexTeam/IndexTTS-2"),
+        ("indexteam/indextts-3", "IndexTeam/IndexTTS-2"),
         ("gtp2", "gpt2"),
         ("koge/index-tts-v32@main", "koge/index-tts-v23"),
     ],

@@ -57,6 +57,18 @@ def test_each_command_of_the_cache_page_removes_what_the_page_says(world: World)
     assert repos() == []
 
 
+REMOVE_FILE = "start_app.py cache remove koge/index-tts-v22 --file '*.onnx'"
+
+
+@runs(REMOVE_FILE)
+def test_a_single_file_goes_as_the_cache_page_says(world: World) -> None:
+    commit = world.hub.commit(V22, {"config.json": b"{}", "gpt.onnx": b"gpt"})
+    repo = world.cache(V22, commit)
+    world.fine(REMOVE_FILE)
+    assert [path.name for path in repo.glob("snapshots/*/*")] == ["config.json"]
+    assert len(list(repo.glob("blobs/*"))) == 1
+
+
 MOVE = "start_app.py cache move ../models"
 
 

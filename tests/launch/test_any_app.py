@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import re
 import socket
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.support.apps import Done, Processes, clean_environment, free_port, get, launcher
+from tests.support.apps import Done, Processes, clean_environment, eventually, free_port, get, launcher
 from tests.support.families import APPS, FAKES
 from tests.unit.test_families import make, with_port
 
@@ -77,3 +78,87 @@ def test_an_app_of_any_family_lives(
     name: str, tmp_path: Path, processes: Processes, environment: dict[str, str]
 ) -> None:
     live(name, tmp_path, processes, environment)
+
+
+ACCELERATE = """\
+import subprocess, sys
+at = next(number for number, word in enumerate(sys.argv) if word.endswith(".py"))
+sys.exit(subprocess.call([sys.executable, *sys.argv[at:]]))
+"""
+
+
+@pytest.mark.slow
+def test_what_starts_the_python_itself_is_stopped_with_the_app(
+    tmp_path: Path, processes: Processes, environment: dict[str, str]
+) -> None:
+    app, port = make(tmp_path, APPS["argparse"]), free_port()
+    program = tmp_path / "bin" / "accelerate"
+    program.parent.mkdir()
+    program.write_text(f"#!{sys.executable}\n{ACCELERATE}")
+    program.chmod(0o755)
+    (app / ".env").write_text("APP_PREFIX=accelerate launch --cpu\n")
+    env = {**environment, "PATH": f"{program.parent}:{environment['PATH']}"}
+    words = ("--app-dir", app, "--port", str(port))
+    first = processes.end_also(pid_of(launcher(*words, "--background", env=env)))
+    served = page(port)
+    assert served and f"pid {first}" not in served  # its child serves
+    again = launcher(*words, "--background", env=env)
+    second = processes.end_also(pid_of(again))
+    assert f"terminated pid {first} and 1 below it" in again.err
+    assert page(port) not in ("", served)
+    assert launcher(*words, "stop", env=env).status == 0
+    assert (page(port), second != first) == ("", True)
+
+
+@pytest.mark.slow
+def test_two_entries_of_one_app_know_each_other(
+    tmp_path: Path, processes: Processes, environment: dict[str, str]
+) -> None:
+    name = "a launcher script that runs another one"
+    folder, port = make(tmp_path, APPS[name]), free_port()
+    (folder / ".env").write_text("APP_SCRIPT=launch.py webui.py\nAPP_HOST_FLAG=none\n")
+    old = processes.start((sys.executable, "webui.py", "--port", str(port)), cwd=folder, env=environment)
+    eventually(lambda: page(port), what="page")
+    done = launcher("--app-dir", folder, "--port", str(port), "--background", env=environment)
+    new = processes.end_also(pid_of(done))
+    assert f"terminated pid {old.pid}" in done.err
+    assert f"pid {new}" in page(port)
+
+
+WIDE = """\
+import argparse, http.server, socket
+parser = argparse.ArgumentParser()
+parser.add_argument("--port", type=int)
+parser.add_argument("--host")
+args = parser.parse_args()
+class Server(http.server.ThreadingHTTPServer):
+    address_family = socket.AF_INET6
+Server((HOST, args.port), http.server.SimpleHTTPRequestHandler).serve_forever()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("asked", "bound", "said"),
+    [
+        ("127.0.0.1", '"::"', "it listens on every interface (::), not on 127.0.0.1 only"),
+        ("::1", '"::"', "it listens on every interface (::), not on ::1 only"),
+        ("[::1]", "args.host", None),
+    ],
+)
+def test_an_app_that_listens_wider_than_asked_on_ipv6_is_named(
+    asked: str, bound: str, said: str | None, tmp_path: Path, processes: Processes, environment: dict[str, str]
+) -> None:
+    (tmp_path / "webui.py").write_text(WIDE.replace("HOST", bound))
+    port = free_port()
+    words = ("--app-dir", tmp_path, "--port", str(port), "--host", asked)
+    done = launcher(*words, "--background", env=environment)
+    processes.end_also(pid_of(done))
+    status = launcher(*words, "status", env=environment).out
+    assert f"answers at http://[::1]:{port} (" in done.err
+    if said:
+        assert f"note: {said}\n" in done.err
+        assert f"address: {said}\n" in status
+    else:
+        assert "note: " not in done.err
+        assert "address: " not in status

@@ -219,3 +219,36 @@ def test_what_was_given_as_a_flag_is_written(app: AppFolder) -> None:
         f"# --port\nGRADIO_SERVER_PORT={app.port}\n# --host\nGRADIO_SERVER_NAME=0.0.0.0\n"
         in (app.path / ".env").read_text()
     )
+
+
+INDEX_TTS = """\
+#!/bin/bash
+cd FOLDER || exit 1
+source .venv/bin/activate
+export HF_HOME="./cache_hub"
+export HF_ENDPOINT="https://hf-mirror.com"
+PIDS=$(pgrep -f "python.*webui.py")
+if [ -n "$PIDS" ]; then
+  echo "$PIDS" | xargs kill
+fi
+rm -rf cache_hub/
+DEFAULT_PORT=7861
+PORT="${1:-$DEFAULT_PORT}"
+FP16=""
+if [[ "$2" == "--fp16" ]]; then FP16="--fp16"; fi
+[ -n "$3" ] && FP16="--fp32"
+nohup python webui.py --port $PORT $FP16 --id "$(id)" --host 0.0.0.0 > webui.log 2>&1 &
+"""
+
+
+def test_the_script_that_the_launcher_takes_the_place_of_is_read(app: AppFolder) -> None:
+    app.script.write_text(
+        LAUNCHED.replace("launch()", "launch(server_name=args.host, server_port=args.port)")
+        + "parser.add_argument('--port', type=int, default=7860)\nparser.add_argument('--host')\n"
+    )
+    (app.path / "start_app.sh").write_text(INDEX_TTS.replace("FOLDER", str(app.path)))
+    done = init(app.path, "-n")
+    assert [line for line in done.out.splitlines() if not line.startswith("#")] == [
+        "GRADIO_SERVER_PORT=7861", "GRADIO_SERVER_NAME=0.0.0.0", "HF_HOME=./cache_hub",
+        "HF_ENDPOINT=https://hf-mirror.com",
+    ]  # fmt: skip

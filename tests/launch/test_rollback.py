@@ -96,6 +96,7 @@ def test_a_signal_at_load_is_a_failure_and_what_a_person_ends_is_none(
     assert get(app.port) is None
 
 
+@pytest.mark.slow
 def test_rollback_goes_to_the_set_before_and_back_again(app: AppFolder, processes: Processes) -> None:
     assert launcher("rollback", *app.arguments).status == 78
     assert background(app, processes, "--", "--load", "0.01").status == 0
@@ -107,6 +108,28 @@ def test_rollback_goes_to_the_set_before_and_back_again(app: AppFolder, processe
         processes.end_also(app.lock_holder() or 0)
         assert done.status == 0, done.err
         assert serving(app)[-1] == load
+
+
+@pytest.mark.slow
+def test_a_variable_that_kills_the_app_is_taken_back_and_a_secret_one_is_not_recorded(
+    app: AppFolder, processes: Processes
+) -> None:
+    load = "time.sleep(args.load)\nif os.environ.get('MODEL') == 'v3':\n    sys.exit(os.environ['MY_API_KEY'])\n"
+    app.script.write_text(WEBUI.replace("time.sleep(args.load)\n", load))
+    app.write_env(f"MODEL=v2\nMY_API_KEY={SECRET}\n")
+    assert background(app, processes).status == 0
+    app.write_env(f"MODEL=v3\nMY_API_KEY={SECRET}x\nNEW=1\n")
+    done = background(app, processes)
+    assert (done.status, "serves again" in done.err) == (75, True), done.err
+    page = get(app.port)
+    assert page
+    environment = Path(f"/proc/{page.split()[1]}/environ").read_bytes().decode().split("\0")
+    assert {"MODEL=v2", f"MY_API_KEY={SECRET}x"} <= set(environment)
+    assert "NEW=1" not in environment
+    record = (app.path / ".start_app" / f"outcomes-{app.port}.json").read_text()
+    assert "v2" in record
+    assert SECRET not in record
+    assert SECRET not in done.err.replace(f"| {SECRET}", "")
 
 
 @pytest.mark.slow
@@ -169,6 +192,7 @@ def test_an_unattended_start_does_not_repeat_what_has_failed(app: AppFolder, pro
     assert get(app.port)
 
 
+@pytest.mark.slow
 def test_what_a_foreground_start_ran_is_good_once_somebody_has_seen_its_page(
     app: AppFolder, processes: Processes
 ) -> None:
@@ -179,6 +203,7 @@ def test_what_a_foreground_start_ran_is_good_once_somebody_has_seen_its_page(
     assert get(app.port) not in (None, f"pid {first.pid}")
 
 
+@pytest.mark.slow
 def test_a_record_that_somebody_has_spoiled_is_none(app: AppFolder, processes: Processes) -> None:
     assert background(app, processes).status == 0
     path = app.path / ".start_app" / f"outcomes-{app.port}.json"

@@ -146,4 +146,12 @@ def test_supervisord_is_back_within_two_starts_and_parks_what_never_comes_up(
     eventually(lambda: not alive(int(second)), what="death")
     processes.end_also(int(page_pid(app)))
     assert starts(app)[-1] == "start"
+    eventually(lambda: (last := known(app).last) and last.seen, 40, what="seen by the watcher")
+    app.write_env("APP_ARGS=--load 60\n")
+    supervisorctl(configuration, "restart", "app")
+    eventually(lambda: (last := known(app).last) and "60" in last.ran.argv, 40, what="the next start")
     supervisorctl(configuration, "stop", "app")
+    eventually(lambda: (last := known(app).last) and last.over, 40, what="noted")
+    record = known(app)
+    assert record.last
+    assert (record.last.stage, record.failed) == ("stopped", None)  # a person has ended it
