@@ -388,7 +388,7 @@ def _is_shorter(path: str, size: int) -> bool:
 def _said(task: Task, ended: hub.Downloaded, arrived: _Arrived) -> str:
     if arrived.bad:
         path, why = next(iter(arrived.bad.items()))
-        return f"{path} does not match its pin: {why}"
+        return f"{path} is not what it must be: {why}"
     if ended.trouble == "no revision":
         return f"it does not have the commit {task.model.commit[:7]}"
     return ended.text or "not everything has arrived"

@@ -206,7 +206,7 @@ def test_a_file_that_would_get_among_those_of_a_cache_is_refused(path: str, pull
     before = everything(pulled.folder)
     done = pulled.pull()
     assert done.status == 78
-    assert f"its files would get among those of the cache {pulled.folder}/hf_cache" in done.err
+    assert f"its files would be inside the cache {pulled.folder}/hf_cache" in done.err
     assert everything(pulled.folder) == before
 
 
