@@ -83,7 +83,7 @@ def checked(setting: Setting, running: str) -> str:
     reason = _why_no_interpreter(path, running)
     if reason:
         raise LauncherError(
-            f"{path} is no Python interpreter: {reason} (APP_PYTHON, {setting.origin})",
+            f"{path} is not a Python interpreter: {reason} (APP_PYTHON, {setting.origin})",
             "start_app.py --python PATH, or APP_PYTHON=PATH in .env, with a python that this user may run",
             setting.bad,
         )
@@ -94,10 +94,10 @@ def _why_no_interpreter(path: str, running: str) -> str | None:
     try:
         os.stat(path)
     except PermissionError:
-        return f"it leads to {os.path.realpath(path)}, where this user may not go"
+        return f"it leads to {os.path.realpath(path)}, which this user cannot access"
     except OSError:
         dangling = os.path.islink(path)
-        return f"a dangling link to {os.readlink(path)}" if dangling else "there is no such file"
+        return f"a dangling link to {os.readlink(path)}" if dangling else "no such file"
     if not os.path.isfile(path):
         return "not a regular file"
     if not os.access(path, os.X_OK):

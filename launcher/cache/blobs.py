@@ -69,5 +69,5 @@ def _unlink(descriptor: int, path: str, identity: Identity | None) -> None:
         if identity:
             status = os.stat(name, dir_fd=parent)
             if (status.st_dev, status.st_ino) != identity:
-                raise OSError(errno.ESTALE, "it is not what it was when the removal was planned")
+                raise OSError(errno.ESTALE, "it has changed since the removal was planned")
         os.unlink(name, dir_fd=parent)

@@ -199,7 +199,7 @@ class Copier:
                 os.posix_fadvise(copy, 0, 0, os.POSIX_FADV_DONTNEED)
         os.lseek(copy, 0, os.SEEK_SET)
         if files.content_hash(copy, "0" * 64, buffer=self._buffer) != read.hexdigest():
-            raise OSError(errno.EIO, "what was written reads back differently", f"{self.target}/{path}")
+            raise OSError(errno.EIO, "the copy differs from its source", f"{self.target}/{path}")
 
     def _step(self, count: int, path: str) -> None:
         if self._progress:

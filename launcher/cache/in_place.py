@@ -95,7 +95,7 @@ def remove_repo(root: int, root_path: str, item: Item, deletion: Deletion) -> No
     """
     status = os.stat(item.folder, dir_fd=root, follow_symlinks=False)
     if item.identity and (status.st_dev, status.st_ino) != item.identity:
-        raise OSError(errno.ESTALE, "it is not what it was when the removal was planned")
+        raise OSError(errno.ESTALE, "it has changed since the removal was planned")
     if stat.S_ISLNK(status.st_mode):
         os.unlink(item.folder, dir_fd=root)
         return

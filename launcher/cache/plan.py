@@ -19,7 +19,7 @@ from .targets import Selection
 
 _Part = Literal["ref", "link", "file", "revision", "snapshot", "blob", "partial", "lock"]
 Kind = _Part | Literal["repo", "locks", "payload", "damaged", "trash"]
-EVERYTHING = "every repo goes"
+EVERYTHING = "every repo is removed"
 ASKED = "asked for"
 PARTS: tuple[_Part, ...] = ("ref", "link", "file", "revision", "snapshot", "blob", "partial", "lock")
 
@@ -217,7 +217,7 @@ def revision_items(inventory: Inventory, repo: Repo, doomed: Sequence[tuple[Revi
             )
         skipped += foreign(f"{snapshot}/{file}" for file in revision.foreign)
     loose = frozenset().union(*(revision.blobs for revision, _ in going)) - stay
-    blob_parts = blob_items(repo, sorted(loose), "only what goes links to it")
+    blob_parts = blob_items(repo, sorted(loose), "only removed revisions link to it")
     items += blob_parts.items
     items.sort(key=lambda item: PARTS.index(item.kind))
     return Parts(items, blob_parts.blobs, [*skipped, *blob_parts.skipped])
@@ -301,7 +301,7 @@ def payload_items(
         elif references is None:
             skipped.append(Skipped(path, "which repos link to it cannot be read", size, "kept"))
         elif all(blob in paths or blob.partition("/")[0] in folders for blob in references):
-            items.append(Item("payload", path, size, "no repo links to it any more"))
+            items.append(Item("payload", path, size, "no repo links to it"))
     return Parts(items, set(), skipped)
 
 

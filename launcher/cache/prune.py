@@ -73,10 +73,10 @@ def prune(inventory: Inventory, options: PruneOptions, stale_locks: Mapping[str,
         skipped += going.skipped
         gone |= going.blobs
     whole = {item.folder for item in items if item.kind == "repo"}
-    items += lock_items(inventory, sorted(whole), "its repo goes")
+    items += lock_items(inventory, sorted(whole), "its repo is removed")
     known = {*contents.entries, *contents.lookalikes, *inventory.in_use}
     abandoned = [folder for folder in contents.locks if folder not in known]
-    items += lock_items(inventory, abandoned, "its repo is not there")
+    items += lock_items(inventory, abandoned, "its repo is missing")
     payloads = payload_items(inventory, gone, whole)
     skipped += [skip._replace(kind="kept") for skip in payloads.skipped]
     skipped += [Skipped(inventory.path(f), f"it cannot be read: {why}") for f, why in inventory.unreadable.items()]
@@ -106,7 +106,7 @@ def unneeded(inventory: Inventory, repo: Repo, options: PruneOptions, outdated: 
     items += loose.items
     if "blobs" not in repo.part_links:
         items += [
-            Item("partial", f"{repo.path}/blobs/{partial}", size, "nobody downloads it any more", repo.folder)
+            Item("partial", f"{repo.path}/blobs/{partial}", size, "its download has stopped", repo.folder)
             for partial, size in repo.partial.items()
         ]
     # The user did not ask for these paths by name, so a link that keeps them is not a failure.
@@ -176,7 +176,7 @@ def _going(inventory: Inventory, repo: Repo, parts: Parts, locks: list[Item]) ->
 
 def _stale(inventory: Inventory, folder: str, locks: Sequence[str]) -> list[Item]:
     base = f"{inventory.root.real}/{LOCKS}/{folder}"
-    return [Item("lock", f"{base}/{lock}", 0, "what it locked is not there", folder) for lock in locks]
+    return [Item("lock", f"{base}/{lock}", 0, "the locked file does not exist", folder) for lock in locks]
 
 
 def _outdated(
@@ -202,7 +202,7 @@ def _outdated(
             reasons = {repo.folder: f"not used for {int((options.now - repo.used) // _DAY)} days" for repo in old}
     if options.max_size is not None:
         over = _over(inventory, pruned, options, by_age, reasons)
-        notes += [f"{amount(over)} stay: what is kept, pinned or in use is more than that"] if over else []
+        notes += [f"{amount(over)} stay: kept, pinned or used repos exceed the limit"] if over else []
     return reasons, notes
 
 
@@ -237,7 +237,7 @@ def _over(
         locked = any(options.is_locked(repo, revision) for revision in repo.revisions)
         if repo.folder not in sizes or inventory.user(repo.folder) or repo.young or locked or repo.link:
             continue
-        reasons[repo.folder] = "least recently used, over the size that may stay"
+        reasons[repo.folder] = "least recently used, over the size limit"
         total -= sizes[repo.folder]
         for payload in shared[repo.folder]:
             users[payload] -= 1

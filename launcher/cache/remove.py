@@ -173,10 +173,10 @@ class _Run:
                     with below(repo, os.path.relpath(ref.path, repo_path)) as (folder, entry):
                         undo.unlink_file(folder, entry)
             if any(read_ref(ref.path) == commit for ref in walk(f"{repo_path}/refs")):
-                raise OSError(errno.EAGAIN, "a ref has come that leads to it")
+                raise OSError(errno.EAGAIN, "a new ref leads to it")
             status = os.stat(name, dir_fd=parent, follow_symlinks=False)
             if not (stat.S_ISDIR(status.st_mode) or stat.S_ISLNK(status.st_mode)):
-                raise OSError(errno.ESTALE, "it is not what it was when the removal was planned")
+                raise OSError(errno.ESTALE, "it has changed since the removal was planned")
             strangers = foreign.in_snapshot(item.path, repo_path, commit)
             try:
                 # By itself it goes elsewhere: what else tells of it stays for the repair to read.

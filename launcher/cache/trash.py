@@ -73,12 +73,13 @@ class Trash:
         try:
             status = os.fstat(before)
             if identity and (status.st_dev, status.st_ino) != identity:
-                raise OSError(errno.ESTALE, "it is not what it was when the removal was planned")
+                raise OSError(errno.ESTALE, "it has changed since the removal was planned")
             new = new_name or name
             os.rename(name, new, src_dir_fd=parent, dst_dir_fd=folder)
             if not os.path.samestat(os.fstat(before), os.stat(new, dir_fd=folder, follow_symlinks=False)):
                 raise OSError(
-                    errno.ESTALE, f"something else came in its place; that is {self._put_back(new, parent, name)}"
+                    errno.ESTALE,
+                    f"something else replaced it meanwhile, and is now {self._put_back(new, parent, name)}",
                 )
         finally:
             os.close(before)

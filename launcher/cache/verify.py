@@ -133,7 +133,7 @@ class Verification:
         candidate = checked.candidate
         if not (candidate.doubtful and checked.damaged) or candidate.repo in self._named_by_hash:
             return checked
-        why = "its name may be no hash but an ETag of a mirror's own, and no list of its commit's files is known"
+        why = "its name may be a mirror's own ETag, not a hash, and no list of its commit's files is known"
         return checked._replace(verdict="unverifiable", why=why)
 
     def _put(self, work: queue.Queue[Candidate | None], task: Candidate | None) -> None:
@@ -157,7 +157,7 @@ class Verification:
             self._note(_unreadable(candidate, error))
             return False
         if not stat.S_ISREG(status.st_mode):
-            self._note(Checked(candidate, "unverifiable", "it is not a plain file", 0))
+            self._note(Checked(candidate, "unverifiable", "it is not a regular file", 0))
             return False
         if not self._full and self.memory.knows(line_of(status, candidate.expected or "")):
             self._note(Checked(candidate, "ok", "", status.st_size, remembered=True))
@@ -207,7 +207,7 @@ class Verification:
         try:
             before = os.fstat(descriptor)
             if not stat.S_ISREG(before.st_mode):
-                return Checked(candidate, "unverifiable", "it is not a plain file", 0)
+                return Checked(candidate, "unverifiable", "it is not a regular file", 0)
             digest = content_hash(descriptor, candidate.expected, buffer=block, proceed=proceed)
             if digest != candidate.expected and candidate.blob != candidate.expected and HASH.fullmatch(candidate.blob):
                 os.lseek(descriptor, 0, os.SEEK_SET)
@@ -226,7 +226,7 @@ class Verification:
                     self.memory.remember(line)
             return Checked(candidate, "ok", "", after.st_size)
         if contradicted:
-            why = f"it is what its name says, and the list of its commit's files has {candidate.expected[:12]} instead"
+            why = f"its hash matches its name, but the list of its commit's files has {candidate.expected[:12]} instead"
             return Checked(candidate, "unverifiable", why, after.st_size)
         with self._guard:
             self.memory.forget(line)
@@ -289,7 +289,7 @@ def candidates(repos: Iterable[Repo], pinned: Mapping[str, Mapping[str, Files]] 
             snapshot = f"{repo.path}/snapshots/{revision.commit}"
             commits = (revision.commit,)
             for name in revision.dangling:
-                why = "the blob it links to is not there"
+                why = "the blob it links to is missing"
                 yield Candidate(repo.path, f"{snapshot}/{name}", "", commits, None, why, name, missing=True)
             for name in lists.missing(revision):
                 why = f"the list of the files of {revision.commit[:7]} has it"

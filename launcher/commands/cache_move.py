@@ -81,11 +81,7 @@ def _plan(context: Context, target: str) -> Report:
     root = context.roots[0]
     if root.real == target:
         begun = journal.read(target)
-        line = (
-            f"would remove what is left in {begun.source}"
-            if begun and begun.whole
-            else f"the cache is {target} already"
-        )
+        line = f"would remove the rest of {begun.source}" if begun and begun.whole else f"the cache is {target} already"
         return Answer(text=(line,), data={"dry_run": True, "from": begun.source if begun else target, "to": target})
     planned = move_plan.prepare(context, target)
     amount = f"{text.count(planned.measured.files, 'file')}, {text.size(planned.measured.size)}"

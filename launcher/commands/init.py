@@ -110,7 +110,7 @@ def run(context: Context) -> Report:
     for note in made.notes:
         console.warn(f"note: {note}")
     if not made.lines:
-        console.say("nothing to write: the defaults and what is there start this app")
+        console.say("nothing to write: the defaults and the existing settings start this app")
         return _Shown(made)
     if not console.as_json:
         for line in made.shown():
@@ -121,7 +121,7 @@ def run(context: Context) -> Report:
     if not context.arguments.yes:
         if not console.interactive:
             refused = LauncherError(
-                "nothing was written: there is nobody to ask", "start_app.py init --yes", ExitStatus.USAGE
+                "nothing was written: no terminal to ask on", "start_app.py init --yes", ExitStatus.USAGE
             )
             return _Shown(made._replace(refused=refused))
         if not console.confirm(f"write these {text.count(len(made.lines), 'line')} into {made.path}?"):
@@ -165,7 +165,7 @@ def _present(path: Path, environ: Mapping[str, str]) -> Mapping[str, str]:
     except FileNotFoundError:
         return {}
     if not stat.S_ISREG(kind):
-        raise LauncherError(f"{path} is no plain file", f"ls -l {quoted(path)}")
+        raise LauncherError(f"{path} is not a regular file", f"ls -l {quoted(path)}")
     return env_file.read(path, environ).values
 
 

@@ -63,7 +63,7 @@ def _roll_back(launch: Launch, error: FailedStartError) -> Report:
     except RunningError as other:
         raise LauncherError(f"{error.message}; {other.message}", other.hint, ExitStatus.RETRY) from other
     except LauncherError as again:
-        message = f"the last good set does not run either: {again.message}"
+        message = f"the last good set fails too: {again.message}"
         raise LauncherError(message, again.hint, ExitStatus.RETRY) from again
     return RolledBack(report, error)
 

@@ -37,9 +37,9 @@ def run(context: Context) -> Report:
     elif not chosen and context.lockfile is not None:
         console.warn("no models: models.lock pins nothing; start_app.py models lock REPO does")
     elif not chosen:
-        console.warn(f"no models: neither a models.lock nor anything in {context.roots[0].path}")
+        console.warn(f"no models: no models.lock, and nothing in {context.roots[0].path}")
     if context.offline:
-        console.warn("HF_HUB_OFFLINE is set: no hub was asked; this is what is on this machine")
+        console.warn("HF_HUB_OFFLINE is set: no hub was asked; this shows only this machine")
         verdicts = (*check.offline(chosen), *besides)
     else:
         timeout = context.timeout(hub.DEFAULT_SECONDS)

@@ -40,7 +40,7 @@ def run(context: Context) -> Report:
     app_args = arguments.app_args
     if redact.arguments(app_args) != app_args:
         env_file = settings.env_file or settings.app_dir / ".env"
-        console.warn("the app's arguments hold a secret, and every user can read a unit: they are not in it")
+        console.warn("every user can read a unit, so the app's arguments are not in it: they contain a secret")
         console.warn(f'hint: write the line APP_ARGS="…" with them into {quoted(env_file)}, before you start the unit')
         app_args = ()
     uid = _user(settings)

@@ -131,7 +131,7 @@ def _commanded(form: Form, words: tuple[str, ...], setting: Setting) -> Form:
     python = PYTHON in start or not start
     at = start.index(PYTHON) if PYTHON in start else len(start)
     if SCRIPT in after or PYTHON in (*start[:at], *start[at + 1 :], *after):
-        raise _wrong("a placeholder for the Python or the script is there twice", setting)
+        raise _wrong("a placeholder for the Python or the script appears twice", setting)
     if HOST in " ".join(start) or PORT in " ".join(start):
         raise _wrong("port and address come after the script", setting)
     port_flags, host_flags = tuple(_options(after, PORT)), tuple(_options(after, HOST))

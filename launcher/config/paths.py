@@ -73,4 +73,4 @@ def current_folder() -> Path:
     try:
         return Path.cwd()
     except OSError as error:
-        raise LauncherError("the current folder is no longer there", "cd to a folder that is, and try again") from error
+        raise LauncherError("the current folder was removed", "cd to a folder that is, and try again") from error

@@ -271,7 +271,7 @@ def _quoted_values(environ: Mapping[str, str]) -> Iterator[str]:
     """Yield a warning for each variable with quotes around its value, which container engines pass unchanged."""
     for name, value in environ.items():
         if name.startswith(_QUOTED_PREFIXES) and name not in _CHECKED_NAMES and validation.is_quoted(value):
-            yield f"{name} (environment) has quotes around its value, and the app takes them for a part of it"
+            yield f"{name} (environment) has quotes around its value, and the app reads them as part of the value"
 
 
 def _warnings(file: env_file.EnvFile, environ: Mapping[str, str]) -> tuple[str, ...]:

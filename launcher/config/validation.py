@@ -239,7 +239,7 @@ def refuse_other_port(
             value = _told_port(arguments, flag.rstrip("="))
             if value is not None and value != str(port):
                 raise LauncherError(
-                    f"the app would be told {flag} {redact.scrub(value)} ({where}), but the launcher's port is {port}",
+                    f"the app would get {flag} {redact.scrub(value)} ({where}), but the launcher's port is {port}",
                     f"start_app.py --port {quoted(value)}, or GRADIO_SERVER_PORT={quoted(value)} in .env",
                     status,
                 )

@@ -173,7 +173,7 @@ def _still_there(pid: int, table: Table, own: int) -> str | None:
         alive = any(mark == other and own_marker(pid, table) for pid, other in table.marked.items())
     else:
         return "the container of its instance cannot be seen from here"
-    return f"its instance, pid {mark.pid}, is another one than this app's here" if alive else None
+    return f"its instance, pid {mark.pid}, is not an instance of this app here" if alive else None
 
 
 def _apart(table: Table, bounds: Bounds) -> frozenset[int]:

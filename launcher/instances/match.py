@@ -58,7 +58,7 @@ def judge(evidence: Evidence, wanted: Wanted) -> Verdict:
     """Return the verdict on processes that run this app: the first matching line counts."""
     port, told, listening = wanted.port, evidence.told, evidence.listening
     if not evidence.network:
-        reason = f"in another network, where port {port} is another one"
+        reason = f"in another network, which has its own port {port}"
         return Verdict("sibling" if evidence.same_user else "other", reason)
     if not evidence.same_user:
         if evidence.recorded or port in listening or told.port == port:
@@ -71,11 +71,11 @@ def judge(evidence: Evidence, wanted: Wanted) -> Verdict:
     if listening:
         return Verdict("sibling", f"it listens on port {', '.join(map(str, sorted(listening)))}")
     if told.port == port:
-        return Verdict("loading", f"it was told {told.by} and does not listen yet")
+        return Verdict("loading", f"it was started with {told.by} and does not listen yet")
     if told.port is not None:
-        return Verdict("sibling", f"it was told {told.by}")
+        return Verdict("sibling", f"it was started with {told.by}")
     if told.doubt:
         return Verdict("sibling", f"its port is unknown: {told.doubt}")
     if wanted.chosen:
-        return Verdict("sibling", f"it was told no port, and this launch's port {port} is not the default")
-    return Verdict("loading", f"it was told no port, and port {port} is the default")
+        return Verdict("sibling", f"it was started without a port, and this launch's port {port} is not the default")
+    return Verdict("loading", f"it was started without a port, and port {port} is the default")

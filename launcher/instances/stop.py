@@ -69,7 +69,7 @@ def _undying(processes: list[Process]) -> LauncherError:
     now = look(process.pid)
     state = f" (state {now.state})" if now else ""
     return LauncherError(
-        f"{describe(process)} does not die of SIGKILL{state}; a driver or a file system may hold it",
+        f"{describe(process)} survives SIGKILL{state}; a driver or a file system may hold it",
         f"try again; ps -o pid,stat,wchan,cmd -p {process.pid} shows what it waits for",
         ExitStatus.RETRY,
     )

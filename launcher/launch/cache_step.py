@@ -85,7 +85,7 @@ class CacheStep:
                 raise LauncherError(
                     f"{where} cannot be removed: {reason(error)}; nothing was stopped or removed",
                     f"ls -ld {quoted(os.path.dirname(where))} {quoted(where)}; lsattr -d {quoted(where)}; "
-                    "--force goes on without it",
+                    "--force continues without it",
                     ExitStatus.IO,
                 ) from error
 
@@ -163,7 +163,7 @@ class CacheStep:
         if result.failures or busy:
             raise LauncherError(
                 "some of it could not be removed, and the app would load it: the app was not started",
-                "start_app.py cache list shows what is left; start_app.py starts the app without removing it",
+                "start_app.py cache list shows the rest; start_app.py starts the app without removing it",
                 ExitStatus.IO if result.failures else ExitStatus.RETRY,
             )
 
@@ -175,7 +175,7 @@ class CacheStep:
             trash.finish_later(touched, quiet=self._context.console.quiet, more=more)
         except OSError as error:
             self._context.console.warn(
-                f"cache: what was removed lies in the trash until the next run: {error.strerror}"
+                f"cache: the removed files are in the trash until the next run: {error.strerror}"
             )
 
 

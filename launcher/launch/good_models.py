@@ -47,7 +47,7 @@ class GoodModels(ModelStep):
         lost = next((one for one in self._good.models if not is_there(one)), None)
         if lost:
             raise LauncherError(
-                f"{lost.repo} @ {lost.commit[:7]} of the last good set is not in {lost.path} any more",
+                f"{lost.repo} @ {lost.commit[:7]} of the last good set is no longer in {lost.path}",
                 "start_app.py starts what the settings name",
                 ExitStatus.RETRY,
             )

@@ -78,7 +78,7 @@ class ModelStep:
         if not self._lock:
             raise LauncherError(
                 f"no models.lock in {self._context.settings.app_dir}, and APP_LOCKED needs one ({origin.origin})",
-                "start_app.py models lock REPO makes one",
+                "start_app.py models lock REPO creates one",
                 origin.bad,
             )
         if endpoints.is_true(self._context.environment.get("USE_MODELSCOPE")):

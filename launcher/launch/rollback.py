@@ -103,7 +103,7 @@ def by_hand(context: Context) -> Launch:
     if good is None:
         what = "no other set of models and arguments has ever been ready" if known.good else "nothing was ever ready"
         raise LauncherError(
-            f"there is nothing to go back to on port {context.settings.port}: {what}",
+            f"no earlier good set on port {context.settings.port}: {what}",
             "start_app.py models check; start_app.py status",
             ExitStatus.CONFIG,
         )
@@ -122,17 +122,17 @@ def unusable(launch: Launch, good: LaunchSet) -> str:
     settings = launch.context.settings
     owner = os.stat(settings.app_dir).st_uid
     if owner not in (0, os.geteuid()):
-        return f"what ran well is noted in a folder of {text.user(owner)}, who may have changed it"
+        return f"the last good sets are in a folder of {text.user(owner)}, who may have changed them"
     gone = next((path for path in (good.interpreter, good.program) if not os.access(path, os.X_OK)), None)
     if gone is not None:
-        return f"there is no {gone} any more"
+        return f"{gone} no longer exists"
     if restored(good.argv, launch.command.argv) is None:
         return "its arguments hold a secret, which is not recorded, and the settings do not have it"
     words = command_of(settings)
     if words and not set(words) <= set(good.argv):
         return f"it ran another command than {' '.join(map(quoted, words))}"
     lost = next((model for model in good.models if not is_there(model)), None)
-    return f"{lost.repo} @ {lost.commit[:7]} is not in {lost.path} any more" if lost else ""
+    return f"{lost.repo} @ {lost.commit[:7]} is no longer in {lost.path}" if lost else ""
 
 
 def told(good: LaunchSet) -> str:

@@ -218,7 +218,7 @@ class StartStep:
         try:
             beside(lambda: watch.until_ready(context, pid))
         except OSError as error:
-            context.console.detail(f"nobody watches for the page: {error.strerror}")
+            context.console.detail(f"no process watches for the page: {error.strerror}")
 
     def _execute(self, prepared: Prepared) -> NoReturn:
         """Become the app, or record why that failed."""

@@ -230,7 +230,7 @@ def _read(wanted: Sequence[Wanted], memory: Memory, progress: Progress | None) -
     except BlockingIOError as error:
         raise LauncherError(
             f"{os.fsdecode(error.filename)} changed while it was read",
-            "start_app.py models lock --freeze, when nothing writes to it any more",
+            "start_app.py models lock --freeze, once no process writes to it",
             ExitStatus.RETRY,
         ) from error
     except OSError as error:

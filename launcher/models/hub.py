@@ -242,7 +242,7 @@ def download(
         if trouble:
             return trouble
         stalled = time.monotonic() - moved >= stall
-        return Downloaded("unreachable", f"nothing has come for {stall:g} s" if stalled else child.last_words())
+        return Downloaded("unreachable", f"no data for {stall:g} s" if stalled else child.last_words())
     finally:
         child.close()
 
@@ -300,9 +300,9 @@ def _tree(files: Mapping[str, Any]) -> Answer:
             )
             return Answer(trouble="wrong", text=f"it names a file {path!r}, which {problem}")
         if type(size) is not int or not 0 <= size < _MOST_BYTES:
-            return Answer(trouble="wrong", text=f"it tells no size of {path}")
+            return Answer(trouble="wrong", text=f"it reports no size of {path}")
         if not isinstance(digest, str) or not HASH.fullmatch(digest):
-            return Answer(trouble="wrong", text=f"it tells no hash of {path}")
+            return Answer(trouble="wrong", text=f"it reports no hash of {path}")
         listed[path] = LockedFile(size, digest)
     return Answer(files=listed)
 

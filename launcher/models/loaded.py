@@ -41,12 +41,12 @@ class InUse(NamedTuple):
 
     def line(self, *, locked: bool = False) -> str:
         """Return the model as a line of `status`; a `locked` instance keeps its commit after a locked restart."""
-        commit = self.commit[:7] if self.commit else "a commit that is not on the disk any more"
+        commit = self.commit[:7] if self.commit else "a commit that is no longer on the disk"
         how = f"mapped: {self.file}" if self.evidence == "mapped" else "on the disk when it started"
         if not self.changed:
             return f"{self.repo} @ {commit} ({how})"
         if self.now is None:
-            then = "the disk has no commit of it any more"
+            then = "the disk has no commit of it now"
         elif locked:
             then = f"the cache has {self.now[:7]}, which a restart without --locked loads"
         else:

@@ -122,7 +122,7 @@ def read(app_dir: Path) -> Lock | None:
         return None
     except OSError as error:
         if error.errno in (errno.EINVAL, errno.EISDIR, errno.ENXIO):
-            raise _nonsense(path, "it is not a plain file") from None
+            raise _nonsense(path, "it is not a regular file") from None
         raise LauncherError(
             f"cannot read {path}: {(error.strerror or str(error)).lower()}", f"ls -l {quoted(path)}"
         ) from error
@@ -183,13 +183,13 @@ def dump(models: Iterable[LockedModel]) -> bytes:
 def parse(data: bytes) -> Lock:
     """Return the models in a lock file's bytes; raise an exception that names the invalid place."""
     if len(data) > MAX_BYTES:
-        raise _WrongError(f"more than {MAX_BYTES} bytes is not a models.lock")
+        raise _WrongError(f"it is larger than {MAX_BYTES} bytes")
     try:
         document = json.loads(data.decode("utf-8"), object_pairs_hook=_once, parse_int=_number)
     except UnicodeDecodeError as error:
         raise _WrongError(f"line {data[: error.start].count(10) + 1} is not UTF-8 text") from None
     except json.JSONDecodeError as error:
-        conflict = " (a merge left its marks in it)" if b"<<<<<<< " in data else ""
+        conflict = " (it contains merge conflict markers)" if b"<<<<<<< " in data else ""
         raise _WrongError(f"line {error.lineno} is not JSON: {error.msg.lower()}{conflict}") from None
     except RecursionError:
         raise _WrongError("it is nested too deeply") from None
@@ -244,7 +244,7 @@ def remembered(text: str) -> Lock:
 def _nonsense(path: Path, problem: str) -> LauncherError:
     return LauncherError(
         f"{path}: {problem}",
-        f"git checkout {quoted(path.name)} takes it back; without it, start_app.py models lock REPO makes it anew",
+        f"git checkout {quoted(path.name)} restores it; without git, start_app.py models lock REPO makes it anew",
         ExitStatus.CONFIG,
     )
 
@@ -319,7 +319,7 @@ def _model(entry: Any, where: str) -> LockedModel:
         raise _WrongError(f"{where}.files is not an object")
     hidden = next((path for path in files if local_dir and path.startswith(".cache/")), None)
     if hidden:
-        raise _WrongError(f"{where}.files[{_shown(hidden)}] is where huggingface_hub keeps its own notes")
+        raise _WrongError(f"{where}.files[{_shown(hidden)}] is in huggingface_hub's own metadata folder")
     return LockedModel(
         repo,
         revision,
@@ -371,7 +371,7 @@ def _refuse_unknown_keys(entry: Mapping[str, Any], known: frozenset[str], where:
     strange = sorted(entry.keys() - known)
     if strange:
         key = strange[0] if strange[0].isidentifier() and len(strange[0]) < _SHORT.maxstring else _shown(strange[0])
-        raise _WrongError(f"{where}{'.' if where else ''}{key} is nothing that a models.lock holds")
+        raise _WrongError(f"{where}{'.' if where else ''}{key} is not a key of models.lock")
 
 
 def _refuse(where: str, value: object, problem: str) -> NoReturn:

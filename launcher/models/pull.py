@@ -249,7 +249,7 @@ def _refuse_astray(model: LockedModel, place: Place, roots: Sequence[Root]) -> N
     if place.root:
         if placement.leads_astray(place.path):
             raise LauncherError(
-                f"{place.path} is a link of another user's to what is not theirs, and nothing is written through it",
+                f"{place.path} is another user's link to a folder that is not theirs, so nothing is written to it",
                 f"ls -ld {quoted(place.path)}; let HF_HOME name the folder that it leads to",
                 ExitStatus.IO,
             )

@@ -128,7 +128,7 @@ def traps(chosen: Collection[str], cached: Iterable[str]) -> Iterator[str]:
     for family in sorted({_family(repo) for repo in chosen}):
         versions = sorted(families[family] - {family})
         if family in families[family] and versions:
-            yield f"{family} names no version, and {', '.join(versions)} is there too: does the app load the one meant?"
+            yield f"{family} names no version, and {', '.join(versions)} is there too: does the app load the right one?"
         elif len(versions) > 1:
             yield f"{len(versions)} versions of {family} are there: {', '.join(versions)}: which does the app name?"
 

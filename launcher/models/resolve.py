@@ -279,7 +279,7 @@ def meant_files(copy: Copy, before: Files | None, now: Files, at: str) -> tuple[
             )
     if not meant:
         raise LauncherError(
-            f"{at} has none of the files that are here of {copy.commit[:7]}",
+            f"{at} has none of the local files of {copy.commit[:7]}",
             f"start_app.py models lock {quoted(at.partition('@')[0])} pins all of its files",
             ExitStatus.USAGE,
         )

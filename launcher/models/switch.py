@@ -134,7 +134,7 @@ def apply(app_dir: Path, switch: Switch, memory: Memory) -> None:
         try:
             _undo(folder, switch)
         except OSError as second:
-            raise OSError(error.errno, f"{_reason(error)}; nor can it be undone: {_reason(second)}") from error
+            raise OSError(error.errno, f"{_reason(error)}; and it cannot be undone: {_reason(second)}") from error
         abandon(app_dir, switch)
         raise
     state.forget(app_dir, switch.journal)
@@ -282,7 +282,7 @@ def _bring(folder: str, switch: Switch, change: Change, memory: Memory) -> None:
     if change.staged and not os.path.lexists(staged):
         if os.path.lexists(path):
             return  # it has been moved in already
-        raise FileNotFoundError(errno.ENOENT, "it was staged, and is not any more", staged)
+        raise FileNotFoundError(errno.ENOENT, "its staged file has disappeared", staged)
     if os.path.lexists(path):
         if change.kept and not os.path.lexists(kept):
             os.rename(path, kept)
@@ -308,7 +308,7 @@ def _undo(folder: str, switch: Switch) -> None:
         came = bool(change.staged) and not os.path.lexists(staged) and os.path.lexists(path)
         if change.kept and not is_kept:
             if came or not os.path.lexists(path):
-                raise FileNotFoundError(errno.ENOENT, "it was kept, and is not any more", kept)
+                raise FileNotFoundError(errno.ENOENT, "its kept file has disappeared", kept)
             continue  # it was not moved yet
         if came:
             os.makedirs(os.path.dirname(staged), exist_ok=True)

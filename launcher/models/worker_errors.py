@@ -44,9 +44,9 @@ def classified(error: BaseException, *, withheld: bool, too_much: type[Exception
         return {"error": "denied", "text": f"it answers {refused}: {WITHHELD}"}
     kinds = (
         (errors.GatedRepoError, "gated", "it is gated, and this user has no access"),
-        (errors.RepositoryNotFoundError, "gone", "there is no such repo, or it is private"),
-        (errors.RevisionNotFoundError, "no revision", "there is no such revision"),
-        (errors.EntryNotFoundError, "no file", "there is no such file"),
+        (errors.RepositoryNotFoundError, "gone", "the repo does not exist, or is private"),
+        (errors.RevisionNotFoundError, "no revision", "no such revision"),
+        (errors.EntryNotFoundError, "no file", "no such file"),
     )
     for cause in chain:
         for kind, name, text in kinds:

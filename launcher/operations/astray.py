@@ -64,7 +64,7 @@ class Astray:
         holder = self._holder(tree)
         if self._has_lasted("holder", holder is not None, now) and holder and not held.is_launching(self._settings):
             raise LauncherError(
-                f"port {self._settings.port} went to {holder} while the app was loading: {describe(self._process)}",
+                f"{holder} took port {self._settings.port} while the app was loading: {describe(self._process)}",
                 f"start_app.py status; stop that process, or start_app.py --port {self._settings.port + 1}",
                 ExitStatus.TAKEN,
             )

@@ -58,7 +58,7 @@ def _cached(context: Context, known: Library, progress: Progress | None) -> Sequ
         model = freeze.cached_model(subject, place, known, progress)
         if model is None:
             context.console.warn(
-                f"skipped: {subject.repo}@{subject.revision}: {subject.problem or 'nothing of it is here'}"
+                f"skipped: {subject.repo}@{subject.revision}: {subject.problem or 'none of its files are here'}"
             )
             continue
         if subject.problem:

@@ -87,7 +87,7 @@ def recover(context: Context, begun: Sequence[switch.Unfinished] | None = None) 
         commit = recovered.commit[:7]
         if recovered.journal:
             console.warn(
-                f"{recovered.folder} is partly {commit}, and can be neither finished nor undone: {recovered.problem}"
+                f"{recovered.folder} is partly {commit}, and can be neither completed nor undone: {recovered.problem}"
             )
             journal = quoted(recovered.journal)
             console.warn(console.hinted(f"hint: start_app.py models pull makes it whole; rm {journal} leaves it so"))
@@ -131,7 +131,7 @@ def wanted(context: Context, repos: Sequence[str] = (), *, newest: bool = False,
         cached = () if repos and not others else chosen_subjects(others, subjects.of_cache(context.roots), context)
         requirements = [*(_requirement(subject, context) for subject in cached), *flat]
     if not requirements:
-        console.warn(f"no models: neither a models.lock nor anything in {context.roots[0].path}")
+        console.warn(f"no models: no models.lock, and nothing in {context.roots[0].path}")
     refuse_offline(context, "--force-refresh" if newest else "models pull")
     timeout = context.timeout(hub.DEFAULT_SECONDS)
     models, skipped = [], []
@@ -280,12 +280,12 @@ def tell(survey: Survey, console: Console) -> None:
             console.say(f"pull: removed {task.place.path}/{path}: {model.commit[:7]} does not have it")
         for path in task.outdated.changed:
             console.warn(
-                f"left: {task.place.path}/{path}: {model.commit[:7]} does not have it, but it was changed here"
+                f"left: {task.place.path}/{path}: {model.commit[:7]} does not have it, but the local file was changed"
             )
         if task.place.root is None and (task.lacking or task.outdated.going):
             foreign = local_dir.foreign(task.place.path, model, task.outdated.changed)
             if foreign:
-                console.say(f"left: {task.place.path}: what never came from the Hub: {text.some(foreign, 5)}")
+                console.say(f"left: {task.place.path}: files that did not come from the Hub: {text.some(foreign, 5)}")
 
 
 def chosen_subjects(repos: Sequence[str], known: Sequence[Subject], context: Context) -> tuple[Subject, ...]:

@@ -174,7 +174,7 @@ def _nothing() -> None:
 def _ended(reason: str) -> LauncherError:
     return LauncherError(
         f"the instance has ended before its page answered: {reason}",
-        "start_app.py logs shows what it printed last; start_app.py starts it again",
+        "start_app.py logs shows its last output; start_app.py starts it again",
         ExitStatus.RETRY,
     )
 
@@ -263,4 +263,4 @@ def open_page(url: str, context: Context) -> None:
     from ..app import browser
 
     if not browser.open_page(url, context.python):
-        context.console.warn(f"open: there is no browser here; the page is at {url}")
+        context.console.warn(f"open: no browser found; the page is at {url}")

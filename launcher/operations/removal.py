@@ -56,7 +56,7 @@ def request_of(name: str, context: Context, targets: Sequence[str] = ()) -> Requ
     if arguments.unlocked and not context.lockfile:
         raise LauncherError(
             f"there is no models.lock in {context.settings.app_dir}, so --unlocked would remove every model",
-            "start_app.py models lock REPO; start_app.py cache clear if that is meant",
+            "start_app.py models lock REPO; start_app.py cache clear removes every model",
         )
     return Request(
         "prune",

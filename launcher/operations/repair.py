@@ -109,7 +109,7 @@ def fetch(repair: Repair, context: Context) -> Mapping[str, Any]:
     if survey.skipped:
         errors = "; ".join(f"{one.name} could not be fetched: {one.error.message}" for one in survey.skipped)
         status = pulling.status_of(survey.skipped)
-        raise LauncherError(errors, "start_app.py cache verify --repair goes on when the hub answers again", status)
+        raise LauncherError(errors, "start_app.py cache verify --repair goes on once the hub answers again", status)
     return {"repaired": [{"repo": task.model.repo, "commit": task.model.commit} for task in survey.tasks]}
 
 

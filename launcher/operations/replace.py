@@ -165,7 +165,7 @@ def _await_free_port(settings: Settings) -> None:
 
 def _reborn(settings: Settings) -> LauncherError:
     return LauncherError(
-        f"new instances come up on port {settings.port} as fast as they are stopped",
+        f"new instances appear on port {settings.port} as fast as they are stopped",
         f"start_app.py status --port {settings.port}; stop what restarts them",
         ExitStatus.RETRY,
     )

@@ -72,7 +72,9 @@ def _take_place(staged: str, name: str, file: LockedFile) -> None:
         right = content_hash(arrived.fileno(), file.hash) == file.hash
     if not right:
         os.unlink(staged)
-        raise LauncherError(f"{name}: what came is not what is pinned", "start_app.py models pull", ExitStatus.DAMAGED)
+        raise LauncherError(
+            f"{name}: the download does not match the pin", "start_app.py models pull", ExitStatus.DAMAGED
+        )
     if os.path.lexists(name):
         os.rename(name, local_dir.own_name(name, file.hash))
     os.makedirs(os.path.dirname(name), exist_ok=True)
@@ -85,8 +87,8 @@ def _download(context: Context, name: str, file: LockedFile) -> str:
     Raises LauncherError (75).
     """
     lost = LauncherError(
-        f"no cache and no folder here has {name}",
-        "HF_ENDPOINT_FALLBACK=DIR in .env names a folder that has it; start_app.py models lock --freeze gives it up",
+        f"no cache or folder here has {name}",
+        "HF_ENDPOINT_FALLBACK=DIR in .env names a folder that has it; start_app.py models lock --freeze unpins it",
         ExitStatus.RETRY,
     )
     if context.offline or not file.origin:

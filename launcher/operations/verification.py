@@ -139,7 +139,7 @@ def line(checked: Checked, names: Names) -> str:
 
 def summary(done: Verification) -> str:
     """Return the results in one line."""
-    again = f", {done.remembered} of them unchanged since they were last read" if done.remembered else ""
+    again = f", {done.remembered} of them unchanged since the last read" if done.remembered else ""
     damaged = sum(1 for checked in done.checked if checked.damaged)
     unknown = sum(1 for checked in done.checked if checked.verdict == "unverifiable")
     partial = sum(1 for checked in done.checked if checked.verdict == "incomplete")

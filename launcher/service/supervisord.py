@@ -62,5 +62,5 @@ def _word(word: str) -> str:
 
 def _line(value: str) -> str:
     if not value.isprintable():
-        raise LauncherError(f"supervisord can hold no {value!r}", "start_app.py unit --help", ExitStatus.CONFIG)
+        raise LauncherError(f"supervisord cannot contain {value!r}", "start_app.py unit --help", ExitStatus.CONFIG)
     return value.replace("%", "%%")

@@ -101,7 +101,7 @@ def open_lock(app_dir: Path, name: str, passed: Collection[Path] = ()) -> Lock:
             descriptor = state.open_file(folder, name, app_dir)
             try:
                 if not files.try_lock(descriptor, shared=True) and held_by_reader(path):
-                    raise PermissionError(errno.EACCES, "a user who may only read it keeps its lock")
+                    raise PermissionError(errno.EACCES, "a user without write permission holds its lock")
                 fcntl.flock(descriptor, fcntl.LOCK_UN)
             except BaseException:
                 os.close(descriptor)

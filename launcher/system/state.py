@@ -169,7 +169,7 @@ def open_file(folder: Path, name: str, app_dir: Path) -> int:
             problem = OSError(errno.EINVAL, "it has another name as well")
         elif status.st_size and status.st_uid not in (os.geteuid() or folder_status.st_uid, folder_status.st_uid):
             # New files of root's are given away while they are empty, so this is a file of root's that was moved here.
-            problem = PermissionError(errno.EACCES, "the owner of the folder can have moved it there")
+            problem = PermissionError(errno.EACCES, "the owner of the folder may have moved it there")
         if problem:
             os.close(descriptor)
             raise problem

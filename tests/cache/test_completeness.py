@@ -204,7 +204,7 @@ def test_a_list_that_contradicts_a_file_which_is_what_its_name_says_condemns_not
     assert verdicts(verify(app, "--json")) == {blob: "unverifiable"}
     done = verify(app)
     assert done.status == 0
-    assert "it is what its name says" in done.out
+    assert "its hash matches its name" in done.out
 
 
 @pytest.mark.parametrize("ending", [".incomplete", ".0a1b2c3d.incomplete", ".part", ".crdownload", ".aria2"])

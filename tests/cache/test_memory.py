@@ -85,9 +85,7 @@ def test_a_second_run_reads_nothing_and_says_so(app: AppFolder, known: Path) -> 
     done = verify(app)
     size = sum(map(len, FILES.values())) + len(SECOND)
     assert (done.status, done.err) == (0, "")
-    assert done.out == (
-        f"verified: 4 files whole, 4 of them unchanged since they were last read; {size / 1000:.1f} kB\n"
-    )
+    assert done.out == (f"verified: 4 files whole, 4 of them unchanged since the last read; {size / 1000:.1f} kB\n")
     assert again(verify(app, "--json")) == set()
     assert "ok: a/b a.bin, " in verify(app, "-v").out and " (remembered)\n" in verify(app, "-v").out
 

@@ -129,7 +129,7 @@ def test_a_link_to_a_blob_that_is_gone_is_missing(app: AppFolder, cache: Path) -
     blob(cache, TOKENS).unlink()
     done = verify(app)
     (link,) = cache.rglob("tokens*")
-    expected = f"missing: koge/index-tts-v22 sub/tokens.txt, {link}: the blob it links to is not there\n"
+    expected = f"missing: koge/index-tts-v22 sub/tokens.txt, {link}: the blob it links to is missing\n"
     assert done.out.startswith(expected)
     assert done.status == 65
     assert verdicts(verify(app, "--json"))["tokens.txt"] == "missing"

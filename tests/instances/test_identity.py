@@ -408,7 +408,7 @@ def test_a_sibling_that_loads_is_left_however_it_was_told_its_port(
     done = launcher("--no-launch", "-v", *app.arguments)
     assert (done.status, alive(running.pid)) == (0, True)
     assert f"this app's instance on port {port}" in done.err
-    assert f"sibling: pid {running.pid}: it was told {' '.join(told)}" in done.err
+    assert f"sibling: pid {running.pid}: it was started with {' '.join(told)}" in done.err
     assert launcher("stop", "--app-dir", app.path, "--port", str(port)).status == 0
     assert running.wait(1) == -signal.SIGTERM
 

@@ -423,7 +423,10 @@ def test_an_instance_that_was_told_no_port_is_left_by_a_launch_on_a_port_that_wa
     assert done.status == 0
     assert alive(running.pid)
     assert f"left: pid {running.pid}, " in done.err
-    assert f"this app's instance, it was told no port, and this launch's port {app.port} is not the default" in done.err
+    assert (
+        f"this app's instance, it was started without a port, and this launch's port {app.port} is not the default"
+        in done.err
+    )
 
 
 def test_a_zombie_is_gone_and_costs_no_time(app: AppFolder, processes: Processes) -> None:

@@ -62,7 +62,7 @@ def test_the_table(changes: dict[str, object], default: Standing, chosen: Standi
 
 
 def test_each_verdict_says_why() -> None:
-    assert judge(LOADING._replace(told=OTHER), DEFAULT).reason == "it was told -p 7861"
+    assert judge(LOADING._replace(told=OTHER), DEFAULT).reason == "it was started with -p 7861"
     assert judge(LOADING._replace(told=DOUBT), DEFAULT).reason == f"its port is unknown: {DOUBT.doubt}"
     assert "7860 is the default" in judge(LOADING, DEFAULT).reason
     assert "7860 is not the default" in judge(LOADING, CHOSEN).reason

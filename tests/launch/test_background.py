@@ -336,7 +336,7 @@ def test_without_a_browser_open_says_where_the_page_is(app: AppFolder, processes
     assert background(app, processes).status == 0
     done = launcher("wait", "--open", *app.arguments, env=clean_environment(BROWSER="/bin/false %s", PATH="/nowhere"))
     assert done.status == 0
-    assert f"open: there is no browser here; the page is at http://127.0.0.1:{app.port}\n" in done.err
+    assert f"open: no browser found; the page is at http://127.0.0.1:{app.port}\n" in done.err
 
 
 def test_a_dry_run_tells_where_the_log_would_be_and_makes_nothing(app: AppFolder) -> None:

@@ -229,7 +229,7 @@ def test_what_upstream_has_deleted_is_gone_and_so_is_a_branch(world: World) -> N
     done = world.check("--json")
     assert done.status == STALE
     assert verdicts(done) == {V22: "gone or renamed upstream", V23: "gone or renamed upstream"}
-    assert "there is no such revision" in done.out and "there is no such repo, or it is private" in done.out
+    assert "no such revision" in done.out and "the repo does not exist, or is private" in done.out
 
 
 @pytest.mark.slow
@@ -403,7 +403,7 @@ def test_offline_no_hub_is_asked_and_only_what_is_not_whole_counts(world: World)
 def test_nothing_to_check_is_told_and_is_no_failure(world: World) -> None:
     done = world.check()
     assert (done.status, done.out) == (DONE, "")
-    assert f"no models: neither a models.lock nor anything in {world.cache}" in done.err
+    assert f"no models: no models.lock, and nothing in {world.cache}" in done.err
     world.lock.write_text('{"version": 1, "models": []}')
     empty = world.check()
     assert (empty.status, empty.out) == (DONE, "")

@@ -85,7 +85,7 @@ def test_what_never_came_from_the_hub_is_left_and_named(pulled: Pulled) -> None:
     done = pulled.pull()
     assert done.status == 0, done.err
     assert pulled.in_folder() == {**NEW, **mine}
-    assert f"left: {pulled.folder}: what never came from the Hub: gone, mine.txt\n" in done.err
+    assert f"left: {pulled.folder}: files that did not come from the Hub: gone, mine.txt\n" in done.err
 
 
 @pytest.mark.slow
@@ -97,7 +97,8 @@ def test_a_deleted_file_that_was_changed_here_is_left_and_named(pulled: Pulled) 
     assert done.status == 0, done.err
     assert pulled.in_folder() == {**NEW, "gone/gone.txt": b"changed by hand"}
     assert (
-        f"left: {pulled.folder}/gone/gone.txt: {pulled.new[:7]} does not have it, but it was changed here" in done.err
+        f"left: {pulled.folder}/gone/gone.txt: {pulled.new[:7]} does not have it, but the local file was changed"
+        in done.err
     )
 
 

@@ -279,7 +279,7 @@ def test_the_traps_are_warned_of_and_hinder_nothing(world: World) -> None:
     done = world.pin("koge/index-tts")
     assert (
         "koge/index-tts names no version, and koge/index-tts-v22, koge/index-tts-v23 is there too: "
-        "does the app load the one meant?"
+        "does the app load the right one?"
     ) in done.err.splitlines()
     world.pin("--remove", "koge/index-tts")
     os.rename(world.cache / "models--koge--index-tts", world.cache / "gone")

@@ -131,9 +131,9 @@ def test_what_is_not_there_or_has_another_name_or_is_not_for_this_user_is_told_a
     world.publish(V22)
     world.hub.rename(V22, "koge/index-tts-2.2")
     gone = world.run("lock", "koge/nothing")
-    assert (gone.status, "there is no such repo, or it is private" in gone.err) == (USAGE, True)
+    assert (gone.status, "the repo does not exist, or is private" in gone.err) == (USAGE, True)
     revision = world.run("lock", f"{V23}@v9")
-    assert (revision.status, "there is no such revision" in revision.err) == (USAGE, True)
+    assert (revision.status, "no such revision" in revision.err) == (USAGE, True)
     world.hub.fault(V23, 403)
     assert world.run("lock", V23).status == DENIED
     assert not world.lock.exists()

@@ -237,7 +237,7 @@ def test_however_long_a_wrong_value_is_the_refusal_is_short(data: bytes, tmp_pat
 
 def test_what_is_too_long_to_be_read_again_is_not_written(tmp_path: Path) -> None:
     many = {f"{number:0900}": LockedFile(1, SHA1) for number in range(lockfile.MAX_BYTES // 900)}
-    with pytest.raises(LauncherError, match=f"more than {lockfile.MAX_BYTES} bytes"):
+    with pytest.raises(LauncherError, match=f"larger than {lockfile.MAX_BYTES} bytes"):
         lockfile.write(tmp_path, [V23._replace(files=many)])
     assert os.listdir(tmp_path) == []
 
@@ -263,7 +263,7 @@ NONSENSE: list[tuple[tuple[Any, ...], Any, str]] = [
     (("version",), True, "version is True"),
     (("version",), None, "version is None"),
     (("models",), {}, '{"version": 2, "models": […]}'),
-    (("modles",), [], "modles is nothing that a models.lock holds"),
+    (("modles",), [], "modles is not a key of models.lock"),
     (("frozen",), 1, "frozen: 1 is neither true nor false"),
     (("files",), [], "files is not an object"),
     (("files",), {"a/../../x": {"size": 1, "sha256": SHA256}}, "files['a/../../x'] is not the path of a file"),
@@ -274,7 +274,7 @@ NONSENSE: list[tuple[tuple[Any, ...], Any, str]] = [
     (("files",), {"a/x": {"size": 1, "sha256": SHA256, "origin": [1]}}, "[1] is not REPO@COMMIT/PATH"),
     (ONE, "koge/index-tts-v23", "models[1] is not an object"),
     (ONE, None, "models[1] is not an object"),
-    ((*ONE, "hash"), A, "models[1].hash is nothing that"),
+    ((*ONE, "hash"), A, "models[1].hash is not a key of"),
     ((*ONE, "repo"), None, "models[1].repo is not text"),
     ((*ONE, "repo"), "koge/../../etc", "models[1].repo: 'koge/../../etc' is no repo's name"),
     ((*ONE, "repo"), "../x", "no repo's name"),
@@ -352,7 +352,7 @@ def test_what_is_left_out_is_named(key: str) -> None:
         (BYTES.replace(b'"main",', b'"main"'), "line 16 is not JSON"),
         (BYTES.replace(b"anna", b"\xff"), "line 10 is not UTF-8 text"),
         (b"<<<<<<< ours\n" + BYTES + b"=======\n>>>>>>> theirs\n", "line 1 is not JSON"),
-        (BYTES.replace(b'      "rev', b'<<<<<<< HEAD\n      "rev', 1), "a merge left its marks in it"),
+        (BYTES.replace(b'      "rev', b'<<<<<<< HEAD\n      "rev', 1), "it contains merge conflict markers"),
         (b'{"models": ' + b"[" * 200_000, "nested too deeply"),
         (BYTES.replace(b'"revision"', b'"commit"', 1), "'commit' is in one object twice"),
         (BYTES.replace(b"gpt.pth", "qwen/模型.json".encode()), "'qwen/模型.json' is in one object twice"),
@@ -382,7 +382,7 @@ def test_a_lock_of_version_1_is_read_and_written_as_version_2(tmp_path: Path) ->
     assert lock == (VOICES, V23)
     assert lockfile.write(tmp_path, lock)
     assert (tmp_path / "models.lock").read_bytes() == BYTES
-    assert "files is nothing that" in refused(old.replace(b'"models": [', b'"files": {}, "models": ['))
+    assert "files is not a key of" in refused(old.replace(b'"models": [', b'"files": {}, "models": ['))
 
 
 def test_two_revisions_of_a_repo_and_single_files_are_pinned(tmp_path: Path) -> None:

@@ -77,7 +77,7 @@ def test_where_nothing_else_is_to_be_pulled_the_reason_is_the_error(pulled: Pull
     _gone(pulled)
     done = pulled.pull(MODEL)
     assert (done.status, done.out) == (USAGE, "")
-    assert "there is no such repo, or it is private" in done.err
+    assert "the repo does not exist, or is private" in done.err
     hint = done.err.splitlines()[-1]
     assert f"cache remove {MODEL}" in hint
     assert pulled.run("cache", "remove", MODEL).status == 0

@@ -84,7 +84,7 @@ def test_a_model_that_was_removed_under_the_app_is_told_as_such(pulled: Pulled, 
     assert not pulled.repo().exists()
     found = _models(pulled)[MODEL]
     assert (found["on_disk"], found["changed"]) == (None, True)
-    assert "the disk has no commit of it any more" in pulled.run("status").out
+    assert "the disk has no commit of it now" in pulled.run("status").out
 
 
 @pytest.mark.slow

@@ -124,7 +124,7 @@ def test_what_can_be_neither_finished_nor_undone_is_named_and_the_app_is_launche
     with immutable(pulled.folder, pulled.folder / "qwen"):
         done = pulled.run("--", "--exit", "0")
         assert done.status == 0, done.err
-        assert f"{pulled.folder} is partly {pulled.new[:7]}, and can be neither finished nor undone: " in done.err
+        assert f"{pulled.folder} is partly {pulled.new[:7]}, and can be neither completed nor undone: " in done.err
         assert f"models pull makes it whole; rm {pulled.app.path}/.start_app/switch-" in done.err
     assert pulled.in_folder() == half
     done = pulled.run("--", "--exit", "0")

@@ -13,7 +13,7 @@ import pytest
 from launcher.service import outcomes
 from tests.instances.test_supervisors import from_package, supervisorctl
 from tests.support import systemd
-from tests.support.apps import WEBUI, AppFolder, Processes, alive, eventually, get, launcher
+from tests.support.apps import WEBUI, AppFolder, Processes, alive, clean_environment, eventually, get, launcher
 from tests.support.systemd import Machine
 
 # It loads its model from a file, and dies of a bad one as a loader in C does.
@@ -155,3 +155,19 @@ def test_supervisord_is_back_within_two_starts_and_parks_what_never_comes_up(
     record = known(app)
     assert record.last
     assert (record.last.stage, record.failed) == ("stopped", None)  # a person has ended it
+
+
+@pytest.mark.parametrize(("version", "steps"), [("systemd 254 (254.26-1)", True), ("systemd 252 (252.38-1)", False)])
+def test_pauses_between_restarts_grow_where_systemd_can_do_that(
+    version: str, steps: bool, app: AppFolder, tmp_path: Path
+) -> None:
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    (programs / "systemctl").write_text(f"#!/bin/sh\necho '{version}'\necho +PAM\n")
+    (programs / "systemctl").chmod(0o755)
+    done = launcher("unit", *app.arguments, env=clean_environment(PATH=f"{programs}:{os.environ['PATH']}"))
+    assert done.status == 0, done.err
+    lines = done.out.splitlines()
+    assert "RestartSec=10" in lines
+    assert ("RestartSteps=6" in lines, "RestartMaxDelaySec=300" in lines) == (steps, steps)
+    assert next(line for line in lines if line.startswith("ExecStopPost=-")).count(" ended ") == 1

@@ -118,7 +118,7 @@ def test_a_broken_environment_of_the_app_is_named_and_not_passed_over(app: AppFo
     make_environment(tmp_path / "other")
     done = launcher(*app.arguments, env=clean_environment(VIRTUAL_ENV=str(tmp_path / "other")))
     assert done.status == 78
-    assert f"{app.path}/.venv/bin/python is no Python interpreter: a dangling link" in done.err
+    assert f"{app.path}/.venv/bin/python is not a Python interpreter: a dangling link" in done.err
 
 
 @pytest.mark.parametrize(
@@ -173,8 +173,8 @@ def test_what_is_no_interpreter_is_found_by_looking_and_never_run(app: AppFolder
     for path, reason in (
         (Path("/bin/true"), "another program"),
         (Path("/bin/sh"), "another program"),
-        (tmp_path / "none", "there is no such file"),
-        (tmp_path, "there is no such file"),
+        (tmp_path / "none", "no such file"),
+        (tmp_path, "no such file"),
         (_text(tmp_path / "plain", "print()", 0o644), "not executable"),
         (_text(tmp_path / "text", "hello"), "neither a program nor a script"),
         (_text(tmp_path / "empty", ""), "neither a program nor a script"),
@@ -205,7 +205,7 @@ def test_every_python_of_this_machine_is_an_interpreter(app: AppFolder) -> None:
 def test_a_bad_interpreter_of_the_file_is_configuration_and_of_a_flag_usage(app: AppFolder) -> None:
     done = launcher(*app.arguments, "--python", "/bin/true")
     assert done.status == 2
-    assert "/bin/true is no Python interpreter: another program (APP_PYTHON, --python)" in done.err
+    assert "/bin/true is not a Python interpreter: another program (APP_PYTHON, --python)" in done.err
     app.write_env("APP_PYTHON=/bin/true\n")
     done = launcher(*app.arguments)
     assert done.status == 78

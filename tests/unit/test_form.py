@@ -90,8 +90,8 @@ def test_a_command_names_the_script_and_the_words_that_are_its_identity(
     [
         ("APP_COMMAND={python} {script} --port {prt}\n", "APP_COMMAND: {prt} is not known (.env line 1)"),
         ("APP_COMMAND={python}\n", "APP_COMMAND: it names no script"),
-        ("APP_COMMAND={script} {script}\n", "is there twice"),
-        ("APP_COMMAND={python} {script} {python}\n", "is there twice"),
+        ("APP_COMMAND={script} {script}\n", "appears twice"),
+        ("APP_COMMAND={python} {script} {python}\n", "appears twice"),
         ("APP_COMMAND=x --port {port} {python} {script}\n", "port and address come after the script"),
         ("APP_COMMAND={script} 'x\n", "APP_COMMAND cannot be split into arguments"),
         ("APP_PORT_ENV=MY-PORT\n", "'MY-PORT' is not the name of a variable (APP_PORT_ENV"),
@@ -99,7 +99,7 @@ def test_a_command_names_the_script_and_the_words_that_are_its_identity(
         ("APP_PORT_FLAG=port\n", "is not an option name"),
         ("APP_COMMAND={script} $(id)\n", "is more than a value: no shell reads it"),
         ("APP_COMMAND=nowhere-cli web {port}\n", "no nowhere-cli in"),
-        ("APP_COMMAND={script} --port {port}\nAPP_ARGS=--port 7000\n", "the app would be told --port 7000"),
+        ("APP_COMMAND={script} --port {port}\nAPP_ARGS=--port 7000\n", "the app would get --port 7000"),
     ],
 )
 def test_what_cannot_be_a_form_is_refused_with_its_line(lines: str, said: str, folder: Path) -> None:

@@ -195,8 +195,8 @@ def test_a_bad_port_is_usage_from_a_flag_and_configuration_from_elsewhere(
         ({"APP_PORT_FLAG": "port"}, "is not an option name"),
         ({"APP_PORT_FLAG": "--port 7"}, "is not an option name"),
         ({"APP_ARGS": "--x 'open"}, "cannot be split into arguments: no closing quotation"),
-        ({"APP_ARGS": "--port 7861"}, "the app would be told --port 7861 (APP_ARGS, environment)"),
-        ({"APP_ARGS": "--port=7861"}, "the app would be told --port 7861 (APP_ARGS, environment)"),
+        ({"APP_ARGS": "--port 7861"}, "the app would get --port 7861 (APP_ARGS, environment)"),
+        ({"APP_ARGS": "--port=7861"}, "the app would get --port 7861 (APP_ARGS, environment)"),
         ({"HF_HOME": "webui.py"}, "webui.py is not a folder (HF_HOME, environment)"),
         ({"HF_HOME": "webui.py/cache"}, "cannot be made"),
         ({"HF_HUB_CACHE": "dangling"}, "is a dangling link (HF_HUB_CACHE, environment)"),
@@ -390,7 +390,7 @@ def test_quotes_that_a_shell_takes_off_are_kept_for_it(folder: Path) -> None:
 
 def test_a_secret_with_quotes_is_warned_of_and_not_shown(folder: Path) -> None:
     (warning,) = load(folder, environ={"HF_TOKEN": '"hf_' + "s" * 34 + '"'}).warnings
-    assert warning == "HF_TOKEN (environment) has quotes around its value, and the app takes them for a part of it"
+    assert warning == "HF_TOKEN (environment) has quotes around its value, and the app reads them as part of the value"
     with pytest.raises(LauncherError) as caught:
         load(folder, environ={"APP_NOTIFY_URL": "'https://hooks.example/secret'"})
     assert "secret" not in caught.value.message
