@@ -164,28 +164,25 @@ class ModelStep:
         self._memories = verified.load(context.settings.app_dir)
         try:
             survey = pulling.survey(wanted.models, context, self._memories, spare_all if refresh else spare_none)
+            changed = self._changed(survey)  # of what is here now, before anything arrives
             try:
                 self._survey, _ = pulling.fetch(survey, context, self._memories, spare)
             except LauncherError as error:
-                raise self._of_the_disk(error, survey) from error
+                raise _of_the_disk(error, changed) from error
             pulling.tell_skipped(self._survey.skipped, context.console)
             self._placed = ()  # the pull may have created a cache, and a model may have another placement now
         finally:
             verified.save(self._context.settings.app_dir, self._memories, self._context.console.detail)
 
-    def _of_the_disk(self, error: LauncherError, survey: Survey) -> LauncherError:
-        """Return the error of a pull; if a pinned file has changed and no hub can repair it, that is the error."""
-        changed = [
+    def _changed(self, survey: Survey) -> tuple[str, ...]:
+        """Return the pinned files of a locked launch that have another content on the disk."""
+        return tuple(
             f"{task.model.name}: {path}"
             for task in survey.tasks
-            for path in task.lacking
+            for path in (task.lacking if self.locked else ())
             if os.path.lexists(f"{task.place.base(task.model.commit)}/{path}")
             and (task.place.root or task.before == task.model.commit)
-        ]
-        if not (self.locked and changed and error.status == ExitStatus.RETRY):
-            return error
-        told = f"not what models.lock pins: {text.some(changed, 5)}; nothing was stopped; {error.message}"
-        return LauncherError(told, error.hint, ExitStatus.DAMAGED)
+        )
 
     def _show(self) -> None:
         """Create the view of a locked launch while the launch can still be refused.
@@ -434,3 +431,11 @@ class ModelStep:
             held = placement.held(place.base(model.commit), model.files, Memory())
             counts.append((f"{model.name} @ {model.commit[:7]}", len(held.lacking)))
         return counts
+
+
+def _of_the_disk(error: LauncherError, changed: Sequence[str]) -> LauncherError:
+    """Return the error of a pull; if a pinned file has changed and no hub can repair it, that is the error."""
+    if not changed or error.status != ExitStatus.RETRY:
+        return error
+    told = f"not what models.lock pins: {text.some(changed, 5)}; nothing was stopped; {error.message}"
+    return LauncherError(told, error.hint, ExitStatus.DAMAGED)

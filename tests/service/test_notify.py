@@ -87,9 +87,12 @@ def test_started_ready_and_failed_are_told(app: AppFolder, processes: Processes,
     assert started.endswith(f", port {app.port}: started: pid {pid}")
     webhook.posts.clear()
     assert launcher("--background", *app.arguments, "--", "--exit", "9").status == 75
-    eventually(lambda: len(webhook.posts) == 2, what="posts")
-    assert webhook.texts[0].endswith(", has ended with exit status 9 before its page answered")
-    assert ": failed: " in webhook.texts[0]
+    eventually(lambda: len(webhook.posts) == 4, what="posts")  # what was good before is started again
+    again = processes.end_also(app.lock_holder() or 0)
+    failed, ready, *started = webhook.texts
+    assert ": failed: " in failed and failed.endswith(", has ended with exit status 9 before its page answered")
+    assert f": ready: pid {again}, " in ready
+    assert any(text.endswith(f": started: pid {again}") for text in started)
 
 
 def test_a_refusal_is_told_and_a_dry_run_is_not(app: AppFolder, webhook: Webhook, tmp_path: Path) -> None:

@@ -368,7 +368,7 @@ def test_the_unit_has_what_flags_and_this_shell_say_and_leaves_the_rest_to_the_e
         assert f"{name} is set in this shell only: put it into .env" in done.err
     assert "GRADIO_SERVER_PORT" not in done.err
     template = launcher("unit", "--template", "--app-dir", app.path, env=env).out
-    assert len(re.findall(r" --port %i(?: |$)", template, re.MULTILINE)) == 2
+    assert len(re.findall(r" --port %i(?: |$)", template, re.MULTILINE)) == 3
 
 
 def test_root_prints_a_unit_for_whom_the_app_belongs_to(app: AppFolder) -> None:
