@@ -21,7 +21,7 @@ def output_within(
     environment: Mapping[str, str] | None = None,
     folder: str | None = None,
 ) -> bytes | None:
-    """Return a program's output, or None if it cannot be run, fails, or takes longer than `seconds`.
+    """Return a program's output, or None if it cannot be run, fails, takes longer than `seconds`, or prints too much.
 
     It gets our environment and folder unless others are given.
 
@@ -43,7 +43,7 @@ def output_within(
     deadline = time.monotonic() + seconds
     try:
         data = _read(child, deadline, most)
-        status = _end(child, deadline)
+        status = _end(child, deadline) if len(data) < most else None
     finally:
         with suppress(ProcessLookupError, PermissionError):
             if child.poll() is None:

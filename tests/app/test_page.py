@@ -129,6 +129,7 @@ def test_a_page_that_drips_is_given_up_in_time() -> None:
     assert ticks
 
 
+@pytest.mark.slow
 def test_a_body_without_an_end_is_an_answer() -> None:
     def stream(connection: socket.socket) -> None:
         connection.recv(1 << 16)

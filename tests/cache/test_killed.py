@@ -156,6 +156,7 @@ def _final(cached: Cached) -> Contents:
     return {path: found for path, found in everything(cached.home).items() if not path.endswith(".lock")}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ["clear", "remove repo", "remove revision", "prune"])
 def test_killed_at_any_instant_each_repo_is_whole_or_gone_and_the_next_run_finishes(
     what: str, cached: Cached, library: Library, tmp_path: Path

@@ -245,6 +245,7 @@ def test_a_link_in_place_of_refs_is_never_removed_through(app: AppFolder, made: 
     assert (tmp_path / "mine").exists()
 
 
+@pytest.mark.slow
 def test_a_payload_that_somebody_has_locked_is_waited_for_but_not_for_ever(
     app: AppFolder, made: Path, loads: Loads
 ) -> None:

@@ -106,6 +106,7 @@ CHECK_TTS = "start_app.py models check IndexTeam/IndexTTS-2 --local-dir checkpoi
 EXPORT = "start_app.py models export /mnt/usb/models"
 
 
+@pytest.mark.slow
 @runs(LIST, FREEZE, FREEZE_TTS, CHECK_TTS)
 def test_what_is_on_the_disk_is_listed_and_frozen(world: World) -> None:
     world.hub.commit(TTS, TTS_FILES)

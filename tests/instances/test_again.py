@@ -65,6 +65,7 @@ def test_a_loop_that_was_typed_into_a_terminal_is_noticed(app: AppFolder, proces
     os.close(terminal)
 
 
+@pytest.mark.slow
 def test_a_shell_that_shows_its_prompt_or_ends_costs_no_wait(app: AppFolder, processes: Processes) -> None:
     command = f"{sys.executable} webui.py --port {app.port}"
     controller, terminal = pty.openpty()

@@ -118,6 +118,7 @@ def test_status_tells_who_holds_the_port_if_not_us(app: AppFolder, processes: Pr
     assert f"port held by: pid {server.pid}, " in launcher("status", *app.arguments).out
 
 
+@pytest.mark.slow
 def test_status_adds_up_what_nvidia_smi_says_of_the_whole_tree(
     app: AppFolder, processes: Processes, tmp_path: Path
 ) -> None:
@@ -145,6 +146,7 @@ def test_status_adds_up_what_nvidia_smi_says_of_the_whole_tree(
     assert launcher("status", "--json", *app.arguments, env=env).json["gpu_memory_bytes"] == 0
 
 
+@pytest.mark.slow
 def test_wait_returns_when_our_page_answers_and_goes_on_answering(app: AppFolder, processes: Processes) -> None:
     running = processes.launch(*app.arguments, "--", "--load", "0.5")
     done = launcher("wait", "--timeout", "30", *app.arguments)
@@ -153,6 +155,7 @@ def test_wait_returns_when_our_page_answers_and_goes_on_answering(app: AppFolder
     assert get(app.port) == f"pid {running.pid}"
 
 
+@pytest.mark.slow
 def test_wait_of_a_settled_instance_returns_within_a_second(app: AppFolder, processes: Processes) -> None:
     running = processes.start((sys.executable, "webui.py", "--port", str(app.port)), cwd=app.path)
     eventually(lambda: get(app.port), what=running.err)
@@ -220,6 +223,7 @@ def test_wait_for_nothing_says_so(app: AppFolder) -> None:
     assert f"no instance of {app.script} runs on port {app.port}" in done.err
 
 
+@pytest.mark.slow
 def test_wait_does_not_take_a_strangers_page_for_ours(app: AppFolder, processes: Processes) -> None:
     server = processes.start((sys.executable, "-m", "http.server", str(app.port), "--bind", "127.0.0.1"))
     eventually(lambda: get(app.port), what="page")
@@ -245,6 +249,7 @@ def test_wait_waits_for_the_new_instance_while_a_launcher_replaces_the_old(
     assert old.wait() == -signal.SIGKILL
 
 
+@pytest.mark.slow
 def test_wait_beside_a_launcher_that_has_not_begun_follows_the_new_instance(
     app: AppFolder, processes: Processes
 ) -> None:
@@ -301,6 +306,7 @@ def test_an_app_that_listens_on_another_port_than_it_was_told_is_told_of(
     assert f"listens on: {other}\n" in launcher("status", *app.arguments).out
 
 
+@pytest.mark.slow
 def test_wait_asks_the_page_directly_whatever_proxy_is_set(app: AppFolder, processes: Processes) -> None:
     proxy = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "ALL_PROXY"), "http://127.0.0.1:9")
     env = clean_environment(**proxy)
@@ -343,6 +349,7 @@ def test_a_page_behind_tls_is_found(app: AppFolder, processes: Processes, tmp_pa
     assert done.json["url"] == f"https://127.0.0.1:{app.port}"
 
 
+@pytest.mark.slow
 def test_an_ipv6_instance_is_found_and_replaced(app: AppFolder, processes: Processes) -> None:
     app.script.write_text(
         app.script.read_text().replace(

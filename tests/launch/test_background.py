@@ -108,6 +108,7 @@ def test_the_app_has_left_the_terminal_and_holds_its_lock_alone(app: AppFolder, 
     assert stat.S_IMODE(log_of(app).parent.stat().st_mode) == 0o700
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("closed", ["<&-", ">&- 2>&-", "<&- >&- 2>&-"])
 def test_closed_streams_of_the_caller_are_no_streams_of_the_app(
     closed: str, app: AppFolder, processes: Processes
@@ -323,6 +324,7 @@ def browser(tmp_path: Path) -> dict[str, str]:
     return clean_environment(BROWSER=f"{script} %s")
 
 
+@pytest.mark.slow
 def test_open_shows_the_page_in_a_browser(app: AppFolder, processes: Processes, tmp_path: Path) -> None:
     done = background(app, processes, "--open", "--json", env=browser(tmp_path))
     assert done.status == 0, done.err
@@ -332,6 +334,7 @@ def test_open_shows_the_page_in_a_browser(app: AppFolder, processes: Processes, 
     assert (tmp_path / "opened").read_text() == done.json["url"] + "\n"
 
 
+@pytest.mark.slow
 def test_without_a_browser_open_says_where_the_page_is(app: AppFolder, processes: Processes) -> None:
     assert background(app, processes).status == 0
     done = launcher("wait", "--open", *app.arguments, env=clean_environment(BROWSER="/bin/false %s", PATH="/nowhere"))

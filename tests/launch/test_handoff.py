@@ -318,6 +318,7 @@ def test_a_launcher_waits_for_another_one_and_goes_on(app: AppFolder, processes:
     eventually(lambda: get(app.port) == f"pid {running.pid}", what="page")
 
 
+@pytest.mark.slow
 def test_a_launcher_killed_at_any_instant_leaves_nothing_that_stops_the_next(
     app: AppFolder, processes: Processes
 ) -> None:

@@ -124,6 +124,7 @@ def test_a_page_on_every_interface_is_warned_of(app: AppFolder, processes: Proce
     assert launcher("status", "--json", *app.arguments).json["addresses"] == ["0.0.0.0"]
 
 
+@pytest.mark.slow
 def test_a_page_on_another_address_is_asked_for_there(app: AppFolder, processes: Processes) -> None:
     app.script.write_text(WEBUI.replace("(args.host, args.port), Page", '("127.0.0.5", args.port), Page'))
     done = background(app, processes)
@@ -132,6 +133,7 @@ def test_a_page_on_another_address_is_asked_for_there(app: AppFolder, processes:
     assert f"page: http://127.0.0.5:{app.port} answers 200\n" in launcher("status", *app.arguments).out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("twice", [False, True])
 def test_an_app_that_goes_into_the_background_itself_is_ready(
     twice: bool, app: AppFolder, processes: Processes
@@ -174,6 +176,7 @@ def test_an_app_that_ends_well_and_leaves_nothing_is_not_ready(app: AppFolder, p
     assert "the app has ended with exit status 0 before its page answered" in done.err
 
 
+@pytest.mark.slow
 def test_wait_for_one_second_just_after_ready(app: AppFolder, processes: Processes) -> None:
     assert background(app, processes).status == 0
     assert launcher("wait", "--timeout", "1", *app.arguments).status == 0
@@ -251,6 +254,7 @@ def test_the_local_port_of_a_connection_is_named_as_what_passes(app: AppFolder, 
     assert f", connected to 127.0.0.1:{far}\n" in launcher("status", *app.arguments).out
 
 
+@pytest.mark.slow
 def test_a_listener_on_another_address_is_passed_by(app: AppFolder, processes: Processes) -> None:
     listen = f"s = socket.create_server(('127.0.0.9', {app.port}))"
     code = f"import socket, time; {listen}; print(1, flush=True); time.sleep(600)"

@@ -165,6 +165,7 @@ def command(folder: Path, script: str, python: str = sys.executable, **environme
     return Command(python, "a test", argv, clean_environment(**environment), folder, python, (script,))
 
 
+@pytest.mark.slow
 def test_a_python_that_does_not_come_up_is_not_waited_for_without_end(tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text("import time\ntime.sleep(60)\n")
     (tmp_path / "webui.py").write_text("pass\n")

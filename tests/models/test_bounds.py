@@ -43,6 +43,7 @@ def _packed(pattern: str, body: Callable[[bytes], bytes], coding: str) -> Callab
     return spoil
 
 
+@pytest.mark.slow
 def test_an_answer_that_unpacks_to_hundreds_of_megabytes_is_given_up_at_once(pulled: Pulled) -> None:
     bomb = _bomb()
     for hub in (pulled.hub, pulled.mirror):

@@ -172,6 +172,7 @@ def test_a_hub_that_hangs_at_any_stage_hangs_nobody(who: str, stage: str, world:
         assert (done.status, one["verdict"]) == (DONE, "up to date")
 
 
+@pytest.mark.slow
 def test_a_hub_that_takes_every_question_and_answers_none_hangs_nobody_whatever_the_number(world: World) -> None:
     names = [f"koge/model-{number}x" for number in range(40)]
     for name in names:
@@ -339,6 +340,7 @@ def test_a_password_with_odd_characters_works_or_is_refused_but_is_not_shown(odd
         assert done.status in (DONE, CONFIG), shown
 
 
+@pytest.mark.slow
 def test_the_time_for_an_answer_begins_when_the_library_is_imported(world: World, new: str) -> None:
     folder = world.app.path / "site"
     folder.mkdir()
@@ -379,6 +381,7 @@ def test_whoever_ends_a_check_ends_its_child_with_it(
     assert running.err.splitlines()[-1:] == (["interrupted"] if number == signal.SIGINT else [])
 
 
+@pytest.mark.slow
 def test_nothing_of_a_check_stays_behind(world: World, new: str) -> None:
     world.hub.fault("/", "hang")
     before = sorted(os.listdir(world.app.path))

@@ -53,6 +53,7 @@ def test_the_download_of_a_new_commit_that_was_killed_is_incomplete_until_a_pull
     assert _said(pulled)[:2] == (0, "up to date")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("listed", [True, False])
 @pytest.mark.parametrize("lost", [("gpt.pth",), ("gpt.pth", "s2mel.pth"), ("config.json",)])
 def test_a_blob_and_its_link_that_are_gone_are_missed_and_brought_again(
@@ -79,6 +80,7 @@ def test_a_blob_and_its_link_that_are_gone_are_missed_and_brought_again(
     assert _said(pulled)[:2] == (0, "up to date")
 
 
+@pytest.mark.slow
 def test_of_a_repo_of_which_a_library_wanted_one_file_that_one_is_up_to_date(pulled: Pulled) -> None:
     shutil.rmtree(pulled.repo())
     with Library(pulled.hub) as library:
@@ -88,6 +90,7 @@ def test_of_a_repo_of_which_a_library_wanted_one_file_that_one_is_up_to_date(pul
     assert not pulled.mirror.count("/cdn/")
 
 
+@pytest.mark.slow
 def test_a_list_of_files_that_nobody_tells_leaves_it_unknown(pulled: Pulled) -> None:
     shutil.rmtree(pulled.repo() / "trees", ignore_errors=True)
     pulled.pulled(MODEL)

@@ -66,6 +66,7 @@ def test_where_the_hub_does_not_answer_the_mirrors_word_is_taken_with_a_warning(
     assert f"{V23} @ {old[:7]} is confirmed by {world.mirror.endpoint} only" in done.err
 
 
+@pytest.mark.slow
 def test_a_hub_that_did_not_answer_is_not_waited_for_again(world: World) -> None:
     world.publish()
     world.mirror.fault("/", "hang")

@@ -84,6 +84,7 @@ def test_where_nothing_else_is_to_be_pulled_the_reason_is_the_error(pulled: Pull
     assert pulled.pull().status == 0
 
 
+@pytest.mark.slow
 def test_of_two_locked_models_the_one_that_no_hub_serves_does_not_keep_the_other(pulled: Pulled) -> None:
     newest = pulled.hub.commit(OTHER, NEWEST)
     pulled.lock(pulled.locked(pulled.new), pulled.locked(newest, OTHER))

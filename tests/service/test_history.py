@@ -108,6 +108,7 @@ def test_a_long_command_line_does_not_push_the_rest_out_of_sight(app: AppFolder)
     assert row[head.index("FROM")] == "bash -c " + "x" * 32 + "…"
 
 
+@pytest.mark.slow
 def test_the_life_of_one_in_the_background(app: AppFolder, processes: Processes) -> None:
     assert launcher("--background", *app.arguments).status == 0
     pid = app.lock_holder()

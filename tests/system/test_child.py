@@ -14,8 +14,10 @@ def test_what_it_prints_is_returned_and_a_failure_is_none() -> None:
     assert output_within(("sh", "-c", "echo one; echo two >&2"), 20) == b"one\n"
     assert output_within(("sh", "-c", "echo one; exit 3"), 20) is None
     assert output_within(("/no/such/program",), 20) is None
-    data = output_within(("sh", "-c", "head -c 5000000 /dev/zero"), 20, most=1 << 20)
+    begun = time.monotonic()
+    data = output_within(("sh", "-c", "head -c 5000000 /dev/zero; sleep 60"), 40, most=1 << 20)
     assert data is None  # it is killed with the pipe full
+    assert time.monotonic() - begun < 30
 
 
 def test_one_that_hangs_is_killed_with_all_that_it_started(tmp_path: Path) -> None:

@@ -139,7 +139,7 @@ def test_an_instance_of_another_network_is_not_in_the_way(app: AppFolder, proces
     # The machine itself sees its process, which is on a port of another network.
     outside = processes.launch(*app.arguments)
     eventually(lambda: get(app.port), what=outside.err)
-    assert f"this app's instance, in another network, where port {app.port} is another one\n" in outside.err
+    assert f"this app's instance, in another network, which has its own port {app.port}\n" in outside.err
     assert there.process.poll() is here.process.poll() is None
     outside.process.terminate()
     # One network and two pid namespaces: it may well be on the port, and is left alone.
