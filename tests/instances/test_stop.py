@@ -254,19 +254,21 @@ def test_something_that_starts_again_and_again_ends_in_75(app: AppFolder, proces
     phoenix = """
 import os, signal, time
 def rise(number, frame):
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # Python drops what comes right after a fork
     pid = os.fork()
     if pid:
         with open("children", "a") as file:
             file.write(f"{pid}\\n")
         os._exit(0)
     os.setsid()
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
 signal.signal(signal.SIGTERM, rise)
 print("{}", flush=True)
 while True:
     time.sleep(600)
 """
     app.script.write_text(phoenix)
-    for _ in range(5):
+    for _ in range(20):
         running = processes.start((sys.executable, "webui.py", "--port", str(app.port)), cwd=app.path)
         running.hello()
         done = launcher("--no-launch", *app.arguments)
