@@ -66,7 +66,7 @@ if not folder.is_dir():
     folder = repo / "snapshots" / (repo / "refs/main").read_text()
 parts = {(folder / name).read_text() for name in ("model.txt", "weights.bin", "more/config.txt")}
 model = parts.pop().split()[0] if len(parts) == 1 else f"mixed {parts}"
-for how in (args.die, model):
+for how in (args.die, model, os.environ.get("DIE")):
     if how and how.startswith("exit"):
         print("cannot load", flush=True)
         sys.exit(int(how[4:]))
@@ -155,9 +155,10 @@ class Upgrades:
 
     # What an upgrade is.
 
-    def configure(self, die: str) -> None:
-        arguments = f"--api-key {self.key}{f' --die {die}' if die else ''}"
-        self.app.write_env(f"{self.models.settings}APP_ARGS={arguments}\n")
+    def configure(self, die: str, *, by_variable: bool = False) -> None:
+        arguments = f"--api-key {self.key}{f' --die {die}' if die and not by_variable else ''}"
+        variable = f"DIE={die if by_variable else 'no'}\n"
+        self.app.write_env(f"{self.models.settings}{variable}APP_ARGS={arguments}\n")
 
     def publish(self, model: str) -> None:
         """Have the newest commit of the model be another one: each of its files has the same text, and no other has."""
@@ -166,12 +167,14 @@ class Upgrades:
         self.models.publish({"model.txt": text, "weights.bin": text, "more/config.txt": text}, name)
 
     def upgrade(self) -> str:
-        what = self.rng.choice(("model", "argument", "nothing", "repair", "both"))
+        what = self.rng.choice(("model", "argument", "variable", "nothing", "repair", "both"))
         bad = self.rng.choice(DEATHS)
         if what in ("model", "both"):
             self.publish(bad)
         if what in ("argument", "both"):
             self.configure(bad)
+        if what == "variable":
+            self.configure(bad, by_variable=True)
         if what == "repair":
             self.configure("")
             self.publish("fine")
