@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
@@ -66,6 +65,8 @@ def activated(
 
 
 def _run(paths: Sequence[str], environment: Mapping[str, str], prefix: str, seconds: float) -> Mapping[str, str]:
+    import shutil
+
     shell, env = shutil.which("bash") or shutil.which("sh"), shutil.which("env")
     # The output of a script is discarded, and a failed script does not stop the others, as with conda.
     code = (
