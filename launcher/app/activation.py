@@ -30,11 +30,11 @@ _OWN = frozenset("_ SHLVL PWD OLDPWD PS1 PS2 IFS BASH_ENV ENV PROMPT_COMMAND VIR
 
 def scripts(prefix: str) -> tuple[str, ...]:
     """Return the scripts that activating an environment runs; most environments have none."""
-    found = [str(path) for folder in _FOLDERS for path in sorted(Path(prefix, folder).glob("*.sh"))]
+    paths = [str(path) for folder in _FOLDERS for path in sorted(Path(prefix, folder).glob("*.sh"))]
     activate = os.path.join(prefix, "bin", "activate")
     if any(not name.startswith("_OLD_") and name not in _USUAL for name in re.findall(_EXPORT, _read(activate))):
-        found.append(activate)
-    return tuple(found)
+        paths.append(activate)
+    return tuple(paths)
 
 
 def variables(prefix: str) -> Mapping[str, str]:
