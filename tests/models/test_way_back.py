@@ -65,7 +65,7 @@ def test_a_new_commit_in_the_cache_that_kills_the_app_is_not_loaded_again(pulled
     assert pulled.run("cache", "remove", f"{MODEL}@{pulled.old}").status == 0
     done = background(pulled, processes, "--if-down")
     assert (done.status, get(pulled.app.port)) == (75, None)
-    assert "is not in" in done.err
+    assert "is no longer in" in done.err
 
 
 @pytest.mark.slow
