@@ -29,7 +29,6 @@ from ..service.outcomes import Attempt, By, LaunchSet, now
 from ..system import lock as locks
 from ..system import marker
 from ..system.signals import Guard
-from .good_models import GoodModels
 from .launch_set import digest, launch_set, restored, with_variables
 from .model_step import ModelStep
 from .plan import LaunchPlan, Prepared, facts
@@ -90,7 +89,7 @@ class Launch:
         self.context = context
         self.good = good
         self._wish = wish
-        self.models = GoodModels(context, good) if good else ModelStep(context)
+        self.models = _model_step(context, good)
         self.start = StartStep(context, lambda: self.models.expected(self.command), self.wish)
         self.cache = None if good else _cache_step(context)
         # The prestart command is a part of the failure, or has already run.
@@ -282,6 +281,14 @@ class Launch:
             trash.finish_later(left, quiet=True)
         except OSError as error:
             self.context.console.say(f"cache: trash of an interrupted removal is left: {error.strerror}")
+
+
+def _model_step(context: Context, good: LaunchSet | None) -> ModelStep:
+    if good is None:
+        return ModelStep(context)
+    from .good_models import GoodModels
+
+    return GoodModels(context, good)
 
 
 def _cache_step(context: Context) -> CacheStep | None:
