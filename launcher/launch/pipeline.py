@@ -189,7 +189,8 @@ class Launch:
         self._check()
         launch_lock = take_launch_lock(self.context)
         outcome.look_back(self.context)
-        self._refuse_running()
+        if self.context.arguments.if_down or self.unattended_rollback:
+            self.refuse_running()
         lock = open_instance_lock(settings)
         stopped = self._make_way(lock)
         if self.cache:
@@ -212,13 +213,11 @@ class Launch:
             0, 0.0, boot_id, namespace, now(), self.by, self.wish(), ran, rollback=self.good is not None, unit=unit
         )
 
-    def _refuse_running(self) -> None:
-        """Refuse to replace an instance if only a missing one is to be started; call it under the launch lock.
+    def refuse_running(self) -> None:
+        """Refuse to replace an instance; only under the launch lock, no other launch can start one afterwards.
 
         Raises RunningError (75).
         """
-        if not (self.context.arguments.if_down or self.unattended_rollback):
-            return
         instance = observe(self.context.settings).instance
         if instance:
             raise RunningError(instance.process)
