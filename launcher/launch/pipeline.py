@@ -25,7 +25,7 @@ from ..operations.held import open_instance_lock, take_launch_lock
 from ..operations.identity import command_of
 from ..operations.instance import Observed, observe
 from ..operations.replace import clear_port, ended, refuse_taken_port
-from ..service.outcomes import Attempt, By, LaunchSet
+from ..service.outcomes import Attempt, By, LaunchSet, now
 from ..system import lock as locks
 from ..system import marker
 from ..system.signals import Guard
@@ -204,11 +204,12 @@ class Launch:
     def _attempt(self, command: Command) -> Attempt:
         """Return the record of the next start; the starting process adds itself."""
         context = self.context
-        ran = launch_set(context, command, self.models)
+        # The settings, which a roll-back does not follow, must not become a part of the good set.
+        ran = self.good or launch_set(context, command, self.models)
         boot_id, namespace = own_namespace()
         unit = context.environ.get("INVOCATION_ID", "") if self.by == "unit" else ""
         return Attempt(
-            0, 0.0, boot_id, namespace, ran.at, self.by, self.wish(), ran, rollback=self.good is not None, unit=unit
+            0, 0.0, boot_id, namespace, now(), self.by, self.wish(), ran, rollback=self.good is not None, unit=unit
         )
 
     def _refuse_running(self) -> None:

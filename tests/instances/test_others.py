@@ -179,5 +179,5 @@ def test_a_process_with_namespaces_of_its_own_that_runs_our_file_is_ours(app: Ap
     pid = below(running)
     done = launcher("stop", *app.arguments)
     assert done.status == 0, done.err
-    assert f"stale: pid {pid}, " in done.err
+    assert f"stopping: pid {pid}, " in done.err
     eventually(lambda: not alive(pid), what="end")
