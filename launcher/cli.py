@@ -27,6 +27,8 @@ from .ui.invocation import Invocation
 
 # These commands need no script: a cache can be freed before the app exists, and init finds the script.
 _WITHOUT_SCRIPT = ("cache ", "models ", "history", "init", "ended")
+# It reports what makes the other commands refuse.
+_TOLERANT = "doctor"
 # One module serves all removals: only the plan differs.
 _MODULES = {"cache clear": "cache_remove", "cache prune": "cache_remove"}
 
@@ -93,29 +95,49 @@ def _run(arguments: Arguments, console: Console) -> int:
 
         console.text(completion.script(arguments.print_completion))
         return ExitStatus.DONE
-    app_dirs = (Path(arguments.app_dir),) if arguments.app_dir else (Path(), *folders)
-    requirements.check(app_dirs, console.invocation.again())
+    tolerant = arguments.command == _TOLERANT
+    if not tolerant:
+        app_dirs = (Path(arguments.app_dir),) if arguments.app_dir else (Path(), *folders)
+        requirements.check(app_dirs, console.invocation.again())
     environ: Mapping[str, str] = dict(os.environ)
     if arguments.demo:
         from .commands import demo
 
         environ = demo.enter(arguments, environ, console)
-    loaded = settings.load(
-        _flags(arguments),
-        environ,
-        settings.Call(current_folder(), () if arguments.demo else folders, arguments.env_file, arguments.app_args),
-        needs_script=not arguments.command.startswith(_WITHOUT_SCRIPT),
-    )
-    for warning in loaded.warnings:
-        console.warn(warning)
-    if loaded.foreign is not None and (arguments.command in CHANGING or arguments.command.startswith("models ")):
-        owner = text.user(loaded.foreign)
-        console.say(f"{loaded.env_file} belongs to {owner}: it decides no token, no code and no removal for you")
-        console.hint(f"start_app.py {shlex.join(('--env-file', str(loaded.env_file)))} trusts it")
-    context = Context(arguments, loaded, environ, console, lambda report: _show(report, console))
+    searched = () if arguments.demo else folders
+    call = settings.Call(_cwd(tolerant), searched, arguments.env_file, arguments.app_args)
+    problems: tuple[LauncherError, ...] = ()
+    if tolerant:
+        from .config import lenient
+
+        loaded, problems = lenient.load(_flags(arguments), environ, call)
+    else:
+        needs_script = not arguments.command.startswith(_WITHOUT_SCRIPT)
+        loaded = settings.load(_flags(arguments), environ, call, needs_script=needs_script)
+        _warn(loaded, arguments.command, console)
+    context = Context(arguments, loaded, environ, console, lambda report: _show(report, console), problems)
     report = _reported(context)
     _show(report, console)
     return report.status
+
+
+def _cwd(tolerant: bool) -> Path:
+    try:
+        return current_folder()
+    except LauncherError:
+        if tolerant:  # it is one of the findings
+            return Path(os.sep)
+        raise
+
+
+def _warn(loaded: settings.Settings, command: str, console: Console) -> None:
+    """Show what is odd in the settings."""
+    for warning in loaded.warnings:
+        console.warn(warning)
+    if loaded.foreign is not None and (command in CHANGING or command.startswith("models ")):
+        owner = text.user(loaded.foreign)
+        console.say(f"{loaded.env_file} belongs to {owner}: it decides no token, no code and no removal for you")
+        console.hint(f"start_app.py {shlex.join(('--env-file', str(loaded.env_file)))} trusts it")
 
 
 def _reported(context: Context) -> Report:

@@ -53,7 +53,7 @@ PATH_NAMES = (
     "GRADIO_TEMP_DIR",
     "GRADIO_EXAMPLES_CACHE",
 )
-_CHECKED_NAMES = (*LAUNCHER_NAMES, *PATH_NAMES, *ENDPOINT_NAMES)
+CHECKED_NAMES = (*LAUNCHER_NAMES, *PATH_NAMES, *ENDPOINT_NAMES)
 # Lists of folders. A line of `.env` that extends one (`PATH=/opt/tools:$PATH`) counts, although the environment has it
 # too; for PATH, which every environment has, any line counts.
 _LIST_NAMES = ("PATH", "LD_LIBRARY_PATH", "LIBRARY_PATH", "CPATH", "PYTHONPATH", "PKG_CONFIG_PATH")
@@ -101,13 +101,16 @@ class Settings(NamedTuple):
 class Call(NamedTuple):
     """Hold the launcher's call: the current folder, `--env-file`, and the arguments after `--`.
 
-    `folders` contain `start_app.py`: the folder of the called one, and the one its links lead to.
+    `folders` contain `start_app.py`: the folder of the called one, and the one its links lead to. With `no_file`, no
+    `.env` is read; the names in `ignored` do not count in it.
     """
 
     cwd: Path
     folders: tuple[Path, ...] = ()
     env_file: str | None = None
     app_args: tuple[str, ...] = ()
+    no_file: bool = False
+    ignored: frozenset[str] = frozenset()
 
 
 def load(flags: Mapping[str, str], environ: Mapping[str, str], call: Call, *, needs_script: bool = True) -> Settings:
@@ -119,9 +122,10 @@ def load(flags: Mapping[str, str], environ: Mapping[str, str], call: Call, *, ne
     home = _home(flags, environ, call)
     file = _read_env_file(home, environ, call)
     if file:
-        validation.refuse_broken_lines(file.path, {**file.unparsable, **file.odd}, _CHECKED_NAMES)
+        checked = [name for name in CHECKED_NAMES if name not in call.ignored]
+        validation.refuse_broken_lines(file.path, {**file.unparsable, **file.odd}, checked)
     sources = Sources(flags, environ, file)
-    for name in _CHECKED_NAMES:
+    for name in CHECKED_NAMES:
         setting = sources.find(name)
         if setting:
             validation.check_spelling(name, setting)
@@ -270,7 +274,7 @@ def own_environment(settings: Settings, environ: Mapping[str, str]) -> Mapping[s
 def _quoted_values(environ: Mapping[str, str]) -> Iterator[str]:
     """Yield a warning for each variable with quotes around its value, which container engines pass unchanged."""
     for name, value in environ.items():
-        if name.startswith(_QUOTED_PREFIXES) and name not in _CHECKED_NAMES and validation.is_quoted(value):
+        if name.startswith(_QUOTED_PREFIXES) and name not in CHECKED_NAMES and validation.is_quoted(value):
             yield f"{name} (environment) has quotes around its value, and the app reads them as part of the value"
 
 
@@ -284,8 +288,8 @@ def _warnings(file: env_file.EnvFile, environ: Mapping[str, str]) -> tuple[str, 
                 f"{file.path} line {line}: {name} has no effect, the environment has it; {name}=…:${name} adds"
             )
     for name in file.values:
-        meant = [known for known in _CHECKED_NAMES if _is_misspelled(name, known)]
-        if meant and name not in _CHECKED_NAMES:
+        meant = [known for known in CHECKED_NAMES if _is_misspelled(name, known)]
+        if meant and name not in CHECKED_NAMES:
             broken.append(_not_ours(file, name, meant[0]))
     strange = [name for name in file.values if name.startswith("APP_") and name not in LAUNCHER_NAMES]
     if not strange:
@@ -328,6 +332,13 @@ def _home_origin(home: Path, folders: tuple[Path, ...]) -> str:
 
 
 def _read_env_file(home: Path, environ: Mapping[str, str], call: Call) -> env_file.EnvFile | None:
+    file = None if call.no_file else _env_file(home, environ, call)
+    if file is None or not call.ignored:
+        return file
+    return file._replace(values={name: value for name, value in file.values.items() if name not in call.ignored})
+
+
+def _env_file(home: Path, environ: Mapping[str, str], call: Call) -> env_file.EnvFile | None:
     if call.env_file and call.env_file.strip():
         return env_file.read(call.cwd / os.path.expanduser(call.env_file), environ, bad=ExitStatus.USAGE)
     path = home / ".env"
