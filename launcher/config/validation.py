@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import re
 import shlex
-import socket
 import stat
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -258,6 +257,8 @@ def check_host(setting: Setting) -> None:
 
 
 def _is_ipv6(text: str) -> bool:
+    import socket  # few settings have such an address, and every command reads the settings
+
     try:
         socket.inet_pton(socket.AF_INET6, text.partition("%")[0])
     except (OSError, ValueError):
