@@ -259,6 +259,30 @@ def test_a_folder_that_was_filled_by_hand_is_judged_by_its_hashes(pulled: Pulled
 
 
 @pytest.mark.slow
+def test_missing_and_extra_files_of_a_folder_are_named(pulled: Pulled) -> None:
+    for path, data in NEW.items():
+        (pulled.folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (pulled.folder / path).write_bytes(data)
+    for path in ("mine.txt", "loras/voice.pt", ".cache/huggingface/CACHEDIR.TAG", ".git/HEAD"):
+        (pulled.folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (pulled.folder / path).write_text("x")
+    for path in ("hf_cache/models--koge--voices/refs/main", "other/.cache/huggingface/x", "other/y.bin"):
+        (pulled.folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (pulled.folder / path).write_text("x")
+    small = next(path for path in NEW if path.endswith(".json"))
+    (pulled.folder / small).unlink()
+    done = pulled.run("models", "check", MODEL, "--local-dir", FOLDER, "--json")
+    (model,) = done.json["models"]
+    assert (done.status, model["verdict"], model["missing_files"]) == (0, "up to date", [small])
+    assert sorted(model["extra_files"]) == ["loras/voice.pt", "mine.txt"]
+    assert model["detail"] == f"4 of 5 files are here, without {small}; not in the repo: mine.txt, loras/voice.pt"
+    (pulled.folder / "gpt.safetensors").unlink()
+    done = pulled.run("models", "check", MODEL, "--local-dir", FOLDER)
+    assert done.status == 80
+    assert "files missing: gpt.safetensors; not in the repo: mine.txt, loras/voice.pt" in done.out
+
+
+@pytest.mark.slow
 def test_a_folder_that_was_downloaded_is_compared_with_the_hub_and_read(pulled: Pulled) -> None:
     with Library(pulled.hub, env={"HF_HUB_CACHE": str(pulled.cache)}) as library:
         library.ask("download_to", str(pulled.folder), MODEL, pulled.old)
