@@ -27,6 +27,8 @@ from .ui.invocation import Invocation
 
 # These commands need no script: a cache can be freed before the app exists, and init finds the script.
 _WITHOUT_SCRIPT = ("cache ", "models ", "history", "init", "ended")
+# What only shows something stays usable with an invalid setting that has nothing to do with it.
+_NEEDS = {"status": settings.INSTANCE_NAMES, "logs": settings.INSTANCE_NAMES, "history": ("APP_DIR",)}
 # One module serves all removals: only the plan differs.
 _MODULES = {"cache clear": "cache_remove", "cache prune": "cache_remove"}
 
@@ -105,6 +107,7 @@ def _run(arguments: Arguments, console: Console) -> int:
         environ,
         settings.Call(current_folder(), () if arguments.demo else folders, arguments.env_file, arguments.app_args),
         needs_script=not arguments.command.startswith(_WITHOUT_SCRIPT),
+        needs=_NEEDS.get(arguments.command),
     )
     for warning in loaded.warnings:
         console.warn(warning)

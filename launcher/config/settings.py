@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,7 +14,7 @@ from . import entries, env_file, validation
 from . import form as forms
 from .form import Form
 from .paths import HUB_ENTRY, MOVE, absolute
-from .sources import Level, Setting, Sources
+from .sources import Level, Setting, Sources, Tolerance
 
 DEFAULT_SCRIPT = "webui.py"
 DEFAULT_PORT = "7860"  # Gradio's own
@@ -59,6 +60,21 @@ _CHECKED_NAMES = (*LAUNCHER_NAMES, *PATH_NAMES, *ENDPOINT_NAMES)
 _LIST_NAMES = ("PATH", "LD_LIBRARY_PATH", "LIBRARY_PATH", "CPATH", "PYTHONPATH", "PKG_CONFIG_PATH")
 _QUOTED_PREFIXES = ("HF_", "HUGGING", "APP_", "GRADIO_", "MODELSCOPE_", "TRANSFORMERS_", "CUDA_", "TORCH_")
 _FOLDER_NAMES = (*HUB_CACHE_NAMES, "XDG_CACHE_HOME")
+
+
+# The app's instance is found by these.
+INSTANCE_NAMES = LAUNCHER_NAMES[: LAUNCHER_NAMES.index("GRADIO_SERVER_PORT") + 1]
+_CHECKS: Mapping[str, Callable[[Setting], object]] = {
+    "GRADIO_SERVER_PORT": validation.port,
+    "APP_ARGS": validation.split,
+    "GRADIO_SERVER_NAME": validation.check_host,
+    **{name: partial(validation.check_endpoint, name) for name in ENDPOINT_NAMES},
+    "HF_ENDPOINT_FALLBACK": partial(validation.check_endpoints, "HF_ENDPOINT_FALLBACK"),
+    "APP_NOTIFY_URL": validation.check_notify_url,
+    "APP_LOCKED": partial(validation.yes_or_no, "APP_LOCKED"),
+    "APP_MODEL_DIRS": lambda setting: validation.listed(setting, "APP_MODEL_DIRS"),
+    "APP_UNPINNED": lambda setting: validation.listed(setting, "APP_UNPINNED"),
+}
 
 
 class Settings(NamedTuple):
@@ -110,21 +126,26 @@ class Call(NamedTuple):
     app_args: tuple[str, ...] = ()
 
 
-def load(flags: Mapping[str, str], environ: Mapping[str, str], call: Call, *, needs_script: bool = True) -> Settings:
+def load(
+    flags: Mapping[str, str],
+    environ: Mapping[str, str],
+    call: Call,
+    *,
+    needs_script: bool = True,
+    needs: Collection[str] | None = None,
+) -> Settings:
     """Resolve and check every setting.
 
-    Without `needs_script` the app's script may be missing. Raises LauncherError for the first invalid value.
+    Without `needs_script` the app's script may be missing. If only some settings are needed, an invalid other one is
+    ignored with a warning. Raises LauncherError for the first invalid value.
     """
+    tolerance = Tolerance(needs)
     cwd = call.cwd
     home = _home(flags, environ, call)
     file = _read_env_file(home, environ, call)
     if file:
-        validation.refuse_broken_lines(file.path, {**file.unparsable, **file.odd}, _CHECKED_NAMES)
-    sources = Sources(flags, environ, file)
-    for name in _CHECKED_NAMES:
-        setting = sources.find(name)
-        if setting:
-            validation.check_spelling(name, setting)
+        validation.refuse_broken_lines(file.path, {**file.unparsable, **file.odd}, tolerance.names(_CHECKED_NAMES))
+    sources = _usable(Sources(flags, environ, file), tolerance)
     file_folder = file.path.parent if file else home
 
     app_dir_setting = sources.find("APP_DIR") or Setting(str(home), _home_origin(home, call.folders), "default")
@@ -148,26 +169,18 @@ def load(flags: Mapping[str, str], environ: Mapping[str, str], call: Call, *, ne
             validation.script(app_dir, named, call.folders)
     port = validation.port(port_setting)
     split_args = validation.split(args)
-    validation.refuse_other_port(port, form.port_flags, args, split_args, call.app_args)
-    if host:
-        validation.check_host(host)
-    variables = _variables(sources, app_dir, file_folder)
-    for name in ENDPOINT_NAMES:
-        if name in variables:
-            validation.check_endpoint(name, variables[name])
-    fallback = sources.find("HF_ENDPOINT_FALLBACK")
-    if fallback:
-        validation.check_endpoints("HF_ENDPOINT_FALLBACK", fallback)
+    if tolerance.names(("GRADIO_SERVER_PORT", "APP_ARGS")):
+        validation.refuse_other_port(port, form.port_flags, args, split_args, call.app_args)
+    variables = dict(_variables(sources, app_dir, file_folder))
     model_dirs, unpinned = sources.find("APP_MODEL_DIRS"), sources.find("APP_UNPINNED")
     notify_url = sources.find("APP_NOTIFY_URL")
-    if notify_url:
-        validation.check_notify_url(notify_url)
-    for name in PATH_NAMES:
-        if name in variables:
-            validation.refuse_unset_variable(name, variables[name])
-    for name in _FOLDER_NAMES:
-        if name in variables:
-            validation.check_folder(name, variables[name])
+    for names, check in (
+        (PATH_NAMES, validation.refuse_unset_variable),
+        (_FOLDER_NAMES, validation.check_folder),
+    ):
+        for name in names:
+            if name in variables and not tolerance.passes((name,), partial(check, name, variables[name])):
+                del variables[name]
     return Settings(
         app_dir=app_dir,
         script=first.path,
@@ -194,7 +207,7 @@ def load(flags: Mapping[str, str], environ: Mapping[str, str], call: Call, *, ne
             APP_UNPINNED=unpinned,
             APP_NOTIFY_URL=notify_url,
         ),
-        warnings=(*(_warnings(file, environ) if file else ()), *_quoted_values(environ)),
+        warnings=(*(_warnings(file, environ) if file else ()), *_quoted_values(environ), *tolerance.warnings),
         notify_url=notify_url,
         # Anyone can set the variable; root's comes from sudo, or from root.
         sudo_user=(environ.get("SUDO_USER", "").strip() or None) if os.geteuid() == 0 else None,
@@ -208,6 +221,24 @@ def load(flags: Mapping[str, str], environ: Mapping[str, str], call: Call, *, ne
         ),
         unpinned=validation.listed(unpinned, "APP_UNPINNED"),
     )
+
+
+def _usable(sources: Sources, tolerance: Tolerance) -> Sources:
+    """Return the sources without invalid settings that the command does not need.
+
+    Raises LauncherError for an invalid one that it needs.
+    """
+    for name in _CHECKED_NAMES:
+        setting = sources.find(name)
+        if setting and not tolerance.passes((name,), partial(validation.check_spelling, name, setting)):
+            sources = sources.without(name)
+    if tolerance.needs is not None and not tolerance.passes(forms.NAMES, partial(forms.read, sources)):
+        sources = sources.without(*forms.NAMES)
+    for name, check in _CHECKS.items():
+        setting = sources.find(name)
+        if setting and not tolerance.passes((name,), partial(check, setting), flag=setting.level == "flag"):
+            sources = sources.without(name)
+    return sources
 
 
 def _port(sources: Sources, form: Form) -> Setting | None:
