@@ -15,7 +15,7 @@ from pathlib import Path
 from ..errors import ExitStatus, LauncherError, quoted
 from ..ui import redact, text
 from . import form
-from .paths import absolute, is_folder, unexpanded
+from .paths import absolute, fallbacks, is_folder, unexpanded
 from .sources import Setting
 
 _OTHER_SCRIPTS = ("app.py", "gradio_app.py", "launch.py", "demo.py")
@@ -286,7 +286,7 @@ def check_endpoint(name: str, setting: Setting) -> None:
 
 def check_endpoints(name: str, setting: Setting) -> None:
     """Check that this is a list of such addresses and of folders with models, separated by commas or blanks."""
-    for value in setting.value.replace(",", " ").split():
+    for value in fallbacks(setting.value):
         if not is_folder(value):
             check_endpoint(name, Setting(value, setting.origin, setting.level))
 
