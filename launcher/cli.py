@@ -27,7 +27,9 @@ from .ui.invocation import Invocation
 
 # These commands need no script: a cache can be freed before the app exists, and init finds the script.
 _WITHOUT_SCRIPT = ("cache ", "models ", "history", "init", "ended")
-# What only shows something stays usable with an invalid setting that has nothing to do with it.
+# It reports what makes the other commands refuse.
+_TOLERANT = "doctor"
+# These only show something, and show it with an invalid setting that they do not need.
 _NEEDS = {"status": settings.INSTANCE_NAMES, "logs": settings.INSTANCE_NAMES, "history": ("APP_DIR",)}
 # One module serves all removals: only the plan differs.
 _MODULES = {"cache clear": "cache_remove", "cache prune": "cache_remove"}
@@ -95,30 +97,65 @@ def _run(arguments: Arguments, console: Console) -> int:
 
         console.text(completion.script(arguments.print_completion))
         return ExitStatus.DONE
-    app_dirs = (Path(arguments.app_dir),) if arguments.app_dir else (Path(), *folders)
-    requirements.check(app_dirs, console.invocation.again())
+    tolerant = arguments.command == _TOLERANT
+    if not tolerant:
+        app_dirs = (Path(arguments.app_dir),) if arguments.app_dir else (Path(), *folders)
+        requirements.check(app_dirs, console.invocation.again())
     environ: Mapping[str, str] = dict(os.environ)
     if arguments.demo:
         from .commands import demo
 
         environ = demo.enter(arguments, environ, console)
-    loaded = settings.load(
-        _flags(arguments),
-        environ,
-        settings.Call(current_folder(), () if arguments.demo else folders, arguments.env_file, arguments.app_args),
-        needs_script=not arguments.command.startswith(_WITHOUT_SCRIPT),
-        needs=_NEEDS.get(arguments.command),
-    )
-    for warning in loaded.warnings:
-        console.warn(warning)
-    if loaded.foreign is not None and (arguments.command in CHANGING or arguments.command.startswith("models ")):
-        owner = text.user(loaded.foreign)
-        console.say(f"{loaded.env_file} belongs to {owner}: it decides no token, no code and no removal for you")
-        console.hint(f"start_app.py {shlex.join(('--env-file', str(loaded.env_file)))} trusts it")
-    context = Context(arguments, loaded, environ, console, lambda report: _show(report, console))
+    searched = () if arguments.demo else folders
+    call = settings.Call(_cwd(tolerant), searched, arguments.env_file, arguments.app_args)
+    problems: tuple[LauncherError, ...] = ()
+    if tolerant:
+        from .config import lenient
+
+        loaded, problems = lenient.load(_flags(arguments), environ, call)
+    else:
+        loaded = _loaded(arguments, environ, call, console)
+        _warn(loaded, arguments.command, console)
+    context = Context(arguments, loaded, environ, console, lambda report: _show(report, console), problems)
     report = _reported(context)
     _show(report, console)
     return report.status
+
+
+def _cwd(tolerant: bool) -> Path:
+    try:
+        return current_folder()
+    except LauncherError:
+        if tolerant:  # it is one of the findings
+            return Path(os.sep)
+        raise
+
+
+def _warn(loaded: settings.Settings, command: str, console: Console) -> None:
+    """Show what is odd in the settings."""
+    for warning in loaded.warnings:
+        console.warn(warning)
+    if loaded.foreign is not None and (command in CHANGING or command.startswith("models ")):
+        owner = text.user(loaded.foreign)
+        console.say(f"{loaded.env_file} belongs to {owner}: it decides no token, no code and no removal for you")
+        console.hint(f"start_app.py {shlex.join(('--env-file', str(loaded.env_file)))} trusts it")
+
+
+def _loaded(arguments: Arguments, environ: Mapping[str, str], call: settings.Call, console: Console) -> settings.Settings:
+    """Return the settings; a command that only shows something ignores invalid ones that it does not need."""
+    flags, needs_script = _flags(arguments), not arguments.command.startswith(_WITHOUT_SCRIPT)
+    try:
+        return settings.load(flags, environ, call, needs_script=needs_script)
+    except LauncherError:
+        if arguments.command not in _NEEDS:
+            raise
+    from .config import lenient
+
+    needs = _NEEDS[arguments.command]
+    loaded, problems = lenient.load_needed(flags, environ, call, needs, needs_script=needs_script)
+    for problem in problems:
+        console.warn(f"ignored: {problem.message}")
+    return loaded
 
 
 def _reported(context: Context) -> Report:

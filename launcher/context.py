@@ -80,6 +80,7 @@ class Context:
         environ: Mapping[str, str],
         console: Console,
         show: Callable[[Report], None],
+        problems: tuple[LauncherError, ...] = (),
     ) -> None:
         self.arguments = arguments
         self.settings = settings
@@ -87,6 +88,8 @@ class Context:
         self.console = console
         self.show = show
         """Show a report now: for a command that does not return."""
+        self.problems = problems
+        """What was wrong with the settings: only `doctor` gets that far with any."""
 
     @property
     def invocation(self) -> Invocation:

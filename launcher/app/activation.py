@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
@@ -31,11 +30,11 @@ _OWN = frozenset("_ SHLVL PWD OLDPWD PS1 PS2 IFS BASH_ENV ENV PROMPT_COMMAND VIR
 
 def scripts(prefix: str) -> tuple[str, ...]:
     """Return the scripts that activating an environment runs; most environments have none."""
-    found = [str(path) for folder in _FOLDERS for path in sorted(Path(prefix, folder).glob("*.sh"))]
+    paths = [str(path) for folder in _FOLDERS for path in sorted(Path(prefix, folder).glob("*.sh"))]
     activate = os.path.join(prefix, "bin", "activate")
     if any(not name.startswith("_OLD_") and name not in _USUAL for name in re.findall(_EXPORT, _read(activate))):
-        found.append(activate)
-    return tuple(found)
+        paths.append(activate)
+    return tuple(paths)
 
 
 def variables(prefix: str) -> Mapping[str, str]:
@@ -66,6 +65,8 @@ def activated(
 
 
 def _run(paths: Sequence[str], environment: Mapping[str, str], prefix: str, seconds: float) -> Mapping[str, str]:
+    import shutil
+
     shell, env = shutil.which("bash") or shutil.which("sh"), shutil.which("env")
     # The output of a script is discarded, and a failed script does not stop the others, as with conda.
     code = (

@@ -7,7 +7,6 @@ by the rehearsal and by the exec.
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -89,6 +88,8 @@ def _program(name: str, environment: Mapping[str, str], settings: Settings) -> s
     elif os.sep in name:
         path = os.path.join(settings.app_dir, name)
     else:
+        import shutil
+
         path = shutil.which(name, path=environment.get("PATH"))
     if path and os.path.isfile(path) and os.access(path, os.X_OK):
         return path

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -75,6 +74,8 @@ def checked(setting: Setting, running: str) -> str:
     """
     path = setting.value
     if os.sep not in path:
+        import shutil
+
         program = shutil.which(path)
         path = os.path.abspath(program) if program else path
     if os.path.isdir(path):

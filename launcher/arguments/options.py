@@ -140,6 +140,7 @@ FILE = _option(
 REVISIONS = _flag("--revisions", help="print one line for each revision")
 FULL = _flag("--full", help="read every file again, also those verified before")
 REPAIR = _flag("--repair", help="remove damaged files and download them again")
+REPORT = _flag("--report", help="print Markdown for a bug report, with every fact and no secret")
 # models.lock
 LOCAL_DIR = _option(
     "--local-dir", metavar="DIR", completes="dir", help="the folder of the app that the model's files are in"

@@ -137,6 +137,15 @@ _COMMANDS = (
         ),
     ),
     Command(
+        "doctor",
+        "find what is wrong or odd, and the command that helps",
+        {"doctor": (own.REPORT, own.timeout("how long the checks may take together (default: 2)"))},
+        (
+            ("doctor", "exit 0 if nothing is wrong; what is only odd does not count"),
+            ("doctor --report", "print Markdown for a bug report, secrets masked"),
+        ),
+    ),
+    Command(
         "rollback",
         "go back to the last models and arguments that ran well",
         {
@@ -157,7 +166,7 @@ _COMMANDS = (
     ),
     Command(
         "init",
-        "write the settings that start this app into .env, each with its reason",
+        "write this app's settings into .env, each with its reason",
         {"safety": (own.DRY_RUN, own.YES_TO_LINES)},
         (
             ("init", "show the lines, and ask before they are written"),

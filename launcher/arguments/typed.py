@@ -63,6 +63,7 @@ class Arguments(argparse.Namespace):
     revisions: bool = False
     full: bool = False
     repair: bool = False
+    report: bool = False
     dry_run: bool = False
     json: bool = False
     quiet: bool = False

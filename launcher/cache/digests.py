@@ -25,20 +25,20 @@ def digests(wanted: Iterable[Wanted], memory: Memory, progress: Progress | None 
 
     Raises OSError for an unreadable file, and BlockingIOError (EAGAIN) for one that changed while it was read.
     """
-    found: dict[Wanted, str] = {}
+    hashes: dict[Wanted, str] = {}
     unread = []
-    for one in dict.fromkeys(wanted):
-        status = os.stat(one.path)
-        known = memory.hash_of(status, one.like)
+    for file in dict.fromkeys(wanted):
+        status = os.stat(file.path)
+        known = memory.hash_of(status, file.like)
         if known is None:
-            unread.append(one)
+            unread.append(file)
             continue
         memory.knows(line_of(status, known))
-        found[one] = known
+        hashes[file] = known
         if progress:
-            progress(status.st_size, os.path.basename(one.path))
+            progress(status.st_size, os.path.basename(file.path))
     if unread:
         from . import reading  # most launches read no file
 
-        found |= reading.read(unread, memory, progress)
-    return found
+        hashes |= reading.read(unread, memory, progress)
+    return hashes

@@ -64,12 +64,12 @@ def read(target: str) -> Journal | None:
         if status.st_uid != os.geteuid() or status.st_nlink > 1 or status.st_mode & 0o022:
             return None
         try:
-            found = json.loads(file.read(_MOST_BYTES))
-            prints = {str(name): str(known) for name, known in found["entries"].items()}
-            journal = Journal(str(found["path"]), str(found["source"]), prints)
+            document = json.loads(file.read(_MOST_BYTES))
+            prints = {str(name): str(known) for name, known in document["entries"].items()}
+            journal = Journal(str(document["path"]), str(document["source"]), prints)
         except (ValueError, KeyError, TypeError, AttributeError):
             return None
-    own = found.get("version") == _VERSION and os.path.isabs(journal.source)
+    own = document.get("version") == _VERSION and os.path.isabs(journal.source)
     return journal if own and os.path.realpath(journal.source) == journal.source else None
 
 

@@ -220,13 +220,13 @@ def _free(root: str) -> int | None:
 
 def _temporary(root: str, names: Sequence[str]) -> Mapping[str, int]:
     """Return the files of the root that have the name and mode of Python's temporary files, with their bytes."""
-    found = {}
+    sizes = {}
     for name in filter(_TEMPORARY.fullmatch, names):
         with suppress(OSError):
             status = os.lstat(f"{root}/{name}")
             if stat.S_ISREG(status.st_mode) and stat.S_IMODE(status.st_mode) == 0o600 and status.st_nlink == 1:
-                found[name] = status.st_size
-    return found
+                sizes[name] = status.st_size
+    return sizes
 
 
 def _row(repo: Repo) -> RepoRow:

@@ -55,7 +55,7 @@ def _read(
     inventory: Inventory, selections: Sequence[Selection], globs: Sequence[str]
 ) -> Mapping[str, Mapping[str, Files]]:
     """Return the files of every snapshot of the selected repos, by folder and commit."""
-    found: dict[str, dict[str, Files]] = {}
+    files: dict[str, dict[str, Files]] = {}
     for folder, commits in selections:
         repo = inventory.repos.get(folder)
         for revision in repo.revisions if repo else ():
@@ -68,8 +68,8 @@ def _read(
                 blobs[f"{prefix}{entry.name}"] = target if target in revision.blobs else ""
             selected = not commits or revision.commit in commits
             chosen = frozenset(p for p in blobs if selected and any(fnmatch.fnmatchcase(p, glob) for glob in globs))
-            found.setdefault(folder, {})[revision.commit] = Files(blobs, chosen)
-    return found
+            files.setdefault(folder, {})[revision.commit] = Files(blobs, chosen)
+    return files
 
 
 def _plan(inventory: Inventory, repos: Mapping[str, Mapping[str, Files]]) -> Plan:

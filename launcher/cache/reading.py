@@ -36,14 +36,14 @@ def read(wanted: Sequence[Wanted], memory: Memory, progress: Progress | None) ->
         raise
     if reading.error:
         raise reading.error
-    return reading.found
+    return reading.hashes
 
 
 class _Reading:
     """Hold what several threads have read."""
 
     def __init__(self, memory: Memory, progress: Progress | None) -> None:
-        self.found: dict[Wanted, str] = {}
+        self.hashes: dict[Wanted, str] = {}
         self.error: OSError | None = None
         self.stop = threading.Event()
         self._memory = memory
@@ -85,7 +85,7 @@ class _Reading:
         if line != line_of(before, digest):
             raise BlockingIOError(errno.EAGAIN, "it changed while it was read", one.path)
         with self._guard:
-            self.found[one] = digest
+            self.hashes[one] = digest
             if settled(after, began):
                 self._memory.remember(line)
             else:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping
-from functools import partial
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,7 +13,7 @@ from . import entries, env_file, validation
 from . import form as forms
 from .form import Form
 from .paths import HUB_ENTRY, MOVE, absolute
-from .sources import Level, Setting, Sources, Tolerance
+from .sources import Level, Setting, Sources
 
 DEFAULT_SCRIPT = "webui.py"
 DEFAULT_PORT = "7860"  # Gradio's own
@@ -54,27 +53,14 @@ PATH_NAMES = (
     "GRADIO_TEMP_DIR",
     "GRADIO_EXAMPLES_CACHE",
 )
-_CHECKED_NAMES = (*LAUNCHER_NAMES, *PATH_NAMES, *ENDPOINT_NAMES)
+CHECKED_NAMES = (*LAUNCHER_NAMES, *PATH_NAMES, *ENDPOINT_NAMES)
+# The app's instance is found by these.
+INSTANCE_NAMES = LAUNCHER_NAMES[: LAUNCHER_NAMES.index("GRADIO_SERVER_PORT") + 1]
 # Lists of folders. A line of `.env` that extends one (`PATH=/opt/tools:$PATH`) counts, although the environment has it
 # too; for PATH, which every environment has, any line counts.
 _LIST_NAMES = ("PATH", "LD_LIBRARY_PATH", "LIBRARY_PATH", "CPATH", "PYTHONPATH", "PKG_CONFIG_PATH")
 _QUOTED_PREFIXES = ("HF_", "HUGGING", "APP_", "GRADIO_", "MODELSCOPE_", "TRANSFORMERS_", "CUDA_", "TORCH_")
 _FOLDER_NAMES = (*HUB_CACHE_NAMES, "XDG_CACHE_HOME")
-
-
-# The app's instance is found by these.
-INSTANCE_NAMES = LAUNCHER_NAMES[: LAUNCHER_NAMES.index("GRADIO_SERVER_PORT") + 1]
-_CHECKS: Mapping[str, Callable[[Setting], object]] = {
-    "GRADIO_SERVER_PORT": validation.port,
-    "APP_ARGS": validation.split,
-    "GRADIO_SERVER_NAME": validation.check_host,
-    **{name: partial(validation.check_endpoint, name) for name in ENDPOINT_NAMES},
-    "HF_ENDPOINT_FALLBACK": partial(validation.check_endpoints, "HF_ENDPOINT_FALLBACK"),
-    "APP_NOTIFY_URL": validation.check_notify_url,
-    "APP_LOCKED": partial(validation.yes_or_no, "APP_LOCKED"),
-    "APP_MODEL_DIRS": lambda setting: validation.listed(setting, "APP_MODEL_DIRS"),
-    "APP_UNPINNED": lambda setting: validation.listed(setting, "APP_UNPINNED"),
-}
 
 
 class Settings(NamedTuple):
@@ -117,35 +103,34 @@ class Settings(NamedTuple):
 class Call(NamedTuple):
     """Hold the launcher's call: the current folder, `--env-file`, and the arguments after `--`.
 
-    `folders` contain `start_app.py`: the folder of the called one, and the one its links lead to.
+    `folders` contain `start_app.py`: the folder of the called one, and the one its links lead to. With `no_file`, no
+    `.env` is read; the names in `ignored` do not count in it.
     """
 
     cwd: Path
     folders: tuple[Path, ...] = ()
     env_file: str | None = None
     app_args: tuple[str, ...] = ()
+    no_file: bool = False
+    ignored: frozenset[str] = frozenset()
 
 
-def load(
-    flags: Mapping[str, str],
-    environ: Mapping[str, str],
-    call: Call,
-    *,
-    needs_script: bool = True,
-    needs: Collection[str] | None = None,
-) -> Settings:
+def load(flags: Mapping[str, str], environ: Mapping[str, str], call: Call, *, needs_script: bool = True) -> Settings:
     """Resolve and check every setting.
 
-    Without `needs_script` the app's script may be missing. If only some settings are needed, an invalid other one is
-    ignored with a warning. Raises LauncherError for the first invalid value.
+    Without `needs_script` the app's script may be missing. Raises LauncherError for the first invalid value.
     """
-    tolerance = Tolerance(needs)
     cwd = call.cwd
     home = _home(flags, environ, call)
     file = _read_env_file(home, environ, call)
     if file:
-        validation.refuse_broken_lines(file.path, {**file.unparsable, **file.odd}, tolerance.names(_CHECKED_NAMES))
-    sources = _usable(Sources(flags, environ, file), tolerance)
+        checked = [name for name in CHECKED_NAMES if name not in call.ignored]
+        validation.refuse_broken_lines(file.path, {**file.unparsable, **file.odd}, checked)
+    sources = Sources(flags, environ, file)
+    for name in CHECKED_NAMES:
+        setting = sources.find(name)
+        if setting:
+            validation.check_spelling(name, setting)
     file_folder = file.path.parent if file else home
 
     app_dir_setting = sources.find("APP_DIR") or Setting(str(home), _home_origin(home, call.folders), "default")
@@ -169,18 +154,26 @@ def load(
             validation.script(app_dir, named, call.folders)
     port = validation.port(port_setting)
     split_args = validation.split(args)
-    if tolerance.names(("GRADIO_SERVER_PORT", "APP_ARGS")):
-        validation.refuse_other_port(port, form.port_flags, args, split_args, call.app_args)
-    variables = dict(_variables(sources, app_dir, file_folder))
+    validation.refuse_other_port(port, form.port_flags, args, split_args, call.app_args)
+    if host:
+        validation.check_host(host)
+    variables = _variables(sources, app_dir, file_folder)
+    for name in ENDPOINT_NAMES:
+        if name in variables:
+            validation.check_endpoint(name, variables[name])
+    fallback = sources.find("HF_ENDPOINT_FALLBACK")
+    if fallback:
+        validation.check_endpoints("HF_ENDPOINT_FALLBACK", fallback)
     model_dirs, unpinned = sources.find("APP_MODEL_DIRS"), sources.find("APP_UNPINNED")
     notify_url = sources.find("APP_NOTIFY_URL")
-    for names, check in (
-        (PATH_NAMES, validation.refuse_unset_variable),
-        (_FOLDER_NAMES, validation.check_folder),
-    ):
-        for name in names:
-            if name in variables and not tolerance.passes((name,), partial(check, name, variables[name])):
-                del variables[name]
+    if notify_url:
+        validation.check_notify_url(notify_url)
+    for name in PATH_NAMES:
+        if name in variables:
+            validation.refuse_unset_variable(name, variables[name])
+    for name in _FOLDER_NAMES:
+        if name in variables:
+            validation.check_folder(name, variables[name])
     return Settings(
         app_dir=app_dir,
         script=first.path,
@@ -207,7 +200,7 @@ def load(
             APP_UNPINNED=unpinned,
             APP_NOTIFY_URL=notify_url,
         ),
-        warnings=(*(_warnings(file, environ) if file else ()), *_quoted_values(environ), *tolerance.warnings),
+        warnings=(*(_warnings(file, environ) if file else ()), *_quoted_values(environ)),
         notify_url=notify_url,
         # Anyone can set the variable; root's comes from sudo, or from root.
         sudo_user=(environ.get("SUDO_USER", "").strip() or None) if os.geteuid() == 0 else None,
@@ -221,24 +214,6 @@ def load(
         ),
         unpinned=validation.listed(unpinned, "APP_UNPINNED"),
     )
-
-
-def _usable(sources: Sources, tolerance: Tolerance) -> Sources:
-    """Return the sources without invalid settings that the command does not need.
-
-    Raises LauncherError for an invalid one that it needs.
-    """
-    for name in _CHECKED_NAMES:
-        setting = sources.find(name)
-        if setting and not tolerance.passes((name,), partial(validation.check_spelling, name, setting)):
-            sources = sources.without(name)
-    if tolerance.needs is not None and not tolerance.passes(forms.NAMES, partial(forms.read, sources)):
-        sources = sources.without(*forms.NAMES)
-    for name, check in _CHECKS.items():
-        setting = sources.find(name)
-        if setting and not tolerance.passes((name,), partial(check, setting), flag=setting.level == "flag"):
-            sources = sources.without(name)
-    return sources
 
 
 def _port(sources: Sources, form: Form) -> Setting | None:
@@ -301,7 +276,7 @@ def own_environment(settings: Settings, environ: Mapping[str, str]) -> Mapping[s
 def _quoted_values(environ: Mapping[str, str]) -> Iterator[str]:
     """Yield a warning for each variable with quotes around its value, which container engines pass unchanged."""
     for name, value in environ.items():
-        if name.startswith(_QUOTED_PREFIXES) and name not in _CHECKED_NAMES and validation.is_quoted(value):
+        if name.startswith(_QUOTED_PREFIXES) and name not in CHECKED_NAMES and validation.is_quoted(value):
             yield f"{name} (environment) has quotes around its value, and the app reads them as part of the value"
 
 
@@ -315,8 +290,8 @@ def _warnings(file: env_file.EnvFile, environ: Mapping[str, str]) -> tuple[str, 
                 f"{file.path} line {line}: {name} has no effect, the environment has it; {name}=…:${name} adds"
             )
     for name in file.values:
-        meant = [known for known in _CHECKED_NAMES if _is_misspelled(name, known)]
-        if meant and name not in _CHECKED_NAMES:
+        meant = [known for known in CHECKED_NAMES if _is_misspelled(name, known)]
+        if meant and name not in CHECKED_NAMES:
             broken.append(_not_ours(file, name, meant[0]))
     strange = [name for name in file.values if name.startswith("APP_") and name not in LAUNCHER_NAMES]
     if not strange:
@@ -359,6 +334,13 @@ def _home_origin(home: Path, folders: tuple[Path, ...]) -> str:
 
 
 def _read_env_file(home: Path, environ: Mapping[str, str], call: Call) -> env_file.EnvFile | None:
+    file = None if call.no_file else _env_file(home, environ, call)
+    if file is None or not call.ignored:
+        return file
+    return file._replace(values={name: value for name, value in file.values.items() if name not in call.ignored})
+
+
+def _env_file(home: Path, environ: Mapping[str, str], call: Call) -> env_file.EnvFile | None:
     if call.env_file and call.env_file.strip():
         return env_file.read(call.cwd / os.path.expanduser(call.env_file), environ, bad=ExitStatus.USAGE)
     path = home / ".env"

@@ -6,10 +6,10 @@ app gets its values, but they decide nothing for the user of the launcher.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
-from ..errors import ExitStatus, LauncherError
+from ..errors import ExitStatus
 from .env_file import EnvFile
 from .paths import expand
 
@@ -38,22 +38,15 @@ class Setting(NamedTuple):
 
 
 class Sources(NamedTuple):
-    """Hold the levels of a setting, highest first; those that are `ignored` count as unset."""
+    """Hold the levels of a setting, highest first."""
 
     flags: Mapping[str, str]
     environ: Mapping[str, str]
     file: EnvFile | None
-    ignored: frozenset[str] = frozenset()
 
     def find(self, name: str, default: str | None = None) -> Setting | None:
         """Return the setting of the highest level that has it."""
-        if name in self.ignored:
-            return self._default(default)
         return self._flag(name) or self._environment(name) or self._file(name) or self._default(default)
-
-    def without(self, *names: str) -> Sources:
-        """Return these sources with more settings that count as unset."""
-        return self._replace(ignored=self.ignored.union(names))
 
     def _flag(self, name: str) -> Setting | None:
         value = self.flags.get(name, "")
@@ -91,29 +84,3 @@ class Sources(NamedTuple):
 def blank_counts(name: str, value: str | None) -> bool:
     """Return whether a blank is a value: `CUDA_VISIBLE_DEVICES= python …` is the usual way to hide every GPU."""
     return value is not None and name.endswith("_VISIBLE_DEVICES")
-
-
-class Tolerance:
-    """Decide whether an invalid setting ends the command: not if the command `needs` other ones; None is all."""
-
-    def __init__(self, needs: Collection[str] | None) -> None:
-        self.needs = needs
-        self.warnings: list[str] = []
-
-    def names(self, names: Iterable[str]) -> tuple[str, ...]:
-        """Return those of the names that the command needs."""
-        return tuple(name for name in names if self.needs is None or name in self.needs)
-
-    def passes(self, names: Iterable[str], check: Callable[[], object], *, flag: bool = False) -> bool:
-        """Return whether a check passes; warn of an invalid value that the command does not need.
-
-        Raises LauncherError for any other, and for one from a flag.
-        """
-        try:
-            check()
-        except LauncherError as error:
-            if flag or self.names(names):
-                raise
-            self.warnings.append(f"ignored: {error}")
-            return False
-        return True

@@ -12,7 +12,7 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ..errors import ExitStatus, LauncherError
 from ..system import files
@@ -20,6 +20,8 @@ from ..ui import text
 
 MARKER = ".start_app_demo"
 HUB_CACHE = "cache_hub/hub"
+HUB = "hub"
+"""The folder with what the playground's own Hub serves."""
 _MARKER_LINE = b"playground of start_app.py --demo\n"
 _MARKER_TEXT = _MARKER_LINE + b"# This file says so: without it the launcher takes the folder for somebody's own.\n"
 _BUILDING = ".start_app_demo-building-"
@@ -31,10 +33,10 @@ _ENV = b"""\
 # The settings of this app: start_app.py hands every line to it.
 # The models of the playground, and nothing of the cache in your home folder.
 HF_HOME=./cache_hub
-# The mirror that models would come from.
-HF_ENDPOINT=https://hf-mirror.com
-# The models are made up, no hub has them: load what is on the disk.
-HF_HUB_OFFLINE=1
+# The mirror that models come from. It is on this machine and lags behind the Hub.
+HF_ENDPOINT=http://127.0.0.1:%(port)d/mirror
+# The Hub of the playground, also on this machine. A --demo command that needs it starts it.
+HF_OFFICIAL_ENDPOINT=http://127.0.0.1:%(port)d
 # Gradio reports each start to its makers unless told not to.
 GRADIO_ANALYTICS_ENABLED=False
 # Gradio asks its own page once at the start, which must not go through a proxy.
@@ -57,6 +59,7 @@ class _DemoModel(NamedTuple):
     version: str
     hidden: int
     emotions: tuple[str, ...] = ()
+    date: str = "2026-09-01T12:00:00.000Z"
 
 
 class _Contents(NamedTuple):
@@ -70,6 +73,10 @@ _MODELS = (
     _DemoModel("koge/index-tts-v22", "2.2", 64),
     _DemoModel("koge/index-tts-v23", "2.3", 80, _EMOTIONS),
 )
+# What the Hub has and its mirror does not know yet.
+_NEWER = (_DemoModel("koge/index-tts-v23", "2.3.1", 96, (*_EMOTIONS, "tired"), "2026-11-20T12:00:00.000Z"),)
+# Ports below those that the kernel gives to outgoing connections.
+_FIRST_PORT, _PORTS = 20000, 12000
 
 
 def make_playground(folder: Path) -> bool:
@@ -192,7 +199,7 @@ def _build(target: Path) -> None:
     import secrets
     import shutil
 
-    contents = _contents()
+    contents = _contents(_port_of(target))
     building = target.parent / f"{_BUILDING}{secrets.token_hex(4)}"
     building.mkdir()
     try:
@@ -224,44 +231,70 @@ def _write(root: Path, contents: _Contents) -> None:
             (path.parent / destination).rename(path)
 
 
-def _contents() -> _Contents:
+def _port_of(target: Path) -> int:
+    """Return the port of a playground's Hub: the same each time, and another one for another folder."""
+    import zlib
+
+    return _FIRST_PORT + zlib.crc32(os.fsencode(target)) % _PORTS
+
+
+def _contents(port: int) -> _Contents:
     files = {
-        ".env": _ENV,
+        ".env": _ENV % {b"port": port},
         # A playground inside a checkout is not part of it.
         ".gitignore": b"*\n",
         "webui.py": Path(__file__).with_name("webui.py").read_bytes(),
         f"{HUB_CACHE}/CACHEDIR.TAG": _CACHEDIR_TAG,
     }
     links: dict[str, str] = {}
-    for model in _MODELS:
-        _add_model(model, files, links)
+    repos: dict[str, dict[str, Any]] = {}
+    for model in (*_MODELS, *_NEWER):
+        named = _files_of(model)
+        commit = _commit_of(model, named)
+        if model not in _NEWER:
+            _add_to_cache(model.repo, commit, named, (files, links))
+        repo = repos.setdefault(model.repo, {"mirror": commit, "commits": {}})
+        repo["hub"] = commit
+        repo["commits"][commit] = model.date
+        files.update((f"{HUB}/{model.repo}/{commit}/{name}", data) for name, data in named.items())
+    files[f"{HUB}/index.json"] = _json(repos)
     return _Contents(files, links)
 
 
-def _add_model(model: _DemoModel, files: dict[str, bytes], links: dict[str, str]) -> None:
-    """Add `model` in the hub's layout: blobs named by their hash, a ref to a commit, a snapshot that links to blobs.
+def _files_of(model: _DemoModel) -> dict[str, bytes]:
+    return {"README.md": _readme(model), "config.json": _config(model), "model.safetensors": _weights(model)}
+
+
+def _blobs_of(named: Mapping[str, bytes]) -> dict[str, str]:
+    """Return the name of each content as on the Hub: git's own blob hash for a file in git, sha256 for one in LFS."""
+    from .hub import hash_of
+
+    return {name: hash_of(name, data) for name, data in named.items()}
+
+
+def _commit_of(model: _DemoModel, named: Mapping[str, bytes]) -> str:
+    return _sha1("\n".join([model.repo, *_blobs_of(named).values()]).encode())
+
+
+def _json(content: object) -> bytes:
+    import json
+
+    return json.dumps(content, indent=2).encode() + b"\n"
+
+
+def _add_to_cache(
+    repo: str, commit: str, named: Mapping[str, bytes], into: tuple[dict[str, bytes], dict[str, str]]
+) -> None:
+    """Add a commit in the hub's layout: blobs named by their hash, a ref to it, a snapshot that links to blobs.
 
     https://huggingface.co/docs/huggingface_hub/guides/manage-cache
     """
-    import hashlib
-
-    folder = f"{HUB_CACHE}/models--{model.repo.replace('/', '--')}"
-    weights = _weights(model)
-    named = {
-        "README.md": _readme(model),
-        "config.json": _config(model),
-        "model.safetensors": weights,
-    }
-    # As on the Hub: git's own blob hash for a file in git, sha256 for one in LFS.
-    blobs = {
-        name: hashlib.sha256(data).hexdigest() if data is weights else _sha1(b"blob %d\0" % len(data) + data)
-        for name, data in named.items()
-    }
-    commit = _sha1("\n".join([model.repo, *blobs.values()]).encode())
+    files, links = into
+    folder = f"{HUB_CACHE}/models--{repo.replace('/', '--')}"
     files[f"{folder}/refs/main"] = commit.encode()
-    for name, data in named.items():
-        files[f"{folder}/blobs/{blobs[name]}"] = data
-        links[f"{folder}/snapshots/{commit}/{name}"] = f"../../blobs/{blobs[name]}"
+    for name, blob in _blobs_of(named).items():
+        files[f"{folder}/blobs/{blob}"] = named[name]
+        links[f"{folder}/snapshots/{commit}/{name}"] = f"../../blobs/{blob}"
 
 
 def _sha1(data: bytes) -> str:
@@ -272,8 +305,6 @@ def _sha1(data: bytes) -> str:
 
 
 def _config(model: _DemoModel) -> bytes:
-    import json
-
     config: dict[str, object] = {
         "architectures": ["IndexTTS"],
         "hidden_size": model.hidden,
@@ -284,7 +315,7 @@ def _config(model: _DemoModel) -> bytes:
     }
     if model.emotions:
         config["emotion"] = {"dimensions": list(model.emotions), "max_strength": 1.0}
-    return json.dumps(config, indent=2).encode() + b"\n"
+    return _json(config)
 
 
 def _readme(model: _DemoModel) -> bytes:
@@ -329,6 +360,6 @@ def _weights(model: _DemoModel) -> bytes:
     head = json.dumps(header, separators=(",", ":")).encode()
     head += b" " * (-len(head) % 8)
     # The hash is a source of noise that is the same on every Python.
-    noise = hashlib.shake_256(model.repo.encode()).digest(count)
+    noise = hashlib.shake_256(f"{model.repo}{model.date if model in _NEWER else ''}".encode()).digest(count)
     values = [(byte - 127.5) / 1275 for byte in noise]
     return struct.pack("<Q", len(head)) + head + struct.pack(f"<{count}f", *values)

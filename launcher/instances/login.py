@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 from collections.abc import Callable
+from pathlib import Path
 
 from ..system.child import output_within
+from .process import ask, lineage, look
 
 _SECONDS = 3.0
 _SESSION = re.compile(r"/session-[^/]+\.scope\b")
 _MANAGER = re.compile(r"/user@\d+\.service/")
+_MULTIPLEXERS = ("tmux", "screen", "SCREEN", "zellij", "mosh-server")
 LINGERING = "/var/lib/systemd/linger"
 
 
@@ -34,3 +38,24 @@ def _kills() -> bool:
     words = ("busctl", "get-property", "org.freedesktop.login1", "/org/freedesktop/login1")
     answer = output_within((*words, "org.freedesktop.login1.Manager", "KillUserProcesses"), _SECONDS)
     return (answer or b"").strip() == b"b true"
+
+
+def ends_with_terminal(pid: int) -> str | None:
+    """Return the terminal whose end sends SIGHUP to a process, None if it has none or ignores the signal.
+
+    A session inside tmux or screen has a terminal that stays. proc_pid_stat(5), proc_pid_status(5).
+    """
+    terminal = ask(pid, lambda process: process.terminal())
+    if terminal is None or _ignores_hangup(pid):
+        return None
+    above = (look(ancestor) for ancestor in lineage(pid)[1:])
+    return None if any(one and one.name.startswith(_MULTIPLEXERS) for one in above) else terminal
+
+
+def _ignores_hangup(pid: int) -> bool:
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return True
+    ignored = re.search(r"^SigIgn:\s*([0-9a-f]+)$", status, re.MULTILINE)
+    return ignored is not None and bool(int(ignored[1], 16) & 1 << (signal.SIGHUP - 1))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,7 +52,10 @@ class ModelStep:
 
     @property
     def lock(self) -> Lock | None:
-        """Return the checked content of `models.lock`; None if it is missing or invalid."""
+        """Return the content of `models.lock`, before and after the check; None if it is missing or invalid."""
+        if self._lock is None:
+            with suppress(LauncherError):
+                return self._context.lockfile
         return self._lock
 
     @property
@@ -321,7 +324,7 @@ class ModelStep:
             self.models = self._seen()
         else:
             paths = folders(command.environment, self._context.settings.app_dir)
-            self.models = versions.current(paths, self._context.settings.app_dir, self._lock)
+            self.models = versions.current(paths, self._context.settings.app_dir, self.lock)
         told = {versions.VARIABLE: versions.variable(self.models)}
         line = versions.shown(self.models, locked=self.locked) or self._counted()
         told |= {versions.TEXT_VARIABLE: line} if line else {}

@@ -26,11 +26,10 @@ from ..operations.held import open_instance_lock, take_launch_lock
 from ..operations.identity import command_of
 from ..operations.instance import Observed, observe
 from ..operations.replace import clear_port, ended, refuse_taken_port
-from ..service.outcomes import Attempt, By, LaunchSet
+from ..service.outcomes import Attempt, By, LaunchSet, now
 from ..system import lock as locks
 from ..system import marker
 from ..system.signals import Guard
-from .good_models import GoodModels
 from .launch_set import digest, launch_set, restored, with_variables
 from .model_step import ModelStep
 from .plan import LaunchPlan, Prepared, facts
@@ -91,7 +90,7 @@ class Launch:
         self.context = context
         self.good = good
         self._wish = wish
-        self.models = GoodModels(context, good) if good else ModelStep(context)
+        self.models = _model_step(context, good)
         self.start = StartStep(context, lambda: self.models.expected(self.command), self.wish)
         self.cache = None if good else _cache_step(context)
         # The prestart command is a part of the failure, or has already run.
@@ -208,11 +207,12 @@ class Launch:
     def _attempt(self, command: Command) -> Attempt:
         """Return the record of the next start; the starting process adds itself."""
         context = self.context
-        ran = launch_set(context, command, self.models)
+        # The settings, which a roll-back does not follow, must not become a part of the good set.
+        ran = self.good or launch_set(context, command, self.models)
         boot_id, namespace = own_namespace()
         unit = context.environ.get("INVOCATION_ID", "") if self.by == "unit" else ""
         return Attempt(
-            0, 0.0, boot_id, namespace, ran.at, self.by, self.wish(), ran, rollback=self.good is not None, unit=unit
+            0, 0.0, boot_id, namespace, now(), self.by, self.wish(), ran, rollback=self.good is not None, unit=unit
         )
 
     def _refuse_running(self) -> None:
@@ -284,6 +284,14 @@ class Launch:
             trash.finish_later(left, quiet=True)
         except OSError as error:
             self.context.console.say(f"cache: trash of an interrupted removal is left: {error.strerror}")
+
+
+def _model_step(context: Context, good: LaunchSet | None) -> ModelStep:
+    if good is None:
+        return ModelStep(context)
+    from .good_models import GoodModels
+
+    return GoodModels(context, good)
 
 
 def _cache_step(context: Context) -> CacheStep | None:

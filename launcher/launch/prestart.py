@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import subprocess
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -62,6 +61,8 @@ class PrestartStep:
             )
 
     def _run(self, line: str) -> int:
+        import shutil
+
         command = self._command()
         environment = {name: value for name, value in command.environment.items() if name != marker.NAME}
         stderr = self._context.console.stderr

@@ -103,10 +103,10 @@ def _bring(task: Task, lacking: Sequence[str], reach: Reach, memories: Memories,
         return frozenset()
     model, root = task.model, task.place.root
     damaged = {os.path.realpath(f"{task.base}/{path}") for path in task.damaged}
-    found = reach.sources.find((model.files[path] for path in lacking), damaged)
+    copies = reach.sources.find((model.files[path] for path in lacking), damaged)
     brought: dict[str, tuple[sources.Source, str]] = {}
     for path in lacking:
-        source = found.get(model.files[path].hash)
+        source = copies.get(model.files[path].hash)
         if source is None:
             continue
         if path in task.damaged:

@@ -46,18 +46,18 @@ class Sources(NamedTuple):
     def find(self, files: Iterable[LockedFile], besides: Collection[str] = ()) -> Mapping[str, Source]:
         """Return the paths of files with these hashes, by hash; each was read, and the paths `besides` are excluded."""
         wanted = {file.hash: file.size for file in files}
-        found: dict[str, Source] = {}
+        sources: dict[str, Source] = {}
         for source, digest in self._candidates(wanted):
-            if digest in found or source.path in besides or os.path.realpath(source.path) in besides:
+            if digest in sources or source.path in besides or os.path.realpath(source.path) in besides:
                 continue
             memory = self.memories.cached if source.blob else self.memories.local
-            one = Wanted(source.path, digest)
+            file = Wanted(source.path, digest)
             with suppress(OSError):
-                if digests((one,), memory)[one] == digest:
-                    found[digest] = source
-            if len(found) == len(wanted):
+                if digests((file,), memory)[file] == digest:
+                    sources[digest] = source
+            if len(sources) == len(wanted):
                 break
-        return found
+        return sources
 
     def _candidates(self, wanted: Mapping[str, int]) -> Iterator[tuple[Source, str]]:
         """Yield files that may have the wanted content: by the name of a blob, or else by their size."""

@@ -96,12 +96,12 @@ def requirements(context: Context) -> tuple[resolve.Requirement, ...]:
         folder = base.removeprefix(f"{app_dir}/")
         if note.commit in repos and folder != base and repo_id.is_local_dir(folder):
             by_folder.setdefault((repos[note.commit], folder), []).append((inner, note.commit))
-    found = []
+    requirements = []
     for (repo, folder), files in sorted(by_folder.items()):
         commit = Counter(commit for _, commit in files).most_common(1)[0][0]
         include = freeze.globs([inner for inner, _ in files], {})
-        found.append(resolve.Requirement(repo, repo_id.DEFAULT_REVISION, folder, include, held=commit))
-    return tuple(found)
+        requirements.append(resolve.Requirement(repo, repo_id.DEFAULT_REVISION, folder, include, held=commit))
+    return tuple(requirements)
 
 
 def of_unknown(context: Context, lock: Lock) -> Iterator[Verdict]:

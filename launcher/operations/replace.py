@@ -112,7 +112,9 @@ def _stop(context: Context, observed: Observed, victims: tuple[Process, ...]) ->
     from ..instances.stop import relatives_of, stop  # most launches have nothing to stop
 
     timeout, say, survey = context.arguments.stop_timeout, context.console.say, observed.survey
-    kinds = {instance.pid: "stale" for instance in survey.stale}
+    # Without a new instance, the old one is as good as ever.
+    kind = "stopping" if context.arguments.command == "stop" else "stale"
+    kinds = {instance.pid: kind for instance in survey.stale}
     kinds |= {member.process.pid: "left over" for member in survey.leftovers}
     for process in victims:
         say(f"{kinds.get(process.pid, 'taking the port from')}: {describe(process)}")

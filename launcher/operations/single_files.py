@@ -27,13 +27,13 @@ def restore(context: Context, lock: Lock, sources: Sources, memories: Memories) 
     """
     app_dir = str(context.settings.app_dir)
     lacking = {path: lock.files[path] for path in _lacking(app_dir, lock, memories)}
-    found = sources.find(lacking.values(), {os.path.join(app_dir, path) for path in lacking})
+    copies = sources.find(lacking.values(), {os.path.join(app_dir, path) for path in lacking})
     for path, file in lacking.items():
         name = os.path.join(app_dir, path)
         try:
             if path.startswith("/"):
                 raise LauncherError(f"{path} is outside the app's folder, and is not written", None, ExitStatus.DAMAGED)
-            source = found.get(file.hash)
+            source = copies.get(file.hash)
             place = source.place if source else _download(context, name, file)
             if source:
                 _put(source, name, file)

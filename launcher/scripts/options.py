@@ -69,11 +69,11 @@ def commands(module: Module) -> Mapping[str, str]:
                 named[function.name] = (owner, "" if alone else given)
     typer_apps = {owner for owner, _ in named.values() if owner not in functions}
     single = {owner for owner in typer_apps if [one for one, _ in named.values()].count(owner) == 1}
-    found = {function: "" if owner in single else word for function, (owner, word) in named.items()}
+    words = {function: "" if owner in single else word for function, (owner, word) in named.items()}
     for node in ast.walk(module.tree):
         if isinstance(node, ast.Call) and dotted(node.func) == "typer.run" and node.args:
-            found[dotted(node.args[0])] = ""
-    return found
+            words[dotted(node.args[0])] = ""
+    return words
 
 
 def subcommand(module: Module, launching: Sequence[str]) -> str:
@@ -133,15 +133,15 @@ def _reaches(function: str, targets: Sequence[str], calls: Mapping[str, frozense
 
 def _subparsers(tree: ast.Module) -> Mapping[str, str]:
     """Return the names that parsers of commands are assigned to, each with the command's word."""
-    found = {}
+    parsers = {}
     for node in ast.walk(tree):
         if not (isinstance(node, ast.Assign) and isinstance(node.value, ast.Call)):
             continue
         call = node.value
         if isinstance(call.func, ast.Attribute) and call.func.attr == "add_parser" and call.args:
             word = text(call.args[0])
-            found.update({dotted(target): word for target in node.targets if word and dotted(target)})
-    return found
+            parsers.update({dotted(target): word for target in node.targets if word and dotted(target)})
+    return parsers
 
 
 def _of_call(

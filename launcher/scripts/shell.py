@@ -90,7 +90,7 @@ class _Reader:
         self._known: dict[str, str] = {}
         self._exports: dict[str, str] = {}
         self._unknown: dict[str, None] = {}
-        self._found: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
+        self._command: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
         self._python = ""
         self._folder = str(path.parent)
         self._depth = 0
@@ -106,9 +106,9 @@ class _Reader:
             if not (tested and conditional):  # `[ -d lib ] && export …`
                 self._take(words)
             tested = words[0] in _TESTS
-        before, found = self._found
+        before, command = self._command
         unknown = tuple(self._unknown)
-        return StartScript(self._path, self._exports, found, before, self._python, unknown, self._nested)
+        return StartScript(self._path, self._exports, command, before, self._python, unknown, self._nested)
 
     def _take(self, words: list[str]) -> None:
         local: dict[str, str] = {}
@@ -166,11 +166,11 @@ class _Reader:
                 kept.append(word)
         if not kept or (len(kept) < 2 and not kept[0].endswith(".py")):
             return
-        if self._found[1] and self._depth and not self._nested:
+        if self._command[1] and self._depth and not self._nested:
             return  # one that is run in any case says more
         self._exports.update(local)
         self._nested = self._depth > 0
-        self._found = tuple(word for word in known[:at] if word), tuple(kept)
+        self._command = tuple(word for word in known[:at] if word), tuple(kept)
         if os.sep in kept[0] and not kept[0].endswith(".py"):
             self._python = self._in_app(kept[0])
 

@@ -129,6 +129,8 @@ def held_by_reader(path: Path) -> bool:
 
     flock(2) needs no write permission. proc_locks(5) shows who took a lock; if it does not, assume a launcher.
     """
+    if holds(os.getpid(), path):  # cheap, and /proc/locks makes the kernel wait for every CPU
+        return False
     try:
         status = os.stat(path, follow_symlinks=False)
         pid = _taken_by(status)

@@ -290,8 +290,10 @@ def test_only_what_the_plan_names_goes_and_nothing_of_a_strangers(
 
 
 def is_empty_folder(path: str, named: Sequence[str]) -> bool:
-    """Tell whether all that this folder held was named: a ref's own folders go with it."""
-    return "/refs/" in path and any(one.startswith(f"{path}/") for one in named)
+    """Tell whether all that this held was named: a ref's folders go with it, a shared store's with its payloads."""
+    store = re.fullmatch(r"(.*/hub/blobs)(/[0-9a-f]{2}|/\.huggingface-shared-blobs)?", path)
+    folder = store[1] if store and path.endswith("-blobs") else path
+    return bool(store or "/refs/" in path) and any(one.startswith(f"{folder}/") for one in named)
 
 
 def is_loose(path: str, contents: Contents) -> bool:

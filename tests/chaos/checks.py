@@ -20,7 +20,7 @@ _LISTEN = "0A"
 # What is in the state folder for good, whatever happens: each is one file, or bounded.
 _STATE = re.compile(
     r"\.gitignore|history\.jsonl|(instance|launch)-\d+\.lock|pull\.lock|verified(-\w+)?|locked-views"
-    r"|outcomes-\d+\.json|outcomes\.lock|logs(/webui-\d+\.log(\.[1-5])?)?"
+    r"|commits|outcomes-\d+\.json|outcomes\.lock|logs(/webui-\d+\.log(\.[1-5])?)?"
 )
 _VIEW = re.compile(r"(locked-\d+)-[0-9a-f]+(/.*)?")
 

@@ -35,6 +35,7 @@ def test_whatever_happens_at_once_what_must_hold_holds(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(SECONDS + 600)
-def test_after_an_upgrade_that_fails_something_good_serves_again(tmp_path: Path) -> None:
+@pytest.mark.parametrize("in_folder", [False, True])
+def test_after_an_upgrade_that_fails_something_good_serves_again(tmp_path: Path, in_folder: bool) -> None:
     print(f"CHAOS_SEED={SEED}")
-    print(upgrades.run(tmp_path, SEED, 10_000, SECONDS))
+    print(upgrades.run(tmp_path, SEED, 10_000, SECONDS / 2, in_folder=in_folder))

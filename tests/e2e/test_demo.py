@@ -137,8 +137,7 @@ def test_env_lines_are_portable_and_each_says_why(playground: Path) -> None:
     assert all(before.startswith("# ") for before, line in itertools.pairwise(lines) if "=" in line)
     settings = settings_of(playground)
     assert settings["HF_HOME"] == "./cache_hub"
-    assert settings["HF_ENDPOINT"] == "https://hf-mirror.com"
-    assert settings["HF_HUB_OFFLINE"] == "1"
+    assert settings["HF_ENDPOINT"] == f"{settings['HF_OFFICIAL_ENDPOINT']}/mirror"
     assert settings["GRADIO_ANALYTICS_ENABLED"] == "False"
 
 

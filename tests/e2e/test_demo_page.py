@@ -93,7 +93,7 @@ def test_the_page_says_which_model_runs_and_what_lies_in_the_cache(playground: P
         assert f"running {NEWEST} @ {commit[:7]}" in card
         assert "emotion control: happy" in card
         process = component(config, "process")["props"]["value"]
-        for fact in (str(app.pid), "https://hf-mirror.com", "./cache_hub"):
+        for fact in (str(app.pid), settings_of(playground)["HF_ENDPOINT"], "./cache_hub"):
             assert fact in process
         table = component(config, "cache-table")
         assert table["type"] == "dataframe"

@@ -18,7 +18,13 @@ from launcher.config import settings
 from launcher.errors import ExitStatus, LauncherError
 
 # Once these are imported it is known which commands they run.
-from tests.e2e import test_readme, test_readme_install, test_readme_tasks, test_readme_troubles  # noqa: F401
+from tests.e2e import (  # noqa: F401
+    test_readme,
+    test_readme_demo,
+    test_readme_install,
+    test_readme_tasks,
+    test_readme_troubles,
+)
 from tests.support import readme
 from tests.support.apps import ROOT
 from tests.support.readme_world import RUN, TOLD

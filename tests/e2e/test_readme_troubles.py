@@ -53,6 +53,20 @@ def test_what_is_the_apps_own_reaches_it(world: World) -> None:
 
 
 @pytest.mark.slow
+@runs("start_app.py doctor", "start_app.py doctor --report")
+def test_the_doctor_names_what_is_wrong_and_hands_over_a_report(world: World) -> None:
+    found = world.run("start_app.py doctor --timeout 50", env={"HF_HUB_OFFLINE": "1"})
+    assert found.status == 0, found.out
+    assert "problem: " not in world.run("start_app.py doctor", env={"HF_HUB_OFFLINE": "1"}).out
+    with (world.app.path / ".env").open("a") as file:
+        file.write("APP_LOCKED=perhaps\nHF_TOKEN=a-secret-token\n")
+    found = world.run("start_app.py doctor --report")
+    assert found.status == 78
+    assert "is neither yes nor no (APP_LOCKED" in found.out
+    assert "a-secret-token" not in found.out
+
+
+@pytest.mark.slow
 @runs(
     ".venv/bin/python start_app.py --port 7861",
     tells=("port 7860 is held … which is not this app's instance",),

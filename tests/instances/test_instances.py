@@ -113,7 +113,7 @@ def test_an_instance_is_found_however_it_was_started(start: Start, app: AppFolde
     done = launcher("stop", *app.arguments)
     assert done.status == 0
     assert running.wait(1) == -signal.SIGTERM
-    assert f"stale: pid {running.pid}, " in done.err
+    assert f"stopping: pid {running.pid}, " in done.err
     assert f"terminated pid {running.pid} (" in done.err
     assert get(app.port) is None
 
@@ -144,7 +144,7 @@ def test_the_shell_around_an_instance_is_not_touched(app: AppFolder, processes: 
     assert done.status == 0
     assert shell.wait(5) == 0
     assert "after 143" in shell.out  # it saw its child die of SIGTERM, and went on
-    assert f"stale: pid {shell.pid}," not in done.err
+    assert f"stopping: pid {shell.pid}," not in done.err
 
 
 @pytest.mark.parametrize("program", ["vim", "less", "tail", "grep"])
@@ -306,7 +306,7 @@ def test_uv_run_goes_with_its_app(app: AppFolder, processes: Processes) -> None:
     assert below, "uv is expected to be the parent of the app"
     done = launcher("stop", *app.arguments)
     assert done.status == 0
-    assert f"stale: pid {running.pid}, {uv} run" in done.err
+    assert f"stopping: pid {running.pid}, {uv} run" in done.err
     assert f"terminated pid {running.pid} and {len(below)} below it" in done.err
     running.wait(5)
     assert not any(alive(process.pid) for process in below)
@@ -373,7 +373,7 @@ def test_a_runner_like_accelerate_goes_with_its_app(loading: bool, app: AppFolde
         eventually(lambda: get(app.port), what=running.err)
     done = launcher("stop", *app.arguments)
     assert done.status == 0
-    assert f"stale: pid {running.pid}, " in done.err
+    assert f"stopping: pid {running.pid}, " in done.err
     running.wait(5)
     assert get(app.port) is None
 

@@ -21,6 +21,7 @@ from tests.support.apps import (
     alive,
     clean_environment,
     eventually,
+    free_port,
     get,
     launcher,
     make_app,
@@ -126,7 +127,7 @@ def test_a_loading_app_of_another_user_that_hides_its_file_keeps_its_port(
         return
     assert done.status == 69
     assert f"port {app.port} belongs to a webui.py of another user: pid {other.pid}, user root, " in done.err
-    assert launcher("--port", str(app.port + 1), "-n", **call).status == 0
+    assert launcher("--port", str(free_port()), "-n", **call).status == 0
     assert launcher("status", "--port", str(app.port), "--json", **call).json["state"] == "another user's"
     assert alive(other.pid)
 
@@ -178,5 +179,5 @@ def test_a_process_with_namespaces_of_its_own_that_runs_our_file_is_ours(app: Ap
     pid = below(running)
     done = launcher("stop", *app.arguments)
     assert done.status == 0, done.err
-    assert f"stale: pid {pid}, " in done.err
+    assert f"stopping: pid {pid}, " in done.err
     eventually(lambda: not alive(pid), what="end")

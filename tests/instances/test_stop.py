@@ -167,7 +167,7 @@ def test_a_worker_that_keeps_the_port_after_its_parents_death_is_stopped(app: Ap
     assert get(app.port) == f"pid {worker.pid}"
     done = launcher("stop", *app.arguments)
     assert done.status == 0
-    assert f"stale: pid {worker.pid}, " in done.err
+    assert f"stopping: pid {worker.pid}, " in done.err
     assert not alive(worker.pid)
     assert get(app.port) is None
 

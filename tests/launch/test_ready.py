@@ -107,8 +107,8 @@ def test_a_port_that_goes_to_somebody_else_while_the_app_loads_is_said_soon(
     app.script.write_text(f"open({str(held)!r}, 'w').close()\n" + WEBUI)
     done = background(app, processes, "--", "--load", "600")
     assert done.status == 69
-    assert f"port {app.port} went to pid {other.pid}, " in done.err
-    assert f"while the app was loading: pid {app.lock_holder()}, " in done.err
+    assert f"pid {other.pid}, " in done.err
+    assert f" took port {app.port} while the app was loading: pid {app.lock_holder()}, " in done.err
 
 
 @pytest.mark.slow

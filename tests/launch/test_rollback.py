@@ -151,6 +151,11 @@ def test_a_variable_that_kills_the_app_is_taken_back_and_a_secret_one_is_not_rec
     environment = Path(f"/proc/{page.split()[1]}/environ").read_bytes().decode().split("\0")
     assert {"MODEL=v2", f"MY_API_KEY={SECRET}x"} <= set(environment)
     assert "NEW=1" not in environment
+    assert [dict(good.variables)["MODEL"] for good in known(app).good] == ["v2"]  # what ran, not what `.env` has now
+    os.kill(int(page.split()[1]), signal.SIGKILL)
+    eventually(lambda: get(app.port) is None, what="death")
+    done = background(app, processes, "--if-down")
+    assert (done.status, "rolling back" in done.err) == (0, True), done.err
     record = (app.path / ".start_app" / f"outcomes-{app.port}.json").read_text()
     assert "v2" in record
     assert SECRET not in record

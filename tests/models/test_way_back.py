@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from launcher.service import outcomes
-from tests.support.apps import WEBUI, AppFolder, Done, Processes, get
+from tests.support.apps import START_APP, WEBUI, AppFolder, Done, Processes, eventually, get
 from tests.support.pulled import FOLDER, MODEL, NEW, OLD, Pulled, pulled_app
 
 # It reads its model where the hub library would, or in its own folder, and dies of a new one.
@@ -65,7 +67,7 @@ def test_a_new_commit_in_the_cache_that_kills_the_app_is_not_loaded_again(pulled
     assert pulled.run("cache", "remove", f"{MODEL}@{pulled.old}").status == 0
     done = background(pulled, processes, "--if-down")
     assert (done.status, get(pulled.app.port)) == (75, None)
-    assert "is not in" in done.err
+    assert "is no longer in" in done.err
 
 
 @pytest.mark.slow
@@ -113,3 +115,27 @@ def test_what_was_replaced_goes_once_the_new_one_is_ready(pulled: Pulled, proces
     assert background(pulled, processes, "--locked").status == 0
     assert not kept.exists()
     assert pulled.in_folder() == NEW
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("locked", [True, False])
+@pytest.mark.parametrize("where", [None, FOLDER])
+def test_a_unit_does_not_repeat_what_its_lock_has_brought(
+    where: str | None, locked: bool, pulled: Pulled, processes: Processes
+) -> None:
+    if where:
+        pulled.bring_to_folder()
+    pulled.lock(pulled.locked(pulled.old, local_dir=where))
+    pulled.set(APP_LOCKED="1" if locked else None)
+    assert background(pulled, processes).status == 0
+    pulled.lock(pulled.locked(pulled.new, local_dir=where))
+    if not locked:
+        pulled.pulled()
+    assert pulled.run("stop").status == 0
+    unit = ("sh", "-c", 'SYSTEMD_EXEC_PID=$$ exec "$@"', "sh", sys.executable, START_APP, *pulled.app.arguments)
+    first = processes.start(unit)
+    assert first.wait(60) == -signal.SIGSEGV, first.err
+    second = processes.start(unit)
+    eventually(lambda: get(pulled.app.port) or second.process.poll() is not None, 60, what="page")
+    assert "rolling back to what ran well" in second.err
+    assert get(pulled.app.port) == f"pid {second.pid}"

@@ -25,13 +25,20 @@ needs_gradio = pytest.mark.skipif(not importlib.util.find_spec("gradio"), reason
 
 
 def tree(folder: Path) -> dict[str, bytes | str]:
-    """Read a folder whole: the bytes of its files, the text of its symlinks, `dir` for folders."""
-    return {
+    """Read a folder whole: the bytes of its files, the text of its symlinks, `dir` for folders.
+
+    The port of its Hub follows from its place, so it is not compared.
+    """
+    found: dict[str, bytes | str] = {
         str(path.relative_to(folder)): str(path.readlink())
         if path.is_symlink()
         else ("dir" if path.is_dir() else path.read_bytes())
         for path in folder.rglob("*")
     }
+    settings = found.get(".env")
+    if isinstance(settings, bytes):
+        found[".env"] = re.sub(rb"(?<=127\.0\.0\.1:)\d+", b"PORT", settings)
+    return found
 
 
 def repo_folder(playground: Path, repo: str) -> Path:
