@@ -141,7 +141,9 @@ def _warn(loaded: settings.Settings, command: str, console: Console) -> None:
         console.hint(f"start_app.py {shlex.join(('--env-file', str(loaded.env_file)))} trusts it")
 
 
-def _loaded(arguments: Arguments, environ: Mapping[str, str], call: settings.Call, console: Console) -> settings.Settings:
+def _loaded(
+    arguments: Arguments, environ: Mapping[str, str], call: settings.Call, console: Console
+) -> settings.Settings:
     """Return the settings; a command that only shows something ignores invalid ones that it does not need."""
     flags, needs_script = _flags(arguments), not arguments.command.startswith(_WITHOUT_SCRIPT)
     try:

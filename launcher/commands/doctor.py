@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -20,7 +21,9 @@ _TITLES = {"problem": "Problems", "odd": "Oddities", "fact": "Facts"}
 def run(context: Context) -> Report:
     """Run every check, and report the findings as lines, as JSON, or as Markdown for a bug report."""
     secrets = _secrets(context)
-    found = examine(context, CHECKS, context.timeout(SECONDS))
+    readable = os.access(context.settings.app_dir, os.R_OK | os.X_OK)
+    checks = [check for check in CHECKS if readable or check.machine]
+    found = examine(context, checks, context.timeout(SECONDS))
     findings = tuple(_masked(one._replace(hint=context.console.hinted(one.hint)), secrets) for one in found)
     status = status_of(findings)
     shown = [one for one in findings if one.level != "fact" or context.arguments.verbose]

@@ -1,13 +1,21 @@
-"""Load the settings even if they are wrong: collect every problem, and go on without what is invalid."""
+"""Load the settings even if they are wrong: collect every problem, and go on without what is invalid.
+
+Without the app's folder there is nothing to go on with, and another folder would be another app: the settings are then
+the defaults, for that folder.
+"""
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 from collections.abc import Collection, Mapping
+from pathlib import Path
 from typing import NamedTuple
 
-from ..errors import ExitStatus, LauncherError
+from ..errors import ExitStatus, LauncherError, quoted
 from . import settings
+from .paths import absolute
 from .settings import CHECKED_NAMES, Call, Settings
 
 _MOST_PROBLEMS = 30
@@ -24,10 +32,7 @@ class _Tolerance(NamedTuple):
 def load(
     flags: Mapping[str, str], environ: Mapping[str, str], call: Call
 ) -> tuple[Settings, tuple[LauncherError, ...]]:
-    """Return the settings without the invalid ones, and the error for each of these.
-
-    Raises LauncherError if nothing can be ignored that helps.
-    """
+    """Return the settings without the invalid ones, and the error for each of these."""
     problems: list[LauncherError] = []
     tolerance = _Tolerance()
     for _ in range(_MOST_PROBLEMS):
@@ -37,8 +42,19 @@ def load(
         assert error
         if all(error.message != other.message for other in problems):
             problems.append(error)
+        if "APP_DIR" in error.message:
+            break
         tolerance = _more_tolerant(flags, environ, call, tolerance, error)
-    raise problems[0]
+    return _defaults(flags, environ, call), tuple(problems)
+
+
+def _defaults(flags: Mapping[str, str], environ: Mapping[str, str], call: Call) -> Settings:
+    """Return the default settings for a folder that cannot be used."""
+    named = flags.get("APP_DIR", "").strip() or environ.get("APP_DIR", "").strip()
+    nowhere = Call(Path(os.sep), no_file=True)
+    loaded = settings.load({}, {}, nowhere, needs_script=False)
+    folder = absolute(call.cwd, named) if named else next(iter(call.folders), call.cwd)
+    return loaded._replace(app_dir=folder, script=folder / settings.DEFAULT_SCRIPT, variables={}, origins={})
 
 
 def load_needed(
@@ -76,7 +92,9 @@ def _load(
         return None, LauncherError(f"cannot read .env: {error}", "start_app.py --version -v")
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
-        return None, LauncherError(f"cannot read {error.filename or 'the settings'}: {reason}", "ls -ld .")
+        status = ExitStatus.DENIED if error.errno in (errno.EACCES, errno.EPERM) else ExitStatus.CONFIG
+        path = error.filename or "."
+        return None, LauncherError(f"cannot read {path}: {reason}", f"ls -ld {quoted(os.path.dirname(path))}", status)
 
 
 def _more_tolerant(

@@ -71,7 +71,7 @@ def folders(context: Context) -> Iterator[Finding]:
         try:
             yield from _in_folder(folder)
         except OSError as error:
-            error.filename = error.filename if isinstance(error.filename, str) else folder
+            error.filename = folder  # a probe is gone
             read_only = folder in caches and (context.offline or error.errno == errno.EROFS)
             finding = unusable("folders", error)
             yield odd("folders", finding.text, finding.hint) if read_only else finding

@@ -53,12 +53,16 @@ class Finding(NamedTuple):
 
 
 class Check(NamedTuple):
-    """Hold a check and its topic; `late` is the hint if it does not end in time, `status` the status of that."""
+    """Hold a check and its topic; `late` is the hint if it does not end in time, `status` the status of that.
+
+    A check of the `machine` also makes sense if the app's folder cannot be read.
+    """
 
     topic: str
     look: Callable[[Context], Iterable[Finding]]
     late: str
     status: ExitStatus = ExitStatus.DONE
+    machine: bool = False
 
 
 def problem(topic: str, text: str, hint: str, status: int) -> Finding:

@@ -15,8 +15,21 @@ import pytest
 
 from launcher.doctor.finding import ORDER, Check, Finding, examine, odd, problem, status_of
 from launcher.errors import ExitStatus, LauncherError
-from tests.support.apps import START_APP, AppFolder, Done, Processes, clean_environment, eventually, get, launcher
+from tests.support.apps import (
+    ROOT,
+    START_APP,
+    AppFolder,
+    Done,
+    Processes,
+    clean_environment,
+    eventually,
+    get,
+    launcher,
+    make_app,
+    open_to_all,
+)
 from tests.support.models import NEW_DAY, OLD, V23, World, deaf, world_of
+from tests.support.readme_world import copied
 
 LONG = ("--timeout", "50")
 """Long enough for every check, on a machine that is busy."""
@@ -130,6 +143,59 @@ def test_a_missing_script_and_one_that_python_refuses(app: AppFolder) -> None:
     done = doctor(app, "--json")
     assert done.status == ExitStatus.CONFIG
     assert any("no webui.py in" in text for text in findings(done, "problem", "settings"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["missing", "file"])
+def test_a_folder_that_is_none_is_not_exchanged_for_another_one(app: AppFolder, kind: str) -> None:
+    folder = app.path / kind
+    if kind == "file":
+        folder.write_text("")
+    done = launcher("doctor", "--app-dir", folder, *LONG, "--json", cwd=app.path, env=clean_environment())
+    assert done.status == ExitStatus.CONFIG
+    (told,) = findings(done, "problem")
+    assert str(folder) in told
+    assert findings(done, "fact", "container")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    os.geteuid() != 0 or shutil.which("setpriv") is None or not os.path.exists("/usr/bin/python3"),
+    reason="needs root, setpriv and a Python that other users can run",
+)
+def test_folders_that_another_user_may_not_use(tmp_path: Path) -> None:
+    import psutil
+
+    box = tmp_path / "box"
+    app = make_app(box / "app")
+    for name in ("start_app.py", "launcher"):
+        copied(ROOT / name, box / name)
+    for name in ("psutil", "dotenv"):
+        copied(Path(psutil.__file__).parents[1] / name, box / name)
+    offline(app)
+    closed = app.path / "hf" / "hub" / "models--a--b"
+    closed.mkdir(parents=True)
+    open_to_all(box)
+    closed.chmod(0)
+    python = "/usr/bin/python3"
+    words = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", python, box / "start_app.py", "doctor")
+    more = ("--app-dir", app.path, "--json", *LONG)
+    environment = clean_environment(PYTHONDONTWRITEBYTECODE="1", HOME="/nonexistent")
+
+    def run() -> Done:
+        done = subprocess.run((*words, *more), env=environment, cwd="/", capture_output=True, text=True, timeout=60)
+        return Done(done.returncode, done.stdout, done.stderr)
+
+    done = run()
+    if "psutil" in " ".join(findings(done, "problem", "python")):
+        pytest.skip("psutil is not for the Python of the system")
+    assert done.status == ExitStatus.DENIED
+    assert any(f"cannot use {app.path}: " in text for text in findings(done, "problem", "folders"))
+    assert any("models--a--b" in text for text in findings(done, "problem", "cache"))
+    app.path.chmod(0o700)
+    done = run()
+    assert done.status in (ExitStatus.DENIED, ExitStatus.CONFIG)
+    assert any(str(app.path) in text for text in findings(done, "problem", "settings"))
 
 
 @pytest.mark.slow
