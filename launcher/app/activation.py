@@ -13,7 +13,6 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from ..errors import ExitStatus, LauncherError, quoted
-from ..system.child import output_within
 from ..system.files import read_regular
 
 SECONDS = 30.0
@@ -65,7 +64,10 @@ def activated(
 
 
 def _run(paths: Sequence[str], environment: Mapping[str, str], prefix: str, seconds: float) -> Mapping[str, str]:
+    # Most environments have no such scripts, and a launch is short.
     import shutil
+
+    from ..system.child import output_within
 
     shell, env = shutil.which("bash") or shutil.which("sh"), shutil.which("env")
     # The output of a script is discarded, and a failed script does not stop the others, as with conda.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
@@ -62,6 +61,7 @@ class PrestartStep:
 
     def _run(self, line: str) -> int:
         import shutil
+        import subprocess
 
         command = self._command()
         environment = {name: value for name, value in command.environment.items() if name != marker.NAME}

@@ -304,7 +304,8 @@ def test_two_apps_that_share_a_cache_pull_at_once_and_both_get_it(pulled: Pulled
     (second / ".env").write_text((pulled.app.path / ".env").read_text().replace("./hf", str(pulled.app.path / "hf")))
     (second / "models.lock").write_bytes((pulled.app.path / "models.lock").read_bytes())
     both = [processes.launch("models", "pull", "--app-dir", folder) for folder in (pulled.app.path, second)]
-    assert [running.wait(60) for running in both] == [0, 0], [running.err for running in both]
+    for running in both:
+        assert running.wait(60) == 0, running.err
     assert pulled.loads() == NEW
 
 

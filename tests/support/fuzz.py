@@ -5,9 +5,12 @@
 
 from __future__ import annotations
 
+import io
+import re
 from collections.abc import Sequence
 from typing import Any
 
+from dotenv.main import DotEnv
 from hypothesis import Phase, settings
 from hypothesis import strategies as st
 
@@ -34,3 +37,12 @@ def json_values(odd: Sequence[Any], leaves: int) -> st.SearchStrategy[Any]:
         lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(st.text(max_size=5), inner, max_size=3)),
         max_leaves=leaves,
     )
+
+
+_COMMENT_ONLY = r"=[^\S\r\n]+#"
+_READS_COMMENTS = DotEnv(None, stream=io.StringIO("A= # c")).dict()["A"] == "# c"
+
+
+def dotenv_agrees(text: str) -> bool:
+    """Tell whether the installed python-dotenv has our rules: old ones read `NAME= # comment` as a comment's text."""
+    return not (_READS_COMMENTS and re.search(_COMMENT_ONLY, text))
