@@ -18,6 +18,7 @@ from ..cache.entries import trashed
 from ..cache.roots import folders
 from ..context import Context
 from ..errors import ExitStatus, LauncherError
+from ..instances import refusal
 from ..instances.proof import own_namespace
 from ..operations import outcome
 from ..operations.closed_connections import wait_out
@@ -163,6 +164,8 @@ class Launch:
             try:
                 for step in self.steps:
                     step.check(lambda: observed)
+                victims = refusal.targets(observed.survey, take_port=self.context.arguments.take_port)
+                self.models.foresee([process.pid for process in victims])
                 command = command if self.models.asked else self.models.command(command)
             except LauncherError as error:
                 problem = error
