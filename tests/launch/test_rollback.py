@@ -276,3 +276,24 @@ def test_what_only_systemd_has_seen_is_left_to_systemd(app: AppFolder, processes
     ended = [(entry["action"], entry["result"]) for entry in entries if entry["action"] != "start"]
     assert [action for action, _ in ended] == ["fail"]
     assert ended[0][1].startswith("has ended with exit status 3 before its page answered")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", ["service.md", "recipes.md", "zh-CN/service.md", "zh-CN/recipes.md"])
+def test_the_documented_line_for_cron_keeps_the_app_alive(page: str, app: AppFolder, processes: Processes) -> None:
+    lines = (ROOT / "docs" / page).read_text().splitlines()
+    (line,) = {line.removeprefix("* * * * * ") for line in lines if line.startswith("* * * * * ")}
+    line = line.replace("/root/index-tts", str(app.path))
+    line = line.replace(".venv/bin/python start_app.py", f"{sys.executable} {START_APP}")
+    app.write_env(f"GRADIO_SERVER_PORT={app.port}\n")
+    environment = {"PATH": "/usr/bin:/bin", "HOME": str(app.path), "SHELL": "/bin/sh", "LOGNAME": "root"}
+    pids = []
+    for killed in (True, False, False):
+        done = subprocess.run(("/bin/sh", "-c", line), env=environment, capture_output=True, timeout=90)
+        pids.append(processes.end_also(app.lock_holder() or 0))
+        assert (done.returncode, done.stdout, done.stderr) == (0, b"", b""), done
+        assert get(app.port) == f"pid {pids[-1]}"
+        if killed:
+            os.kill(pids[-1], signal.SIGKILL)
+            eventually(lambda: get(app.port) is None, 30, what="death")
+    assert pids[0] != pids[1] == pids[2]
