@@ -243,7 +243,7 @@ def _contents(port: int) -> _Contents:
         ".env": _ENV % {b"port": port},
         # A playground inside a checkout is not part of it.
         ".gitignore": b"*\n",
-        "webui.py": Path(__file__).with_name("webui.py").read_bytes(),
+        **{name: Path(__file__).with_name(name).read_bytes() for name in ("webui.py", "page.css", "page.js")},
         f"{HUB_CACHE}/CACHEDIR.TAG": _CACHEDIR_TAG,
     }
     links: dict[str, str] = {}

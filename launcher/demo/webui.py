@@ -33,43 +33,8 @@ RUNNING, IDLE = "running here", "not loaded"
 # The page keeps to the reader's own fonts: nothing is fetched from outside.
 FONT = ("system-ui", "Segoe UI", "Noto Sans", "Liberation Sans", "sans-serif")
 FONT_MONO = ("ui-monospace", "SFMono-Regular", "Menlo", "DejaVu Sans Mono", "monospace")
-
-CSS = """
-.gradio-container { max-width: 1000px !important; width: 100% !important; margin: 0 auto !important; }
-.gradio-container > main { max-width: none !important; width: 100% !important; }
-.gradio-container { --tts-good: #15803d; --tts-odd: #b45309; --tts-quiet: #64748b; }
-.dark .gradio-container, .gradio-container.dark { --tts-good: #4ade80; --tts-odd: #fbbf24; --tts-quiet: #94a3b8; }
-.gradio-container .prose :is(h1, p, dl, dd, ol) { margin: 0; padding: 0; }
-.gradio-container .html-container { padding: 0 !important; }
-#refresh { flex: 0 0 auto; align-self: center; }
-.tts-head { display: flex; flex-wrap: wrap; align-items: baseline; gap: 0 .75rem; }
-.tts-head h1 { font-size: 1.5rem; font-weight: 700; letter-spacing: -.01em; color: var(--body-text-color); }
-.tts-head span { color: var(--tts-quiet); }
-.tts-card { border: 1px solid var(--border-color-primary); border-radius: 8px; padding: 1rem 1.25rem;
-  background: var(--block-background-fill); color: var(--body-text-color); }
-.tts-card h2 { margin: 0 0 .5rem; font-size: .95rem; font-weight: 600; color: var(--body-text-color); }
-.tts-card code { color: var(--body-text-color); background: var(--background-fill-secondary); padding: .1rem .35rem;
-  border: 1px solid var(--border-color-primary); border-radius: 4px; font-size: .85em; overflow-wrap: anywhere; }
-.tts-card.good { --tts-tone: var(--tts-good); border-left: 6px solid var(--tts-tone); }
-.tts-card.odd { --tts-tone: var(--tts-odd); border-left: 6px solid var(--tts-tone); }
-.tts-card .version { font-size: 1.3rem; font-weight: 650; color: var(--body-text-color); overflow-wrap: anywhere; }
-.tts-card .version .dot { color: var(--tts-tone); margin-right: .45rem; }
-.tts-card .note { margin-top: .3rem; color: var(--tts-quiet); }
-.tts-chips { display: flex; flex-wrap: wrap; gap: .4rem; margin-top: .65rem; }
-.tts-chips:empty { display: none; }
-.tts-chips span { border: 1px solid var(--border-color-primary); border-radius: 999px; padding: .1rem .7rem;
-  font-size: .85rem; color: var(--tts-quiet); }
-.tts-chips span.on { border-color: var(--tts-good); color: var(--tts-good); }
-.tts-facts { display: grid; grid-template-columns: minmax(0, 2fr) minmax(0, 3fr); gap: 0 2rem; }
-@media (max-width: 760px) { .tts-facts { grid-template-columns: minmax(0, 1fr); } }
-.tts-facts div { display: flex; gap: .75rem; padding: .2rem 0; font-size: .875rem; }
-.tts-facts dt { flex: 0 0 8rem; color: var(--tts-quiet); }
-.tts-facts dd { overflow-wrap: anywhere; font-family: var(--font-mono); color: var(--body-text-color); }
-.tts-steps { list-style: none; }
-.tts-steps li { display: flex; flex-wrap: wrap; align-items: baseline; gap: .1rem .75rem; padding: .2rem 0;
-  font-size: .875rem; color: var(--tts-quiet); }
-#cache-table .label p { font-size: .95rem; font-weight: 600; color: var(--body-text-color); }
-"""
+HERE = Path(__file__).resolve().parent
+HUB = HERE / "hub"
 
 
 class DamagedModelError(Exception):
@@ -276,37 +241,49 @@ def _launcher() -> tuple[str, Path | None]:
     return f"{shlex.quote(python)} start_app.py --demo", folder.parent
 
 
-def things_to_try(port: int) -> str:
-    """Return, in HTML, the commands which show what the launcher does with this page's process."""
+def things_to_try(port: int, cached: Sequence[CachedRevision]) -> str:
+    """Return, in HTML, the commands which show what the launcher does with this page's process and these models."""
     app, where = _launcher()
     if port != DEFAULT_PORT:
         app += f" --port {port}"
+    there = {each.repo for each in cached}
     steps = {
         f"{app} status": "what runs here, with which model",
         f"{app} -n -v": "what a restart would do, and why",
-        app: "a restart: reload this page, it has a new pid",
+        app: "a restart: a new instance with a new pid",
         f"{app} cache list": "which models are on the disk",
-        f"{app} cache verify": "whether each file is what the hub had",
-        f"{app} --remove-model koge/index-tts-v22": "a restart without it: reload this page",
-        f"{app} stop": "an end to exactly this process",
+        f"{app} doctor": "what is wrong or odd",
     }
-    rows = "".join(f"<li><code>{html.escape(k)}</code>{html.escape(v)}</li>" for k, v in steps.items())
+    if there:
+        steps[f"{app} cache verify"] = "whether each file is what the hub had"
+    if there and HUB.is_dir():
+        steps[f"{app} models check"] = "which model is behind the Hub, and whether the mirror lags"
+        steps[f"{app} --force-refresh"] = "a restart with the newest models"
+    if NEWEST_FIRST[-1] in there:
+        steps[f"{app} --remove-model {NEWEST_FIRST[-1]}"] = "a restart without it"
+    steps[f"{app} stop"] = "an end to exactly this process"
+    button = '<button class="copy" type="button">copy</button>'
+    rows = "".join(
+        f"<li><code>{html.escape(k)}</code>{button}<span>{html.escape(v)}</span></li>" for k, v in steps.items()
+    )
     place = f", in {where}" if where else ""
     heading = f"try in another terminal{html.escape(place)}"
-    return f'<div class="tts-card"><h2>{heading}</h2><ol class="tts-steps">{rows}</ol></div>'
+    start = html.escape(app, quote=True)
+    return f'<div class="tts-card" data-start="{start}"><h2>{heading}</h2><ol class="tts-steps">{rows}</ol></div>'
 
 
 def make_page(model: Model | None, port: int, look: dict[str, Any]) -> gr.Blocks:
     """Lay out the page; what it shows of the cache is read anew on each load and each refresh."""
     import gradio as gr
 
-    def refresh() -> tuple[str, list[list[str]], Any, str]:
+    def refresh() -> tuple[str, list[list[str]], Any, str, str]:
         cached, unreadable = scan_cache()
         return (
             version_card(model, port, cached, unreadable),
             table_rows(cached),
             gr.update(value=chart_data(model, cached), y_lim=chart_limits(cached)),
             process_facts(),
+            things_to_try(port, cached),
         )
 
     cached, unreadable = scan_cache()
@@ -326,6 +303,7 @@ def make_page(model: Model | None, port: int, look: dict[str, Any]) -> gr.Blocks
                 show_label=True,
                 column_widths=["46%", "14%", "19%", "21%"],
                 interactive=False,
+                wrap=True,
                 elem_id="cache-table",
                 scale=3,
                 min_width=320,
@@ -348,8 +326,8 @@ def make_page(model: Model | None, port: int, look: dict[str, Any]) -> gr.Blocks
                 min_width=320,
             )
         process = gr.HTML(process_facts(), padding=False, elem_id="process")
-        gr.HTML(things_to_try(port), padding=False, elem_id="try")
-        shown = [version, table, chart, process]
+        steps = gr.HTML(things_to_try(port, cached), padding=False, elem_id="try")
+        shown = [version, table, chart, process, steps]
         gr.on([page.load, button.click], refresh, outputs=shown, show_progress="hidden", api_name="refresh")
     return page
 
@@ -359,12 +337,12 @@ def serve(model: Model | None, host: str, port: int) -> None:
     import gradio as gr
 
     theme = gr.themes.Soft(primary_hue="emerald", neutral_hue="slate", font=FONT, font_mono=FONT_MONO)
-    look: dict[str, Any] = {"theme": theme, "css": CSS}
+    look: dict[str, Any] = {"theme": theme, **{kind: (HERE / f"page.{kind}").read_text() for kind in ("css", "js")}}
     # Gradio 6 moved the look of a page from Blocks() to launch().
     late = int(gr.__version__.split(".")[0]) >= 6
     if not late:
         # The last of Gradio 5 warn of that move, and take nothing in launch() yet.
-        warnings.filterwarnings("ignore", "The '(theme|css)' parameter in the Blocks", DeprecationWarning)
+        warnings.filterwarnings("ignore", "The '(theme|css|js)' parameter in the Blocks", DeprecationWarning)
     # Gradio up to 6.17 at least uses a name that newer Starlette has given another.
     warnings.filterwarnings("ignore", "'HTTP_422_UNPROCESSABLE_ENTITY' is deprecated")
     page = make_page(model, port, {} if late else look)

@@ -104,14 +104,16 @@ def test_the_page_says_which_model_runs_and_what_lies_in_the_cache(playground: P
         assert bars(chart["props"]["value"]) == {OLDER: "not loaded", NEWEST: "running here"}
 
         shutil.rmtree(repo_folder(playground, NEWEST))
-        card, rows, plot, _ = call_refresh(base)
+        card, rows, plot, _, steps = call_refresh(base)
+        assert "--remove-model" in steps
         assert f"running {NEWEST} @ {commit[:7]}" in card
         assert "a restart runs another model" in card
         assert [row[0] for row in rows["data"]] == [OLDER]
         assert bars(plot["value"]) == {OLDER: "not loaded"}
 
         shutil.rmtree(playground / "cache_hub")
-        _, rows, plot, _ = call_refresh(base)
+        _, rows, plot, _, steps = call_refresh(base)
+        assert "--remove-model" not in steps
         assert rows["data"] == []
         assert bars(plot["value"]) == {}
 
@@ -179,7 +181,9 @@ def test_a_newer_commit_in_the_cache_is_announced(playground: Path) -> None:
 
 def commands_in(playground: Path, port: int) -> list[str]:
     """Return the commands that the page of an app on `port` offers."""
-    steps = run_python(f"import webui; print(webui.things_to_try({port}))", playground, {})
+    steps = run_python(
+        f"import webui; print(webui.things_to_try({port}, webui.scan_cache()[0]))", playground, settings_of(playground)
+    )
     return [html.unescape(command) for command in re.findall("<code>(.+?)</code>", steps)]
 
 
