@@ -29,6 +29,8 @@ from .ui.invocation import Invocation
 _WITHOUT_SCRIPT = ("cache ", "models ", "history", "init", "ended")
 # It reports what makes the other commands refuse.
 _TOLERANT = "doctor"
+# These only show something, and show it with an invalid setting that they do not need.
+_NEEDS = {"status": settings.INSTANCE_NAMES, "logs": settings.INSTANCE_NAMES, "history": ("APP_DIR",)}
 # One module serves all removals: only the plan differs.
 _MODULES = {"cache clear": "cache_remove", "cache prune": "cache_remove"}
 
@@ -112,8 +114,7 @@ def _run(arguments: Arguments, console: Console) -> int:
 
         loaded, problems = lenient.load(_flags(arguments), environ, call)
     else:
-        needs_script = not arguments.command.startswith(_WITHOUT_SCRIPT)
-        loaded = settings.load(_flags(arguments), environ, call, needs_script=needs_script)
+        loaded = _loaded(arguments, environ, call, console)
         _warn(loaded, arguments.command, console)
     context = Context(arguments, loaded, environ, console, lambda report: _show(report, console), problems)
     report = _reported(context)
@@ -138,6 +139,25 @@ def _warn(loaded: settings.Settings, command: str, console: Console) -> None:
         owner = text.user(loaded.foreign)
         console.say(f"{loaded.env_file} belongs to {owner}: it decides no token, no code and no removal for you")
         console.hint(f"start_app.py {shlex.join(('--env-file', str(loaded.env_file)))} trusts it")
+
+
+def _loaded(
+    arguments: Arguments, environ: Mapping[str, str], call: settings.Call, console: Console
+) -> settings.Settings:
+    """Return the settings; a command that only shows something ignores invalid ones that it does not need."""
+    flags, needs_script = _flags(arguments), not arguments.command.startswith(_WITHOUT_SCRIPT)
+    try:
+        return settings.load(flags, environ, call, needs_script=needs_script)
+    except LauncherError:
+        if arguments.command not in _NEEDS:
+            raise
+    from .config import lenient
+
+    needs = _NEEDS[arguments.command]
+    loaded, problems = lenient.load_needed(flags, environ, call, needs, needs_script=needs_script)
+    for problem in problems:
+        console.warn(f"ignored: {problem.message}")
+    return loaded
 
 
 def _reported(context: Context) -> Report:

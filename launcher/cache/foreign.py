@@ -30,11 +30,11 @@ def in_snapshot(path: str, repo: str, commit: str) -> tuple[str, ...]:
         return ()
     sizes = {}
     has_links = False
-    for file, entry in walk_snapshot(path):
+    for _, prefix, entry in walk_snapshot(path):
         if entry.is_symlink():
             has_links = True
         elif entry.is_file(follow_symlinks=False):
-            sizes[file] = entry.stat(follow_symlinks=False).st_size
+            sizes[f"{prefix}{entry.name}"] = entry.stat(follow_symlinks=False).st_size
     if not sizes:
         return ()
     has_blobs = False

@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from . import store
+from .dirs import opened
 from .entries import HELPERS
 from .names import HASH, is_new_ref, kind, name, ref_text
 from .snapshots import NOT_THERE, Blob, Identity, Place, Plain, Revision, is_partial, read_snapshot, walk_snapshot
@@ -102,10 +103,9 @@ def read(root: str, folder: str) -> Repo:
     link = os.readlink(path) if stat.S_ISLNK(status.st_mode) else ""
     if link and not os.path.isdir(path):
         raise OSError(errno.ENOLINK, f"it is a link to {link}, which is not there")
-    names = os.listdir(path)
-    part_links = {
-        part: os.readlink(f"{path}/{part}") for part in REPO_PARTS & {*names} if os.path.islink(f"{path}/{part}")
-    }
+    with os.scandir(path) as listing:
+        names = {entry.name: entry.is_symlink() for entry in listing}
+    part_links = {part: os.readlink(f"{path}/{part}") for part in REPO_PARTS if names.get(part)}
     for part, target in part_links.items():
         if not os.path.isdir(f"{path}/{part}"):
             raise OSError(errno.ENOLINK, f"its {part} is a link to {target}, which is not there")
@@ -189,7 +189,7 @@ def has_strangers(path: str) -> bool:
         for snapshot in _snapshots(path):
             if not HASH.fullmatch(snapshot.name) or not _is_folder(snapshot):
                 return True
-            if not snapshot.is_symlink() and not all(e.is_symlink() for _, e in walk_snapshot(snapshot.path)):
+            if not snapshot.is_symlink() and not all(file.is_symlink() for *_, file in walk_snapshot(snapshot.path)):
                 return True
     return not REPO_PARTS.intersection(parts) and bool(parts)
 
@@ -211,38 +211,36 @@ def _read_blobs(root: str, repo: str, leads: dict[str, str]) -> _Blobs:
     strange: list[str] = []
     hard_linked: dict[Identity, int] = {}
     held = 0
-    with os.scandir(path) as listing:
+    with opened(path) as folder, os.scandir(folder) as listing:
         for entry in listing:
-            shared = None
+            blob, is_link, shared = entry.name, entry.is_symlink(), None
             try:
-                if entry.is_symlink():
-                    target = os.readlink(entry.path)
+                if is_link:
+                    target = os.readlink(blob, dir_fd=folder)
                     shared = store.target(root, path, target)
                     if shared is None:
-                        leads[f"blobs/{entry.name}"] = os.path.normpath(os.path.join(os.path.realpath(path), target))
-                    status = os.stat(entry.path)
-                else:
-                    status = entry.stat(follow_symlinks=False)
+                        leads[f"blobs/{blob}"] = os.path.normpath(os.path.join(os.path.realpath(path), target))
+                status = entry.stat()
             except OSError as error:
                 if error.errno not in NOT_THERE:
                     raise  # an inaccessible file is not a missing file
-                missing.append(entry.name)
+                missing.append(blob)
                 continue
             if not stat.S_ISREG(status.st_mode):
-                if not HASH.fullmatch(entry.name) and not is_partial(entry.name):
-                    strange.append(entry.name)
+                if not HASH.fullmatch(blob) and not is_partial(blob):
+                    strange.append(blob)
                 continue
             identity = (status.st_dev, status.st_ino)
-            own = 0 if entry.is_symlink() else status.st_size
+            own = 0 if is_link else status.st_size
             if own and identity not in hard_linked:
                 held += own
                 if status.st_nlink > 1:
                     hard_linked[identity] = own
-            if is_partial(entry.name):
-                partial[entry.name] = 0 if entry.is_symlink() else status.st_size
+            if is_partial(blob):
+                partial[blob] = own
             else:
                 times = (status.st_atime, status.st_mtime)
-                blobs[entry.name] = Blob(entry.name, status.st_size, *times, identity, shared, own)
+                blobs[blob] = Blob(blob, status.st_size, *times, identity, shared, own)
     return _Blobs(blobs, partial, tuple(sorted(missing)), tuple(strange), held, hard_linked)
 
 
@@ -262,11 +260,12 @@ def _lent(place: Place, snapshot: os.DirEntry[str]) -> Iterator[tuple[str, str]]
     """Yield the blobs that a foreign folder among the snapshots links to, each with its link."""
     if not snapshot.is_dir(follow_symlinks=False):
         return
-    for path, entry in walk_snapshot(snapshot.path):
+    for folder, prefix, entry in walk_snapshot(snapshot.path):
         if entry.is_symlink():
-            parent, _, blob = os.path.join(os.path.dirname(entry.path), os.readlink(entry.path)).rpartition("/")
+            path = f"{snapshot.path}/{prefix}"
+            parent, _, blob = os.path.join(path, os.readlink(entry.name, dir_fd=folder)).rpartition("/")
             if blob in place.blobs and os.path.realpath(parent) == os.path.realpath(f"{place.path}/blobs"):
-                yield blob, f"{snapshot.path}/{path}"
+                yield blob, f"{path}{entry.name}"
 
 
 def _read_refs(path: str) -> Iterator[tuple[str, str]]:

@@ -17,7 +17,7 @@ from .names import TRASH
 _MOST_ENTRIES = 200_000
 _MOST_ELSEWHERE = 20_000  # behind links out of these places
 _MOST_HOPS = 40
-_SKIPPED = frozenset((".git", ".start_app", "__pycache__", "node_modules"))
+_SKIPPED = frozenset((".git", ".start_app", "__pycache__", "node_modules", ".locks"))
 # The links within a cache: a snapshot's file to its repo's blob, a blob to a payload of the shared store.
 _WITHIN = re.compile(r"(\.\./)+blobs/([0-9a-f]{2}/)?[^/]+")
 

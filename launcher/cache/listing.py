@@ -20,6 +20,7 @@ from .plan import Skipped
 from .prune import PruneOptions
 from .roots import Root
 from .snapshots import Identity, Revision
+from .usage import in_use
 
 HEADINGS = ("REPO", "REFS", "COMMIT", "SIZE", "LAST USED", "PROBLEM")
 COMMIT_DIGITS = 7
@@ -93,7 +94,8 @@ def listing(
     rows, unreadable = [], []
     linked: set[str] = set()
     needed: set[str] = set()
-    total = reclaimable = 0
+    freed: dict[str, tuple[int, frozenset[str]]] = {}
+    total = 0
     hard: set[Identity] = set()
     for folder in contents.entries:
         if folder not in wanted:
@@ -107,12 +109,16 @@ def listing(
             continue
         rows.append(_row(repo))
         linked |= repo.shared
-        freed, payloads = pruning.reclaimable(inventory._replace(repos={folder: repo}), repo, options)
+        amount, payloads = pruning.reclaimable(inventory._replace(repos={folder: repo}), repo, options)
         needed.update(payloads)
-        reclaimable += freed
+        if amount or len(payloads) < len(repo.shared):
+            freed[folder] = amount, repo.shared
         again = sum(repo.hard_linked[identity] for identity in hard.intersection(repo.hard_linked))
         total += repo.held + repo.foreign_bytes - again
         hard.update(repo.hard_linked)
+    for folder in in_use(root.real, freed) if freed else ():
+        needed |= freed.pop(folder)[1]
+    reclaimable = sum(amount for amount, _ in freed.values())
     for payload, number in store.sizes(root.real) if contents.store else ():
         if payload in linked or not patterns:
             total += number

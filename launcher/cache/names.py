@@ -70,4 +70,4 @@ def new_ref() -> str:
 
 def is_new_ref(entry: str) -> bool:
     """Return whether an entry of a repo's folder is a temporary ref of an interrupted run."""
-    return _NEW_REF.fullmatch(entry) is not None
+    return entry.startswith(TRASH) and _NEW_REF.fullmatch(entry) is not None

@@ -61,9 +61,11 @@ def _read(
         for revision in repo.revisions if repo else ():
             assert repo
             blobs = {}
-            for path, entry in walk_snapshot(f"{repo.path}/snapshots/{revision.commit}") if not revision.link else ():
-                target = os.readlink(entry.path).rpartition("/")[2] if entry.is_symlink() else ""
-                blobs[path] = target if target in revision.blobs else ""
+            snapshot = f"{repo.path}/snapshots/{revision.commit}"
+            for inner, prefix, entry in walk_snapshot(snapshot) if not revision.link else ():
+                text = os.readlink(entry.name, dir_fd=inner) if entry.is_symlink() else ""
+                target = text.rpartition("/")[2]
+                blobs[f"{prefix}{entry.name}"] = target if target in revision.blobs else ""
             selected = not commits or revision.commit in commits
             chosen = frozenset(p for p in blobs if selected and any(fnmatch.fnmatchcase(p, glob) for glob in globs))
             files.setdefault(folder, {})[revision.commit] = Files(blobs, chosen)

@@ -247,6 +247,8 @@ def _over(
 
 def reclaimable(inventory: Inventory, repo: Repo, options: PruneOptions) -> tuple[int, Collection[str]]:
     """Return the bytes that a prune would free in a repo's own folder, and the payloads that the repo still needs."""
+    if repo.young:
+        return 0, repo.shared
     parts = unneeded(inventory, repo, options)
     if parts.items and parts.items[0].kind == "repo":
         return repo.held, ()

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from .completeness import tree
+from .dirs import opened
 from .names import PIN, UNFINISHED
 
 NOT_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
@@ -113,24 +114,34 @@ def read_snapshot(place: Place, commit: str, refs: tuple[str, ...]) -> Revision:
     dangling, outside = [], []
     files = 0
     own: list[tuple[str, os.stat_result]] = []
-    for path, entry in walk_snapshot(base):
+    direct, blobs = not (link or place.linked), place.blobs
+    inside = usual = ""
+    for folder, prefix, entry in walk_snapshot(base):
         if entry.is_symlink():
             files += 1
-            blob, target = _blob(place, base, path, os.readlink(entry.path), direct=not (link or place.linked))
+            text = os.readlink(entry.name, dir_fd=folder)
+            if prefix != inside or not usual:
+                inside, usual = prefix, f"{'../' * (prefix.count('/') + 2)}blobs/"
+            # Nearly every link has this form, and a cache has very many.
+            if direct and text.startswith(usual) and (usually := text[len(usual) :]) in blobs:
+                linked.add(usually)
+                continue
+            path = f"{prefix}{entry.name}"
+            blob, target = _blob(place, base, path, text)
             if blob:
                 linked.add(blob)
             if not target:
                 continue
             place.leads[f"snapshots/{commit}/{path}"] = target
-            if not leads_somewhere(entry.path):
+            if not leads_somewhere(f"{base}/{path}"):
                 dangling.append(path)
             elif not blob:
                 outside.append(path)
         elif entry.is_file(follow_symlinks=False):
             files += 1
-            own.append((path, entry.stat(follow_symlinks=False)))
+            own.append((f"{prefix}{entry.name}", entry.stat(follow_symlinks=False)))
     foreign: frozenset[str] = frozenset()
-    if own and not (link or place.linked):
+    if own and direct:
         has_links = bool(linked or dangling or outside)
         sizes = {path: status.st_size for path, status in own}
         # Every download creates `blobs`, also without links: if it is missing, a removal has kept these files.
@@ -139,7 +150,7 @@ def read_snapshot(place: Place, commit: str, refs: tuple[str, ...]) -> Revision:
         foreign = foreign_files(sizes, f"{place.path}/trees/{commit}.json", has_links=has_links, has_blobs=has_blobs)
     plain = Plain()
     for path, status in own:
-        place.plain.add(status, held=not (link or place.linked), foreign=path in foreign)
+        place.plain.add(status, held=direct, foreign=path in foreign)
         if path not in foreign:
             plain.add(status)
     sizes_of_all = sum(status.st_size for _, status in own)
@@ -150,7 +161,7 @@ def read_snapshot(place: Place, commit: str, refs: tuple[str, ...]) -> Revision:
         files=files,
         size=sum(place.blobs[name].size for name in linked) + sizes_of_all,
         plain_files=plain.files,
-        plain_bytes=0 if link or place.linked else plain.size,
+        plain_bytes=plain.size if direct else 0,
         modified=max(times) if times else os.stat(base).st_mtime,
         blobs=frozenset(linked),
         dangling=tuple(sorted(dangling)),
@@ -160,20 +171,20 @@ def read_snapshot(place: Place, commit: str, refs: tuple[str, ...]) -> Revision:
     )
 
 
-def walk_snapshot(base: str) -> Iterator[tuple[str, os.DirEntry[str]]]:
-    """Yield every file in a snapshot with its path there.
+def walk_snapshot(base: str) -> Iterator[tuple[int, str, os.DirEntry[str]]]:
+    """Yield every file in a snapshot, with its open folder and the start of its path there: blank, or `name/`.
 
-    Raises OSError for an unreadable folder.
+    Paths relative to an open folder take the system a quarter less time. Raises OSError for an unreadable folder.
     """
     pending = [""]
     while pending:
         prefix = pending.pop()
-        with os.scandir(f"{base}/{prefix}") as listing:
+        with opened(f"{base}/{prefix}") as folder, os.scandir(folder) as listing:
             for entry in listing:
                 if entry.is_dir(follow_symlinks=False):
                     pending.append(f"{prefix}{entry.name}/")
                 else:
-                    yield f"{prefix}{entry.name}", entry
+                    yield folder, prefix, entry
 
 
 def foreign_files(sizes: Mapping[str, int], tree_path: str, *, has_links: bool, has_blobs: bool) -> frozenset[str]:
@@ -189,7 +200,7 @@ def foreign_files(sizes: Mapping[str, int], tree_path: str, *, has_links: bool, 
 
 def is_partial(blob: str) -> bool:
     """Return whether a blob name is that of a partial download or of a temporary link."""
-    return _PARTIAL.fullmatch(blob) is not None
+    return "." in blob and _PARTIAL.fullmatch(blob) is not None
 
 
 def leads_somewhere(path: str) -> bool:
@@ -201,16 +212,12 @@ def leads_somewhere(path: str) -> bool:
     return True
 
 
-def _blob(place: Place, base: str, path: str, text: str, *, direct: bool) -> tuple[str, str]:
+def _blob(place: Place, base: str, path: str, text: str) -> tuple[str, str]:
     """Return the blob of its own repo that a link means, and its destination unless that is the blob itself.
 
     An absolute link of huggingface_hub 0.13 to 0.22 contains the cache's path at that time. In a moved or copied cache,
     it means the blob that is here now. The same holds for a dangling relative link in a snapshot that was moved alone.
     """
-    if direct:
-        usual = f"{'../' * (path.count('/') + 2)}blobs/"
-        if text.startswith(usual) and text[len(usual) :] in place.blobs:
-            return text[len(usual) :], ""
     parent, _, name = os.path.join(os.path.realpath(os.path.dirname(f"{base}/{path}")), text).rpartition("/")
     real = os.path.realpath(parent)
     if name in place.blobs:

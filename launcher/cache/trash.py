@@ -174,7 +174,7 @@ def finish(root: str, progress: Progress | None = None) -> Finished:
                     _finish_folder(root, descriptor, name, deletion)
             for name in contents.entries:
                 with _noted(deletion, f"{root}/{name}"):
-                    _drop_new_refs(descriptor, name)
+                    _drop_new_refs(root, descriptor, name)
     except FileNotFoundError:
         pass
     except OSError as error:
@@ -203,17 +203,18 @@ def _noted(deletion: Deletion, path: str) -> Iterator[None]:
         deletion.failures.append(Failure(path, reason(error)))
 
 
-def _drop_new_refs(parent: int, repo: str) -> None:
+def _drop_new_refs(root: str, parent: int, repo: str) -> None:
     """Remove the temporary refs of killed runs; a live run writes its ref under the lock that is held here."""
     try:
+        if not any(map(is_new_ref, os.listdir(f"{root}/{repo}"))):
+            return
         folder = open_folder(repo, dir_fd=parent)
     except OSError:
         return  # a repo behind a link, or a removed one
     try:
-        if any(map(is_new_ref, os.listdir(folder))):
-            with taking_turns(folder):
-                for name in filter(is_new_ref, os.listdir(folder)):
-                    os.unlink(name, dir_fd=folder)
+        with taking_turns(folder):
+            for name in filter(is_new_ref, os.listdir(folder)):
+                os.unlink(name, dir_fd=folder)
     finally:
         os.close(folder)
 

@@ -220,7 +220,8 @@ def _has_other_names(devices: Collection[int]) -> bool:
 
 
 def _mapped(pid: int, maps: bytes, prefixes: tuple[bytes, ...], devices: Collection[int]) -> Iterator[_Opened]:
-    if not devices and b"\\" not in maps and not any(prefix in maps for prefix in prefixes):
+    marks = (*prefixes, *(b" %02x:%02x " % (os.major(device), os.minor(device)) for device in devices))
+    if b"\\" not in maps and not any(mark in maps for mark in marks):
         return
     for line in maps.splitlines():
         fields = line.split(None, 5)

@@ -22,6 +22,7 @@ from ..instances.describe import (
     instance_document,
     left_documents,
     member_document,
+    on_other_ports,
     process_document,
     verdicts,
     where,
@@ -134,10 +135,15 @@ class Status(NamedTuple):
         return tuple(rows)
 
     def hint(self) -> str | None:
-        """Return the hint for a roll-back, if the last start has failed and another set has run well."""
+        """Return the hint for a roll-back, if the last start has failed and another set has run well.
+
+        Without that and without an instance, return the one for the ports of the app's other instances.
+        """
         last = self.starts.last
         failed = last is not None and last.stage == "ended" and not last.seen and self.instance is None
-        return "start_app.py rollback starts what ran well before" if failed and self.starts.other_good() else None
+        if failed and self.starts.other_good():
+            return "start_app.py rollback starts what ran well before"
+        return on_other_ports(self.observed.survey, "status") if self.instance is None else None
 
     def _starts(self) -> list[tuple[str, str]]:
         """Return how the last start ended, if nothing runs, and why the last failed start failed."""

@@ -9,6 +9,7 @@ from ..instances.describe import (
     going_along,
     left_alone,
     left_documents,
+    on_other_ports,
     process_document,
     victim,
 )
@@ -36,11 +37,15 @@ def run(context: Context) -> Report:
             "terminate_along": family_documents(survey),
             "left": left_documents(survey),
         }
-        return Answer(text=(*(lines or (nothing,)), *left_alone(survey)), data=data)
+        hint = None if lines else on_other_ports(survey, "stop")
+        return Answer(text=(*(lines or (nothing,)), *left_alone(survey)), data=data, hint=hint)
     outcome.look_back(context)
     stopped = stop_instance(context)
+    hint = None
     if not stopped:
+        survey = observe(settings).survey
         console.say(nothing)
-        for line in left_alone(observe(settings).survey):
+        for line in left_alone(survey):
             console.say(line)
-    return Answer(data={"stopped": [stopped_document(process) for process in stopped]})
+        hint = on_other_ports(survey, "stop")
+    return Answer(data={"stopped": [stopped_document(process) for process in stopped]}, hint=hint)

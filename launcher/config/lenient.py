@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -57,12 +57,32 @@ def _defaults(flags: Mapping[str, str], environ: Mapping[str, str], call: Call) 
     return loaded._replace(app_dir=folder, script=folder / settings.DEFAULT_SCRIPT, variables={}, origins={})
 
 
+def load_needed(
+    flags: Mapping[str, str], environ: Mapping[str, str], call: Call, needs: Collection[str], *, needs_script: bool
+) -> tuple[Settings, tuple[LauncherError, ...]]:
+    """Return the settings without the invalid ones that are not needed, and the error for each of these.
+
+    Raises LauncherError for one that is needed, and for one from a flag.
+    """
+    problems: list[LauncherError] = []
+    ignored: frozenset[str] = frozenset()
+    while True:
+        try:
+            given, present = _without(ignored, flags), _without(ignored, environ)
+            called = call._replace(ignored=ignored)
+            return settings.load(given, present, called, needs_script=needs_script), tuple(problems)
+        except LauncherError as error:
+            named = _named(error) - ignored - {*needs}
+            if error.status != ExitStatus.CONFIG or not named:
+                raise
+            ignored |= named
+            problems.append(error)
+
+
 def _load(
     flags: Mapping[str, str], environ: Mapping[str, str], call: Call, tolerance: _Tolerance
 ) -> tuple[Settings | None, LauncherError | None]:
-    given, present = (
-        {name: value for name, value in named.items() if name not in tolerance.ignored} for named in (flags, environ)
-    )
+    given, present = _without(tolerance.ignored, flags), _without(tolerance.ignored, environ)
     call = call._replace(ignored=tolerance.ignored, no_file=tolerance.file)
     try:
         return settings.load(given, present, call, needs_script=not tolerance.script), None
@@ -81,7 +101,7 @@ def _more_tolerant(
     flags: Mapping[str, str], environ: Mapping[str, str], call: Call, tolerance: _Tolerance, error: LauncherError
 ) -> _Tolerance:
     """Return the first tolerance that leads to another result than this error: names, the script, or the file."""
-    named = {name for name in CHECKED_NAMES if re.search(rf"\b{name}\b", error.message)} - tolerance.ignored
+    named = _named(error) - tolerance.ignored
     script = tolerance._replace(script=True)
     names = tolerance._replace(ignored=tolerance.ignored | named)
     first = (names, script) if named - {"APP_SCRIPT"} else (script, names)
@@ -91,3 +111,13 @@ def _more_tolerant(
         if loaded is not None or (other and other.message != error.message):
             return choice
     return _Tolerance(tolerance.ignored | named, script=True, file=True)
+
+
+def _named(error: LauncherError) -> frozenset[str]:
+    """Return the settings that an error names."""
+    names = (*CHECKED_NAMES, "HF_ENDPOINT_FALLBACK")
+    return frozenset(name for name in names if re.search(rf"\b{name}\b", error.message))
+
+
+def _without(ignored: Collection[str], values: Mapping[str, str]) -> Mapping[str, str]:
+    return {name: value for name, value in values.items() if name not in ignored}

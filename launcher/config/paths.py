@@ -32,6 +32,15 @@ def expand(value: str, variable: Callable[[str], str | None], home: str | None) 
     return re.sub(_VARIABLE, replaced, value)
 
 
+def fallbacks(text: str) -> tuple[str, ...]:
+    """Return the addresses and folders in HF_ENDPOINT_FALLBACK, separated by commas or blanks.
+
+    A blank separates only where the next word begins an address or a path, so the name of a folder may have blanks.
+    """
+    parts = re.split(r"\s*,\s*|\s+(?=https?://|file:///|/|\.{1,2}/|~/)", text.strip())
+    return tuple(part for part in parts if part)
+
+
 def is_folder(text: str) -> bool:
     """Return whether an entry of HF_ENDPOINT_FALLBACK is a folder, not the address of a hub."""
     return text.startswith(("/", "./", "../", "~/", "file:///"))

@@ -54,6 +54,8 @@ PATH_NAMES = (
     "GRADIO_EXAMPLES_CACHE",
 )
 CHECKED_NAMES = (*LAUNCHER_NAMES, *PATH_NAMES, *ENDPOINT_NAMES)
+# The app's instance is found by these.
+INSTANCE_NAMES = LAUNCHER_NAMES[: LAUNCHER_NAMES.index("GRADIO_SERVER_PORT") + 1]
 # Lists of folders. A line of `.env` that extends one (`PATH=/opt/tools:$PATH`) counts, although the environment has it
 # too; for PATH, which every environment has, any line counts.
 _LIST_NAMES = ("PATH", "LD_LIBRARY_PATH", "LIBRARY_PATH", "CPATH", "PYTHONPATH", "PKG_CONFIG_PATH")

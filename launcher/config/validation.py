@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import re
 import shlex
-import socket
 import stat
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -16,7 +15,7 @@ from pathlib import Path
 from ..errors import ExitStatus, LauncherError, quoted
 from ..ui import redact, text
 from . import form
-from .paths import absolute, is_folder, unexpanded
+from .paths import absolute, fallbacks, is_folder, unexpanded
 from .sources import Setting
 
 _OTHER_SCRIPTS = ("app.py", "gradio_app.py", "launch.py", "demo.py")
@@ -258,6 +257,8 @@ def check_host(setting: Setting) -> None:
 
 
 def _is_ipv6(text: str) -> bool:
+    import socket  # few settings have such an address, and every command reads the settings
+
     try:
         socket.inet_pton(socket.AF_INET6, text.partition("%")[0])
     except (OSError, ValueError):
@@ -285,7 +286,7 @@ def check_endpoint(name: str, setting: Setting) -> None:
 
 def check_endpoints(name: str, setting: Setting) -> None:
     """Check that this is a list of such addresses and of folders with models, separated by commas or blanks."""
-    for value in setting.value.replace(",", " ").split():
+    for value in fallbacks(setting.value):
         if not is_folder(value):
             check_endpoint(name, Setting(value, setting.origin, setting.level))
 

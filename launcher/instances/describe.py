@@ -11,6 +11,7 @@ from .process import Process, look
 from .survey import Instance, Member, Survey
 
 NAMED_AT_MOST = 10
+_PORTS_AT_MOST = 3
 
 
 def process_document(process: Process) -> Mapping[str, Any]:
@@ -99,6 +100,12 @@ def verdicts(survey: Survey) -> tuple[str, ...]:
     lines = [f"no instance: {describe(process)}: {reason}" for process, reason in left[:NAMED_AT_MOST]]
     more = len(left) - len(lines)
     return (*judged, *lines, *((f"no instance: {more} more of this kind",) if more else ()))
+
+
+def on_other_ports(survey: Survey, command: str) -> str | None:
+    """Return the hint that repeats a command for the ports of the app's other instances; None without any."""
+    ports = sorted({port for i in survey.siblings if (port := i.port) and port != survey.port})
+    return "; ".join(f"start_app.py {command} --port {number}" for number in ports[:_PORTS_AT_MOST]) or None
 
 
 def where(instance: Instance, port: int) -> str:

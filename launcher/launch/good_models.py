@@ -62,6 +62,9 @@ class GoodModels(ModelStep):
     def refuse_hidden(self, pids: Sequence[int]) -> None:
         """Refuse nothing: what runs now is what the set is to take the place of."""
 
+    def foresee(self, pids: Sequence[int]) -> None:
+        """Refuse nothing: what differs is brought back."""
+
     def _put_back(self, models: Sequence[LockedModel]) -> None:
         """Stage the files of these commits: from those that a switch has kept, or else from a hub.
 

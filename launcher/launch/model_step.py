@@ -227,6 +227,19 @@ class ModelStep:
             assert self._lock is not None
             locked.refuse_hidden(self._context, self._lock, pids)
 
+    def foresee(self, pids: Sequence[int]) -> None:
+        """Refuse in a dry run what a launch refuses before it stops these processes; files are read, nothing is saved.
+
+        Raises LauncherError: 65, or 74 for an unreadable file.
+        """
+        if self.locked:
+            from ..operations import locked
+
+            assert self._lock is not None
+            locked.refuse_changed(self._context, self._lock, self._places())
+            locked.refuse_unpinned(self._context, self._lock)
+            self.refuse_hidden(pids)
+
     def warm(self, pids: Sequence[int]) -> None:
         """Read the files that will be loaded into the page cache while these processes still serve."""
         arguments = self._context.arguments

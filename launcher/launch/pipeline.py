@@ -18,6 +18,7 @@ from ..cache.entries import trashed
 from ..cache.roots import folders
 from ..context import Context
 from ..errors import ExitStatus, LauncherError
+from ..instances import refusal
 from ..instances.proof import own_namespace
 from ..operations import outcome
 from ..operations.closed_connections import wait_out
@@ -163,6 +164,8 @@ class Launch:
             try:
                 for step in self.steps:
                     step.check(lambda: observed)
+                victims = refusal.targets(observed.survey, take_port=self.context.arguments.take_port)
+                self.models.foresee([process.pid for process in victims])
                 command = command if self.models.asked else self.models.command(command)
             except LauncherError as error:
                 problem = error
@@ -189,7 +192,8 @@ class Launch:
         self._check()
         launch_lock = take_launch_lock(self.context)
         outcome.look_back(self.context)
-        self._refuse_running()
+        if self.context.arguments.if_down or self.unattended_rollback:
+            self.refuse_running()
         lock = open_instance_lock(settings)
         stopped = self._make_way(lock)
         if self.cache:
@@ -212,13 +216,11 @@ class Launch:
             0, 0.0, boot_id, namespace, now(), self.by, self.wish(), ran, rollback=self.good is not None, unit=unit
         )
 
-    def _refuse_running(self) -> None:
-        """Refuse to replace an instance if only a missing one is to be started; call it under the launch lock.
+    def refuse_running(self) -> None:
+        """Refuse to replace an instance; only under the launch lock, no other launch can start one afterwards.
 
         Raises RunningError (75).
         """
-        if not (self.context.arguments.if_down or self.unattended_rollback):
-            return
         instance = observe(self.context.settings).instance
         if instance:
             raise RunningError(instance.process)

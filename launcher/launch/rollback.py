@@ -29,11 +29,18 @@ class ParkedError(LauncherError):
 def choose(launch: Launch) -> Launch:
     """Return the launch to run: the requested one, or that of the last good set.
 
-    Raises LauncherError (75) if unattended starts have failed too often, and nothing has changed since.
+    Raises RunningError (75) if only a missing instance is to be started and one runs, LauncherError (75) if unattended
+    starts have failed too often, and nothing has changed since.
     """
     context = launch.context
     known = outcome.look_back(context)
-    if launch.by == "hand" or known.refused is None or not known.last:
+    if context.arguments.if_down:
+        launch.refuse_running()
+    last = known.last
+    if launch.by == "hand" and last and last.stage == "ended" and not last.seen and known.good:
+        context.console.say(f"note: the last start failed: pid {last.pid} {outcome.told_end(last)}")
+        context.console.hint("start_app.py rollback starts what ran well before")
+    if launch.by == "hand" or known.refused is None or last is None:
         return launch
     wish = launch.wish()
     if known.is_parked(wish):

@@ -191,7 +191,7 @@ class StartStep:
             context.show(Answer(data={**prepared.document(), "pid": os.getpid(), "log": str(log) if log else None}))
         if log:
             console.say(f"log: {log}")
-        console.say(f"exec: {shown(prepared.command)}")
+        console.say(f"{outcome.EXEC}{shown(prepared.command)}")
         _flush(context)
         if prepared.attempt.by != "hand" and "NOTIFY_SOCKET" not in context.environ:
             self._watch()  # in a unit of ours, `wait` does this

@@ -257,6 +257,8 @@ def document(verdict: Verdict) -> Mapping[str, Any]:
         "verdict": verdict.word,
         "stale": verdict.stale,
         "detail": verdict.detail or None,
+        "missing_files": list(subject.missing),
+        "extra_files": list(subject.extra),
     }
 
 

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from ..config.paths import is_folder
+from ..config.paths import fallbacks, is_folder
 
 OFFICIAL = "https://huggingface.co"
 TRUE = frozenset(("1", "true", "yes", "on"))
@@ -49,7 +49,7 @@ def of(environment: Mapping[str, str]) -> Endpoints:
         plain = _plain(url)
         return Endpoint(plain, plain == official, plain == official or trusted)
 
-    fallback = split(environment.get("HF_ENDPOINT_FALLBACK", ""))
+    fallback = fallbacks(environment.get("HF_ENDPOINT_FALLBACK", ""))
     return Endpoints(
         endpoint(environment.get("HF_ENDPOINT", OFFICIAL if official == OFFICIAL else official)),
         endpoint(official),
@@ -74,11 +74,6 @@ def sends_token(environment: Mapping[str, str], hf_home: str) -> str | None:
     except OSError:
         has_token = False
     return hubs.used.url if has_token else None
-
-
-def split(text: str) -> tuple[str, ...]:
-    """Return the addresses in a list that is separated by commas or blanks."""
-    return tuple(text.replace(",", " ").split())
 
 
 def is_offline(environment: Mapping[str, str]) -> bool:

@@ -21,7 +21,8 @@ class Subject(NamedTuple):
     """Hold a model to check: its local commit, its pinned commit, and a file to ask the hub for.
 
     `problem` is a known problem of the local files. `copy` is the local part of a commit without a known list of files:
-    only a hub can say whether it is complete. `doubt` is why a file cannot be identified.
+    only a hub can say whether it is complete. `doubt` is why a file cannot be identified. Of a folder's files,
+    `missing` are those that the hub's commit has and the folder lacks, and `extra` those that only the folder has.
     """
 
     name: str
@@ -34,6 +35,8 @@ class Subject(NamedTuple):
     copy: Copy | None = None
     doubt: str = ""
     part: str = ""
+    missing: tuple[str, ...] = ()
+    extra: tuple[str, ...] = ()
 
     @property
     def held(self) -> str | None:

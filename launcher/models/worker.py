@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 else:
     worker_errors, worker_http = _beside("worker_errors"), _beside("worker_http")
 
-_AT_ONCE = 32
+_AT_ONCE = 64
 _DOWNLOADS_AT_ONCE = 4
 _CHUNK = 1 << 17
 _EXPANDED = {"model": ["sha", "lastModified", "gated"], "dataset": ["sha", "lastModified", "gated"]}

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 
 from ..cache.completeness import is_weights
 from ..cache.digests import Wanted
+from ..config.paths import HUB_ENTRY
 from ..context import Context
 from ..errors import ExitStatus, LauncherError, quoted
 from ..models import check, freeze, hub, placement, repo_id, resolve, verified, weights
@@ -18,6 +19,8 @@ from ..models.subjects import Subject
 from ..models.weights import repos_of_commits
 from ..ui.text import some
 from . import weights as inventory
+
+_NO_PART = frozenset((".cache", ".git", ".start_app"))  # huggingface_hub's notes, and git's
 
 
 def read_pinned(context: Context, lock: Lock, memories: Memories) -> None:
@@ -160,15 +163,54 @@ def _compared(context: Context, model: LockedModel, path: str, name: str) -> Sub
     noted = {inner: note for inner in present if (note := placement.noted_of(path, inner))}
     stale = {noted[inner].commit for inner in wrong if inner in noted} - {model.commit}
     lost = [inner for inner in held.missing if is_weights(inner)]
-    part = "" if len(present) == len(model.files) else f"{len(present)} of {len(model.files)} files are here"
-    file = next(iter(model.files), "")
+    extra = tuple(path for path in _others(path) if path not in model.files)
+    subject = Subject(
+        name,
+        model.repo,
+        model.revision,
+        None,
+        file=next(iter(model.files), ""),
+        part="; ".join(_besides(held.missing, extra, len(model.files))),
+        missing=held.missing,
+        extra=extra,
+    )
     if not present:
-        return Subject(name, model.repo, model.revision, None, "no files of it are there", file=file)
+        return subject._replace(problem="no files of it are there")
     if wrong and len(stale) == 1 and all(inner in noted for inner in wrong) and not _pointers(path, wrong):
-        return Subject(name, model.repo, model.revision, stale.pop(), file=file)
+        return subject._replace(local=stale.pop())
     problem = _in_words(path, present, wrong, f"what {model.commit[:7]} has")
-    problem = problem or (placement.lacking(lost, len(model.files)) if lost else "")
-    return Subject(name, model.repo, model.revision, model.commit, problem, file=file, part=part)
+    if problem and subject.part:
+        problem = f"{problem}; {subject.part}"
+    elif lost:
+        problem = "; ".join((placement.lacking(lost, len(model.files)), *_besides((), extra, len(model.files))))
+    return subject._replace(local=model.commit, problem=problem)
+
+
+def _besides(missing: Sequence[str], extra: Sequence[str], of: int) -> Iterator[str]:
+    """Yield in words which of so many files of a commit are missing, and which other files are there."""
+    if missing:
+        yield f"{of - len(missing)} of {of} files are here, without {some(missing, 3)}"
+    if extra:
+        yield f"not in the repo: {some(extra, 3)}"
+
+
+def _others(folder: str) -> Iterator[str]:
+    """Yield every file of a folder by its path there, sorted, without hub caches and other downloads inside it."""
+    pending = [""]
+    while pending:
+        prefix = pending.pop()
+        try:
+            with os.scandir(f"{folder}/{prefix}") as listing:
+                entries = sorted(listing, key=lambda entry: entry.name)
+        except OSError:
+            continue
+        if prefix and any(HUB_ENTRY.match(entry.name) or entry.name == ".cache" for entry in entries):
+            continue
+        for entry in entries:
+            if not entry.is_dir(follow_symlinks=False):
+                yield f"{prefix}{entry.name}"
+            elif entry.name not in _NO_PART:
+                pending.append(f"{prefix}{entry.name}/")
 
 
 def _pointers(folder: str, paths: Sequence[str]) -> list[str]:

@@ -29,6 +29,8 @@ _UNKNOWN = "has ended, nobody saw how"
 # Variables that supervisors set for their children; without them, the ancestors need no check.
 _SIGNS = ("INVOCATION_ID", "SUPERVISOR_PROCESS_NAME", "pm_id", "SYSTEMD_EXEC_PID")
 _MOST_LINE = 300
+EXEC = "exec: "
+"""The beginning of the last line that a launcher prints before it becomes the app."""
 _PAGE_SECONDS = 1.0
 
 
@@ -57,6 +59,8 @@ def look_back(context: Context) -> Outcomes:
     last = known.last
     if last is None or last.over or _lives(last):
         return known
+    if last.unit and last.unit == context.environ.get("INVOCATION_ID"):
+        return known  # systemd knows how, and calls `ended` after this command of the same run of the unit
     boot_id, _ = own_namespace()
     rebooted = bool(boot_id) and last.boot_id != boot_id
     if rebooted:
@@ -218,9 +222,10 @@ def note_unit_end(context: Context) -> None:
     from ..service import journal
 
     status = journal.status_of(environ)
-    line = last_line(last.log) or journal.last_line(last.pid, invocation)
+    asked = journal.was_asked(environ)
+    line = last_line(last.log) or ("" if asked else journal.last_line(last.pid, invocation, EXEC))
     how = f"{in_words(status)}{journal.more(environ)}"
-    known = note_end(context, last, End(how, status, line, journal.was_asked(environ)))
+    known = note_end(context, last, End(how, status, line, asked))
     if known.last and known.last.stage == "stopped" and not last.over:
         history.record(settings, "stop", f"pid {last.pid}", f"{how}, by systemd")
 

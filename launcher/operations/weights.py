@@ -135,7 +135,7 @@ def inventory(context: Context, instance: Instance, *, cached: bool = True) -> I
 
 
 def read_files(context: Context, memories: Memories, own: Sequence[Wanted], cached: Sequence[Wanted] = ()) -> Digests:
-    """Return the digests of files in folders of the app's own and in hub caches, and keep them.
+    """Return the digests of files in folders of the app's own and in hub caches, and keep them unless in a dry run.
 
     Raises LauncherError (74) for a file that cannot be read.
     """
@@ -150,7 +150,8 @@ def read_files(context: Context, memories: Memories, own: Sequence[Wanted], cach
             f"cannot read {where}: {(error.strerror or str(error)).lower()}", "start_app.py models list", ExitStatus.IO
         ) from error
     finally:
-        verified.save(context.settings.app_dir, memories, context.console.detail)
+        if not context.arguments.dry_run:
+            verified.save(context.settings.app_dir, memories, context.console.detail)
 
 
 class _Comparison:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import signal
+import time
 from collections.abc import Mapping
 
 from ..system.child import output_within
 
 _SECONDS = 3.0
+_LATE_SECONDS = 1.0
+_PAUSE = 0.1
 # The unit was stopped, or took too long to stop: nothing else has a time-out in a unit of ours.
 _ASKED = ("success", "timeout")
 _PLAIN = ("success", "exit-code", "signal", "core-dump")
@@ -37,8 +40,23 @@ def more(environ: Mapping[str, str]) -> str:
     return f" ({result})" if result and result not in _PLAIN else ""
 
 
-def last_line(pid: int, invocation: str) -> str:
-    """Return the last line that a process of a unit has written to the journal; blank if it cannot be read."""
+def last_line(pid: int, invocation: str, ours: str) -> str:
+    """Return the last line that a process of a unit has written to the journal; blank if it cannot be read.
+
+    The journal may get the lines of an ended process a moment later. A line that begins with `ours` was written before
+    the process became the app, so wait a little for another one.
+    """
+    # It processes everything that it has received first; only root may ask for that.
+    output_within(("journalctl", "--sync"), _SECONDS)
+    deadline = time.monotonic() + _LATE_SECONDS
+    while True:
+        line = _last_line(pid, invocation)
+        if (line and not line.startswith(ours)) or time.monotonic() > deadline:
+            return line
+        time.sleep(_PAUSE)
+
+
+def _last_line(pid: int, invocation: str) -> str:
     words = ("journalctl", "--quiet", "--no-pager", "--output=cat", "--lines=5")
     matches = (f"_PID={pid}", f"_SYSTEMD_INVOCATION_ID={invocation}")
     data = output_within((*words, *matches), _SECONDS) or b""

@@ -397,3 +397,24 @@ def test_the_cache_of_another_app_is_not_asked_about(cached: Cached, processes: 
     done = cached.run("clear", "--json")
     assert done.status == 0, done.err
     assert [left["path"] for left in json.loads(done.out)["left"]] == [str(cached.repo(V22) / "notes.txt")]
+
+
+@pytest.mark.slow
+def test_the_list_counts_nothing_as_free_that_a_prune_would_leave(cached: Cached, processes: Processes) -> None:
+    partial = partial_of(cached, V23)
+
+    def promised() -> int:
+        return int(json.loads(cached.run("list", "--json").out)["roots"][0]["reclaimable_bytes"])
+
+    before = promised()
+    assert before >= partial.stat().st_size
+    reader = reading(processes, "opens", file_of(cached, V23, "config.json"))
+    busy = promised()
+    assert busy <= before - partial.stat().st_size
+    assert json.loads(cached.run("prune", "--dry-run", "--json").out)["roots"][0]["size_bytes"] == busy
+    reader.process.kill()
+    reader.process.wait()
+    assert promised() == before
+    for ref in (cached.repo(V23) / "refs").iterdir():
+        ref.write_text("f" * 40)  # as a download does that has just begun
+    assert promised() == busy

@@ -49,7 +49,7 @@ STEPS = 160
 """A launch that replaces an instance, fails and rolls back has about so many; the rest of the kills comes too late."""
 END_SECONDS = 60.0
 # What systemd does for the main process of a unit, as far as a launcher sees it.
-UNIT = ("sh", "-c", 'SYSTEMD_EXEC_PID=$$ INVOCATION_ID=0123456789abcdef exec "$@"', "sh")
+UNIT = ("sh", "-c", 'SYSTEMD_EXEC_PID=$$ INVOCATION_ID=$$ exec "$@"', "sh")
 # It dies where its settings or its model say so, before it opens its port.
 APP = """\
 import argparse, http.server, os, signal, sys
@@ -88,7 +88,7 @@ class Page(http.server.BaseHTTPRequestHandler):
 
 http.server.ThreadingHTTPServer(("127.0.0.1", args.port), Page).serve_forever()
 """
-DEATHS = ("exit1", "exit2", "exit3", f"signal{int(signal.SIGSEGV)}", f"signal{int(signal.SIGKILL)}")
+DEATHS = ("exit0", "exit1", "exit2", "exit3", f"signal{int(signal.SIGSEGV)}", f"signal{int(signal.SIGKILL)}")
 
 
 class Cached:

@@ -390,6 +390,22 @@ def test_a_sibling_on_another_port_is_left_and_named(app: AppFolder, processes: 
     assert f"this app's instance on port {sibling.port}" in done.err
 
 
+@pytest.mark.parametrize("command", ["status", "stop"])
+def test_the_wrong_port_is_answered_with_that_of_the_other_instance(
+    command: str, app: AppFolder, processes: Processes
+) -> None:
+    sibling = AppFolder(app.path, free_port())
+    python(sibling, processes, "webui.py")
+    done = launcher(command, *app.arguments)
+    assert done.status == 0
+    (hint,) = [line for line in done.err.splitlines() if line.startswith("hint: ")]
+    assert hint.endswith(f" {command} --port {sibling.port}")
+    assert f"--port {app.port}" not in hint
+    right = launcher(command, *sibling.arguments)
+    assert right.status == 0
+    assert "hint" not in right.err
+
+
 @pytest.mark.parametrize("how", ["argument", "joined argument", "environment"])
 def test_a_sibling_that_still_loads_is_known_by_the_port_it_was_told(
     how: str, app: AppFolder, processes: Processes

@@ -519,3 +519,35 @@ def test_a_folder_that_is_not_ascii_works_under_any_locale(
     done = launcher("stop", *app.arguments, env=env)
     assert done.status == 0, done.err
     assert not alive(running.pid)
+
+
+@pytest.mark.parametrize(
+    ("line", "commands"),
+    [
+        ("HF_ENDPOINT=hub mirror", ("status", "history", "logs")),
+        pytest.param("HF_ENDPOINT_FALLBACK=ftp://x", ("status", "history", "logs"), marks=pytest.mark.slow),
+        pytest.param("APP_NOTIFY_URL=nowhere", ("status", "history", "logs"), marks=pytest.mark.slow),
+        pytest.param("APP_LOCKED=perhaps", ("status", "history", "logs"), marks=pytest.mark.slow),
+        pytest.param("HF_HUB_CACHE=$NOWHERE/hub", ("status", "history", "logs"), marks=pytest.mark.slow),
+        pytest.param("GRADIO_SERVER_NAME=a b", ("status", "history", "logs"), marks=pytest.mark.slow),
+        pytest.param("HF_HOME='/mnt/hf", ("status", "history", "logs"), marks=pytest.mark.slow),
+        pytest.param("GRADIO_SERVER_PORT=many", ("history",), marks=pytest.mark.slow),
+        ("APP_ARGS=--name 'x", ("history",)),
+    ],
+)
+def test_what_only_shows_something_ignores_an_invalid_setting_that_it_does_not_need(
+    line: str, commands: tuple[str, ...], app: AppFolder
+) -> None:
+    port = () if "PORT=" in line else ("--port", str(app.port))
+    log = app.path / ".start_app" / "logs" / f"webui-{app.port}.log"
+    log.parent.mkdir(mode=0o700, parents=True)
+    log.write_text("loaded\n")
+    (app.path / ".env").write_text(f"{line}\n")
+    for command in ("status", "history", "logs"):
+        done = launcher(command, "--app-dir", app.path, *port)
+        if command in commands:
+            assert done.status == 0, (command, done.err)
+            assert "line 1" in done.err
+        else:
+            assert done.status == 78, (command, done.err)
+    assert launcher("--no-launch", "--app-dir", app.path, *port).status == 78

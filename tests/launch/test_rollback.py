@@ -13,7 +13,19 @@ from typing import Any
 import pytest
 
 from launcher.service import outcomes
-from tests.support.apps import ROOT, WEBUI, AppFolder, Done, Processes, alive, eventually, get, launcher
+from tests.support.apps import (
+    ROOT,
+    START_APP,
+    WEBUI,
+    AppFolder,
+    Done,
+    Processes,
+    alive,
+    clean_environment,
+    eventually,
+    get,
+    launcher,
+)
 
 SECRET = "sk-0123456789abcdef0123456789abcdef"
 
@@ -78,6 +90,9 @@ def test_nothing_is_substituted_where_that_is_refused_or_in_the_foreground(
     assert " has ended before its page answered, nobody saw how\n" in shown.out
     assert "last failed start:" not in shown.out  # it is the one that has ended
     assert "rollback starts what ran well before" in shown.err
+    again = launcher(*app.arguments, "--", "--exit", "5").err
+    assert "note: the last start failed: pid " in again
+    assert "rollback starts what ran well before" in again
     done = launcher("rollback", "--background", *app.arguments)
     processes.end_also(app.lock_holder() or 0)
     assert done.status == 0, done.err
@@ -216,6 +231,8 @@ def test_an_unattended_start_does_not_repeat_what_has_failed(app: AppFolder, pro
     assert "rolling back to what ran well" in done.err
     assert "exit status 4" in done.err
     assert serving(app)[-2:] == ["--load", "0"]
+    done = background(app, processes, "--if-down", "-q")
+    assert (done.status, done.err) == (0, "")  # cron would send a mail each minute
     assert launcher("stop", *app.arguments).status == 0
     done = background(app, processes, "--if-down")  # a person has stopped it, and may want to see the new set once more
     assert (done.status, "exit status 4" in done.err) == (75, True)
@@ -244,3 +261,18 @@ def test_a_record_that_somebody_has_spoiled_is_none(app: AppFolder, processes: P
         assert known(app) == outcomes.Outcomes()
     assert launcher("status", *app.arguments).status == 0
     assert background(app, processes, "--", "--exit", "2").status == 75
+
+
+@pytest.mark.slow
+def test_what_only_systemd_has_seen_is_left_to_systemd(app: AppFolder, processes: Processes) -> None:
+    run = clean_environment(INVOCATION_ID="0123456789abcdef")
+    unit = ("sh", "-c", 'SYSTEMD_EXEC_PID=$$ exec "$@"', "sh", sys.executable, START_APP, *app.arguments)
+    dead = processes.start((*unit, "--", "--exit", "3"), env=run)
+    assert dead.wait(60) == 3, dead.err
+    assert launcher("wait", "--timeout", "1", "--pid", str(dead.pid), *app.arguments, env=run).status != 0
+    facts = {"EXIT_CODE": "exited", "EXIT_STATUS": "3", "SERVICE_RESULT": "exit-code"}
+    assert launcher("ended", *app.arguments, env={**run, **facts}).status == 0
+    entries = launcher("history", "--json", *app.arguments).json["entries"]
+    ended = [(entry["action"], entry["result"]) for entry in entries if entry["action"] != "start"]
+    assert [action for action, _ in ended] == ["fail"]
+    assert ended[0][1].startswith("has ended with exit status 3 before its page answered")

@@ -82,6 +82,8 @@ def test_json_is_one_object_with_the_whole_commits_and_the_dates(world: World) -
                 "verdict": "local behind",
                 "stale": True,
                 "detail": f"{old[:7]} of {OLD_DATE}, {new[:7]} of {NEW_DATE} upstream",
+                "missing_files": [],
+                "extra_files": [],
             }
         ],
         "exit_status": STALE,

@@ -86,7 +86,7 @@ def test_only_blobs_that_nobody_may_write_to_are_one_file(mode: int, blob: bool,
 def test_what_is_exported_is_pulled_where_there_is_no_network(pulled: Pulled, tmp_path: Path) -> None:
     write(pulled.folder, {"own.pth": b"own" * 999})
     assert pulled.run("models", "lock", "--freeze").status == 0
-    usb = tmp_path / "usb"
+    usb = tmp_path / "my usb"
     assert "would write" in pulled.run("models", "export", "-n", str(usb)).out
     assert not usb.exists()
     done = pulled.run("models", "export", str(usb))

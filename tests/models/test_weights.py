@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from launcher.system import page_cache
 from tests.support.apps import WEBUI, AppFolder, Done, Processes, Running, eventually, get, launcher
 from tests.support.hub_cache import Library
 from tests.support.pulled import FOLDER, MODEL, NEW, OTHER, Pulled, pulled_app
+from tests.support.removal import everything
 
 GPT, CODEC = "checkpoints/gpt.pth", "checkpoints/hf_cache/codec.safetensors"
 FILES = {GPT: b"gpt" * 5_000, CODEC: b"codec" * 3_000, "checkpoints/hf_cache/bigvgan/g.bin": b"g" * 999}
@@ -223,12 +225,33 @@ def test_what_the_running_instance_has_loaded_and_the_lock_does_not_pin_is_told_
     pulled.app.script.write_text(WEBUI.replace("time.sleep(args.load)", f"kept = open({str(blob)!r}, 'rb')"))
     running = start(pulled.app, processes)
     pulled.lock(pulled.locked(pulled.old))
+    done = pulled.run("--locked", "--dry-run")
+    assert done.status == 65
+    assert f"has loaded what models.lock does not pin: {OTHER}" in done.err
     done = pulled.run("--locked", "--no-launch")
     assert done.status == 65
     assert f"the running instance has loaded what models.lock does not pin: {OTHER}" in done.err
     assert running.process.poll() is None
     assert pulled.run("--locked", "--no-launch", "--force").status == 0
     assert running.wait() is not None
+
+
+@pytest.mark.parametrize("what", ["changed", "unpinned"])
+def test_a_dry_run_shows_what_a_locked_launch_refuses_and_changes_nothing(what: str, flat: AppFolder) -> None:
+    run(flat, "models", "lock", "--freeze")
+    assert run(flat, "--locked", "--dry-run").status == 0
+    if what == "changed":
+        in_place(flat.path / GPT)
+    else:
+        (flat.path / GPT).with_name("new.pth").write_bytes(b"new")
+    before = everything(flat.path)
+    told = [run(flat, "--locked", *words) for words in (("--dry-run",), ("--no-launch",))]
+    assert [done.status for done in told] == [65, 65]
+    assert told[0].err.splitlines()[-2:] == told[1].err.splitlines()[-2:]
+    shutil.rmtree(flat.path / ".start_app")
+    assert run(flat, "--locked", "--dry-run").status == 65
+    assert everything(flat.path) == before
+    assert not (flat.path / ".start_app").exists()
 
 
 def check(pulled: Pulled, *arguments: str) -> tuple[int, dict[str, tuple[str, str]]]:
@@ -256,6 +279,30 @@ def test_a_folder_that_was_filled_by_hand_is_judged_by_its_hashes(pulled: Pulled
     (pulled.folder / "gpt.safetensors").write_bytes(NEW["gpt.safetensors"][:500])
     (pulled.folder / "gpt.safetensors.aria2").touch()
     assert "a download broke off" in check(pulled, *arguments)[1][name][1]
+
+
+@pytest.mark.slow
+def test_missing_and_extra_files_of_a_folder_are_named(pulled: Pulled) -> None:
+    for path, data in NEW.items():
+        (pulled.folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (pulled.folder / path).write_bytes(data)
+    for path in ("mine.txt", "loras/voice.pt", ".cache/huggingface/CACHEDIR.TAG", ".git/HEAD"):
+        (pulled.folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (pulled.folder / path).write_text("x")
+    for path in ("hf_cache/models--koge--voices/refs/main", "other/.cache/huggingface/x", "other/y.bin"):
+        (pulled.folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (pulled.folder / path).write_text("x")
+    small = next(path for path in NEW if path.endswith(".json"))
+    (pulled.folder / small).unlink()
+    done = pulled.run("models", "check", MODEL, "--local-dir", FOLDER, "--json")
+    (model,) = done.json["models"]
+    assert (done.status, model["verdict"], model["missing_files"]) == (0, "up to date", [small])
+    assert sorted(model["extra_files"]) == ["loras/voice.pt", "mine.txt"]
+    assert model["detail"] == f"4 of 5 files are here, without {small}; not in the repo: mine.txt, loras/voice.pt"
+    (pulled.folder / "gpt.safetensors").unlink()
+    done = pulled.run("models", "check", MODEL, "--local-dir", FOLDER)
+    assert done.status == 80
+    assert "files missing: gpt.safetensors; not in the repo: mine.txt, loras/voice.pt" in done.out
 
 
 @pytest.mark.slow

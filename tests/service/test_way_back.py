@@ -60,7 +60,7 @@ def test_a_unit_is_back_within_two_starts_after_an_upgrade_that_kills_the_app(ma
     assert "has ended with exit status 2 before its page answered" in journal
     assert "rolling back to what ran well" in journal
     told = machine.launcher("history", "--app-dir", "/srv/app").out
-    assert "unrecognized arguments" in told  # the last line, from the journal
+    assert "unrecognized arguments" in told, told  # the last line, from the journal
     machine.systemctl("kill", "--kill-who=main", "--signal=SIGKILL", name)
     eventually(lambda: page_pid(app) != pid, 40, what="another instance")
     assert "was ended by SIGKILL" in machine.launcher("history", "--app-dir", "/srv/app").out

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from launcher.config import settings
+from launcher.config.paths import fallbacks
 from launcher.errors import ExitStatus, LauncherError
 from tests.support.apps import AppFolder, clean_environment, free_port, launcher
 from tests.support.launched import received
@@ -494,3 +495,18 @@ def test_another_list_counts_where_it_extends_the_environments(folder: Path) -> 
     (warning,) = loaded.warnings
     assert ".env line 2: PYTHONPATH has no effect" in warning
     assert load(folder).variables["PYTHONPATH"].value == "/opt/py"
+
+
+@pytest.mark.parametrize(
+    ("text", "entries"),
+    [
+        ("/mnt/my usb/models", ["/mnt/my usb/models"]),
+        ("/mnt/my usb/models, https://hf-mirror.com", ["/mnt/my usb/models", "https://hf-mirror.com"]),
+        ("https://hf-mirror.com /mnt/a b /mnt/c", ["https://hf-mirror.com", "/mnt/a b", "/mnt/c"]),
+        (" ./usb  ~/my models ,../x,", ["./usb", "~/my models", "../x"]),
+        ("https://a.b https://c.d", ["https://a.b", "https://c.d"]),
+        ("https://a.b and more", ["https://a.b and more"]),
+    ],
+)
+def test_a_folder_among_the_fallbacks_may_have_blanks_in_its_name(text: str, entries: list[str]) -> None:
+    assert list(fallbacks(text)) == entries
