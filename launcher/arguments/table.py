@@ -139,7 +139,7 @@ _COMMANDS = (
     Command(
         "doctor",
         "find what is wrong or odd, and the command that helps",
-        {"doctor": (own.REPORT, own.timeout("how long the checks may take together (default: 2)"))},
+        {"doctor": (own.REPORT, own.timeout("how long the checks may take together (default: 2.2)"))},
         (
             ("doctor", "exit 0 if nothing is wrong; what is only odd does not count"),
             ("doctor --report", "print Markdown for a bug report, secrets masked"),

@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple
 from ..context import Context
 from ..errors import ExitStatus, LauncherError, quoted
 
-SECONDS = 2.0
+SECONDS = 2.2
 """The time for all checks; the command as a whole takes less than 3 s."""
 # The order of importance of the exit statuses: what prevents every start comes first.
 ORDER = (

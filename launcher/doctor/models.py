@@ -22,6 +22,8 @@ from ..ui import text
 from .finding import SECONDS, Finding, fact, odd, problem, refused
 
 _NAMED_AT_MOST = 3
+# Of the time for all checks, what one answer of a hub may take: the rest is for the import of huggingface_hub.
+_SHARE = 0.7
 # A model that is on every hub, to ask whether one answers at all; a 404 is an answer too.
 _KNOWN = "openai-community/gpt2"
 _TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
@@ -105,7 +107,7 @@ def hubs(context: Context) -> Iterator[Finding]:
             yield from _judged(verdict)
         return
     chosen = _subjects(context)
-    timeout = (context.arguments.timeout or SECONDS) / 2
+    timeout = context.timeout(SECONDS) * _SHARE
     asked = (named.used, *((named.official,) if named.mirrored else ()))
     if not chosen:
         questions = [Question(endpoint, "head", _KNOWN, "main") for endpoint in asked]
