@@ -357,7 +357,7 @@ def test_a_current_folder_that_was_removed(app: AppFolder, tmp_path: Path) -> No
 def test_it_works_as_pid_1_without_proc_and_on_a_full_disk(app: AppFolder, before: str) -> None:
     offline(app)
     (app.path / "hf").mkdir()
-    call = f"{sys.executable} {START_APP} doctor --app-dir {app.path} --json --timeout 50"
+    call = f"{sys.executable} {START_APP} doctor --app-dir {app.path} --port {app.port} --json --timeout 50"
     command = f"{before.format(app=app.path)} && exec {call}"
     words = ("unshare", "-mpf", "--mount-proc", "sh", "-c", command)
     done = subprocess.run(words, env=clean_environment(), capture_output=True, text=True, timeout=100)
