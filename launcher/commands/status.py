@@ -237,7 +237,9 @@ def status(context: Context) -> Status:
     recorded = record.models if instance and record and record.pid == instance.pid else {}
     models: tuple[InUse, ...] = ()
     if instance:
-        now = versions.current(paths, settings.app_dir, _lock(context))
+        now, lock = versions.current(paths, settings.app_dir, None), _lock(context)
+        if lock is not None:  # it decides about the repos that it names, and the cache about the others
+            now += versions.current(paths, settings.app_dir, lock)
         models = loaded.in_use(running.opened, paths, recorded, now)
     return Status(
         settings=settings,

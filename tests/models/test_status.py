@@ -76,6 +76,16 @@ def test_the_files_that_are_mapped_say_more_than_the_record(pulled: Pulled, proc
 
 
 @pytest.mark.slow
+def test_a_model_that_the_lock_does_not_name_is_compared_with_the_cache(pulled: Pulled, processes: Processes) -> None:
+    pulled.mirror.freeze(MODEL, sha=pulled.old)
+    pulled.app.script.write_text(LOADING)
+    pulled.start(processes, "--", *MAPPING)
+    (pulled.app.path / "models.lock").write_text('{"version": 1, "models": []}')
+    found = _models(pulled)[MODEL]
+    assert (found["on_disk"], found["changed"]) == (found["commit"], False)
+
+
+@pytest.mark.slow
 def test_a_model_that_was_removed_under_the_app_is_told_as_such(pulled: Pulled, processes: Processes) -> None:
     pulled.mirror.freeze(MODEL, sha=pulled.old)
     pulled.app.script.write_text(LOADING)
