@@ -207,10 +207,12 @@ def relatives_of(survey: Survey) -> Relatives:
             return descendants(pids, table, survey.bounds)
         if instance is None:
             return _all_below(root, pids, table)
-        roots = pids.intersection((instance.pid, *instance.members))
+        # They are proven by what they run, however short their time: a child of the same tick is not proven by its age.
+        runs = [process for process in instance.runs if (now := table.kin(process.pid)) and now.start == process.start]
+        roots = pids.intersection((instance.pid,)).union(process.pid for process in runs)
         kin = family(roots, table, survey.bounds, known[root.pid]._replace(pids=pids - roots))
         known[root.pid] = kin.known
-        return kin.own
+        return (*runs, *kin.own)
 
     return relatives
 

@@ -35,14 +35,14 @@ class Member(NamedTuple):
 class Instance(NamedTuple):
     """Hold one instance: its root process, its ports, and the verdict.
 
-    `members` are the processes below it that run the app too, `family` are the other processes that the app started,
+    `runs` are the processes below it that run the app too, `family` are the other processes that the app started,
     `tree` the pids of all three. `left` are foreign processes below it, each with the reason. `told` is the port in its
     arguments, `page_port` the port where its page was found, if it has several. `shell` is the one that continues when
     the instance ends, and may restart it.
     """
 
     process: Process
-    members: tuple[int, ...]
+    runs: tuple[Process, ...]
     tree: tuple[int, ...]
     told: Told
     listening: frozenset[int]
@@ -58,6 +58,11 @@ class Instance(NamedTuple):
     def pid(self) -> int:
         """Return the pid of the instance's root process."""
         return self.process.pid
+
+    @property
+    def members(self) -> tuple[int, ...]:
+        """Return the pids of the processes below it that run the app too."""
+        return tuple(process.pid for process in self.runs)
 
     @property
     def port(self) -> int | None:
@@ -217,7 +222,7 @@ def _instances(proven: Mapping[int, Candidate], wanted: Wanted, table: ProcessTa
         instances.append(
             Instance(
                 process=proven[root].process,
-                members=members,
+                runs=tuple(proven[pid].process for pid in members),
                 tree=(*roots, *(member.process.pid for member in own)),
                 told=told,
                 listening=listening,

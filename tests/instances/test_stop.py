@@ -12,8 +12,13 @@ import psutil
 import pytest
 
 from launcher.instances import process as looks
+from launcher.instances.app_arguments import Told
+from launcher.instances.family import Bounds
+from launcher.instances.match import Verdict
 from launcher.instances.pidfd import Handle
-from launcher.instances.stop import stop
+from launcher.instances.stop import relatives_of, stop
+from launcher.instances.survey import Instance, Survey
+from launcher.instances.table import ProcessTable
 from tests.support.apps import (
     START_APP,
     AppFolder,
@@ -51,6 +56,25 @@ def test_an_instance_that_dies_at_once_costs_no_wait(app: AppFolder, processes: 
     assert running.wait(1) == -signal.SIGTERM
     assert not stopped.killed
     assert stopped.seconds < 5  # thirty would be the time-out
+
+
+@pytest.mark.parametrize("runs", [True, False])
+def test_what_runs_the_app_below_its_wrapper_goes_however_young_it_is(runs: bool, processes: Processes) -> None:
+    child = "import time; print('up', flush=True); time.sleep(600)"
+    parent = f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {child!r}]).wait()"
+    running = processes.start((sys.executable, "-c", parent))
+    eventually(lambda: "up" in running.out, what="the child")
+    wrapper = looks.look(running.pid)
+    app = looks.look(psutil.Process(running.pid).children()[0].pid)
+    assert wrapper and app
+    instance = Instance(
+        wrapper, (app,) if runs else (), (wrapper.pid, app.pid), Told(), frozenset(), Verdict("stale", "a test says so")
+    )
+    bounds = Bounds((), os.getpid(), os.geteuid())
+    survey = Survey(1, (instance,), (), (), (), None, (), bounds)
+    family = relatives_of(survey)(wrapper, frozenset((wrapper.pid,)), ProcessTable())
+    assert [process.pid for process in family] == ([app.pid] if runs else [])
+    processes.end_also(app.pid)
 
 
 def test_the_whole_tree_goes(app: AppFolder, processes: Processes) -> None:

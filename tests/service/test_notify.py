@@ -185,7 +185,7 @@ def test_what_is_no_address_is_refused_without_being_shown(value: str, app: AppF
         if level == "file":
             app.write_env(f"APP_NOTIFY_URL='{value}'\n")
         env = clean_environment(**({"APP_NOTIFY_URL": value} if level == "environment" else {}))
-        done = launcher("status", *app.arguments, env=env)
+        done = launcher("-n", *app.arguments, env=env)
         assert done.status == ExitStatus.CONFIG
         assert f"APP_NOTIFY_URL is not an http(s) address ({where}); it is a secret and not shown\n" in done.err
         assert SECRET not in done.err + done.out
