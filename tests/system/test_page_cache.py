@@ -28,7 +28,8 @@ def cold(tmp_path: Path) -> int:
 def test_what_is_not_in_memory_is_read_once(cold: int) -> None:
     parts = [(cold, *part) for part in page_cache.missing(cold, SIZE)]
     steps: list[int] = []
-    assert page_cache.read(parts, 60, steps.append) == sum(steps) == SIZE
+    wanted = sum(count for _, _, count in parts)  # the kernel may keep some of it: that it drops a page is no promise
+    assert page_cache.read(parts, 60, steps.append) == sum(steps) == wanted
     assert not list(page_cache.missing(cold, SIZE))
 
 
