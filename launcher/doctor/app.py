@@ -202,7 +202,7 @@ def _last_start(known: Outcomes, running: Instance | None) -> Iterator[Finding]:
         )
     if last and last.rollback and not last.over:
         told = f"the last good set of {last.ran.at} runs instead of what the settings ask for"
-        yield odd("last start", told, "start_app.py status; start_app.py history")
+        yield odd("last start", told, "start_app.py history; start_app.py runs what the settings ask for")
 
 
 def logout(context: Context) -> Iterator[Finding]:
