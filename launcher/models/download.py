@@ -48,7 +48,6 @@ def fetch(task: Task, reach: Reach, memories: Memories, run: Run) -> Served:
     Raises LauncherError: 74 if the disk fails, 75 if no hub can serve the files, 65 if the files of all hubs are wrong.
     """
     _prepare(task)
-    watch = _Watch(task, run.progress)
     damaged = set(task.damaged)
     lacking = list(task.lacking)
     if task.place.root is None:  # an interrupted pull may have downloaded some of it
@@ -62,6 +61,7 @@ def fetch(task: Task, reach: Reach, memories: Memories, run: Run) -> Served:
     if lacking:
         _refuse_offline(task, lacking, reach)
     missing = sum(max(0, task.model.files[path].size) for path in lacking)
+    watch = _Watch(task, lacking, run.progress)
     failures: list[tuple[Endpoint, str]] = []
     lied = denied = 0
     for endpoint in reach.endpoints.chain if lacking else ():
@@ -231,10 +231,15 @@ def _download(task: Task, lacking: Sequence[str], endpoint: Endpoint, reach: Rea
 class _Watch:
     """Report the progress of a download: the bytes on the disk, or the received bytes if there are more."""
 
-    def __init__(self, task: Task, progress: Progress | None) -> None:
+    def __init__(self, task: Task, lacking: Sequence[str], progress: Progress | None) -> None:
         self._progress = progress
-        self._hashes = {task.model.files[path].hash: max(0, task.model.files[path].size) for path in task.lacking}
         self._task = task
+        self._expected = {path: max(0, task.model.files[path].size) for path in lacking}
+        self._hashes = {task.model.files[path].hash: self._expected[path] for path in lacking}
+        self._paths: dict[str, str | None] = {}
+        # What a folder of the app's own holds already is not part of this download.
+        complete = [path for path in task.lacking if path not in self._expected]
+        self._before = 0 if task.place.root else sum(max(0, task.model.files[path].size) for path in complete)
         self._told = 0
         self._sizes: dict[str, int] = {}
         self._name = ""
@@ -242,20 +247,31 @@ class _Watch:
     def look(self, received: int) -> tuple[tuple[str, int, int], ...]:
         """Return a value that changes while bytes arrive, and report their progress."""
         files = tuple(sorted(self._files()))
-        count = min(max(sum(size for _, size, _ in files), received), sum(self._hashes.values()))
+        arrived = sum(size for _, size, _ in files) - self._before
+        count = min(max(arrived, received), sum(self._hashes.values()))
         if self._progress:
             self._progress(max(0, count - self._told), self._growing(files))
             self._told = max(count, self._told)
         return files
 
     def _growing(self, files: Sequence[tuple[str, int, int]]) -> str:
-        """Return the file that grew last; blank before the first growth."""
-        grown = [name for name, size, _ in files if size > self._sizes.get(name, 0)]
-        self._sizes = {name: size for name, size, _ in files}
-        wanted = {path: self._task.model.files[path].hash for path in self._task.lacking}
-        paths = (path for name in grown for path in wanted if _is_of(name, path, wanted[path]))
-        self._name = next(paths, self._name)
+        """Return the unfinished file that grew last, or else the last file that grew; blank before the first growth."""
+        sizes = {path: size for name, size, _ in files if (path := self._path_of(name))}
+        grown = [path for path, size in sizes.items() if size > self._sizes.get(path, 0)]
+        unfinished = [path for path, size in sizes.items() if size < self._expected[path]]
+        self._sizes = sizes
+        growing = [path for path in grown if path in unfinished]
+        waiting = [self._name] if self._name in unfinished else unfinished
+        self._name = next(iter((*growing, *waiting, *grown)), self._name)
         return self._name
+
+    def _path_of(self, name: str) -> str | None:
+        """Return the path that a file on the disk will have in the model, None for any other file."""
+        if name not in self._paths:
+            files = self._task.model.files
+            paths = (path for path in self._expected if _is_of(name, path, files[path].hash))
+            self._paths[name] = next(paths, None)
+        return self._paths[name]
 
     def _files(self) -> Iterator[tuple[str, int, int]]:
         if self._task.place.root is None:

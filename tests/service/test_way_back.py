@@ -125,9 +125,7 @@ serverurl=unix://{folder}/sock
 
 
 @pytest.mark.slow
-def test_supervisord_is_back_within_two_starts_and_parks_what_never_comes_up(
-    app: AppFolder, processes: Processes
-) -> None:
+def test_supervisord_is_back_within_two_starts(app: AppFolder, processes: Processes) -> None:
     app.script.write_text(APP)
     app.write_env("APP_ARGS=--load 0\n")
     configuration = supervised(app, processes)
@@ -155,6 +153,25 @@ def test_supervisord_is_back_within_two_starts_and_parks_what_never_comes_up(
     record = known(app)
     assert record.last
     assert (record.last.stage, record.failed) == ("stopped", None)  # a person has ended it
+
+
+@pytest.mark.slow
+def test_supervisord_repeats_no_doomed_start_until_it_is_repaired(app: AppFolder, processes: Processes) -> None:
+    app.script.write_text(APP)
+    app.write_env("MODEL=bad\n")
+    folder = supervised(app, processes).parent
+
+    def parked() -> int:
+        logs = folder.glob(f"{app.path.name}-stdout*.log")
+        return sum(path.read_text().count("5 unattended starts failed") for path in logs)
+
+    eventually(parked, 90, what="five failed starts")
+    count = parked()
+    eventually(lambda: parked() > count, 60, what="another try")
+    assert starts(app) == ["start"] * 5
+    app.write_env("APP_ARGS=--load 0\n")
+    processes.end_also(int(page_pid(app)))
+    assert starts(app) == ["start"] * 6
 
 
 @pytest.mark.parametrize(("version", "steps"), [("systemd 254 (254.26-1)", True), ("systemd 252 (252.38-1)", False)])
