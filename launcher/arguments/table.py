@@ -308,7 +308,7 @@ _COMMANDS = (
             ("models export -n /mnt/usb/models", "show how much that would be"),
         ),
         repos="DIR",
-        details="There, HF_ENDPOINT_FALLBACK=DIR in .env has models pull take the files from DIR.",
+        details="On that machine, set HF_ENDPOINT_FALLBACK=DIR in .env: models pull takes the files from DIR.",
     ),
     Command("ended", "note how the main process of the unit has ended, for ExecStopPost=", {}, (), hidden=True),
     Command("cache names", "print the names of the cached repos, for completion", {}, (), hidden=True),

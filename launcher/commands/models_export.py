@@ -23,5 +23,5 @@ def run(context: Context) -> Report:
         "size_bytes": done.size,
         "dry_run": dry_run,
     }
-    hint = f"HF_ENDPOINT_FALLBACK={quoted(done.folder)} in .env has start_app.py models pull take the files from there"
+    hint = f"HF_ENDPOINT_FALLBACK={quoted(done.folder)} in .env on the other machine, then start_app.py models pull"
     return Answer(text=(line,), data=document, hint=None if dry_run else hint)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ..context import Context, Report
 from ..launch import rollback
+from ..service import history
 from ..system.signals import ignore_hangup
 from .launch import go
 
@@ -13,9 +14,10 @@ def run(context: Context) -> Report:
 
     Raises LauncherError (78) without such a set.
     """
-    launch = rollback.by_hand(context)
     if context.arguments.dry_run:
-        return launch.plan()
+        return rollback.by_hand(context).plan()
+    with history.refusals(context.settings, "rollback"):
+        launch = rollback.by_hand(context)
     if context.arguments.background:
         ignore_hangup()
     return go(context, launch)

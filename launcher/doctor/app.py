@@ -125,8 +125,16 @@ def start(context: Context) -> Iterator[Finding]:
         placeholder.close()
 
 
+def _has_no_script(context: Context) -> bool:
+    """Return whether the settings have reported that no script of the app exists: no process can be its instance."""
+    loaded = context.settings
+    return bool(context.problems) and not any(map(os.path.isfile, (loaded.script, *loaded.other_entries)))
+
+
 def instance(context: Context) -> Iterator[Finding]:
     """Yield who holds the port, the instance, its leftovers, and how the last start ended."""
+    if _has_no_script(context):
+        return
     observed = observe(context.settings)
     yield from _port(context, observed)
     running = observed.instance
@@ -202,11 +210,13 @@ def _last_start(known: Outcomes, running: Instance | None) -> Iterator[Finding]:
         )
     if last and last.rollback and not last.over:
         told = f"the last good set of {last.ran.at} runs instead of what the settings ask for"
-        yield odd("last start", told, "start_app.py status; start_app.py history")
+        yield odd("last start", told, "start_app.py history; start_app.py runs what the settings ask for")
 
 
 def logout(context: Context) -> Iterator[Finding]:
     """Yield what would end the app when its user logs out or closes the terminal."""
+    if _has_no_script(context):
+        return
     running = observe(context.settings).instance
     pid = running.pid if running else os.getpid()
     user = text.user(os.geteuid())

@@ -142,7 +142,9 @@ def _reached(context: Context, endpoint: Endpoint, said: Sequence[Said]) -> Iter
         return
     told = f"{endpoint.url} does not answer: {reasons[0]}"
     if endpoint == context.endpoints.used:
-        yield problem("hub", told, f"curl -sSI --max-time 10 {quoted(endpoint.url)}", ExitStatus.RETRY)
+        test = f"curl -sSI --max-time 10 {quoted(endpoint.url)}"
+        helps = f"{test}; HTTPS_PROXY=http://proxy:3128 in .env for a proxy; HF_HUB_OFFLINE=1 in .env asks no hub"
+        yield problem("hub", told, helps, ExitStatus.RETRY)
     else:
         yield odd("hub", f"{told}; whether the mirror lags is not known", "start_app.py models check --timeout 30")
 

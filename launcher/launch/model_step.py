@@ -79,8 +79,9 @@ class ModelStep:
 
     def _check_locked(self, origin: Setting) -> None:
         if not self._lock:
+            asked = origin.origin if origin.origin.startswith("-") else f"APP_LOCKED ({origin.origin})"
             raise LauncherError(
-                f"no models.lock in {self._context.settings.app_dir}, and APP_LOCKED needs one ({origin.origin})",
+                f"no models.lock in {self._context.settings.app_dir}: {asked} needs one",
                 "start_app.py models lock REPO creates one",
                 origin.bad,
             )

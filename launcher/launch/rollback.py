@@ -13,7 +13,7 @@ from ..errors import ExitStatus, LauncherError, quoted
 from ..operations import outcome
 from ..operations.identity import command_of
 from ..service import outcomes
-from ..service.outcomes import LaunchSet, Outcomes
+from ..service.outcomes import LaunchSet, Outcomes, Pinned
 from ..ui import text
 from .good_models import is_there
 from .launch_set import restored
@@ -117,9 +117,12 @@ def by_hand(context: Context) -> Launch:
     launch = Launch(context)
     problem = unusable(launch, good)
     if problem:
-        raise LauncherError(
-            f"the last good set cannot be started: {problem}", "start_app.py history", ExitStatus.CONFIG
-        )
+        lost = _lost(good)
+        hint = "start_app.py history"
+        if lost:
+            shown = quoted(f"{lost.repo}@{lost.commit}")
+            hint = f"start_app.py models lock {shown}; start_app.py models pull; start_app.py rollback"
+        raise LauncherError(f"the last good set cannot be started: {problem}", hint, ExitStatus.CONFIG)
     context.console.say(f"rollback: to what ran well since {good.at}: {told(good)}; the app's code is not rolled back")
     return Launch(context, good, launch.wish())
 
@@ -138,8 +141,12 @@ def unusable(launch: Launch, good: LaunchSet) -> str:
     words = command_of(settings)
     if words and not set(words) <= set(good.argv):
         return f"it ran another command than {' '.join(map(quoted, words))}"
-    lost = next((model for model in good.models if not is_there(model)), None)
+    lost = _lost(good)
     return f"{lost.repo} @ {lost.commit[:7]} is no longer in {lost.path}" if lost else ""
+
+
+def _lost(good: LaunchSet) -> Pinned | None:
+    return next((model for model in good.models if not is_there(model)), None)
 
 
 def told(good: LaunchSet) -> str:

@@ -130,7 +130,7 @@ def traps(chosen: Collection[str], cached: Iterable[str]) -> Iterator[str]:
         if family in families[family] and versions:
             yield f"{family} names no version, and {', '.join(versions)} is there too: does the app load the right one?"
         elif len(versions) > 1:
-            yield f"{len(versions)} versions of {family} are there: {', '.join(versions)}: which does the app name?"
+            yield f"{len(versions)} versions of {family} are there: {', '.join(versions)}; check which the app loads"
 
 
 def _family(repo: str) -> str:

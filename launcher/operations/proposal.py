@@ -99,11 +99,11 @@ class _Proposing:
     def _origin(self, script: shell.StartScript | None) -> _Origin | None:
         running = started(self._app_dir)
         if running:
-            what = f"pid {running.pid} runs so"
+            what = f"from the running pid {running.pid}"
             return _Origin(running.argument, (), running.environment, _python_of(running), running.folder, what)
         argument = _argument(script) if script else None
         if script and argument:
-            what = f"{script.path.name} starts it so"
+            what = f"from {script.path.name}"
             return _Origin(argument, script.before, script.exports, script.python, self._app_dir, what)
         return None
 

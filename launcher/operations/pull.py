@@ -299,7 +299,8 @@ def chosen_subjects(repos: Sequence[str], known: Sequence[Subject], context: Con
         named = [subject for subject in known if target and subject.repo == target.repo]
         named = named or [subject for subject in cached if target and subject.repo == target.repo]
         if not (named and target):
-            raise unknown(repo, [repo_id.folder(s.repo) for s in (*known, *cached)], "start_app.py cache list")
+            hint = "start_app.py cache list; start_app.py models lock REPO pins a new one"
+            raise unknown(repo, [repo_id.folder(s.repo) for s in (*known, *cached)], hint)
         same = [subject for subject in named if target.revision in (None, subject.revision)]
         if not same:
             place = placement.cached_place(target.repo, context.roots)

@@ -152,6 +152,7 @@ def test_a_missing_script_and_one_that_python_refuses(app: AppFolder) -> None:
     done = doctor(app, "--json")
     assert done.status == ExitStatus.CONFIG
     assert any("no webui.py in" in text for text in findings(done, "problem", "settings"))
+    assert findings(done, "problem", "port") == findings(done, "problem", "log-out") == []  # it is reported once
 
 
 @pytest.mark.slow

@@ -285,7 +285,7 @@ def test_the_traps_are_warned_of_and_hinder_nothing(world: World) -> None:
     os.rename(world.cache / "models--koge--index-tts", world.cache / "gone")
     two = world.pin(V23, "-q")
     assert two.err.splitlines() == [
-        "2 versions of koge/index-tts are there: koge/index-tts-v22, koge/index-tts-v23: which does the app name?"
+        "2 versions of koge/index-tts are there: koge/index-tts-v22, koge/index-tts-v23; check which the app loads"
     ]
 
 

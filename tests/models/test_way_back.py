@@ -71,6 +71,26 @@ def test_a_new_commit_in_the_cache_that_kills_the_app_is_not_loaded_again(pulled
 
 
 @pytest.mark.slow
+def test_a_way_back_whose_model_is_gone_says_how_to_get_it_again(pulled: Pulled, processes: Processes) -> None:
+    assert background(pulled, processes).status == 0
+    assert pulled.run("stop").status == 0
+    assert pulled.run("cache", "remove", MODEL).status == 0
+    refused = pulled.run("rollback", "--background")
+    assert refused.status == 78
+    assert f"the last good set cannot be started: {MODEL} @ {pulled.old[:7]} is no longer in" in refused.err
+    (hint,) = [line for line in refused.err.splitlines() if line.startswith("hint: ")]
+    assert f" models lock {MODEL}@{pulled.old}; " in hint
+    entries = pulled.run("history", "--json").json["entries"]
+    assert (entries[-1]["action"], entries[-1]["what"]) == ("refuse", "rollback")
+    assert pulled.run("models", "lock", f"{MODEL}@{pulled.old}").status == 0
+    assert pulled.run("models", "pull").status == 0
+    done = pulled.run("rollback", "--background")
+    processes.end_also(pulled.app.lock_holder() or 0)
+    assert done.status == 0, done.err
+    assert pulled.loads(pulled.old) == OLD
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["launch", "pull"])
 def test_a_new_commit_in_a_folder_of_the_apps_is_put_back_without_a_hub(
     how: str, pulled: Pulled, processes: Processes
