@@ -135,7 +135,7 @@ class _Server(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", port), _Handler)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Say nothing: a client that leaves early is its own business."""
+        """Print nothing: a client may leave before its answer is complete."""
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -38,7 +38,7 @@ def disk(context: Context) -> Iterator[Finding]:
     roots = [root.real for root in context.roots]
     shown: set[int] = set()
     for path in (*roots, str(app_dir), context.environment.get("TMPDIR", "/tmp")):
-        place = _existing(path)
+        place = files.existing_folder(os.path.abspath(path))
         device = os.stat(place).st_dev
         if device in shown:
             continue
@@ -54,12 +54,6 @@ def disk(context: Context) -> Iterator[Finding]:
         if space.f_files and space.f_favail < _FEW_FILES:
             told = f"only {text.count(space.f_favail, 'more file')} can be created in {place}"
             yield problem("disk", told, f"df -i {quoted(place)}", ExitStatus.IO)
-
-
-def _existing(path: str) -> str:
-    while not os.path.isdir(path):
-        path = os.path.dirname(path) or "/"
-    return path
 
 
 def folders(context: Context) -> Iterator[Finding]:

@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 
-from ..system.files import open_folder, open_place
+from ..system.files import existing_folder, open_folder, open_place
 
 # The clock of a file system may lag by a tick.
 _TICK_SECONDS = 1.0
@@ -38,8 +38,7 @@ def _can_hand_over() -> bool:
 
 def _owner(folder: str) -> tuple[str, os.stat_result]:
     """Return the nearest existing folder at or above this path, and its owner."""
-    while not os.path.isdir(folder):
-        folder = os.path.dirname(folder)
+    folder = existing_folder(folder)
     return folder, os.stat(folder)
 
 

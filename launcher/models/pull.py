@@ -16,6 +16,7 @@ from ..cache.dirs import reason
 from ..cache.memory import Memory
 from ..cache.roots import Root
 from ..errors import ExitStatus, LauncherError, quoted
+from ..system.files import existing_folder
 from ..ui.console import Progress
 from ..ui.text import size
 from . import download as fetching
@@ -204,9 +205,7 @@ def _refuse_full(survey: Survey) -> None:
     """
     wanted: dict[int, tuple[int, str]] = {}
     for task in survey.tasks:
-        place = task.place.root.real if task.place.root else task.place.path
-        while not os.path.isdir(place):
-            place = os.path.dirname(place)
+        place = existing_folder(task.place.root.real if task.place.root else task.place.path)
         device = os.stat(place).st_dev
         wanted[device] = (wanted.get(device, (0, ""))[0] + task.size, place)
     for count, place in wanted.values():

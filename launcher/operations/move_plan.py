@@ -21,6 +21,7 @@ from ..config.settings import HUB_CACHE_NAMES
 from ..context import Context
 from ..errors import ExitStatus, LauncherError, quoted
 from ..system import renames
+from ..system.files import existing_folder
 from ..ui import text
 from . import removal
 from .instance import observe
@@ -87,7 +88,7 @@ def prepare(context: Context, target: str) -> Move:
                 f"ls -ld {quoted(os.path.dirname(link))}",
                 ExitStatus.DENIED,
             )
-    place = _existing(target)
+    place = existing_folder(target)
     space = os.statvfs(place)
     same = os.stat(place).st_dev == os.stat(root.real).st_dev
     move = Move(root, target, names, measured, edit, same, space.f_bavail * space.f_frsize, begun is not None)
@@ -201,7 +202,7 @@ def _refuse_target(target: str, root: Root, begun: Journal | None) -> None:
             f"start_app.py cache move {quoted(_free(target))}",
             _USAGE,
         )
-    place = _existing(target)
+    place = existing_folder(target)
     if not os.access(place, os.W_OK | os.X_OK):
         raise LauncherError(f"{place} may not be written to", f"ls -ld {quoted(place)}", ExitStatus.DENIED)
     if begun or not os.path.isdir(target):
@@ -238,22 +239,16 @@ def refuse_full(move: Move) -> None:
     there = copying.measure(move.target, _copied_already(move)).size if move.begun else 0
     wanted = max(0, move.measured.size - there)
     if wanted + _SPARE_BYTES > move.free:
+        place = existing_folder(move.target)
         raise LauncherError(
-            f"{text.size(wanted)} are to be copied, and {_existing(move.target)} has room for {text.size(move.free)}",
-            f"start_app.py cache prune; df -h {quoted(_existing(move.target))}",
+            f"{text.size(wanted)} are to be copied, and {place} has room for {text.size(move.free)}",
+            f"start_app.py cache prune; df -h {quoted(place)}",
             ExitStatus.IO,
         )
 
 
 def _copied_already(move: Move) -> tuple[str, ...]:
     return tuple(name for name in move.names if os.path.lexists(f"{move.target}/{name}"))
-
-
-def _existing(path: str) -> str:
-    """Return the nearest existing folder at or above a path."""
-    while not os.path.isdir(path):
-        path = os.path.dirname(path)
-    return path
 
 
 def _free(path: str) -> str:

@@ -196,6 +196,13 @@ def above_streams(descriptor: int) -> int:
     return above
 
 
+def existing_folder(path: str) -> str:
+    """Return the nearest existing folder at or above an absolute path."""
+    while not os.path.isdir(path):
+        path = os.path.dirname(path)
+    return path
+
+
 def give_to_owner(descriptor: int, owner: os.stat_result) -> None:
     """Give a file of root's to the owner of the folder, whose own launches must not fail on it.
 

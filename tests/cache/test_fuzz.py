@@ -290,7 +290,7 @@ def test_only_what_the_plan_names_goes_and_nothing_of_a_strangers(
 
 
 def is_empty_folder(path: str, named: Sequence[str]) -> bool:
-    """Tell whether all that this held was named: a ref's folders go with it, a shared store's with its payloads."""
+    """Tell whether everything in this folder was named: the folders of a ref or a shared store go with it."""
     store = re.fullmatch(r"(.*/hub/blobs)(/[0-9a-f]{2}|/\.huggingface-shared-blobs)?", path)
     folder = store[1] if store and path.endswith("-blobs") else path
     return bool(store or "/refs/" in path) and any(one.startswith(f"{folder}/") for one in named)

@@ -1,4 +1,4 @@
-"""However wrong the settings are, they are loaded without what is wrong, and each problem is told once."""
+"""Invalid settings are ignored, the others are loaded, and each problem is reported once."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ def start(folder: Path, port: int, idle: float = 20) -> int:
 
 
 def is_running(port: int) -> bool:
-    """Tell whether the Hub of a port is there; to ask it would keep it awake."""
+    """Tell whether the process of a Hub lives; a request would keep it running."""
     lines = (process.info["cmdline"] or [] for process in psutil.process_iter(["cmdline"]))
     return any(hub.__file__ in line and str(port) in line for line in lines)
 

@@ -44,5 +44,5 @@ _READS_COMMENTS = DotEnv(None, stream=io.StringIO("A= # c")).dict()["A"] == "# c
 
 
 def dotenv_agrees(text: str) -> bool:
-    """Tell whether the installed python-dotenv has our rules: old ones read `NAME= # comment` as a comment's text."""
+    """Tell whether the installed python-dotenv reads a text as we do: old ones read `NAME= # c` as the value `# c`."""
     return not (_READS_COMMENTS and re.search(_COMMENT_ONLY, text))
