@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from ..app.background import told_end
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ..operations.instance import Observed
 
 _END_SECONDS = 5.0
+_POLL_SECONDS = 0.02
 
 
 class PrestartStep:
@@ -82,12 +83,9 @@ class PrestartStep:
         try:
             return child.wait()
         except BaseException:  # an interrupt ends the command and its children too
-            for number in (signal.SIGTERM, signal.SIGKILL):
-                with suppress(ProcessLookupError):
-                    os.killpg(child.pid, number)  # noqa: TID251  # our child, which nobody has collected yet
-                with suppress(subprocess.TimeoutExpired):
-                    child.wait(_END_SECONDS)
-                    break
+            if child.returncode is None:
+                _end(child.pid)
+                child.wait()
             raise
 
     def rehearse(self) -> None:
@@ -107,3 +105,18 @@ class PrestartStep:
     def document(self) -> Sequence[Mapping[str, Any]]:
         """Return nothing: the plan itself shows the command."""
         return ()
+
+
+def _end(pid: int) -> None:
+    """End our child, a shell that leads a process group, and whatever it has started.
+
+    The rest of the group is killed when the shell has ended, and before anyone collects it, for until then the number
+    is its own: a process that ignores SIGTERM would live on, and so would one that its shell had just forked.
+    """
+    deadline = time.monotonic() + _END_SECONDS
+    try:
+        os.killpg(pid, signal.SIGTERM)  # noqa: TID251  # our child, which nobody has collected yet
+        while time.monotonic() < deadline and not os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT | os.WNOHANG):
+            time.sleep(_POLL_SECONDS)
+    finally:
+        os.killpg(pid, signal.SIGKILL)  # noqa: TID251  # the same

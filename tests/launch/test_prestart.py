@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import psutil
+import pytest
 
 from tests.support.apps import AppFolder, Processes, alive, eventually, get, launcher
 from tests.support.launched import hello
@@ -41,10 +42,11 @@ def test_nothing_runs_first_where_nothing_is_started(app: AppFolder) -> None:
     assert not (app.path / "ran").exists()
 
 
+@pytest.mark.parametrize("child", ["sleep 300", "(trap '' TERM; while sleep 1; do :; done)"], ids=["plain", "deaf"])
 def test_an_interrupt_ends_the_command_and_what_it_has_started(
-    app: AppFolder, processes: Processes, tmp_path: Path
+    app: AppFolder, processes: Processes, tmp_path: Path, child: str
 ) -> None:
-    app.write_env(f"APP_PRESTART=sleep 300 & echo $! >{tmp_path / 'pid'}; sleep 300\n")
+    app.write_env(f"APP_PRESTART={child} & echo $! >{tmp_path / 'pid'}; sleep 300\n")
     running = processes.launch(*app.arguments)
     pid = eventually(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text().strip(), what="its child")
     running.process.send_signal(signal.SIGINT)
