@@ -12,7 +12,7 @@ from collections.abc import Collection
 from typing import NamedTuple
 
 from ..context import Context
-from ..errors import ExitStatus, LauncherError
+from ..errors import REPEAT, ExitStatus, LauncherError
 from ..instances.describe import describe
 from ..instances.kin import Kin
 from ..instances.process import Process
@@ -68,7 +68,7 @@ def _refuse(context: Context, shells: Collection[Process]) -> None:
         if shell:
             raise LauncherError(
                 f"{describe(shell)}, has started the app again: {describe(instance.process)}",
-                f"kill {shell.pid} ends that loop; then start_app.py replaces pid {instance.pid}",
+                f"kill {shell.pid} ends that loop; then, to replace pid {instance.pid}: start_app.py{REPEAT}",
                 ExitStatus.TAKEN,
             )
 
