@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator
+from functools import lru_cache
 
 MASK = "***"
 
@@ -56,6 +57,7 @@ _OPTION = r"""(?<![^\s'"])(--?[A-Za-z][\w-]*)(=|\s+(?!-))((?:'[^']*'|"[^"]*"|\\.
 _PAIRS = r"(auth\s+\*\*\*)(?:\s+[^\s:'\"-][^\s:]*:\S+)+"
 
 
+@lru_cache(maxsize=1024)
 def is_secret_name(name: str) -> bool:
     """Return whether the value of a variable, option, header or JSON key with this name is probably a secret."""
     words = [word.lower() for word in re.findall(_WORDS, name)]
