@@ -116,7 +116,7 @@ def _dotenv() -> tuple[Callable[[IO[str]], Iterable[Binding]], Callable[[str], I
         from dotenv.variables import parse_variables
     finally:
         if spec:
-            del sys.modules[name]
+            sys.modules.pop(name, None)
     return parse_stream, parse_variables
 
 
