@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..context import Context
 from ..errors import LauncherError
@@ -18,12 +18,14 @@ from ..instances import port
 from ..instances.process import Process, look
 from ..instances.proof import own_namespace, start_of
 from ..instances.survey import Instance
-from ..models import lockfile, versions
-from ..models.lockfile import Lock, LockedModel
+from ..models import versions
 from ..models.versions import Current
 from ..service import history, outcomes
 from ..service.outcomes import Attempt, By, End, LaunchSet, Outcomes, Pinned
 from ..ui import text
+
+if TYPE_CHECKING:
+    from ..models.lockfile import LockedModel
 
 _UNKNOWN = "has ended, nobody saw how"
 # Variables that supervisors set for their children; without them, the ancestors need no check.
@@ -138,7 +140,7 @@ def note_ready(context: Context, process: Process, *, at_once: bool = True) -> b
 
 def _drop_kept(context: Context) -> None:
     """Remove the replaced files of switches, now that the new ones have been used successfully."""
-    from ..models import kept, switch
+    from ..models import kept, lockfile, switch
     from . import pull as pulling
 
     app_dir = context.settings.app_dir
@@ -291,11 +293,13 @@ def models_in_folders(models: Iterable[Current], lock: Iterable[LockedModel]) ->
         if model.local_dir
         and any(repo == model.repo and commit == model.commit for (repo, _), commit in commits.items())
     ]
-    return lockfile.dump(exact).decode() if exact else ""
+    return lock_text(exact) if exact else ""
 
 
-def lock_text(lock: Lock | None) -> str:
+def lock_text(lock: Iterable[LockedModel] | None) -> str:
     """Return the content of a lock as one text."""
+    from ..models import lockfile
+
     return lockfile.dump(lock or ()).decode()
 
 
