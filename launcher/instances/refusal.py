@@ -68,7 +68,7 @@ def of_keeper(survey: Survey, process: Process, reason: str) -> LauncherError:
     return LauncherError(
         f"the lock of port {survey.port} is held by {describe(process)}: {reason}",
         f"to leave it alone: {_elsewhere(survey)}"
-        + (f"; to end it: kill {process.pid}" if process.uid == os.geteuid() else ""),
+        + (f"; kill {process.pid} ends it" if process.uid == os.geteuid() else ""),
         ExitStatus.TAKEN,
     )
 
