@@ -39,6 +39,7 @@ from .measure import (
 
 EXIT_SECONDS = 0.5
 IMPORTS = "import psutil, dotenv, argparse"
+EXECS = "os.execv(sys.argv[1], sys.argv[1:])"
 HUB_IMPORT = "from huggingface_hub import scan_cache_dir"
 ENV = """\
 # what a user of such an app has in the file: the mirror, the cache, a GPU, a token
@@ -137,17 +138,20 @@ def results(scale: Scale, say: Say) -> Iterator[Result]:
 
 
 def launch(scale: Scale) -> Result:
-    """Measure a launch with nothing to stop, from its spawn to its exec: the app's own start is taken off."""
+    """Measure a launch with nothing to stop, up to its exec, against a Python that imports the same and execs the app.
+
+    The app's own start, and what it takes to spawn a process, is taken off both.
+    """
     claim = Claim("launch, nothing to stop", "start_app.py, up to its exec", f'python -c "{IMPORTS}"', "ratio", 1.3)
     with temporary_app(PRINTS_AND_ENDS) as app:
         ours, alone, imported = in_turn(
             scale.repetitions,
             lambda: to_first_line(app.start_app(), app.folder),
             lambda: to_first_line(app.start, app.folder),
-            lambda: to_end((sys.executable, "-c", IMPORTS), app.folder),
+            lambda: to_first_line((sys.executable, "-c", f"{IMPORTS}, os, sys; {EXECS}", *app.start), app.folder),
         )
     own = statistics.median(alone)
-    return claim.judge(tuple(seconds - own for seconds in ours), imported)
+    return claim.judge(*(tuple(seconds - own for seconds in samples) for samples in (ours, imported)))
 
 
 def imports() -> Result:

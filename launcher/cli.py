@@ -19,7 +19,7 @@ from .arguments import CHANGING, LAUNCHING, Arguments, parse
 from .config import settings
 from .config.paths import current_folder
 from .context import Context, Report
-from .errors import ExitStatus, LauncherError
+from .errors import ExitStatus, LauncherError, quoted
 from .system import marker, requirements
 from .ui import invocation, text
 from .ui.console import Console
@@ -228,8 +228,8 @@ def _console(words: Sequence[str]) -> Console:
     # Errors of the command line itself must already respect these options.
     ours = words[: words.index("--")] if "--" in words else words
     for stream in (sys.stdout, sys.stderr):
-        if stream is not None:
-            _make_safe(stream)
+        _make_safe(stream, "backslashreplace")
+    _make_safe(sys.stdin, "surrogateescape")  # a person may type any bytes
     plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
     coloured = [stream is not None and stream.isatty() and not plain for stream in (sys.stdout, sys.stderr)]
     return Console(
@@ -244,11 +244,11 @@ def _console(words: Sequence[str]) -> Console:
     )
 
 
-def _make_safe(stream: TextIO) -> None:
+def _make_safe(stream: TextIO | None, errors: str) -> None:
     # A path may contain letters that the terminal's encoding lacks.
     reconfigure = getattr(stream, "reconfigure", None)
     if reconfigure:
-        reconfigure(errors="backslashreplace")
+        reconfigure(errors=errors)
 
 
 def _flushed(console: Console, status: ExitStatus) -> ExitStatus:
@@ -277,4 +277,5 @@ def _reason(error: OSError) -> str:
 def _space_hint(error: OSError) -> str:
     if error.errno in (errno.EMFILE, errno.ENFILE):
         return "ulimit -n 1024"
-    return f"df -h {error.filename or '.'}; ls -ld {error.filename or '.'}"
+    path = quoted(os.fsdecode(error.filename)) if isinstance(error.filename, str | bytes) and error.filename else "."
+    return f"df -h {path}; ls -ld {path}"

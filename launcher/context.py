@@ -6,6 +6,7 @@ shows once, as text or as JSON.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from .config.settings import Settings, app_environment, own_environment
 from .errors import ExitStatus, LauncherError
+from .models import LOCKFILE
 
 if TYPE_CHECKING:
     from .arguments import Arguments
@@ -136,6 +138,8 @@ class Context:
 
         Raises LauncherError (78) for an invalid file.
         """
+        if not os.path.lexists(self.settings.app_dir / LOCKFILE):
+            return None  # most apps have no lock, and import nothing for it
         from .models import lockfile
 
         return lockfile.read(self.settings.app_dir)

@@ -10,7 +10,6 @@ import json
 import os
 import re
 from collections.abc import Collection, Mapping, Sequence
-from pathlib import Path
 
 from ..errors import ExitStatus, LauncherError, quoted
 from ..system.files import read_regular
@@ -29,11 +28,18 @@ _OWN = frozenset("_ SHLVL PWD OLDPWD PS1 PS2 IFS BASH_ENV ENV PROMPT_COMMAND VIR
 
 def scripts(prefix: str) -> tuple[str, ...]:
     """Return the scripts that activating an environment runs; most environments have none."""
-    paths = [str(path) for folder in _FOLDERS for path in sorted(Path(prefix, folder).glob("*.sh"))]
+    paths = [path for folder in _FOLDERS for path in _shell_scripts(os.path.join(prefix, folder))]
     activate = os.path.join(prefix, "bin", "activate")
     if any(not name.startswith("_OLD_") and name not in _USUAL for name in re.findall(_EXPORT, _read(activate))):
         paths.append(activate)
     return tuple(paths)
+
+
+def _shell_scripts(folder: str) -> list[str]:
+    try:
+        return [os.path.join(folder, name) for name in sorted(os.listdir(folder)) if name.endswith(".sh")]
+    except OSError:
+        return []
 
 
 def variables(prefix: str) -> Mapping[str, str]:

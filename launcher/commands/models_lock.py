@@ -9,7 +9,7 @@ from ..cache import entries, targets
 from ..cache.names import name
 from ..context import Answer, Context, Report
 from ..errors import ExitStatus, LauncherError, quoted
-from ..models import hub, lockfile, repo_id, resolve, subjects
+from ..models import LOCKFILE, hub, lockfile, repo_id, resolve, subjects
 from ..models.lockfile import Lock, LockedModel
 from ..operations import freeze, pull, weights
 from ..operations.instance import observe
@@ -186,7 +186,7 @@ def _without(repos: Sequence[str], before: Lock) -> Lock:
         ]
         if not gone:
             folders = [repo_id.folder(model.repo) for model in before]
-            raise targets.unknown(text_, folders, "start_app.py models check", where=f"in {lockfile.NAME}")
+            raise targets.unknown(text_, folders, "start_app.py models check", where=f"in {LOCKFILE}")
         kept = [one for one in kept if one not in gone]
     return Lock(kept, files, frozen=before.frozen)
 

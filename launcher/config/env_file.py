@@ -6,15 +6,21 @@ name another cache than the app's. So dotenv's own parser reads the lines, and t
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import os
 import re
-from collections.abc import Collection, Mapping
+import sys
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import IO, TYPE_CHECKING, NamedTuple
 
 from ..errors import ExitStatus, LauncherError, quoted
+
+if TYPE_CHECKING:
+    from dotenv.parser import Binding
+    from dotenv.variables import Atom
 
 MAX_BYTES = 1 << 20
 # A variable name must survive execve, and Python may read it before the app does.
@@ -63,9 +69,7 @@ def parse(path: Path, text: str, environ: Mapping[str, str]) -> EnvFile:
 
     A blank in `environ` is unset. Raises LauncherError for a value that no process environment can contain.
     """
-    from dotenv.parser import parse_stream
-    from dotenv.variables import parse_variables
-
+    parse_stream, parse_variables = _dotenv()
     present = {name: value for name, value in environ.items() if value.strip()}
     values: dict[str, str | None] = {}
     lines: dict[str, int] = {}
@@ -95,6 +99,25 @@ def parse(path: Path, text: str, environ: Mapping[str, str]) -> EnvFile:
             values[name], lines[name] = value, line
     given = {name: value for name, value in values.items() if value is not None}
     return EnvFile(path, given, lines, unparsable, odd=odd)
+
+
+def _dotenv() -> tuple[Callable[[IO[str]], Iterable[Binding]], Callable[[str], Iterable[Atom]]]:
+    """Import python-dotenv's parser alone.
+
+    The package imports logging and tempfile for what is not used here, which would be a tenth of a launch's time. So
+    the package is there without having run while its two modules are imported, and is gone again after that.
+    """
+    name = "dotenv"
+    spec = None if name in sys.modules else importlib.util.find_spec(name)
+    if spec:
+        sys.modules[name] = importlib.util.module_from_spec(spec)
+    try:
+        from dotenv.parser import parse_stream
+        from dotenv.variables import parse_variables
+    finally:
+        if spec:
+            sys.modules.pop(name, None)
+    return parse_stream, parse_variables
 
 
 def _leading_blank_lines(original: str) -> int:

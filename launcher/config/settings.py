@@ -289,9 +289,9 @@ def _warnings(file: env_file.EnvFile, environ: Mapping[str, str]) -> tuple[str, 
             broken.append(
                 f"{file.path} line {line}: {name} has no effect, the environment has it; {name}=…:${name} adds"
             )
-    for name in file.values:
+    for name in (name for name in file.values if name not in CHECKED_NAMES):
         meant = [known for known in CHECKED_NAMES if _is_misspelled(name, known)]
-        if meant and name not in CHECKED_NAMES:
+        if meant:
             broken.append(_not_ours(file, name, meant[0]))
     strange = [name for name in file.values if name.startswith("APP_") and name not in LAUNCHER_NAMES]
     if not strange:
@@ -311,10 +311,11 @@ def _not_ours(file: env_file.EnvFile, name: str, meant: str) -> str:
 
 def _is_misspelled(name: str, known: str) -> bool:
     """Return whether a name has the letters of a known one in another order, or one letter more or less."""
-    short, long = sorted((name, known), key=len)
-    if len(short) == len(long):
-        return sorted(short) == sorted(long)
-    return len(long) == len(short) + 1 and any(short == long[:i] + long[i + 1 :] for i in range(len(long)))
+    more = len(name) - len(known)
+    if more == 0:
+        return sorted(name) == sorted(known)
+    short, long = (known, name) if more > 0 else (name, known)
+    return abs(more) == 1 and any(short == long[:i] + long[i + 1 :] for i in range(len(long)))
 
 
 def _home(flags: Mapping[str, str], environ: Mapping[str, str], call: Call) -> Path:

@@ -15,6 +15,8 @@ from .process import psutil_module
 
 _EVERY = ("0.0.0.0", "::")
 _ANY = "any"  # a host name may mean any address
+_MOST = (1 << 16) - 1
+_TRIED = 100
 
 
 class Listener(NamedTuple):
@@ -78,6 +80,21 @@ def probe(host: str | None, port: int, bad_host: ExitStatus = ExitStatus.CONFIG)
                 ) from error
             raise LauncherError(f"cannot bind {address} port {port}: {error.strerror}", "ip address") from error
     return "free"
+
+
+def another(besides: Collection[int], port: int) -> int:
+    """Return a free port near this one that is none of `besides`; the next one if no port is free."""
+    near: tuple[int, ...] = (
+        *range(port + 1, min(port + _TRIED, _MOST) + 1),
+        *range(port - 1, max(port - _TRIED, 1) - 1, -1),
+    )
+    for number in near:
+        try:
+            if number not in besides and probe(None, number) == "free":
+                return number
+        except LauncherError:
+            continue  # it needs a privilege that this user lacks
+    return near[0]
 
 
 def is_free_for_a_plain_bind(host: str | None, port: int) -> bool:

@@ -8,12 +8,10 @@ from ..errors import ExitStatus, LauncherError
 from ..ui import text
 from .command_line import script_argument
 from .describe import describe
-from .port import probe
+from .port import another, probe
 from .process import Process
 from .survey import Holder, Instance, Survey
 from .unit import Supervisor
-
-_PORTS_TRIED = 100
 
 
 def of_instances(survey: Survey) -> LauncherError | None:
@@ -93,14 +91,7 @@ def _sudo(user: str | None = None) -> str:
 
 def _another(survey: Survey) -> int:
     """Return a free port for the app that disturbs no other process, including its own other instances."""
-    own = {port for instance in survey.siblings for port in (instance.port, *instance.listening)}
-    for port in range(survey.port + 1, min(survey.port + 1 + _PORTS_TRIED, 1 << 16)):
-        try:
-            if port not in own and probe(None, port) == "free":
-                return port
-        except LauncherError:
-            continue  # it needs a privilege that this user lacks
-    return survey.port + 1
+    return another({port for i in survey.siblings for port in (i.port, *i.listening) if port}, survey.port)
 
 
 def _beside(survey: Survey, holder: Holder) -> str:

@@ -361,11 +361,13 @@ class ModelStep:
 
     def stamps(self) -> Mapping[str, str]:
         """Return the fingerprints of the weights that the app may load, so that `status` can show later changes."""
+        own = versions.own_folders(self._context.settings, self._lock or ())
+        if not own:
+            return {}
         from ..instances.record import WEIGHTS
         from ..models import weights
-        from ..models.lockfile import Lock
 
-        return weights.stamps(self._context.settings, self._lock or Lock(), WEIGHTS)
+        return weights.stamps(self._context.settings.app_dir, own, WEIGHTS)
 
     def document(self) -> Sequence[Mapping[str, Any]]:
         """Return the models for `--json`."""

@@ -15,7 +15,6 @@ from ..operations.identity import command_of
 from ..service import outcomes
 from ..service.outcomes import LaunchSet, Outcomes, Pinned
 from ..ui import text
-from .good_models import is_there
 from .launch_set import restored
 from .pipeline import Launch
 
@@ -146,6 +145,8 @@ def unusable(launch: Launch, good: LaunchSet) -> str:
 
 
 def _lost(good: LaunchSet) -> Pinned | None:
+    from .good_models import is_there
+
     return next((model for model in good.models if not is_there(model)), None)
 
 

@@ -24,7 +24,8 @@ from . import placement, repo_id
 from .lockfile import LockedFile, LockedModel
 from .placement import Place
 from .subjects import Subject
-from .weights import Library, flat_files, folders, is_exempt, is_weights, name_of, repos_of_commits
+from .versions import own_folders
+from .weights import Library, flat_files, is_exempt, is_weights, name_of, repos_of_commits
 
 Commit = tuple[str, str]
 """A repo and a commit of it."""
@@ -53,7 +54,7 @@ def own_files(library: Library) -> Own:
     noted: dict[str, tuple[str, str, placement.Noted]] = {}
     has_notes: dict[str, bool] = {}
     app_dir = library.settings.app_dir
-    for path, status in flat_files(folders(library.settings, library.lock), library.roots):
+    for path, status in flat_files(own_folders(library.settings, library.lock), library.roots):
         base = next((b for b in _above(path) if has_notes.setdefault(b, _has_notes(b))), None)
         note = placement.noted_of(base, path[len(base) + 1 :]) if base else None
         if note and base:

@@ -19,9 +19,8 @@ from typing import Any, NamedTuple, NoReturn
 
 from ..errors import ExitStatus, LauncherError, quoted
 from ..system import files
-from . import repo_id
+from . import LOCKFILE, repo_id
 
-NAME = "models.lock"
 VERSION = 2
 _VERSIONS = (1, VERSION)
 MAX_BYTES = 1 << 25  # enough for a quarter of a million files
@@ -107,7 +106,7 @@ class _WrongError(Exception):
 
 def path_of(app_dir: Path) -> Path:
     """Return the path of an app's lock file."""
-    return app_dir / NAME
+    return app_dir / LOCKFILE
 
 
 def read(app_dir: Path) -> Lock | None:
@@ -152,7 +151,7 @@ def write(app_dir: Path, models: Collection[LockedModel]) -> bool:
         return False
     folder = files.open_folder(app_dir, follow=True)
     try:
-        files.write_whole(NAME, data, folder, durable=True, owner=os.fstat(folder))
+        files.write_whole(LOCKFILE, data, folder, durable=True, owner=os.fstat(folder))
     finally:
         os.close(folder)
     return True

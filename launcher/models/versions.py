@@ -8,14 +8,17 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from ..cache.dirs import walk
 from ..cache.names import name as name_of_folder
 from ..config.paths import HUB_ENTRY
 from ..system.files import read_regular
 from ..ui.text import some
-from .lockfile import Lock
+
+if TYPE_CHECKING:
+    from ..config.settings import Settings
+    from .lockfile import Lock, LockedModel
 
 VARIABLE = "START_APP_MODELS"
 TEXT_VARIABLE = "START_APP_MODELS_TEXT"
@@ -45,6 +48,19 @@ def current(roots: Sequence[Path], app_dir: Path, lock: Lock | None) -> tuple[Cu
     if lock is not None:
         return in_order(_locked(roots, app_dir, lock))
     return in_order((*_cached(roots), *_downloaded(roots, app_dir)))
+
+
+def own_folders(settings: Settings, lock: Iterable[LockedModel]) -> tuple[str, ...]:
+    """Return the app's existing model folders: the usual ones, those of the setting, and the pinned ones."""
+    app_dir = str(settings.app_dir)
+    pinned = (model.local_dir for model in lock if model.local_dir)
+    named = (*(f"{app_dir}/{name}" for name in (*MODEL_FOLDERS, *pinned)), *map(str, settings.model_dirs))
+    real: dict[str, str] = {}
+    for path in named:
+        if os.path.isdir(path):
+            real.setdefault(os.path.realpath(path), path)
+    # A folder inside another one is walked with that one.
+    return tuple(p for r, p in real.items() if not any(r.startswith(f"{other}/") for other in real))
 
 
 def in_order(models: Iterable[Current]) -> tuple[Current, ...]:

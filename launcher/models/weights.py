@@ -27,7 +27,7 @@ from ..system import state
 from . import placement, repo_id
 from .lockfile import Lock, LockedFile
 from .placement import Memories
-from .versions import MODEL_FOLDERS
+from .versions import own_folders
 
 _COMMITS = "commits"  # in the state folder: whose commits were brought into folders of the app's own
 # Formats of other runtimes: pickles, arrays, compiled engines.
@@ -107,19 +107,6 @@ def is_weights(path: str) -> bool:
     return is_named_weights(path) or os.path.splitext(path)[1].lower() in _SUFFIXES
 
 
-def folders(settings: Settings, lock: Lock) -> tuple[str, ...]:
-    """Return the app's existing model folders: the usual ones, those of the setting, and the pinned ones."""
-    app_dir = str(settings.app_dir)
-    pinned = (model.local_dir for model in lock if model.local_dir)
-    named = (*(f"{app_dir}/{name}" for name in (*MODEL_FOLDERS, *pinned)), *map(str, settings.model_dirs))
-    real: dict[str, str] = {}
-    for path in named:
-        if os.path.isdir(path):
-            real.setdefault(os.path.realpath(path), path)
-    # A folder inside another one is walked with that one.
-    return tuple(p for r, p in real.items() if not any(r.startswith(f"{other}/") for other in real))
-
-
 def name_of(path: str, app_dir: Path) -> str:
     """Return the readable path, also used in a lock: relative to the app's folder, or absolute outside of it."""
     return path.removeprefix(f"{app_dir}/")
@@ -164,7 +151,7 @@ def flat(library: Library) -> Iterator[WeightsFile]:
     pinned = pins(lock, settings.app_dir)
     noted = _Notes(library)
     seen = set()
-    for path, status in flat_files(folders(settings, lock), library.roots):
+    for path, status in flat_files(own_folders(settings, lock), library.roots):
         pin = pinned.get(path)
         if pin or is_weights(path):
             seen.add(path)
@@ -277,13 +264,13 @@ def repos_of_commits(roots: Sequence[str], lock: Lock, app_dir: Path) -> Mapping
     return repos
 
 
-def stamps(settings: Settings, lock: Lock, most: int) -> Mapping[str, str]:
-    """Return the fingerprints of up to `most` weights in the app's own folders, by name.
+def stamps(app_dir: Path, folders: Iterable[str], most: int) -> Mapping[str, str]:
+    """Return the fingerprints of up to `most` weights in these folders of the app's own, by name.
 
     A commit identifies the files in a hub cache.
     """
-    looks = (look for look in flat_files(folders(settings, lock), ()) if is_weights(look[0]))
-    return {name_of(path, settings.app_dir): stamp(status) for path, status in islice(looks, most)}
+    looks = (look for look in flat_files(folders, ()) if is_weights(look[0]))
+    return {name_of(path, app_dir): stamp(status) for path, status in islice(looks, most)}
 
 
 def stamp(status: os.stat_result) -> str:

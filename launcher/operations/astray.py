@@ -63,9 +63,10 @@ class Astray:
     def _look_at_port(self, tree: Collection[int], now: float) -> None:
         holder = self._holder(tree)
         if self._has_lasted("holder", holder is not None, now) and holder and not held.is_launching(self._settings):
+            other = port.another((), self._settings.port)
             raise LauncherError(
                 f"{holder} took port {self._settings.port} while the app was loading: {describe(self._process)}",
-                f"start_app.py status; stop that process, or start_app.py --port {self._settings.port + 1}",
+                f"start_app.py status; stop that process, or start_app.py --port {other}",
                 ExitStatus.TAKEN,
             )
 

@@ -13,7 +13,7 @@ from ..cache.digests import Wanted
 from ..config.paths import current_folder
 from ..context import Context
 from ..errors import ExitStatus, LauncherError, quoted
-from ..models import lockfile, placement, repo_id, sources, verified
+from ..models import LOCKFILE, lockfile, placement, repo_id, sources, verified
 from ..models.lockfile import LockedFile
 from ..models.placement import Memories
 from ..models.sources import Source
@@ -70,7 +70,7 @@ def export(context: Context, folder: str) -> Exported:
                     progress(max(0, part.file.size), part.name)
         descriptor = files.open_folder(target, follow=True)
         try:
-            files.write_whole(lockfile.NAME, lockfile.dump(context.lockfile or ()), descriptor)
+            files.write_whole(LOCKFILE, lockfile.dump(context.lockfile or ()), descriptor)
         finally:
             os.close(descriptor)
     except OSError as error:

@@ -11,7 +11,7 @@ from ..cache.digests import Wanted
 from ..config.paths import HUB_ENTRY
 from ..context import Context
 from ..errors import ExitStatus, LauncherError, quoted
-from ..models import check, freeze, hub, placement, repo_id, resolve, verified, weights
+from ..models import check, freeze, hub, placement, repo_id, resolve, verified, versions, weights
 from ..models.check import Verdict
 from ..models.lockfile import Lock, LockedModel
 from ..models.placement import Memories
@@ -108,7 +108,7 @@ def of_unknown(context: Context, lock: Lock) -> Iterator[Verdict]:
     """Yield a verdict on the weights in each folder of the app's whose repo is unknown here."""
     known = inventory.library(context, context.environment)
     by_folder: dict[str, list[weights.WeightsFile]] = {}
-    folders = [weights.name_of(f, context.settings.app_dir) for f in weights.folders(context.settings, lock)]
+    folders = [weights.name_of(f, context.settings.app_dir) for f in versions.own_folders(context.settings, lock)]
     for file in weights.flat(known):
         if file.origin.pinned is None and not file.origin.known:
             top = next((folder for folder in folders if file.name.startswith(f"{folder}/")), os.path.dirname(file.name))

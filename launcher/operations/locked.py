@@ -13,7 +13,7 @@ from typing import NamedTuple
 from ..cache.digests import Wanted
 from ..context import Context
 from ..errors import ExitStatus, LauncherError
-from ..models import placement, verified, weights
+from ..models import placement, verified, versions, weights
 from ..models.lockfile import Lock
 from ..models.placement import Memories, Placed
 from ..models.weights import Library, WeightsFile
@@ -100,7 +100,7 @@ def refuse_unpinned(context: Context, lock: Lock) -> None:
 
 def _inside(known: Library) -> Iterator[WeightsFile]:
     """Yield the weights of hub caches in the app's own model folders: the app sees everything in such a folder."""
-    own = tuple(os.path.realpath(folder) + os.sep for folder in weights.folders(known.settings, known.lock))
+    own = tuple(os.path.realpath(folder) + os.sep for folder in versions.own_folders(known.settings, known.lock))
     inner = tuple(root for root in known.roots if root.startswith(own))
     yield from weights.cached(known._replace(roots=inner))
 

@@ -10,20 +10,24 @@ import os
 from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from ..config.settings import Settings
 from ..context import Context
 from ..errors import LauncherError
 from ..instances import port
 from ..instances.process import Process, look
 from ..instances.proof import own_namespace, start_of
 from ..instances.survey import Instance
-from ..models import lockfile, versions
-from ..models.lockfile import Lock, LockedModel
+from ..models import versions
 from ..models.versions import Current
 from ..service import history, outcomes
 from ..service.outcomes import Attempt, By, End, LaunchSet, Outcomes, Pinned
 from ..ui import text
+from . import held
+
+if TYPE_CHECKING:
+    from ..models.lockfile import LockedModel
 
 _UNKNOWN = "has ended, nobody saw how"
 # Variables that supervisors set for their children; without them, the ancestors need no check.
@@ -57,14 +61,16 @@ def look_back(context: Context) -> Outcomes:
     settings = context.settings
     known = outcomes.read(settings.app_dir, settings.port)
     last = known.last
-    if last is None or last.over or _lives(last):
+    if last is None or last.over or _lives(last, settings):
         return known
     if last.unit and last.unit == context.environ.get("INVOCATION_ID"):
         return known  # systemd knows how, and calls `ended` after this command of the same run of the unit
-    boot_id, _ = own_namespace()
+    boot_id, namespace = own_namespace()
     rebooted = bool(boot_id) and last.boot_id != boot_id
     if rebooted:
         end = End("ended with the machine", asked=True)
+    elif last.pid_namespace != namespace and last.by != "hand":
+        end = End("ended with its container", asked=True)  # a supervisor in it would have said how
     elif last.stage == "stopping":
         end = End("was stopped", asked=True)
     else:
@@ -138,7 +144,7 @@ def note_ready(context: Context, process: Process, *, at_once: bool = True) -> b
 
 def _drop_kept(context: Context) -> None:
     """Remove the replaced files of switches, now that the new ones have been used successfully."""
-    from ..models import kept, switch
+    from ..models import kept, lockfile, switch
     from . import pull as pulling
 
     app_dir = context.settings.app_dir
@@ -291,11 +297,13 @@ def models_in_folders(models: Iterable[Current], lock: Iterable[LockedModel]) ->
         if model.local_dir
         and any(repo == model.repo and commit == model.commit for (repo, _), commit in commits.items())
     ]
-    return lockfile.dump(exact).decode() if exact else ""
+    return lock_text(exact) if exact else ""
 
 
-def lock_text(lock: Lock | None) -> str:
+def lock_text(lock: Iterable[LockedModel] | None) -> str:
     """Return the content of a lock as one text."""
+    from ..models import lockfile
+
     return lockfile.dump(lock or ()).decode()
 
 
@@ -314,13 +322,13 @@ def _now(context: Context, ran: LaunchSet) -> LaunchSet:
     return ran._replace(models=cached_models(versions.current(paths, context.settings.app_dir, lock)))
 
 
-def _lives(attempt: Attempt) -> bool:
-    """Return whether the process of a start still exists; one that is invisible from here counts as existing."""
+def _lives(attempt: Attempt, settings: Settings) -> bool:
+    """Return whether the process of a start still exists; one that is invisible from here may have let go its lock."""
     boot_id, namespace = own_namespace()
     if boot_id and attempt.boot_id != boot_id:
         return False
     if attempt.pid_namespace != namespace:
-        return True
+        return not held.has_let_go(settings, (attempt.pid, attempt.start, attempt.boot_id, attempt.pid_namespace))
     if start_of(attempt.pid) != attempt.start:
         return False
     process = look(attempt.pid)

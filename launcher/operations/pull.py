@@ -26,7 +26,7 @@ from ..models import (
     sources,
     subjects,
     switch,
-    weights,
+    versions,
 )
 from ..models.lockfile import Lock, LockedModel
 from ..models.sources import Sources
@@ -266,7 +266,7 @@ def sources_of(context: Context, memories: placement.Memories) -> Sources:
     for folder in named:
         if not os.path.isdir(folder):
             context.console.warn(f"{folder} is not there (HF_ENDPOINT_FALLBACK)")
-    own = weights.folders(settings, context.lockfile or Lock())
+    own = versions.own_folders(settings, context.lockfile or Lock())
     return Sources(tuple(root.real for root in context.roots), own, named, memories)
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from ..cache.verify import open_to_read
 from ..config.paths import HUB_ENTRY
 from ..context import Context
-from ..models import loaded, placement, weights
+from ..models import loaded, placement, versions, weights
 from ..models.lockfile import Lock
 from ..system import page_cache
 from ..ui.text import duration, size
@@ -59,7 +59,7 @@ def _paths(context: Context, lock: Lock, pids: Sequence[int]) -> Iterator[str]:
             yield from (f"{place.base(model.commit)}/{path}" for path in model.files)
         yield from (os.path.join(context.settings.app_dir, path) for path in lock.files)
     roots = tuple(os.path.realpath(root) for root in inventory.roots_of(context, context.environment))
-    own = weights.folders(context.settings, lock)
+    own = versions.own_folders(context.settings, lock)
     folders = tuple(f"{os.path.realpath(folder)}/" for folder in own)
     for file in loaded.opened(pids):
         below = next((file.path[len(root) + 1 :] for root in roots if file.path.startswith(f"{root}/")), "")

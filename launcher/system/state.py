@@ -11,8 +11,9 @@ import os
 import pwd
 import stat
 import urllib.parse
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
 
 from . import files
@@ -42,6 +43,12 @@ def folders(app_dir: Path) -> tuple[Path, ...]:
     They are the app's folder, the user's state folder by the password database (not `HOME`, which cron, sudo and units
     set differently), and the writable folders in a container with a read-only root: /var/tmp, /tmp, and /dev/shm.
     """
+    return _folders(app_dir, os.geteuid(), _SHARED)
+
+
+@lru_cache(maxsize=8)
+def _folders(app_dir: Path, uid: int, shared: Sequence[str]) -> tuple[Path, ...]:
+    """Return the places; a launch asks for them twenty times."""
     name = urllib.parse.quote(os.path.realpath(app_dir), safe="", errors="surrogateescape")
     if len(name) > _MAX_NAME:
         import hashlib
@@ -49,10 +56,10 @@ def folders(app_dir: Path) -> tuple[Path, ...]:
         name = hashlib.sha256(name.encode()).hexdigest()
     places = [Path(os.path.realpath(app_dir), FOLDER)]
     try:
-        places.append(Path(pwd.getpwuid(os.geteuid()).pw_dir, ".local", "state", "start_app", name))
+        places.append(Path(pwd.getpwuid(uid).pw_dir, ".local", "state", "start_app", name))
     except KeyError:
         pass  # a container's user without a name has no home either
-    places += [Path(shared, f"start_app-{os.geteuid()}", name) for shared in _SHARED]
+    places += [Path(folder, f"start_app-{uid}", name) for folder in shared]
     return tuple(places)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator
+from functools import lru_cache
 
 MASK = "***"
 
@@ -56,6 +57,7 @@ _OPTION = r"""(?<![^\s'"])(--?[A-Za-z][\w-]*)(=|\s+(?!-))((?:'[^']*'|"[^"]*"|\\.
 _PAIRS = r"(auth\s+\*\*\*)(?:\s+[^\s:'\"-][^\s:]*:\S+)+"
 
 
+@lru_cache(maxsize=1024)
 def is_secret_name(name: str) -> bool:
     """Return whether the value of a variable, option, header or JSON key with this name is probably a secret."""
     words = [word.lower() for word in re.findall(_WORDS, name)]
@@ -85,8 +87,10 @@ def value(name: str, text: str) -> str:
 def scrub(text: str) -> str:
     """Mask every part of a text that has the form of a secret."""
     for signs, pattern, masked in _TABLE:
-        if any(sign in text for sign in signs):  # most lines have no secret, and patterns are compiled on first use
-            text = re.sub(pattern, masked, text)
+        for sign in signs:
+            if sign in text:  # most texts have no secret, and patterns are compiled on first use
+                text = re.sub(pattern, masked, text)
+                break
     return text
 
 
@@ -152,7 +156,7 @@ _TABLE: tuple[tuple[tuple[str, ...], str, str | Callable[[re.Match[str]], str]],
     (("?", "&"), _QUERY, _query),
     (("=",), _ASSIGNMENT, _assignment),
     (("':", '":', "' :", '" :'), _JSON, _json),
-    (("-", "uthorization", "ookie"), _HEADER, _header),
+    ((":",), _HEADER, _header),
     (("-",), _OPTION, _option),
     (("auth",), _PAIRS, rf"\1 {MASK}"),
     (_FORM_STARTS, _FORMS, MASK),

@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from launcher.instances.command_line import wrapped_argument
-from launcher.instances.port import probe
+from launcher.instances.port import another, probe
 from tests.support.apps import (
     START_APP,
     WEBUI,
@@ -241,6 +241,12 @@ def test_the_other_port_of_a_hint_is_free_and_not_that_of_a_sibling(
     named = re.search(rf" --app-dir {app.path} --port (\d+) leaves it alone", done.err)
     assert named and int(named[1]) > port + 1
     assert probe(None, int(named[1])) == "free"
+
+
+def test_another_port_is_a_valid_one_at_either_end() -> None:
+    assert 1024 < another((), 65535) < 65535
+    assert another((65534,), 65535) < 65534
+    assert 1 < another((), 1) < 102
 
 
 def test_a_folder_deleted_and_made_anew_is_still_the_apps(app: AppFolder, processes: Processes) -> None:
