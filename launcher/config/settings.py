@@ -1,4 +1,7 @@
-"""Read and check everything that a command needs to know about the app, before anything is stopped or deleted."""
+"""Read and check everything that a command needs to know about the app, before anything is stopped or deleted.
+
+It is longer than other modules because every launch imports it, and each further module would make a launch slower.
+"""
 
 from __future__ import annotations
 
