@@ -26,6 +26,7 @@ from tests.support.apps import (
     get,
     launcher,
     make_app,
+    program,
 )
 from tests.support.systemd import Machine
 
@@ -319,6 +320,18 @@ def test_a_unit_of_a_users_own_manager_runs_in_it(machine: Machine) -> None:
     assert "systemctl --user restart app.service" in done.err
     machine.run(*ours, "stop", "app.service")
     assert get(app.port) is None
+
+
+@pytest.mark.parametrize("kind", [("--user",), ("--supervisord",)])
+def test_the_first_line_prints_the_unit_again_as_it_was_called(app: AppFolder, kind: tuple[str, ...]) -> None:
+    words = ("--app-dir", app.path, "unit", *kind)
+    done = launcher(*words, "-v", "--", "--fp16", "a b", cwd=app.path)
+    first = done.out.splitlines()[0].lstrip("#; ").partition("|" if kind == ("--supervisord",) else ">")[0]
+    assert first.strip() == f"{program(app.path)} --app-dir {app.path} unit {kind[0]} -- --fp16 'a b'"
+    again = subprocess.run(("sh", "-c", first), cwd=app.path, env=clean_environment(), capture_output=True, timeout=60)
+    assert again.stdout.decode() == done.out
+    hidden = launcher(*words, "--", "--auth", "me:hunter2", cwd=app.path)
+    assert "hunter2" not in hidden.out
 
 
 def verified(folder: Path, name: str, text: str, *flags: str) -> str:
