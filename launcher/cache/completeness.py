@@ -66,7 +66,7 @@ class Copy(NamedTuple):
             return f"a download broke off: {count(len(self.partial), 'file')} arrived in part"
         lost = sorted(path for path in self.siblings if is_weights(path))
         if lost and not any(map(is_weights, self.files)):
-            return f"no weights; the commit before has {lost[0]}"
+            return f"no weights; the previous commit has {lost[0]}"
         return ""
 
 

@@ -114,7 +114,7 @@ def _parts(inventory: Inventory, repo: Repo, snapshots: Mapping[str, Files]) -> 
                 Item("link" if link else "file", whole, size, ASKED, repo.folder, targets=(lead,) if lead else ())
             )
     loose = {blob for files in snapshots.values() for path, blob in files.blobs.items() if path in files.chosen}
-    blobs = plans.blob_items(repo, sorted(loose - stay - {""}), "only what goes links to it")
+    blobs = plans.blob_items(repo, sorted(loose - stay - {""}), "only removed files link to it")
     return Parts([*items, *blobs.items], blobs.blobs, [*skipped, *blobs.skipped])
 
 

@@ -121,7 +121,7 @@ def run(context: Context) -> Report:
     if not context.arguments.yes:
         if not console.interactive:
             refused = LauncherError(
-                "nothing was written: no terminal to ask on", "start_app.py init --yes", ExitStatus.USAGE
+                "nothing was written: there is no terminal to ask on", "start_app.py init --yes", ExitStatus.USAGE
             )
             return _Shown(made._replace(refused=refused))
         if not console.confirm(f"write these {text.count(len(made.lines), 'line')} into {made.path}?"):
@@ -147,12 +147,12 @@ def _proposed(context: Context) -> Written:
         del lines[name]
     secrets = [name for name in lines if redact.is_secret_name(name) and name not in present]
     if secrets and _is_open_to_others(path):
-        notes.append(f"not written, for other users can read {path}: {', '.join(secrets)}")
+        notes.append(f"not written, because other users can read {path}: {', '.join(secrets)}")
         lines = {name: line for name, line in lines.items() if name not in secrets}
     if context.console.interactive and not context.arguments.yes and not context.console.as_json:
         for name, question in _ASKED.items():
             if name not in lines and name not in present and (answer := context.console.ask(question)):
-                lines[name] = Line(name, answer, "you said so")
+                lines[name] = Line(name, answer, "your answer")
     kept = tuple(name for name in lines if name in present)
     new = tuple(line for name, line in lines.items() if name not in present)
     return Written(path, new, kept, tuple(notes))

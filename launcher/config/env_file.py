@@ -138,7 +138,7 @@ def _text(path: Path, bad: ExitStatus) -> tuple[str, int]:
     except OSError as error:
         raise LauncherError(f"cannot read {path}: {error.strerror}", f"ls -l {quoted(path)}", bad) from error
     if len(data) > MAX_BYTES:
-        raise LauncherError(f"cannot read {path}: more than {MAX_BYTES} bytes is no .env", f"ls -l {quoted(path)}", bad)
+        raise LauncherError(f"cannot read {path}: a .env has at most {MAX_BYTES} bytes", f"ls -l {quoted(path)}", bad)
     try:
         return data.decode("utf-8-sig"), uid
     except UnicodeDecodeError as error:

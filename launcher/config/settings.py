@@ -290,7 +290,8 @@ def _warnings(file: env_file.EnvFile, environ: Mapping[str, str]) -> tuple[str, 
         if name in file.values and name in environ and not _extended(name, file.values[name], environ):
             line = file.lines[name]
             broken.append(
-                f"{file.path} line {line}: {name} has no effect, the environment has it; {name}=…:${name} adds"
+                f"{file.path} line {line}: {name} has no effect because the environment has it; "
+                f"{name}=…:${name} adds to it"
             )
     for name in (name for name in file.values if name not in CHECKED_NAMES):
         meant = [known for known in CHECKED_NAMES if _is_misspelled(name, known)]

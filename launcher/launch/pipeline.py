@@ -148,7 +148,7 @@ class Launch:
         argv = restored(good.argv, command.argv)
         if argv is None:
             raise LauncherError(
-                "the arguments of the last good set hold a secret, which is not recorded",
+                "the arguments of the last good set contain a secret, which is not recorded",
                 "APP_ARGS in .env has it, or start_app.py starts what the settings name",
             )
         settings = with_variables(self.context.settings, good)
@@ -208,7 +208,7 @@ class Launch:
     def _attempt(self, command: Command) -> Attempt:
         """Return the record of the next start; the starting process adds itself."""
         context = self.context
-        # The settings, which a roll-back does not follow, must not become a part of the good set.
+        # The settings, which a rollback does not follow, must not become a part of the good set.
         ran = self.good or launch_set(context, command, self.models)
         boot_id, namespace = own_namespace()
         unit = context.environ.get("INVOCATION_ID", "") if self.by == "unit" else ""

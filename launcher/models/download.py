@@ -139,7 +139,7 @@ def _refuse_offline(task: Task, lacking: Sequence[str], reach: Reach) -> None:
     if endpoints.is_offline(reach.environment):
         raise LauncherError(
             f"{task.model.name} @ {task.model.commit[:7]} lacks {len(lacking)} files, and "
-            "HF_HUB_OFFLINE says that no hub may be asked",
+            "HF_HUB_OFFLINE forbids asking a hub",
             "HF_HUB_OFFLINE=0 start_app.py models pull",
             ExitStatus.RETRY,
         )
@@ -337,7 +337,7 @@ def _is_shorter(path: str, size: int) -> bool:
 def _said(task: Task, ended: hub.Downloaded, arrived: _Arrived) -> str:
     if arrived.bad:
         path, why = next(iter(arrived.bad.items()))
-        return f"{path} is not what it must be: {why}"
+        return f"{path} is damaged: {why}"
     if ended.trouble == "no revision":
         return f"it does not have the commit {task.model.commit[:7]}"
     return ended.text or "not everything has arrived"
@@ -357,4 +357,4 @@ def _unserved(task: Task, failures: Sequence[tuple[Endpoint, str]], *, damaged: 
         hint = "set HF_TOKEN in .env, and ask for access on the model's page"
     status = ExitStatus.DAMAGED if damaged else ExitStatus.DENIED if denied else ExitStatus.RETRY
     lacking = size(task.size) if task.size else count(len(task.lacking), "file")
-    return LauncherError(f"cannot pull {model.name} @ {model.commit[:7]} ({lacking} lacking): {tried}", hint, status)
+    return LauncherError(f"cannot pull {model.name} @ {model.commit[:7]} ({lacking} missing): {tried}", hint, status)

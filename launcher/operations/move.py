@@ -38,7 +38,7 @@ def apply(context: Context, move: Move) -> Result:
     try:
         prints, copied = _copy(context, move)
     except KeyboardInterrupt:
-        context.console.warn(f"the cache is still {move.root.path}; the same command goes on with the copy")
+        context.console.warn(f"the cache is still {move.root.path}; the same command continues the copy")
         raise
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
@@ -74,7 +74,7 @@ def finish(context: Context, target: str, begun: Journal) -> Result:
     roots.refuse_unsafe((begun.root,), context.settings.app_dir, context.home)
     if f"{target}/".startswith(f"{source}/") or f"{source}/".startswith(f"{target}/"):
         raise LauncherError(
-            f"the journal in {target} names {source}, which is no other cache", f"rm {quoted(target + '/' + MOVE)}"
+            f"the journal in {target} names {source}, which is not another cache", f"rm {quoted(target + '/' + MOVE)}"
         )
     _relink(context, target, source)
     # A repo with only foreign files is the rest of a removal that was interrupted.
@@ -155,7 +155,7 @@ def _copied(move: Move, copier: Copier) -> Mapping[str, str]:
     if pending:
         folder = pending[0]
         raise LauncherError(
-            f"{repo_name(folder) if HUB_ENTRY.match(folder) else folder} changes while it is copied",
+            f"{repo_name(folder) if HUB_ENTRY.match(folder) else folder} has changed while it was copied",
             f"start_app.py cache move {quoted(move.target)}",
             ExitStatus.RETRY,
         )
@@ -172,7 +172,7 @@ def _drop_vanished(move: Move, before: Journal | None) -> None:
             continue
         if before is None or name not in before.prints:
             raise LauncherError(
-                f"{move.target}/{name} came while the cache was copied",
+                f"{move.target}/{name} appeared while the cache was copied",
                 f"ls -l {quoted(move.target)}",
                 ExitStatus.RETRY,
             )
@@ -240,11 +240,11 @@ def _relink(context: Context, target: str, source: str) -> None:
             with suppress(OSError):
                 os.unlink(beside)
             raise LauncherError(
-                f"cannot lead {link} to {target}: {reason(error)}; {source} stays",
+                f"cannot point {link} to {target}: {reason(error)}; {source} stays",
                 f"ls -ld {quoted(os.path.dirname(link))}",
                 ExitStatus.IO,
             ) from error
-        context.console.say(f"cache: {link} leads to {new}")
+        context.console.say(f"cache: {link} now points to {new}")
 
 
 def _places(context: Context, source: str) -> tuple[str, ...]:

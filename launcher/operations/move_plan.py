@@ -84,7 +84,7 @@ def prepare(context: Context, target: str) -> Move:
     for link, _ in links.entering(root.real, removal.places(context)):
         if not os.access(os.path.dirname(link), os.W_OK):
             raise LauncherError(
-                f"{link} leads to the cache, and may not be changed",
+                f"{link} points to the cache, and may not be changed",
                 f"ls -ld {quoted(os.path.dirname(link))}",
                 ExitStatus.DENIED,
             )
@@ -185,7 +185,7 @@ def _refuse_places(context: Context, root: Root, target: str) -> None:
     for folder in (context.home, str(context.settings.app_dir)):
         if folder and _is_in(os.path.realpath(folder), target):
             raise LauncherError(
-                f"{pseudo.path} is no place for a model cache: it holds {folder}",
+                f"{pseudo.path} is not a place for a model cache: it holds {folder}",
                 f"start_app.py cache move {quoted(_free(target + '/hub'))}",
                 _USAGE,
             )

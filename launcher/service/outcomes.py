@@ -73,7 +73,7 @@ class LaunchSet(NamedTuple):
 class Attempt(NamedTuple):
     """Hold one start: its process (see Record), its time and caller, its set, and its outcome.
 
-    `wish` is the digest of the set in the settings, which a roll-back does not run. `seen` means that its page
+    `wish` is the digest of the set in the settings, which a rollback does not run. `seen` means that its page
     answered, `how` is how it ended, `line` the last line of its log. `unit` is systemd's id of this run of the unit.
     """
 
@@ -134,7 +134,7 @@ class Outcomes(NamedTuple):
         return bool(self.good and failed and failed.wish == wish and not failed.rollback)
 
     def other_good(self) -> LaunchSet | None:
-        """Return the last good set that differs from the last start: the target of a roll-back."""
+        """Return the last good set that differs from the last start: the target of a rollback."""
         ran = self.last.ran.runs if self.last else None
         return next((one for one in self.good if one.runs != ran), None)
 
@@ -243,7 +243,7 @@ def ended(outcomes: Outcomes, end: End, wish: str | None = None) -> Outcomes:
     )
     outcomes = outcomes._replace(last=last)
     if stopped:
-        # A person who restarts after a roll-back wants to try the new set again.
+        # A person who restarts after a rollback wants to try the new set again.
         again = last.rollback and last.seen and outcomes.failed
         return outcomes._replace(failed=outcomes.failed._replace(wish="")) if again and outcomes.failed else outcomes
     if last.seen:
