@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pwd
+import shlex
 import shutil
 import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -55,6 +56,7 @@ def run(context: Context) -> Report:
         caches=tuple(str(path) for path in folders(_environment(settings, context.environ, uid), settings.app_dir)),
         app_args=app_args,
         systemd=_systemd(),
+        call=_call(context.invocation, app_args),
     )
     if arguments.supervisord:
         made = supervisord.program(settings, machine)
@@ -65,6 +67,13 @@ def run(context: Context) -> Report:
     left_out = (*made.left_out, *(("APP_ARGS",) if app_args != arguments.app_args else ()))
     document = {"name": made.name, "unit": made.text, "left_out": list(left_out)}
     return Answer(text=tuple(made.text.rstrip("\n").split("\n")), data=document)
+
+
+def _call(called: invocation.Invocation, app_args: Sequence[str]) -> str:
+    """Return the command that prints this unit again, with the user's own options, on one line."""
+    words = called.words[: called.words.index("--")] if "--" in called.words else called.words
+    own = [word for word in words if word != "--json"]
+    return text.clean(f"{called.program} {shlex.join((*own, *(('--', *app_args) if app_args else ())))}")
 
 
 def _systemd() -> int:
