@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
-from . import store
+from . import small_parts, store
 from .dirs import opened
 from .entries import HELPERS
 from .names import HASH, is_new_ref, kind, name, ref_text
@@ -83,6 +83,14 @@ class Repo(NamedTuple):
         return () if self.link else tuple(p for p in self.foreign if p.partition("/")[0] not in self.part_links)
 
     @property
+    def has_own(self) -> bool:
+        """Return whether the folder contains files of huggingface_hub; an empty folder counts as such."""
+        strangers = self.own_foreign
+        blobs = {f"blobs/{blob}" for blob in self.blobs}.difference(strangers)
+        revisions = any(revision.refs or not revision.only_foreign for revision in self.revisions)
+        return not strangers or bool(blobs or revisions or self.partial or self.missing_payloads or self.broken_refs)
+
+    @property
     def unlinked(self) -> frozenset[str]:
         """Return the blobs that no revision links to, also those whose names do not identify them."""
         return frozenset(self.blobs).difference(self.lent, *(revision.blobs for revision in self.revisions))
@@ -113,12 +121,17 @@ def read(root: str, folder: str) -> Repo:
     found_blobs = _read_blobs(root, path, leads) if "blobs" in names else _Blobs({}, {}, (), (), 0, {})
     elsewhere = bool(link)
     blobs = found_blobs.blobs
+    notes = tuple(small_parts.strangers(path, names))
     refs = dict(_read_refs(f"{path}/refs")) if "refs" in names else {}
+    refs = {ref: text for ref, text in refs.items() if f"refs/{ref}" not in notes}
     by_commit: dict[str, list[str]] = {}
     for ref, text in refs.items():
         by_commit.setdefault(text.strip(), []).append(ref)
     plain = Plain()
-    place = Place(path, elsewhere or "snapshots" in part_links, blobs, plain, leads)
+    # Every download creates `refs` or an empty `blobs`, also without links: if both are missing, a removal has kept the
+    # plain files in the snapshots.
+    kept = not refs and ("blobs" not in names or bool(found_blobs.strange))
+    place = Place(path, elsewhere or "snapshots" in part_links, blobs, plain, leads, kept)
     revisions, stray = [], []
     lent: dict[str, str] = {}
     for snapshot in _snapshots(path) if "snapshots" in names else ():
@@ -149,6 +162,7 @@ def read(root: str, folder: str) -> Repo:
         foreign=(
             *sorted(filter(is_foreign, names)),
             *sorted(stray),
+            *sorted(notes),
             *(f"blobs/{blob}" for blob in sorted(strange.union(found_blobs.strange))),
             *(f"snapshots/{revision.commit}/{file}" for revision in revisions for file in revision.foreign),
         ),
@@ -183,8 +197,10 @@ def has_strangers(path: str) -> bool:
     if "blobs" in parts and parts["blobs"].is_dir(follow_symlinks=False):
         with os.scandir(f"{path}/blobs") as listing:
             for blob in listing:
-                if not (HASH.fullmatch(blob.name) or is_partial(blob.name)):
+                if blob.is_dir(follow_symlinks=False) or not (HASH.fullmatch(blob.name) or is_partial(blob.name)):
                     return True
+    if any(small_parts.strangers(path, parts)):
+        return True
     if "snapshots" in parts and parts["snapshots"].is_dir(follow_symlinks=False):
         for snapshot in _snapshots(path):
             if not HASH.fullmatch(snapshot.name) or not _is_folder(snapshot):
@@ -227,7 +243,7 @@ def _read_blobs(root: str, repo: str, leads: dict[str, str]) -> _Blobs:
                 missing.append(blob)
                 continue
             if not stat.S_ISREG(status.st_mode):
-                if not HASH.fullmatch(blob) and not is_partial(blob):
+                if entry.is_dir(follow_symlinks=False) or not (HASH.fullmatch(blob) or is_partial(blob)):
                     strange.append(blob)
                 continue
             identity = (status.st_dev, status.st_ino)

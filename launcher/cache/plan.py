@@ -252,7 +252,7 @@ def repo_parts(inventory: Inventory, folder: str, reason: str) -> Parts:
     strangers = repo.own_foreign
     targets = (repo.link,) if repo.link else tuple(repo.part_links.values())
     item = Item("repo", path, repo.held, reason, folder, repo.identity, foreign=strangers, targets=targets)
-    items = [item] if _has_own(repo, strangers) else []
+    items = [item] if repo.has_own else []
     return Parts(items, set(), foreign(f"{path}/{stranger}" for stranger in strangers))
 
 
@@ -341,13 +341,6 @@ def _whole(inventory: Inventory, folders: Iterable[str], reason: str) -> tuple[l
 def _is_last(repo: Repo, commits: Collection[str]) -> bool:
     own = {revision.commit for revision in repo.revisions if not revision.only_foreign}
     return bool(own) and own <= set(commits)
-
-
-def _has_own(repo: Repo, strangers: Collection[str]) -> bool:
-    """Return whether a repo's folder contains files of huggingface_hub; an empty folder counts as such."""
-    blobs = {f"blobs/{blob}" for blob in repo.blobs}.difference(strangers)
-    revisions = [revision for revision in repo.revisions if revision.refs or not revision.only_foreign]
-    return not strangers or bool(blobs or revisions or repo.partial or repo.missing_payloads or repo.broken_refs)
 
 
 def _refs(repo: Repo, revision: Revision, reason: str) -> list[Item]:

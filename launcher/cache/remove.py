@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from typing import NamedTuple
 
 from ..system.files import open_folder
-from . import entries, foreign, in_place, layout, store
+from . import entries, foreign, in_place, layout, small_parts, store
 from .blobs import sweep, unlink_blob
 from .deletion import Deletion, Failure
 from .dirs import below, locked, reason, taking_turns, walk
@@ -110,6 +110,9 @@ class _Run:
             return  # its repo could not be removed, or exists again
         if self._locks is None:
             self._locks = open_folder(LOCKS, dir_fd=self.trash.descriptor)
+        if small_parts.has_foreign_locks(item.path):
+            small_parts.drop_locks(self._locks, item.folder)
+            return
         with self._or_delete(self._locks, item.folder, item.path):
             self.trash.take(self._locks, item.folder, f".locks-{len(self.done)}")
 
@@ -189,9 +192,7 @@ class _Run:
                 if strangers:
                     self.trash.give_back(taken, f"{item.folder}/snapshots/{commit}", strangers)
             undo.forget()
-            for trace in (f"trees/{commit}.json", f".no_exist/{commit}"):
-                with suppress(OSError), below(repo, trace) as (folder, entry):
-                    Deletion().delete(folder, entry, trace)
+            small_parts.drop_traces(repo, repo_path, commit)
         self.done += refs
         for ref in refs:
             self._drop_empty_folders(ref.path[len(f"{self.root}/") :])

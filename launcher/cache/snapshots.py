@@ -92,13 +92,17 @@ class Plain:
 
 
 class Place(NamedTuple):
-    """Hold the repo of the snapshots: its path, whether it is a link, its blobs, and its destination."""
+    """Hold the repo of the snapshots: its path, whether it is a link, its blobs, and the links out of it.
+
+    `kept` means that a removal has left only foreign files in it.
+    """
 
     path: str
     linked: bool
     blobs: Mapping[str, Blob]
     plain: Plain
     leads: dict[str, str]
+    kept: bool
 
 
 def read_snapshot(place: Place, commit: str, refs: tuple[str, ...]) -> Revision:
@@ -144,9 +148,7 @@ def read_snapshot(place: Place, commit: str, refs: tuple[str, ...]) -> Revision:
     if own and direct:
         has_links = bool(linked or dangling or outside)
         sizes = {path: status.st_size for path, status in own}
-        # Every download creates `blobs`, also without links: if it is missing, a removal has kept these files.
-        kept = not any(os.path.lexists(f"{place.path}/{part}") for part in ("blobs", "refs"))
-        has_blobs = has_links or bool(place.blobs) or kept
+        has_blobs = has_links or bool(place.blobs) or place.kept
         foreign = foreign_files(sizes, f"{place.path}/trees/{commit}.json", has_links=has_links, has_blobs=has_blobs)
     plain = Plain()
     for path, status in own:

@@ -19,7 +19,7 @@ from ..system.detach import beside
 from ..system.files import NO_FLOCK, open_folder, open_place, open_regular, read_regular, try_lock
 from ..ui.console import Progress
 from ..ui.text import clean, size
-from . import entries, foreign, layout, store
+from . import entries, foreign, layout, small_parts, store
 from .blobs import sweep, unlink_blob
 from .deletion import Deletion, Failure
 from .dirs import below, opened, reason, taking_turns
@@ -286,7 +286,10 @@ def _drop_locks(root: str, folder: str, deletion: Deletion) -> None:
         return
     if not any(held_lock(f"{path}/{lock}") for lock in os.listdir(path)):
         with opened(root) as descriptor, below(descriptor, f"{LOCKS}/{folder}") as (parent, name):
-            deletion.delete(parent, name, path)
+            if small_parts.has_foreign_locks(path):
+                small_parts.drop_locks(parent, name)
+            else:
+                deletion.delete(parent, name, path)
 
 
 def _drop(parent: int, name: str, folder: int) -> None:
@@ -319,9 +322,8 @@ def _give_back(root: str, parent: int, folder: int, path: str, place: str) -> No
     if commit:
         strangers = foreign.in_snapshot(f"{root}/{path}", f"{root}/{repo}", commit)
         if not os.path.lexists(f"{root}/{place}"):
-            for trace in (f"trees/{commit}.json", f".no_exist/{commit}"):
-                with suppress(OSError), below(parent, f"{repo}/{trace}") as (above, name):
-                    Deletion().delete(above, name, trace)
+            with suppress(OSError), below(parent, f"{repo}/x") as (above, _):
+                small_parts.drop_traces(above, f"{root}/{repo}", commit)
     else:
         strangers = foreign.in_repo(*f"{root}/{path}".rsplit("/", 1))
     if strangers:

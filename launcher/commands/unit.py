@@ -20,6 +20,7 @@ from ..system.child import output_within
 from ..ui import invocation, redact, text
 
 _SECONDS = 3.0
+_SHOWN_OTHERWISE = ("--json", "-q", "--quiet", "-v", "--verbose")
 _NVIDIA = Path("/proc/driver/nvidia/gpus")
 
 
@@ -56,7 +57,7 @@ def run(context: Context) -> Report:
         caches=tuple(str(path) for path in folders(_environment(settings, context.environ, uid), settings.app_dir)),
         app_args=app_args,
         systemd=_systemd(),
-        call=_call(context.invocation, app_args),
+        typed=_typed(context, app_args),
     )
     if arguments.supervisord:
         made = supervisord.program(settings, machine)
@@ -69,11 +70,11 @@ def run(context: Context) -> Report:
     return Answer(text=tuple(made.text.rstrip("\n").split("\n")), data=document)
 
 
-def _call(called: invocation.Invocation, app_args: Sequence[str]) -> str:
-    """Return the command that prints this unit again, with the user's own options, on one line."""
-    words = called.words[: called.words.index("--")] if "--" in called.words else called.words
-    own = [word for word in words if word != "--json"]
-    return text.clean(f"{called.program} {shlex.join((*own, *(('--', *app_args) if app_args else ())))}")
+def _typed(context: Context, app_args: Sequence[str]) -> str:
+    """Return the command that prints this unit, without the options that show the answer in another way."""
+    words = [word for word in invocation.own_words(context.invocation.words) if word not in _SHOWN_OTHERWISE]
+    line = shlex.join((*words, *(("--", *app_args) if app_args else ())))
+    return f"{context.invocation.program} {line}" if line.isprintable() else "start_app.py unit"
 
 
 def _systemd() -> int:

@@ -11,7 +11,7 @@ import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
-from ..cache import copying, entries, journal, links, planning, roots
+from ..cache import copying, entries, journal, layout, links, planning, roots
 from ..cache.copying import ChangedError, Copier
 from ..cache.deletion import Deletion
 from ..cache.dirs import opened, reason
@@ -103,8 +103,14 @@ def finish(context: Context, target: str, begun: Journal) -> Result:
 
 def remains(source: str) -> tuple[str, ...]:
     """Return the repos that are still in an old cache, except those with only foreign files."""
-    left = (folder for folder in entries.contents(source).entries if os.path.isdir(f"{source}/{folder}/refs"))
-    return tuple(map(repo_name, left))
+    return tuple(repo_name(folder) for folder in entries.contents(source).entries if _has_own(source, folder))
+
+
+def _has_own(source: str, folder: str) -> bool:
+    try:
+        return layout.read(source, folder).has_own
+    except OSError:
+        return True
 
 
 def _copy(context: Context, move: Move) -> tuple[Mapping[str, str], int]:

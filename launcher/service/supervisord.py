@@ -27,7 +27,7 @@ def program(settings: Settings, machine: Machine) -> Unit:
     own, _ = words_of(settings, machine.app_args)
     final = " ".join(str(int(status)) for status in (ExitStatus.DONE, *NEVER_AGAIN)).replace(" ", ",")
     lines = (
-        f"; {machine.call} | sudo tee /etc/supervisor/conf.d/{name}.conf",
+        f"; {machine.typed} | sudo tee /etc/supervisor/conf.d/{name}.conf",
         "; sudo supervisorctl update",
         "",
         f"[program:{name}]",

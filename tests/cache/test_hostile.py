@@ -83,18 +83,35 @@ def test_hostile_names_within_a_repo_are_only_names(app: AppFolder, hub: Path) -
     assert sorted(os.listdir(repo)) == ["blobs", "snapshots"]
 
 
+FOREIGN = (
+    "blobs/mine/thesis.txt",
+    f"blobs/{'d' * 64}/thesis.txt",
+    "refs/notes.txt",
+    "refs/pr/notes.txt",
+    "trees/notes.txt",
+    f".no_exist/{A}/notes.txt",
+)
+
+
 @pytest.mark.parametrize("arguments", COMMANDS)
-def test_a_strangers_folder_among_the_blobs_stays_and_nothing_else(
+def test_foreign_files_in_every_part_of_a_repo_stay_and_nothing_else(
     arguments: tuple[str, ...], app: AppFolder, hub: Path
 ) -> None:
-    repo = make_repo(hub, "models--koge--a")
-    kept = repo / "blobs" / "mine" / "thesis.txt"
-    kept.parent.mkdir()
-    kept.write_text("mine")
-    done = insist(app, *arguments)
-    assert done.status == 0, done.err
-    assert [path for path in repo.rglob("*") if path.is_file()] == [kept]
-    assert os.listdir(repo) == ["blobs"]
+    repo = make_repo(hub, "models--koge--a", {A: {"x": b"x"}}, {"main": A})
+    (repo / ".no_exist" / A).mkdir(parents=True)
+    (repo / ".no_exist" / A / "config.json").touch()
+    kept = [repo / path for path in (*FOREIGN, f"snapshots/{A}/notes.txt")]
+    make_repo(hub, "models--koge--b")
+    kept.append(hub / ".locks" / "models--koge--b" / "notes.txt")
+    for path in kept:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("mine")
+    (kept[-1].parent / f"{'d' * 64}.lock").touch()
+    for _ in range(2):  # the second run meets only what the first one has kept
+        done = insist(app, *arguments)
+        assert done.status == 0 or "matches" in done.err, done.err
+        present = [path for path in hub.rglob("*") if path.is_file()]
+        assert sorted(present) == sorted(kept)
 
 
 def test_what_the_system_and_a_killed_pull_left_in_a_repo_keeps_no_empty_folder_there(

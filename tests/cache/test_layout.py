@@ -165,7 +165,7 @@ def test_a_broken_link_hides_neither_its_revision_nor_its_repo(tmp_path: Path) -
     assert wrong(tmp_path) == f"{A[:7]}: 1 file missing"
 
 
-@pytest.mark.parametrize("text", ["", C, "\udcff".encode("utf-8", "surrogateescape").decode("latin-1")])
+@pytest.mark.parametrize("text", ["", C, C[:9], "\0" * 40])
 def test_a_ref_to_no_revision_is_named_and_hides_nothing(text: str, tmp_path: Path) -> None:
     repo = make_repo(tmp_path, MODEL)
     add_ref(repo, "refs/pr/1", text)
@@ -199,8 +199,16 @@ def test_what_is_not_huggingface_hubs_is_named_and_what_the_system_leaves_is_not
         (repo / path).parent.mkdir(exist_ok=True)
         (repo / path).write_text("mine")
     assert shown(tmp_path).foreign == ("blobs", "models--", "notes.txt", "version.txt")
-    assert read(tmp_path).foreign == ("README", "snapshots/stray")
-    assert wrong(tmp_path) == "not huggingface_hub's: README, snapshots/stray"
+    assert read(tmp_path).foreign == ("README", "snapshots/stray", ".no_exist/x", "trees/x.json")
+    assert wrong(tmp_path).startswith("not huggingface_hub's: README, snapshots/stray, .no_exist/x")
+
+
+@pytest.mark.parametrize("text", ["to do", f"{A} is the good one", "\xff"])
+def test_a_file_among_the_refs_that_names_no_commit_is_foreign(text: str, tmp_path: Path) -> None:
+    repo = make_repo(tmp_path, MODEL)
+    add_ref(repo, "notes", text)
+    assert read(tmp_path).foreign == ("refs/notes",)
+    assert not read(tmp_path).broken_refs
 
 
 def test_a_file_among_the_blobs_that_bears_no_hash_is_somebodys_own(tmp_path: Path) -> None:

@@ -207,6 +207,11 @@ def test_five_doomed_starts_are_parked_until_something_changes(app: AppFolder, p
         assert done.status == 75
         assert "the last 5 unattended starts failed, and nothing has changed since" in done.err
         assert "exit status 4" in done.err
+    for command in "status", "doctor":
+        shown = launcher(command, *app.arguments)
+        assert "the last 5 unattended starts failed, so further ones are refused" in shown.out
+        assert "a start by hand always tries: " in shown.out + shown.err
+        assert shown.out.count("unattended starts") == 1 + (command == "status")
     assert actions(app).count("start") == 5
     assert actions(app).count("refuse") == 1
     assert "exit status 4" in background(app, processes).err  # by hand it is tried
