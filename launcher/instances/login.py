@@ -54,7 +54,7 @@ def ends_with_terminal(pid: int) -> str | None:
 
 def _ignores_hangup(pid: int) -> bool:
     try:
-        status = Path(f"/proc/{pid}/status").read_text()
+        status = Path(f"/proc/{pid}/status").read_text(errors="replace")  # a name may have any bytes
     except OSError:
         return True
     ignored = re.search(r"^SigIgn:\s*([0-9a-f]+)$", status, re.MULTILINE)

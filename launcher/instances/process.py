@@ -59,7 +59,7 @@ def environment(pid: int) -> Mapping[str, str] | None:
 def cgroup(pid: int) -> str:
     """Return the text of proc_pid_cgroup(5); blank without one."""
     try:
-        return Path(f"/proc/{pid}/cgroup").read_text()
+        return Path(f"/proc/{pid}/cgroup").read_text(errors="surrogateescape")  # a name may have any bytes
     except OSError:
         return ""
 

@@ -139,7 +139,7 @@ class LaunchPlan(NamedTuple):
             "locked": settings.locked,
             "models": self.models.document(),
             "error": self.problem.message if self.problem else None,
-            "hint": self.problem.hint if self.problem else None,
+            "hint": self.context.console.hinted(self.problem.hint) if self.problem and self.problem.hint else None,
             "exit_status": int(self.status),
         }
 

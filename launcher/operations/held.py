@@ -159,6 +159,19 @@ def inherited_lock(settings: Settings, pid: int) -> bool:
     return path is not None and locks.holds(pid, path)
 
 
+def has_let_go(settings: Settings, process: tuple[int, float, str, str]) -> bool:
+    """Return whether the instance lock that a process took is free, so that it has ended, in whatever container.
+
+    `process` is its pid, start, boot and pid namespace. Without a record that names it, nothing is known.
+    """
+    for folder in state.folders(settings.app_dir):
+        path = folder / instance_name(settings.port)
+        record = read(path) if state.is_trusted(folder, settings.app_dir) else None
+        if record and (record.pid, record.start, record.boot_id, record.pid_namespace) == process:
+            return not locks.is_held(path)
+    return False
+
+
 def is_launching(settings: Settings) -> bool:
     """Return whether a launcher is working on the port."""
     return held_lock(settings, launch_name(settings.port))[0] is not None

@@ -12,6 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..config.settings import Settings
 from ..context import Context
 from ..errors import LauncherError
 from ..instances import port
@@ -21,8 +22,9 @@ from ..instances.survey import Instance
 from ..models import versions
 from ..models.versions import Current
 from ..service import history, outcomes
-from ..service.outcomes import Attempt, By, End, LaunchSet, Outcomes, Pinned
+from ..service.outcomes import MOST_DOOMED, Attempt, By, End, LaunchSet, Outcomes, Pinned
 from ..ui import text
+from . import held
 
 if TYPE_CHECKING:
     from ..models.lockfile import LockedModel
@@ -34,6 +36,8 @@ _MOST_LINE = 300
 EXEC = "exec: "
 """The beginning of the last line that a launcher prints before it becomes the app."""
 _PAGE_SECONDS = 1.0
+PARKED_HINT = "start_app.py logs --lines 200; a start by hand always tries: start_app.py --background"
+"""The hint when further unattended starts are refused."""
 
 
 def by(context: Context) -> By:
@@ -59,14 +63,16 @@ def look_back(context: Context) -> Outcomes:
     settings = context.settings
     known = outcomes.read(settings.app_dir, settings.port)
     last = known.last
-    if last is None or last.over or _lives(last):
+    if last is None or last.over or _lives(last, settings):
         return known
     if last.unit and last.unit == context.environ.get("INVOCATION_ID"):
         return known  # systemd knows how, and calls `ended` after this command of the same run of the unit
-    boot_id, _ = own_namespace()
+    boot_id, namespace = own_namespace()
     rebooted = bool(boot_id) and last.boot_id != boot_id
     if rebooted:
         end = End("ended with the machine", asked=True)
+    elif last.pid_namespace != namespace and last.by != "hand":
+        end = End("ended with its container", asked=True)  # a supervisor in it would have said how
     elif last.stage == "stopping":
         end = End("was stopped", asked=True)
     else:
@@ -232,6 +238,14 @@ def note_unit_end(context: Context) -> None:
         history.record(settings, "stop", f"pid {last.pid}", f"{how}, by systemd")
 
 
+def told_parked(known: Outcomes) -> str:
+    """Return in words that further unattended starts are refused; blank if they are not."""
+    if known.doomed < MOST_DOOMED:
+        return ""
+    failed = text.count(known.doomed, "unattended start")
+    return f"the last {failed} failed, so further ones are refused until something changes or a start by hand is ready"
+
+
 def told_end(attempt: Attempt) -> str:
     """Return in words how a start has ended: the end, and the last line of its log."""
     how, comma, more = attempt.how.partition(", ")
@@ -318,13 +332,13 @@ def _now(context: Context, ran: LaunchSet) -> LaunchSet:
     return ran._replace(models=cached_models(versions.current(paths, context.settings.app_dir, lock)))
 
 
-def _lives(attempt: Attempt) -> bool:
-    """Return whether the process of a start still exists; one that is invisible from here counts as existing."""
+def _lives(attempt: Attempt, settings: Settings) -> bool:
+    """Return whether the process of a start still exists; one that is invisible from here may have let go its lock."""
     boot_id, namespace = own_namespace()
     if boot_id and attempt.boot_id != boot_id:
         return False
     if attempt.pid_namespace != namespace:
-        return True
+        return not held.has_let_go(settings, (attempt.pid, attempt.start, attempt.boot_id, attempt.pid_namespace))
     if start_of(attempt.pid) != attempt.start:
         return False
     process = look(attempt.pid)

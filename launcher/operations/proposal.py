@@ -220,7 +220,8 @@ class _Proposing:
     def _is_own(self, python: str) -> bool:
         """Return whether a Python is in the app's own environment, which is the default anyway."""
         full = os.path.join(self._app_dir, python)
-        return any(full.startswith(str(self._app_dir / name)) for name in (".venv", "venv")) or os.sep not in python
+        own = (f"{self._app_dir / name}{os.sep}" for name in (".venv", "venv"))
+        return any(f"{full}{os.sep}".startswith(folder) for folder in own) or os.sep not in python
 
     def _read(self, reading: Reading, candidate: Candidate) -> None:
         """Add the port, address and command from the code."""

@@ -27,7 +27,7 @@ _NESTING = tuple(sign.encode() for sign in ".([+-*/%|&^")
 
 
 # What a look at the bytes finds before a file is parsed: its imports, and whether it may say how a page is opened.
-_IMPORT_LINE = rb"(?m)^[ \t]*(?:from[ \t]+([.\w]+)[ \t]+import[ \t]*(\([^)]*\)|[^\n#;]+)|import[ \t]+([^\n#;]+))"
+_IMPORT_LINE = rb"(?m)^[ \t]*(?:from[ \t]+([.\w]+)[ \t]+import[ \t]*(\([^)]{0,4096}\)|[^\n#;]+)|import[ \t]+([^\n#;]+))"
 _TELLING = rb"gradio|add_argument|click|typer|tyro|[fF]ire\b|DEFINE_|ArgumentParser|CLI\(|\bport\b|_port|port_|PORT"
 
 

@@ -17,6 +17,7 @@ from .folder import content
 
 _MOST_BYTES = 1 << 17
 _MOST_SCRIPTS = 20
+_LONGEST_LINE = 10_000  # a longer one is data, and patterns take long on it
 _FIRST = ("start_app", "webui-user", "webui", "start", "run", "launch")
 _WORDS_BEFORE = ("exec", "nohup", "time", "setsid", "then", "do", "else", "{", "(", "!", "env", "command")
 _OPENING, _CLOSING = ("if", "case", "for", "while", "until", "{"), ("fi", "esac", "done", "}")
@@ -112,11 +113,17 @@ class _Reader:
 
     def _take(self, words: list[str]) -> None:
         local: dict[str, str] = {}
-        while words and (match := re.fullmatch(_ASSIGNMENT, words[0], re.DOTALL)):
-            value = self._expanded(match[2])
-            if value is not None and not (self._depth and len(words) == 1 and match[1] in self._known):
-                local[match[1]] = value  # of what is set under a condition, the value before counts
-            words = words[1:]
+        begin = 0
+        for begin, word in enumerate((*words, "")):  # the blank is after the last word
+            if match := re.fullmatch(_ASSIGNMENT, word, re.DOTALL):
+                value = self._expanded(match[2])
+                if value is not None and not (self._depth and begin == len(words) - 1 and match[1] in self._known):
+                    local[match[1]] = value  # of what is set under a condition, the value before counts
+            elif word in _WORDS_BEFORE:
+                self._exports.update(local)
+            else:
+                break
+        words = words[begin:]
         if not words:
             self._known.update(local)
             self._exports.update((name, value) for name, value in local.items() if name in self._exports)
@@ -126,9 +133,6 @@ class _Reader:
         elif words[0] == "unset":
             for name in words[1:]:
                 self._exports.pop(name, None)
-        elif words[0] in _WORDS_BEFORE:
-            self._exports.update(local)
-            self._take(words[1:])
         elif words[0] == "cd":
             folder = self._expanded(words[1]) if len(words) > 1 else None
             self._folder = os.path.normpath(os.path.join(self._folder, folder)) if folder else self._folder
@@ -207,6 +211,8 @@ def _commands(text: str) -> Iterator[list[str]]:
     for line in text.replace("\\\r\n", " ").replace("\\\n", " ").splitlines():
         if end:
             end = "" if line.strip() == end else end
+            continue
+        if len(line) > _LONGEST_LINE:
             continue
         match = re.search(r"<<-?\s*['\"]?(\w+)", line)
         end = match[1] if match else ""

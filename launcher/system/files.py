@@ -20,7 +20,9 @@ NO_FLOCK = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 _PLACE_ONLY = getattr(os, "O_PATH", os.O_RDONLY)
 _POLL_SECONDS = 0.005
 _BLOCK = 1 << 20
-_SUFFIX = r"\.[0-9a-f]{8}"
+# The end of a temporary name. It names the launcher: a user's own `.env.20261129` is no leftover.
+_TEMPORARY = ".start_app-"
+_SUFFIX = rf"{re.escape(_TEMPORARY)}[0-9a-f]{{8}}"
 Path = str | os.PathLike[str]
 
 
@@ -79,7 +81,7 @@ def write_whole(
     its writer lives.
     """
     _sweep(name, folder)
-    new, descriptor = open_new(f"{name}.", folder, mode)
+    new, descriptor = open_new(f"{name}{_TEMPORARY}", folder, mode)
     try:
         with open(descriptor, "wb") as file:
             if prepare:
@@ -101,11 +103,6 @@ def write_whole(
             os.fsync(folder)
 
 
-def is_left_over(name: str, of: str) -> bool:
-    """Return whether `name` is a temporary new file for `of`."""
-    return name.startswith(of) and bool(re.fullmatch(_SUFFIX, name.removeprefix(of)))
-
-
 def open_new(prefix: str, folder: int, mode: int, *, append: bool = False) -> tuple[str, int]:
     """Create a file with a new name in an open folder; return the name and the descriptor.
 
@@ -124,7 +121,7 @@ def open_new(prefix: str, folder: int, mode: int, *, append: bool = False) -> tu
 
 def _sweep(name: str, folder: int) -> None:
     for left in os.listdir(folder):
-        if not is_left_over(left, name):
+        if not (left.startswith(name) and re.fullmatch(_SUFFIX, left.removeprefix(name))):
             continue
         with suppress(OSError):
             descriptor = open_regular(left, dir_fd=folder)
@@ -194,6 +191,15 @@ def above_streams(descriptor: int) -> int:
     above = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 3)
     os.close(descriptor)
     return above
+
+
+def free_bytes(path: Path) -> int | None:
+    """Return how many bytes this user can still write below a path, None if its file system does not tell.
+
+    Some FUSE and network file systems report no blocks at all: statvfs(3). Raises OSError.
+    """
+    space = os.statvfs(path)
+    return space.f_bavail * space.f_frsize if space.f_blocks else None
 
 
 def existing_folder(path: str) -> str:

@@ -120,7 +120,7 @@ def open_lock(app_dir: Path, name: str, passed: Collection[Path] = ()) -> Lock:
 def held(app_dir: Path, name: str) -> Iterator[Path]:
     """Yield the held lock files of this name, in every place; change nothing."""
     for folder in state.folders(app_dir):
-        if state.is_trusted(folder, app_dir) and _is_held(folder / name) and not held_by_reader(folder / name):
+        if state.is_trusted(folder, app_dir) and is_held(folder / name) and not held_by_reader(folder / name):
             yield folder / name
 
 
@@ -202,7 +202,8 @@ def _locks(pid: int, number: str, identity: os.stat_result) -> bool:
         return False
 
 
-def _is_held(path: Path) -> bool:
+def is_held(path: Path) -> bool:
+    """Return whether any process holds the lock of this file."""
     try:
         descriptor = files.open_regular(path)
     except OSError as error:

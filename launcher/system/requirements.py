@@ -48,9 +48,9 @@ def install_command(requirements: Iterable[str]) -> str:
 
     Environments made by uv have no pip, and a distribution's own Python refuses it (PEP 668).
     """
-    packages = " ".join(f"'{requirement}'" for requirement in requirements)
+    packages, python = " ".join(f"'{requirement}'" for requirement in requirements), quoted(sys.executable)
     if importlib.util.find_spec("pip") is None:
-        return f"uv pip install --python {sys.executable} {packages}"
+        return f"uv pip install --python {python} {packages}"
     if sys.prefix == sys.base_prefix and (Path(os.__file__).parent / "EXTERNALLY-MANAGED").exists():
-        return f"{sys.executable} -m venv .venv && .venv/bin/pip install {packages}, then .venv/bin/python {START_APP}"
-    return f"{sys.executable} -m pip install {packages}"
+        return f"{python} -m venv .venv && .venv/bin/pip install {packages}, then .venv/bin/python {START_APP}"
+    return f"{python} -m pip install {packages}"

@@ -53,6 +53,10 @@ def test_without_a_terminal_it_shows_the_lines_and_writes_none_until_it_may(fold
         )
         assert not (folder / ".env").exists()
     assert " init --yes\n" in init(folder).err
+    refused = init(folder, "--json").json
+    assert (refused["written"], refused["exit_status"]) == (False, 2)
+    assert refused["error"] == "nothing was written: no terminal to ask on"
+    assert refused["hint"].endswith(" init --yes")
     done = init(folder, "--yes")
     assert done.status == 0
     assert f"wrote 2 lines into {folder}/.env\n" in done.err
@@ -97,6 +101,12 @@ def test_what_a_start_script_says_is_taken_and_what_only_a_shell_can_know_is_nam
     ])  # fmt: skip
     shown = launcher("--app-dir", folder, "-n", "-v").out
     assert "environment: NAME=it's mine" in shown
+
+
+def test_a_python_of_an_environment_whose_name_only_begins_like_the_usual_one_is_named(folder: Path) -> None:
+    for name, lines in (("venv310", 1), (".venv-gpu", 1), ("venv", 0), (".venv", 0)):
+        (folder / "run.sh").write_text(f"{name}/bin/python gradio_app.py\n")
+        assert init(folder, "-n").out.count(f"APP_PYTHON={name}/bin/python\n") == lines
 
 
 def test_what_is_exported_under_a_condition_or_by_an_installer_is_not_taken(folder: Path) -> None:
@@ -172,13 +182,13 @@ def test_a_file_that_is_no_plain_file_is_left_alone(kind: str, folder: Path, tmp
 
 
 def test_on_a_terminal_it_asks_and_nothing_but_a_yes_writes(folder: Path) -> None:
-    for answers, written in (("\n\nn\n", False), ("/models\n\ny\n", True)):
+    for answers, written in (("\n\nn\n", False), ("\n\n\udcff\n", False), ("/models\n\ny\n", True)):
         parent, child = pty.openpty()
-        env = clean_environment(NO_COLOR="1")
+        env = clean_environment(NO_COLOR="1", PYTHONIOENCODING="utf-8:strict")  # as in a locale of UTF-8
         command = (sys.executable, START_APP, "--app-dir", folder, "init")
         process = subprocess.Popen(command, stdin=child, stdout=subprocess.PIPE, stderr=child, env=env)
         os.close(child)
-        os.write(parent, answers.encode())
+        os.write(parent, os.fsencode(answers))
         out, _ = process.communicate(timeout=60)
         os.close(parent)
         assert process.returncode == 0

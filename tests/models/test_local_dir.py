@@ -335,7 +335,7 @@ def test_killed_before_a_new_file_has_taken_its_place_it_is_gone_after_the_next_
     assert {path for path in left - before if where.strip("/.") in path}
     assert pulled.run(*words).status == 0
     assert pulled.run("models", "pull").status == 0
-    untidy = re.compile(r".*(\.[0-9a-f]{8}|\.new)|.*/switch-.*")
+    untidy = re.compile(r".*(\.start_app-[0-9a-f]{8}|\.new)|.*/switch-.*")
     assert not {path for path in _files(pulled) if untidy.fullmatch(path)}
 
 

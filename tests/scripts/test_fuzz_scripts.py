@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -72,6 +73,27 @@ WORDS = st.sampled_from(
 def test_a_start_script_of_any_words_raises_nothing(words: list[str]) -> None:
     read = shell._Reader(Path("/app/run.sh")).read(" ".join(words))
     assert all(isinstance(value, str) for value in read.exports.values())
+
+
+LINES = {
+    "negations": "! " * 3000 + "python app.py",
+    "branches": "then A=1 " * 10_000,
+    "assignments": "A=1 " * 20_000,
+    "the folder": "$(cd $()" + "pwd" * 30_000,
+}
+
+
+@pytest.mark.parametrize("name", LINES)
+def test_a_long_line_of_a_start_script_is_read_or_left_out_at_once(name: str) -> None:
+    begun = time.process_time()
+    shell._Reader(Path("/app/run.sh")).read(LINES[name])
+    assert time.process_time() - begun < 2
+
+
+def test_imports_that_never_end_are_looked_at_in_a_moment() -> None:
+    begun = time.process_time()
+    module.glance(b"from a import (\n" * 20_000)
+    assert time.process_time() - begun < 3
 
 
 def test_a_folder_full_of_them_is_proposed_for(tmp_path: Path) -> None:

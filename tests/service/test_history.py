@@ -6,6 +6,7 @@ import getpass
 import json
 import multiprocessing
 import os
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import pytest
 
 from launcher.config import settings
 from launcher.service import history
-from tests.support.apps import AppFolder, Processes, clean_environment, eventually, get, launcher
+from tests.support.apps import START_APP, AppFolder, Processes, clean_environment, eventually, get, launcher
 from tests.support.hub import Hub
 from tests.support.removal import V22, V23, Cached
 
@@ -120,6 +121,21 @@ def test_the_life_of_one_in_the_background(app: AppFolder, processes: Processes)
     assert entries(app)[1]["result"].startswith(f"http://127.0.0.1:{app.port} answers after ")
     ended = "has ended with exit status 4 before its page answered; last line: "
     assert entries(app)[4]["result"].startswith(ended)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to make a pid namespace")
+def test_a_death_in_a_container_is_told_outside_of_it(app: AppFolder, processes: Processes) -> None:
+    flags = ("unshare", "--pid", "--fork", "--kill-child", "--mount", "--mount-proc")
+    if subprocess.run((*flags, "true"), capture_output=True, check=False).returncode:
+        pytest.skip("pid namespaces cannot be made here")
+    running = processes.start((*flags, sys.executable, str(START_APP), *app.arguments))
+    eventually(lambda: get(app.port), 60, what=running.err)
+    assert launcher("history", *app.arguments).status == 0
+    assert actions(app) == ["start"]  # it lives, although its process is another one here
+    running.process.kill()
+    eventually(lambda: "\n" in launcher("history", *app.arguments).out and actions(app)[1:] == ["fail"], 60, what="end")
+    assert entries(app)[-1]["result"].startswith("has ended before its page answered, nobody saw how")
+    assert launcher("status", *app.arguments).out.count("ended: ") == 1
 
 
 def test_what_was_removed_from_the_cache(cached: Cached) -> None:

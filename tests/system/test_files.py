@@ -86,13 +86,22 @@ def test_what_cannot_be_written_leaves_the_old_file_and_nothing_else(tmp_path: P
 
 
 def test_what_a_killed_writer_left_is_removed_and_what_a_living_one_writes_is_not(tmp_path: Path) -> None:
-    (tmp_path / "name.0123abcd").write_text("half")
-    (tmp_path / "name.89abcdef").write_text("half")
+    (tmp_path / "name.start_app-0123abcd").write_text("half")
+    (tmp_path / "name.start_app-89abcdef").write_text("half")
     (tmp_path / "name.json").write_text("another file")
-    with (tmp_path / "name.89abcdef").open() as living:
+    with (tmp_path / "name.start_app-89abcdef").open() as living:
         fcntl.flock(living, fcntl.LOCK_EX)
         files.write_whole("name", b"new", folder(tmp_path))
-    assert sorted(os.listdir(tmp_path)) == ["name", "name.89abcdef", "name.json"]
+    assert sorted(os.listdir(tmp_path)) == ["name", "name.json", "name.start_app-89abcdef"]
+
+
+@pytest.mark.parametrize("name", [".env", "models.lock", "name"])
+def test_a_users_own_copies_beside_a_file_are_never_removed(name: str, tmp_path: Path) -> None:
+    own = [name, f"{name}.0123abcd", f"{name}.20261129", f"{name}.start_app", f"{name}.start_app-0123abcde"]
+    for copy in own:
+        (tmp_path / copy).write_text("precious")
+    files.write_whole(name, b"new", folder(tmp_path))
+    assert sorted(os.listdir(tmp_path)) == sorted(own)
 
 
 def test_where_there_is_no_flock_files_are_written_and_nothing_is_swept(
@@ -102,9 +111,9 @@ def test_where_there_is_no_flock_files_are_written_and_nothing_is_swept(
         raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
 
     monkeypatch.setattr(fcntl, "flock", refuse)
-    (tmp_path / "name.0123abcd").write_text("half, or still being written")
+    (tmp_path / "name.start_app-0123abcd").write_text("half, or still being written")
     files.write_whole("name", b"new", folder(tmp_path))
-    assert sorted(os.listdir(tmp_path)) == ["name", "name.0123abcd"]
+    assert sorted(os.listdir(tmp_path)) == ["name", "name.start_app-0123abcd"]
 
 
 def test_hashes_are_those_of_the_hub(tmp_path: Path) -> None:
@@ -144,3 +153,8 @@ def test_a_lock_is_waited_for_as_long_as_was_said(tmp_path: Path) -> None:
         assert files.lock_within(file.fileno(), 30)
         assert eventually(lambda: files.try_lock(file.fileno()))
     holder.communicate()
+
+
+def test_the_room_below_a_path_is_known_only_where_its_file_system_tells(tmp_path: Path) -> None:
+    assert (files.free_bytes(tmp_path) or 0) > 0
+    assert files.free_bytes("/proc") is None  # like a tmpfs without a limit, it has no blocks

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import ast
+import errno
 import re
+import shlex
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from launcher import cli
+from launcher.system import requirements
 from tests.support.apps import ROOT, AppFolder, launcher, make_app
 
 PACKAGE = ROOT / "launcher"
 # Numbers, words of our own, and text that was made to be pasted already.
 SAFE = re.compile(
-    r"PROGRAM|self\.prog|port|pid\b|_another|_sudo|flag|asked|command|quoted|shlex|join|again|supervisor|ADVICE|COMMANDS"
+    r"PROGRAM|REPEAT|_ANOTHER|_elsewhere|self\.prog|port|pid\b|_another|_sudo|flag|asked|command|quoted|shlex|join|again|supervisor|ADVICE|COMMANDS"
     r"|misplaced|min\(listening\)|^error\.hint$|^(name|what|more|ways|meant|hint|user|packages|locked|shown|uid|here|line|first|other|beside)$|_meant"
 )
 
@@ -57,3 +62,14 @@ def test_a_hint_never_runs_the_name_of_a_folder(tmp_path: Path, name: str) -> No
     empty.mkdir()
     subprocess.run(("bash", "-c", hint), cwd=empty, capture_output=True, timeout=60)
     assert list(empty.iterdir()) == []
+
+
+@pytest.mark.parametrize("path", ["/a b", "/a $(touch pwned)", b"/\xff'"])
+def test_the_path_of_an_error_that_nothing_else_explains_is_one_word(path: str | bytes) -> None:
+    words = shlex.split(cli._space_hint(OSError(errno.EIO, "Input/output error", path)).replace(";", " ; "))
+    assert len(words) == 7
+
+
+def test_the_python_of_an_install_command_is_one_word(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", "/opt/my apps/.venv/bin/python")
+    assert sys.executable in shlex.split(requirements.install_command(["psutil>=6"]))
