@@ -12,6 +12,8 @@ import os
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TextIO
 
@@ -42,7 +44,8 @@ def main(argv: Sequence[str] | None = None, launcher_file: str | None = None) ->
     """
     os.environ.pop(marker.NAME, None)  # our children do not belong to the instance that called us
     words = tuple(sys.argv[1:] if argv is None else argv)
-    called = Invocation(invocation.program(launcher_file, sys.argv[0]), invocation.typed(words), launcher_file, words)
+    program = invocation.program(launcher_file, sys.argv[0])
+    called = Invocation(program, invocation.typed(words), launcher_file, words, partial(_repeated, words))
     console = _console(words)._replace(invocation=called)
     try:
         arguments = parse(words)
@@ -180,7 +183,8 @@ def _show(report: Report, console: Console) -> None:
     if console.as_json:
         document = report.document()
         if document is not None:
-            console.json(document)
+            told = console.problem(report.problem) if report.problem else {}
+            console.json({**told, **document})
     else:
         for line in report.lines():
             console.out(line)
@@ -206,6 +210,12 @@ def _options(arguments: Arguments) -> tuple[tuple[str, str], ...]:
     return (*demo, *((name, shlex.join((name, value))) for name, value in given if value))
 
 
+def _repeated(words: Sequence[str], options: str) -> str:
+    from .arguments.repeated import repeated  # few hints need it
+
+    return repeated(words, options)
+
+
 def _flags(arguments: Arguments) -> Mapping[str, str]:
     given = {
         "APP_DIR": arguments.app_dir,
@@ -226,7 +236,7 @@ def _folders(launcher_file: str | None) -> tuple[Path, ...]:
 
 def _console(words: Sequence[str]) -> Console:
     # Errors of the command line itself must already respect these options.
-    ours = words[: words.index("--")] if "--" in words else words
+    ours = invocation.own_words(words)
     for stream in (sys.stdout, sys.stderr):
         _make_safe(stream, "backslashreplace")
     _make_safe(sys.stdin, "surrogateescape")  # a person may type any bytes
@@ -248,7 +258,8 @@ def _make_safe(stream: TextIO | None, errors: str) -> None:
     # A path may contain letters that the terminal's encoding lacks.
     reconfigure = getattr(stream, "reconfigure", None)
     if reconfigure:
-        reconfigure(errors=errors)
+        with suppress(OSError):  # a stream that our caller has read from stays as it is
+            reconfigure(errors=errors)
 
 
 def _flushed(console: Console, status: ExitStatus) -> ExitStatus:

@@ -36,6 +36,10 @@ class LauncherError(Exception):
         self.status = status
 
 
+REPEAT = " …"
+"""Ends a command in a hint that repeats the user's own: the rest of what was typed goes there (ui.invocation)."""
+
+
 def quoted(word: object) -> str:
     """Return a path or a word in shell syntax: hints are pasted, and a name may contain `$(…)`."""
     return shlex.quote(str(word))

@@ -7,7 +7,7 @@ import signal
 from collections.abc import Mapping
 from typing import NoReturn
 
-from ..errors import LauncherError
+from ..errors import REPEAT, LauncherError
 from ..system import marker
 from .command import Command
 
@@ -26,7 +26,7 @@ def execute(command: Command) -> NoReturn:
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise LauncherError(
-            f"cannot start {command.program} in {command.folder}: {reason}", "start_app.py --python PATH"
+            f"cannot start {command.program} in {command.folder}: {reason}", f"start_app.py --python PATH{REPEAT}"
         ) from error
 
 

@@ -12,9 +12,10 @@ from pathlib import Path
 
 from ..config.settings import Settings
 from ..config.sources import Setting
-from ..errors import LauncherError, quoted
+from ..errors import REPEAT, LauncherError, quoted
 from ..system.programs import EXECUTABLE_MAGIC, is_python_program
 
+_ANOTHER = f"start_app.py --python PATH{REPEAT}"
 OWN_INTERPRETER = "the launcher's own: the app has no .venv, and APP_PYTHON is unset"
 _PYTHON_NAME = r"(?i)(python|pypy|graalpy)[0-9.]*"
 
@@ -51,7 +52,7 @@ def _refuse_broken(folder: Path) -> None:
         return
     if not os.path.isdir(folder):
         if os.path.islink(folder) and not os.path.exists(folder):
-            raise LauncherError(f"{folder} is a dangling link to {os.readlink(folder)}", "start_app.py --python PATH")
+            raise LauncherError(f"{folder} is a dangling link to {os.readlink(folder)}", _ANOTHER)
         return
     try:
         entries = set(os.listdir(folder))
@@ -63,7 +64,7 @@ def _refuse_broken(folder: Path) -> None:
     problem = "it was made on Windows" if "Scripts" in entries else "parts of it are missing"
     raise LauncherError(
         f"{folder} has no bin/python: {problem}",
-        f"python3 -m venv --clear {quoted(folder)}, then install the app into it; or start_app.py --python PATH",
+        f"python3 -m venv --clear {quoted(folder)}, then install the app into it; or {_ANOTHER}",
     )
 
 
@@ -85,7 +86,7 @@ def checked(setting: Setting, running: str) -> str:
     if reason:
         raise LauncherError(
             f"{path} is not a Python interpreter: {reason} (APP_PYTHON, {setting.origin})",
-            "start_app.py --python PATH, or APP_PYTHON=PATH in .env, with a python that this user may run",
+            f"{_ANOTHER}, or APP_PYTHON=PATH in .env, with a python that this user may run",
             setting.bad,
         )
     return path

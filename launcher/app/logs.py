@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..config.settings import Settings
-from ..errors import ExitStatus, LauncherError, quoted
+from ..errors import REPEAT, ExitStatus, LauncherError, quoted
 from ..system import files, renames, state
 
 FOLDER = "logs"
@@ -31,7 +31,7 @@ _TAIL_BYTES = 1 << 20
 _LINE_BYTES = 1 << 12
 _FIRST_BYTES = 1 << 12
 _POLL_SECONDS = 0.2
-_FREE_NAME = "start_app.py --log-file FILE, with a new name"
+_FREE_NAME = f"with a new name: start_app.py --log-file FILE{REPEAT}"
 
 
 class Target(NamedTuple):

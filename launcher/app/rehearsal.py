@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from typing import NamedTuple
 
-from ..errors import ExitStatus, LauncherError, quoted
+from ..errors import REPEAT, ExitStatus, LauncherError, quoted
 from ..system import marker
 from ..ui import text
 from .command import Command
@@ -140,7 +140,7 @@ def rehearse(command: Command, origins: Mapping[str, str], seconds: float = SECO
                 ExitStatus.RETRY,
             )
         if not answer.version:
-            raise LauncherError(f"{called} does not run: {answer.reason}", "start_app.py --python PATH")
+            raise LauncherError(f"{called} does not run: {answer.reason}", f"start_app.py --python PATH{REPEAT}")
         if answer.reason:
             raise _no_script(command, script, answer)
     except BaseException:
@@ -215,7 +215,7 @@ def _refused(command: Command, origins: Mapping[str, str], error: OSError | Valu
     if isinstance(error, FileNotFoundError) and os.path.exists(command.interpreter):
         reason = _missing_loader(command.interpreter) if os.path.isdir(command.folder) else f"no {command.folder}"
     return LauncherError(
-        f"cannot start {command.interpreter} in {command.folder}: {reason}", "start_app.py --python PATH"
+        f"cannot start {command.interpreter} in {command.folder}: {reason}", f"start_app.py --python PATH{REPEAT}"
     )
 
 

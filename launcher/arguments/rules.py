@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..errors import ExitStatus, LauncherError
+from ..errors import REPEAT, ExitStatus, LauncherError
 from .typed import LAUNCH, Arguments
 
 
@@ -35,23 +35,24 @@ def _refuse_in_cache(arguments: Arguments) -> None:
     if arguments.clear_cache and (arguments.prune_cache or arguments.remove_model):
         raise _refusal(
             "--clear-cache removes every model: --prune-cache and --remove-model have no effect with it",
-            "start_app.py --clear-cache",
+            f"start_app.py --clear-cache{REPEAT}",
         )
     pulling = "--locked" if arguments.locked else "--force-refresh"
     if arguments.clear_cache and (arguments.locked or arguments.force_refresh):
         raise _refusal(
-            f"--clear-cache would remove what {pulling} has just pulled", f"start_app.py {pulling} --prune-cache"
+            f"--clear-cache would remove what {pulling} has just pulled",
+            f"start_app.py {pulling} --prune-cache{REPEAT}",
         )
     if arguments.locked and arguments.force_refresh:
         raise _refusal(
             "--locked keeps the commits in models.lock, and --force-refresh replaces them",
-            "start_app.py models lock; start_app.py --locked",
+            f"start_app.py models lock; start_app.py --locked{REPEAT}",
         )
     pruning = arguments.older_than is not None or arguments.max_size is not None or arguments.keep or arguments.unlocked
     if pruning and not arguments.prune_cache:
         raise _refusal(
             "--older-than, --max-size, --keep and --unlocked have no effect without --prune-cache",
-            "start_app.py --prune-cache",
+            f"start_app.py --prune-cache{REPEAT}",
         )
 
 
@@ -61,17 +62,20 @@ def _refuse_in_start(arguments: Arguments) -> None:
         value = "" if arguments.open else f" {arguments.timeout:g}"
         raise _refusal(
             f"{waiting} is about waiting for the page, and a launcher in the foreground becomes the app",
-            f"start_app.py --background {waiting}{value}; in another terminal: start_app.py wait {waiting}{value}",
+            f"start_app.py --background {waiting}{value}{REPEAT}; "
+            f"in another terminal: start_app.py wait {waiting}{value}",
         )
     if arguments.no_launch and (arguments.background or arguments.log_file is not None):
-        raise _refusal("--background and --log-file have no effect with --no-launch", "start_app.py --no-launch")
+        raise _refusal(
+            "--background and --log-file have no effect with --no-launch", f"start_app.py --no-launch{REPEAT}"
+        )
     if arguments.if_down and (arguments.no_launch or arguments.take_port):
         raise _refusal(
             "--if-down stops nothing and starts the app: --no-launch and --take-port have no effect with it",
-            "start_app.py --if-down",
+            f"start_app.py --if-down{REPEAT}",
         )
     if arguments.log_file is not None and not arguments.log_file.strip(" /."):
-        raise _refusal("--log-file needs the name of a file", "start_app.py --log-file webui.log")
+        raise _refusal("--log-file needs the name of a file", f"start_app.py --log-file webui.log{REPEAT}")
 
 
 def _refuse_in_lock(arguments: Arguments) -> None:

@@ -105,7 +105,8 @@ def gaps(copy: Copy, listed: Files) -> tuple[str, ...]:
         return tuple(sorted((not copy.replaces_whole and copy.siblings.intersection(listed)) or listed))
     arriving = {path for path in missing if listed[path][0] in copy.partial}
     evidence = {*arriving, *copy.dangling.intersection(missing), *copy.siblings.intersection(missing)}
-    evidence |= {path for path in missing if _family(path) and _family(path) in map(_family, copy.files)}
+    families = frozenset(map(_family, copy.files)) - {None}
+    evidence |= {path for path in missing if _family(path) in families}
     weights = frozenset(filter(is_weights, listed))
     others = frozenset(listed) - weights
     signs = _OF_THE_WHOLE.intersection(listed) or others
@@ -116,7 +117,8 @@ def gaps(copy: Copy, listed: Files) -> tuple[str, ...]:
         meant = {path for path in missing if broken_off or os.path.dirname(path) in folders}
         evidence |= meant - weights
         here = weights.intersection(copy.files) | (weights & evidence)
-        evidence |= {path for path in meant & weights if not _is_replaced(path, here)} if here else preferred(weights)
+        kinds = _kinds(here)
+        evidence |= {path for path in meant & weights if not _is_replaced(path, kinds)} if here else preferred(weights)
     elif copy.listed:
         folders = {os.path.dirname(path) for path in weights.intersection(copy.files)}
         evidence |= {p for p in missing - weights if p.endswith(_CONFIG) and os.path.dirname(p) in folders}
@@ -194,15 +196,30 @@ def _family(path: str) -> tuple[str, str] | None:
     return (piece[1], piece[2]) if piece else None
 
 
-def _is_replaced(path: str, here: Collection[str]) -> bool:
+_Kind = tuple[str, str | None]
+"""The suffix of weights, and the start of a name with that suffix; None stands for every name."""
+
+
+def _kind_of(path: str) -> _Kind:
+    name = os.path.basename(path)
+    return os.path.splitext(name)[1], name.partition(".")[0]
+
+
+def _kinds(here: Iterable[str]) -> Mapping[str, Collection[_Kind]]:
+    """Return the kinds of weights in each folder, without files of which a library loads one among many."""
+    kinds: dict[str, set[_Kind]] = {}
+    for path in here:
+        if not _is_alternative(path):
+            suffix, stem = _kind_of(path)
+            kinds.setdefault(os.path.dirname(path), set()).update(((suffix, None), (suffix, stem)))
+    return kinds
+
+
+def _is_replaced(path: str, here: Mapping[str, Collection[_Kind]]) -> bool:
     """Return whether other weights here replace these: another format, precision or framework."""
-    if _is_alternative(path):
-        return True
-    folder, suffix = os.path.dirname(path), os.path.splitext(path)[1]
-    beside = [other for other in here if os.path.dirname(other) == folder and not _is_alternative(other)]
-    same = [other for other in beside if os.path.splitext(other)[1] == suffix]
-    stem = os.path.basename(path).partition(".")[0]
-    return bool(beside) and (not same or any(os.path.basename(other).partition(".")[0] == stem for other in same))
+    beside = here.get(os.path.dirname(path), ())
+    suffix, stem = _kind_of(path)
+    return _is_alternative(path) or (bool(beside) and ((suffix, None) not in beside or (suffix, stem) in beside))
 
 
 def _is_alternative(path: str) -> bool:

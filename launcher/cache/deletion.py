@@ -31,6 +31,11 @@ class _Level(NamedTuple):
     names: list[str]
 
 
+def freed_by(status: os.stat_result) -> int:
+    """Return the bytes that unlinking a file frees: none if it has another name."""
+    return status.st_size if stat.S_ISREG(status.st_mode) and status.st_nlink == 1 else 0
+
+
 class Deletion:
     """Delete trees and count the freed bytes: those of files without another name.
 
@@ -88,10 +93,10 @@ class Deletion:
 
     def count(self, status: os.stat_result, name: str) -> None:
         """Count a removed file."""
-        if stat.S_ISREG(status.st_mode) and status.st_nlink == 1:
-            self.freed += status.st_size
-            if self._progress:
-                self._progress(status.st_size, name)
+        freed = freed_by(status)
+        self.freed += freed
+        if freed and self._progress:
+            self._progress(freed, name)
 
     def _enter(self, stack: list[_Level], parent: int, name: str, path: str) -> None:
         if path in self._kept:

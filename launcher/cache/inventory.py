@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import NamedTuple
 
 from . import layout, links, obstacles, store
+from .deletion import freed_by
 from .dirs import reason
 from .entries import Contents
 from .layout import Repo
@@ -18,11 +19,12 @@ from .snapshots import Identity, Revision
 class Payload(NamedTuple):
     """Hold a payload of the shared store: its bytes, and the repo blobs that link to it, None if unknown.
 
-    The blobs come from its `.refs` and from the links on the disk.
+    The blobs come from its `.refs` and from the links on the disk. `freed` are the bytes that its removal frees.
     """
 
     size: int
     references: frozenset[str] | None
+    freed: int
 
 
 class Inventory(NamedTuple):
@@ -152,9 +154,10 @@ def read_payloads(
             blobs.setdefault(payload, set()).add(path)
     only = None if folders is None else frozenset().union(*(linked.get(folder, ()) for folder in folders))
     payloads = {}
-    for payload, size in store.sizes(root.real, only):
+    for payload, status in store.payloads(root.real, only):
         known = store.references(root.real, payload) if complete else None
-        payloads[payload] = Payload(size, None if known is None else known | blobs.get(payload, set()))
+        references = None if known is None else known | blobs.get(payload, set())
+        payloads[payload] = Payload(status.st_size, references, freed_by(status))
     return payloads, linked
 
 

@@ -19,7 +19,19 @@ from . import small_parts, store
 from .dirs import opened
 from .entries import HELPERS
 from .names import HASH, is_new_ref, kind, name, ref_text
-from .snapshots import NOT_THERE, Blob, Identity, Place, Plain, Revision, is_partial, read_snapshot, walk_snapshot
+from .snapshots import (
+    NOT_THERE,
+    Blob,
+    HardLinked,
+    Identity,
+    Place,
+    Plain,
+    Revision,
+    count_once,
+    is_partial,
+    read_snapshot,
+    walk_snapshot,
+)
 
 REPO_PARTS = frozenset(("blobs", "refs", "snapshots", "trees", ".no_exist"))
 # A download writes its ref first, then asks the hub, and only then locks its first file.
@@ -30,12 +42,12 @@ class Repo(NamedTuple):
     """Hold one repo folder.
 
     `link` is the folder's destination if it is a link, `part_links` the same for its parts. `size` counts the bytes of
-    its revisions as huggingface_hub does, each blob once. `held` are the bytes that a removal of the folder frees:
-    without the shared store and without the `foreign_bytes` of foreign files. `hard_linked` are its files with other
-    names. `odd_refs` are refs that only we can read, because they contain blanks. `young` means that a download has
-    just begun: it writes its ref first. `foreign` are the paths that are not huggingface_hub's, `lent` the blobs that
-    foreign folders among the snapshots link to, each with such a link, and `leads` all links out of the repo, with
-    their destinations.
+    its revisions as huggingface_hub does, each blob once. `held` are the bytes that a removal of the folder takes away:
+    without the shared store and without the `foreign_bytes` of foreign files. `hard_linked` are its files with several
+    names: a name that stays keeps the bytes. `odd_refs` are refs that only we can read, because they contain blanks.
+    `young` means that a download has just begun: it writes its ref first. `foreign` are the paths that are not
+    huggingface_hub's, `lent` the blobs that foreign folders among the snapshots link to, each with such a link, and
+    `leads` all links out of the repo, with their destinations.
     """
 
     folder: str
@@ -53,7 +65,7 @@ class Repo(NamedTuple):
     size: int
     held: int
     foreign_bytes: int
-    hard_linked: Mapping[Identity, int]
+    hard_linked: Mapping[Identity, HardLinked]
     files: int
     accessed: float
     modified: float
@@ -118,7 +130,9 @@ def read(root: str, folder: str) -> Repo:
         if not os.path.isdir(f"{path}/{part}"):
             raise OSError(errno.ENOLINK, f"its {part} is a link to {target}, which is not there")
     leads: dict[str, str] = {}
-    found_blobs = _read_blobs(root, path, leads) if "blobs" in names else _Blobs({}, {}, (), (), 0, {})
+    plain = Plain()
+    hard = {} if "blobs" in part_links else plain.hard_linked
+    found_blobs = _read_blobs(root, path, leads, hard) if "blobs" in names else _Blobs({}, {}, (), (), 0)
     elsewhere = bool(link)
     blobs = found_blobs.blobs
     notes = tuple(small_parts.strangers(path, names))
@@ -127,7 +141,6 @@ def read(root: str, folder: str) -> Repo:
     by_commit: dict[str, list[str]] = {}
     for ref, text in refs.items():
         by_commit.setdefault(text.strip(), []).append(ref)
-    plain = Plain()
     # Every download creates `refs` or an empty `blobs`, also without links: if both are missing, a removal has kept the
     # plain files in the snapshots.
     kept = not refs and ("blobs" not in names or bool(found_blobs.strange))
@@ -169,7 +182,7 @@ def read(root: str, folder: str) -> Repo:
         size=sum(blob.size for blob in used) + plain.size,
         held=held - (0 if "blobs" in part_links or elsewhere else own_strange),
         foreign_bytes=plain.foreign + own_strange,
-        hard_linked={} if elsewhere else {**found_blobs.hard_linked, **plain.hard_linked},
+        hard_linked={} if elsewhere else plain.hard_linked,
         files=len(used) + plain.files,
         accessed=fallback.st_atime if fallback else max([*(b.accessed for b in used), plain.accessed]),
         modified=fallback.st_mtime if fallback else max([*(b.modified for b in used), plain.modified]),
@@ -216,16 +229,14 @@ class _Blobs(NamedTuple):
     missing: tuple[str, ...]
     strange: tuple[str, ...]
     held: int
-    hard_linked: dict[Identity, int]
 
 
-def _read_blobs(root: str, repo: str, leads: dict[str, str]) -> _Blobs:
+def _read_blobs(root: str, repo: str, leads: dict[str, str], hard: dict[Identity, HardLinked]) -> _Blobs:
     path = f"{repo}/blobs"
     blobs: dict[str, Blob] = {}
     partial: dict[str, int] = {}
     missing: list[str] = []
     strange: list[str] = []
-    hard_linked: dict[Identity, int] = {}
     held = 0
     with opened(path) as folder, os.scandir(folder) as listing:
         for entry in listing:
@@ -248,16 +259,13 @@ def _read_blobs(root: str, repo: str, leads: dict[str, str]) -> _Blobs:
                 continue
             identity = (status.st_dev, status.st_ino)
             own = 0 if is_link else status.st_size
-            if own and identity not in hard_linked:
-                held += own
-                if status.st_nlink > 1:
-                    hard_linked[identity] = own
+            held += 0 if is_link else count_once(status, hard)
             if is_partial(blob):
                 partial[blob] = own
             else:
                 times = (status.st_atime, status.st_mtime)
                 blobs[blob] = Blob(blob, status.st_size, *times, identity, shared, own)
-    return _Blobs(blobs, partial, tuple(sorted(missing)), tuple(strange), held, hard_linked)
+    return _Blobs(blobs, partial, tuple(sorted(missing)), tuple(strange), held)
 
 
 def _snapshots(path: str) -> Iterator[os.DirEntry[str]]:

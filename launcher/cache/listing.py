@@ -10,9 +10,11 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple
 
+from ..system.files import free_bytes
 from ..ui.text import count, duration, size, some
 from . import entries, layout, store, targets
 from . import prune as pruning
+from .deletion import freed_by
 from .dirs import reason
 from .inventory import Inventory, read_links
 from .layout import Repo
@@ -40,13 +42,13 @@ class RevisionRow(NamedTuple):
 
 
 class RepoRow(NamedTuple):
-    """Hold the row of a repo; `size` as huggingface_hub counts, `held` the bytes of its whole folder."""
+    """Hold the row of a repo; `size` as huggingface_hub counts, `besides` the bytes that no revision links to."""
 
     name: str
     kind: str
     path: str
     size: int
-    held: int
+    besides: int
     files: int
     accessed: float
     modified: float
@@ -113,17 +115,17 @@ def listing(
         needed.update(payloads)
         if amount or len(payloads) < len(repo.shared):
             freed[folder] = amount, repo.shared
-        again = sum(repo.hard_linked[identity] for identity in hard.intersection(repo.hard_linked))
+        again = sum(repo.hard_linked[identity].size for identity in hard.intersection(repo.hard_linked))
         total += repo.held + repo.foreign_bytes - again
         hard.update(repo.hard_linked)
     for folder in in_use(root.real, freed) if freed else ():
         needed |= freed.pop(folder)[1]
     reclaimable = sum(amount for amount, _ in freed.values())
-    for payload, number in store.sizes(root.real) if contents.store else ():
+    for payload, status in store.payloads(root.real) if contents.store else ():
         if payload in linked or not patterns:
-            total += number
+            total += status.st_size
         if payload not in needed and not patterns and not unreadable:
-            reclaimable += number
+            reclaimable += freed_by(status)
     rows.sort(key=lambda row: (-row.size, row.name))
     temporary = {} if patterns else _temporary(root.real, contents.foreign)
     return Listing(
@@ -212,10 +214,9 @@ def document(shown: Listing) -> Mapping[str, Any]:
 
 def _free(root: str) -> int | None:
     try:
-        disk = os.statvfs(root)
+        return free_bytes(root)
     except OSError:
         return None
-    return disk.f_bavail * disk.f_frsize
 
 
 def _temporary(root: str, names: Sequence[str]) -> Mapping[str, int]:
@@ -238,7 +239,7 @@ def _row(repo: Repo) -> RepoRow:
         repo.kind,
         repo.path,
         repo.size,
-        repo.held,
+        _orphaned(repo) + sum(repo.partial.values()),
         repo.files,
         repo.accessed,
         repo.modified,
@@ -320,7 +321,7 @@ def _revision_rows(repo: RepoRow, now: float) -> list[Sequence[str]]:
     ]
     if whole or not rows:
         used = _ago(max(repo.accessed, repo.modified), now)
-        rows.append((repo.name, "-", "-", size(repo.held - repo.size if rows else repo.held), used, "; ".join(whole)))
+        rows.append((repo.name, "-", "-", size(repo.besides), used, "; ".join(whole)))
     return rows
 
 

@@ -42,25 +42,33 @@ class Memory:
     def remember(self, line: bytes) -> None:
         """Note a verified file."""
         self._seen.add(line)
-        self._hashes = None
+        self._index(line)
         self.grown = True
 
     def notice(self, line: bytes) -> None:
         """Note a file that was read so soon after a write that only this run may rely on it, and only by `hash_of`."""
         self._fresh.add(line)
-        self._hashes = None
+        self._index(line)
 
     def hash_of(self, status: os.stat_result, like: str) -> str | None:
         """Return the known hash of exactly this file, in the form of `like`; None if unknown."""
         if self._hashes is None:
-            parts = (line.rpartition(b" ") for line in self._known | self._seen | self._fresh)
-            self._hashes = {(look, len(digest)): digest.decode() for look, _, digest in parts}
+            self._hashes = {}
+            for line in self._known | self._seen | self._fresh:
+                self._index(line)
         return self._hashes.get((line_of(status, "")[:-1], len(like)))
 
     def forget(self, line: bytes) -> None:
         """Forget a damaged file."""
         self._known -= {line}
         self._seen -= {line}
+        self._hashes = None
+
+    def _index(self, line: bytes) -> None:
+        """Add one line to the index of `hash_of`, if it exists: with thousands of files, none is built for each."""
+        if self._hashes is not None:
+            look, _, digest = line.rpartition(b" ")
+            self._hashes[look, len(digest)] = digest.decode()
 
     def data(self, *, everything: bool) -> bytes:
         """Return the lines to save; after a full scan, drop the files that were not seen again."""

@@ -14,7 +14,7 @@ from .inventory import Inventory
 from .layout import Repo
 from .names import name
 from .roots import Root
-from .snapshots import Identity, Revision
+from .snapshots import HardLinked, Identity, Revision
 from .targets import Selection
 
 _Part = Literal["ref", "link", "file", "revision", "snapshot", "blob", "partial", "lock"]
@@ -57,17 +57,21 @@ class Skipped(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """Hold the removals in one root, in order, and the skipped paths; `shares` means that its repos share blobs."""
+    """Hold the removals in one root, in order, and the skipped paths; `shares` means that its repos share blobs.
+
+    `elsewhere` are the bytes of removed files with another name that stays.
+    """
 
     root: Root
     items: tuple[Item, ...]
     skipped: tuple[Skipped, ...] = ()
     shares: bool = False
+    elsewhere: int = 0
 
     @property
     def size(self) -> int:
-        """Return the sum of the measured bytes."""
-        return sum(item.size or 0 for item in self.items)
+        """Return the measured bytes that the removal frees."""
+        return sum(item.size or 0 for item in self.items) - self.elsewhere
 
 
 class Parts(NamedTuple):
@@ -289,7 +293,7 @@ def payload_items(
     items: list[Item] = []
     skipped: list[Skipped] = []
     paths, base = frozenset(gone), inventory.root.real
-    for payload, (size, references) in sorted(inventory.payloads.items()):
+    for payload, (size, references, _) in sorted(inventory.payloads.items()):
         if only is not None and payload not in only:
             continue
         path = store.path_of(base, payload)
@@ -318,7 +322,35 @@ def new_plan(inventory: Inventory, items: Sequence[Item], skipped: Sequence[Skip
     """Return the plan for a root, followed by the trash of interrupted removals."""
     reason = "left by an interrupted removal"
     trash = [Item("trash", inventory.path(folder), None, reason) for folder in inventory.contents.trash]
-    return Plan(inventory.root, (*items, *trash), tuple(skipped), inventory.contents.store)
+    stay = elsewhere(inventory, items)
+    return Plan(inventory.root, (*items, *trash), tuple(skipped), inventory.contents.store, stay)
+
+
+def elsewhere(inventory: Inventory, items: Iterable[Item]) -> int:
+    """Return the bytes that these removals count but do not free, because a hard link to a file stays.
+
+    Such a file counts as often as an item has it, and its bytes are free once if all of its names go.
+    """
+    going: dict[Identity, list[HardLinked]] = {}
+    stay = 0
+    for item in items:
+        repo, name = inventory.repos.get(item.folder), item.path.rpartition("/")[2]
+        files: Mapping[Identity, HardLinked] = {}
+        if item.kind == "payload":
+            payload = inventory.payloads[name]
+            stay += payload.size - payload.freed
+        elif repo and item.kind == "repo":
+            files = repo.hard_linked
+        elif repo and item.kind in ("revision", "snapshot"):
+            files = next((r.hard_linked for r in repo.revisions if r.commit == name), {})
+        elif repo and item.kind == "blob" and item.identity and item.identity in repo.hard_linked:
+            files = {item.identity: repo.hard_linked[item.identity]._replace(here=1)}
+        for identity, file in files.items():
+            going.setdefault(identity, []).append(file)
+    for names in going.values():
+        all_go = sum(file.here for file in names) == names[0].names
+        stay += names[0].size * (len(names) - all_go)
+    return stay
 
 
 def _whole(inventory: Inventory, folders: Iterable[str], reason: str) -> tuple[list[Item], list[Skipped]]:

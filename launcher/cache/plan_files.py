@@ -14,6 +14,7 @@ from ..errors import ExitStatus, LauncherError
 from ..ui.text import some
 from . import links
 from . import plan as plans
+from .deletion import freed_by
 from .inventory import Inventory
 from .layout import Repo
 from .names import name
@@ -108,7 +109,7 @@ def _parts(inventory: Inventory, repo: Repo, snapshots: Mapping[str, Files]) -> 
                 continue
             link = os.path.islink(whole)
             lead = repo.leads.get(inner) if not blob else None
-            size = 0 if link else os.lstat(whole).st_size
+            size = 0 if link else freed_by(os.lstat(whole))
             items.append(
                 Item("link" if link else "file", whole, size, ASKED, repo.folder, targets=(lead,) if lead else ())
             )

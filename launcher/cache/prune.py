@@ -22,6 +22,7 @@ from .plan import (
     Skipped,
     blob_items,
     checked,
+    elsewhere,
     in_use,
     lock_items,
     new_plan,
@@ -251,6 +252,7 @@ def reclaimable(inventory: Inventory, repo: Repo, options: PruneOptions) -> tupl
         return 0, repo.shared
     parts = unneeded(inventory, repo, options)
     if parts.items and parts.items[0].kind == "repo":
-        return repo.held, ()
+        return repo.held - elsewhere(inventory, parts.items), ()
     stay = (blob for blob in repo.blobs.values() if f"{repo.folder}/blobs/{blob.name}" not in parts.blobs)
-    return sum(item.size or 0 for item in parts.items), frozenset(blob.shared for blob in stay if blob.shared)
+    freed = sum(item.size or 0 for item in parts.items) - elsewhere(inventory, parts.items)
+    return freed, frozenset(blob.shared for blob in stay if blob.shared)

@@ -37,12 +37,30 @@ class Blob(NamedTuple):
     held: int
 
 
+class HardLinked(NamedTuple):
+    """Hold a file with several names: its bytes, how many of its names are in the repo, and how many it has."""
+
+    size: int
+    here: int
+    names: int
+
+
+def count_once(status: os.stat_result, hard: dict[Identity, HardLinked]) -> int:
+    """Return the bytes of a file, 0 for a further name of it; note files with several names in `hard`."""
+    if status.st_nlink < 2:
+        return status.st_size
+    identity = (status.st_dev, status.st_ino)
+    known = hard.get(identity)
+    hard[identity] = HardLinked(status.st_size, known.here + 1 if known else 1, status.st_nlink)
+    return 0 if known else status.st_size
+
+
 class Revision(NamedTuple):
     """Hold a snapshot.
 
     `link` is the snapshot's destination if it is a link itself. `blobs` are the blobs that it links to. Of its paths,
     `dangling` are links to nothing, `outside` links out of the repo, and `foreign` plain files that a person added;
-    `plain_files` and `plain_bytes` count all other plain files.
+    `plain_files` and `plain_bytes` count all other plain files; `hard_linked` are those with several names.
     """
 
     commit: str
@@ -57,6 +75,7 @@ class Revision(NamedTuple):
     outside: tuple[str, ...]
     foreign: tuple[str, ...] = ()
     link: str = ""
+    hard_linked: Mapping[Identity, HardLinked] = {}
 
     @property
     def pinned(self) -> bool:
@@ -75,18 +94,15 @@ class Plain:
     def __init__(self) -> None:
         self.size = self.files = self.held = self.foreign = 0
         self.accessed = self.modified = 0.0
-        self.hard_linked: dict[Identity, int] = {}
+        self.hard_linked: dict[Identity, HardLinked] = {}
 
     def add(self, status: os.stat_result, *, held: bool = True, foreign: bool = False) -> None:
         """Add a file; the repo has its `held` bytes if a removal would free them, and none of a `foreign` file."""
         self.size += status.st_size
         self.files += 1
-        identity = (status.st_dev, status.st_ino)
         self.foreign += status.st_size if foreign else 0
-        if held and not foreign and identity not in self.hard_linked:
-            self.held += status.st_size
-            if status.st_nlink > 1:
-                self.hard_linked[identity] = status.st_size
+        if held and not foreign:
+            self.held += count_once(status, self.hard_linked)
         self.accessed = max(self.accessed, status.st_atime)
         self.modified = max(self.modified, status.st_mtime)
 
@@ -163,13 +179,14 @@ def read_snapshot(place: Place, commit: str, refs: tuple[str, ...]) -> Revision:
         files=files,
         size=sum(place.blobs[name].size for name in linked) + sizes_of_all,
         plain_files=plain.files,
-        plain_bytes=plain.size if direct else 0,
+        plain_bytes=plain.held if direct else 0,
         modified=max(times) if times else os.stat(base).st_mtime,
         blobs=frozenset(linked),
         dangling=tuple(sorted(dangling)),
         outside=tuple(sorted(outside)),
         foreign=tuple(sorted(foreign)),
         link=link,
+        hard_linked=plain.hard_linked if direct else {},
     )
 
 

@@ -92,15 +92,15 @@ def linked(root: str, folders: Iterable[str]) -> frozenset[str] | None:
         return None
 
 
-def sizes(root: str, only: Collection[str] | None = None) -> Iterator[tuple[str, int]]:
-    """Yield every payload in the store, or the existing ones of `only`, with its bytes."""
+def payloads(root: str, only: Collection[str] | None = None) -> Iterator[tuple[str, os.stat_result]]:
+    """Yield every payload in the store, or the existing ones of `only`, with its stat."""
     for payload in _names(root) if only is None else only:
         try:
             status = os.lstat(path_of(root, payload))
         except OSError:
             continue
         if stat.S_ISREG(status.st_mode):
-            yield payload, status.st_size
+            yield payload, status
 
 
 def _names(root: str) -> Iterator[str]:

@@ -61,7 +61,9 @@ def run(context: Context) -> Report:
         "exit_status": int(status),
     }
     ways = "start_app.py models lock; start_app.py models pull" if context.lockfile else "start_app.py models pull"
-    hint = f"{ways}; start_app.py --force-refresh pulls and restarts in one"
+    again = "start_app.py --force-refresh pulls and restarts in one step"
+    again = "start_app.py restarts the app" if context.settings.locked else again
+    hint = f"{ways}; {again}"
     stale = status == ExitStatus.STALE and not context.offline
     table = console.table(check.rows(verdicts, mirrored=mirrored)) if verdicts else ()
     return Answer(status, table, document, hint if stale else None)

@@ -35,7 +35,15 @@ from ..models.lockfile import Lock
 from ..models.versions import NAMED_AT_MOST
 from ..operations import weights as operation
 from ..operations.instance import Observed, observe
-from ..operations.outcome import look_back, see_page, set_document, start_document, told_end
+from ..operations.outcome import (
+    PARKED_HINT,
+    look_back,
+    see_page,
+    set_document,
+    start_document,
+    told_end,
+    told_parked,
+)
 from ..operations.weights import Inventory
 from ..service.outcomes import Outcomes
 from ..ui import text
@@ -135,15 +143,22 @@ class Status(NamedTuple):
         return tuple(rows)
 
     def hint(self) -> str | None:
-        """Return the hint for a roll-back, if the last start has failed and another set has run well.
+        """Return the hint that gets the page up, if no instance runs: the first obstacle decides.
 
-        Without that and without an instance, return the one for the ports of the app's other instances.
+        What is in the way of every start comes before what is in the way of unattended ones, a failed start with a set
+        that ran well before, and the ports of the app's other instances.
         """
+        if self.instance:
+            return None
+        refused = None if self.observed.launcher else self.observed.launch_refusal(take_port=False)
+        if refused:
+            return refused.hint
+        if told_parked(self.starts):
+            return PARKED_HINT
         last = self.starts.last
-        failed = last is not None and last.stage == "ended" and not last.seen and self.instance is None
-        if failed and self.starts.other_good():
+        if last is not None and last.stage == "ended" and not last.seen and self.starts.other_good():
             return "start_app.py rollback starts what ran well before"
-        return on_other_ports(self.observed.survey, "status") if self.instance is None else None
+        return on_other_ports(self.observed.survey, "status")
 
     def _starts(self) -> list[tuple[str, str]]:
         """Return how the last start ended, if nothing runs, and why the last failed start failed."""
@@ -153,6 +168,9 @@ class Status(NamedTuple):
             rows.append(("ended", f"{last.ended_at}, pid {last.pid} {told_end(last)}"))
         if failed and not (last and last.is_process(failed.pid, failed.start)):
             rows.append(("last failed start", f"{failed.ended_at}, pid {failed.pid} {told_end(failed)}"))
+        parked = told_parked(self.starts)
+        if parked:
+            rows.append(("unattended starts", parked))
         if last and last.rollback and not last.over:
             rows.append(("rolled back", f"to the set of {last.ran.at}: {text.command_line(last.ran.argv)}"))
         return rows

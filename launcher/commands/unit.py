@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pwd
+import shlex
 import shutil
 import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -19,6 +20,7 @@ from ..system.child import output_within
 from ..ui import invocation, redact, text
 
 _SECONDS = 3.0
+_SHOWN_OTHERWISE = ("--json", "-q", "--quiet", "-v", "--verbose")
 _NVIDIA = Path("/proc/driver/nvidia/gpus")
 
 
@@ -55,6 +57,7 @@ def run(context: Context) -> Report:
         caches=tuple(str(path) for path in folders(_environment(settings, context.environ, uid), settings.app_dir)),
         app_args=app_args,
         systemd=_systemd(),
+        typed=_typed(context, app_args),
     )
     if arguments.supervisord:
         made = supervisord.program(settings, machine)
@@ -65,6 +68,13 @@ def run(context: Context) -> Report:
     left_out = (*made.left_out, *(("APP_ARGS",) if app_args != arguments.app_args else ()))
     document = {"name": made.name, "unit": made.text, "left_out": list(left_out)}
     return Answer(text=tuple(made.text.rstrip("\n").split("\n")), data=document)
+
+
+def _typed(context: Context, app_args: Sequence[str]) -> str:
+    """Return the command that prints this unit, without the options that show the answer in another way."""
+    words = [word for word in invocation.own_words(context.invocation.words) if word not in _SHOWN_OTHERWISE]
+    line = shlex.join((*words, *(("--", *app_args) if app_args else ())))
+    return f"{context.invocation.program} {line}" if line.isprintable() else "start_app.py unit"
 
 
 def _systemd() -> int:

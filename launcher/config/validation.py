@@ -12,7 +12,7 @@ import stat
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
-from ..errors import ExitStatus, LauncherError, quoted
+from ..errors import REPEAT, ExitStatus, LauncherError, quoted
 from ..ui import redact, text
 from . import form
 from .paths import absolute, fallbacks, is_folder, unexpanded
@@ -106,7 +106,7 @@ def check_app_dir(app_dir: Path, setting: Setting) -> None:
     if problem:
         raise LauncherError(
             f"the app's folder {app_dir} {problem} (APP_DIR, {setting.origin})",
-            "start_app.py --app-dir DIR",
+            f"start_app.py --app-dir DIR{REPEAT}",
             setting.bad,
         )
 
@@ -239,7 +239,7 @@ def refuse_other_port(
             if value is not None and value != str(port):
                 raise LauncherError(
                     f"the app would get {flag} {redact.scrub(value)} ({where}), but the launcher's port is {port}",
-                    f"start_app.py --port {quoted(value)}, or GRADIO_SERVER_PORT={quoted(value)} in .env",
+                    f"start_app.py --port {quoted(value)}{REPEAT}, or GRADIO_SERVER_PORT={quoted(value)} in .env",
                     status,
                 )
 
@@ -251,7 +251,8 @@ def check_host(setting: Setting) -> None:
     if not re.fullmatch(_HOST, bare) or (":" in bare and not _is_ipv6(bare)):
         raise LauncherError(
             f"{redact.scrub(setting.value)!r} is not a host name or address (GRADIO_SERVER_NAME, {setting.origin})",
-            "start_app.py --host 0.0.0.0 for every interface, --host 127.0.0.1 for this machine only",
+            f"for every interface: start_app.py --host 0.0.0.0{REPEAT}; "
+            f"for this machine only: start_app.py --host 127.0.0.1{REPEAT}",
             setting.bad,
         )
 

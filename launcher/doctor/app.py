@@ -28,8 +28,8 @@ from ..launch.plan import origins
 from ..models.hub import REQUIREMENT
 from ..operations import weights
 from ..operations.instance import Observed, observe
-from ..operations.outcome import look_back, told_end
-from ..service.outcomes import MOST_DOOMED, Outcomes
+from ..operations.outcome import PARKED_HINT, look_back, told_end, told_parked
+from ..service.outcomes import Outcomes
 from ..system import requirements
 from ..ui import redact, text
 from .finding import Finding, fact, odd, problem, refused
@@ -158,7 +158,8 @@ def _port(context: Context, observed: Observed) -> Iterator[Finding]:
         if error is None or (error is observed.unbindable and observed.instance):
             continue
         if (supervised or inside) and not observed.survey.holders:
-            yield fact("port", f"{error.message}: {error.hint}")  # a launch by hand is refused, and that is right
+            hint = context.console.hinted(error.hint or "")
+            yield fact("port", f"{error.message}: {hint}")  # a launch by hand is refused, and that is right
         else:
             yield refused("port", error)
     if observed.keeper:
@@ -196,9 +197,9 @@ def _running(context: Context, observed: Observed, running: Instance) -> Iterato
 
 def _last_start(known: Outcomes, running: Instance | None) -> Iterator[Finding]:
     last, failed = known.last, known.failed
-    if known.doomed >= MOST_DOOMED:
-        told = f"the last {known.doomed} unattended starts have failed, so further ones are refused"
-        yield problem("last start", told, "start_app.py starts it by hand; start_app.py logs", ExitStatus.RETRY)
+    refused_starts = told_parked(known)
+    if refused_starts:
+        yield problem("last start", refused_starts, PARKED_HINT, ExitStatus.RETRY)
     if last and last.over and running is None and last.stage == "ended":
         told = f"{last.ended_at}, pid {last.pid} {told_end(last)}"
         back = "start_app.py rollback; " if known.other_good() and not last.seen else ""

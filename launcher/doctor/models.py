@@ -104,7 +104,7 @@ def hubs(context: Context) -> Iterator[Finding]:
     if context.offline:
         yield fact("hub", "HF_HUB_OFFLINE is set: no hub was asked")
         for verdict in check.offline(_subjects(context)):
-            yield from _judged(verdict)
+            yield from _judged(context, verdict)
         return
     chosen = _subjects(context)
     timeout = context.timeout(SECONDS) * _SHARE
@@ -120,14 +120,11 @@ def hubs(context: Context) -> Iterator[Finding]:
         said = [verdict.official if endpoint.official else verdict.mirror for verdict in verdicts]
         yield from _reached(context, endpoint, [one for one in said if one])
     for verdict in verdicts:
-        yield from _judged(verdict)
+        yield from _judged(context, verdict)
 
 
 def _subjects(context: Context) -> tuple[Subject, ...]:
-    try:
-        lock = context.lockfile
-    except LauncherError:
-        lock = None  # another check reports it
+    lock = _lock(context)
     if lock is None:
         return (*subjects.of_cache(context.roots), *flat_check.of_notes(context, Lock()))
     memories = verified.load(context.settings.app_dir)
@@ -149,17 +146,38 @@ def _reached(context: Context, endpoint: Endpoint, said: Sequence[Said]) -> Iter
         yield odd("hub", f"{told}; whether the mirror lags is not known", "start_app.py models check --timeout 30")
 
 
-def _judged(verdict: Verdict) -> Iterator[Finding]:
+def _judged(context: Context, verdict: Verdict) -> Iterator[Finding]:
     name = verdict.subject.name
     told = f"{name}: {verdict.word}{f': {verdict.detail}' if verdict.detail else ''}"
     if verdict.word == "gated, no access":
         yield problem("models", told, "HF_TOKEN=TOKEN in .env; start_app.py models check", ExitStatus.STALE)
     elif verdict.stale:
-        yield problem("models", told, "start_app.py models check; start_app.py --force-refresh", ExitStatus.STALE)
-    elif verdict.word in ("mirror behind the Hub", "mirror inconsistent", "pinned elsewhere", "unknown"):
-        yield odd("models", told, "start_app.py models check; start_app.py models lock")
+        newest = "start_app.py models lock; start_app.py" if context.settings.locked else "start_app.py --force-refresh"
+        yield problem("models", told, f"start_app.py models check; {newest}", ExitStatus.STALE)
+    elif verdict.word == "pinned elsewhere":
+        repo = quoted(verdict.subject.repo)
+        helps = f"start_app.py models pull brings what is pinned; start_app.py models lock {repo} pins what is here"
+        yield odd("models", told, helps)
+    elif verdict.word in ("mirror behind the Hub", "mirror inconsistent") and not context.settings.locked:
+        yield odd("models", told, _pinning(context, verdict.subject))
+    elif verdict.word == "unknown":
+        yield odd("models", told, "start_app.py models check")
     else:
         yield fact("models", told)
+
+
+def _pinning(context: Context, subject: Subject) -> str:
+    """Return the hint that keeps the app from loading what a mirror serves instead of what is here."""
+    if _lock(context):
+        return "start_app.py --locked loads only what models.lock pins"
+    return f"start_app.py models lock {quoted(subject.repo)}; start_app.py --locked"
+
+
+def _lock(context: Context) -> Lock | None:
+    try:
+        return context.lockfile
+    except LauncherError:
+        return None  # another check reports it
 
 
 def token(context: Context) -> Iterator[Finding]:

@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from ..errors import ExitStatus, LauncherError
+from ..errors import REPEAT, ExitStatus, LauncherError
 from .process import psutil_module
 
 _EVERY = ("0.0.0.0", "::")
@@ -53,7 +53,7 @@ def probe(host: str | None, port: int, bad_host: ExitStatus = ExitStatus.CONFIG)
         probing = _probing_socket(address)
     except OSError as error:
         raise LauncherError(
-            f"host {address}: this machine has no IPv6", "start_app.py --host 0.0.0.0", bad_host
+            f"host {address}: this machine has no IPv6", f"start_app.py --host 0.0.0.0{REPEAT}", bad_host
         ) from error
     with probing:
         probing.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -61,7 +61,7 @@ def probe(host: str | None, port: int, bad_host: ExitStatus = ExitStatus.CONFIG)
             probing.bind((address, port))
         except (socket.gaierror, UnicodeError) as error:
             raise LauncherError(
-                f"host {address} cannot be resolved", "start_app.py --host 127.0.0.1", bad_host
+                f"host {address} cannot be resolved", f"start_app.py --host 127.0.0.1{REPEAT}", bad_host
             ) from error
         except OSError as error:
             if error.errno == errno.EADDRINUSE:
@@ -69,13 +69,13 @@ def probe(host: str | None, port: int, bad_host: ExitStatus = ExitStatus.CONFIG)
             if error.errno == errno.EADDRNOTAVAIL:
                 raise LauncherError(
                     f"host {address} is not an address of this machine",
-                    "start_app.py --host 0.0.0.0, or 127.0.0.1",
+                    f"start_app.py --host 0.0.0.0{REPEAT}, or --host 127.0.0.1",
                     bad_host,
                 ) from error
             if error.errno in (errno.EACCES, errno.EPERM):
                 raise LauncherError(
                     f"port {port} may not be bound by user {os.geteuid()}: {os.strerror(error.errno).lower()}",
-                    "start_app.py --port 7860, or put a reverse proxy in front for a port below 1024",
+                    f"start_app.py --port 7860{REPEAT}, or put a reverse proxy in front for a port below 1024",
                     ExitStatus.DENIED,
                 ) from error
             raise LauncherError(f"cannot bind {address} port {port}: {error.strerror}", "ip address") from error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from ..errors import ExitStatus, LauncherError
+from ..errors import REPEAT, ExitStatus, LauncherError
 from ..ui import text
 from .command_line import script_argument
 from .describe import describe
@@ -32,7 +32,7 @@ def of_instances(survey: Survey) -> LauncherError | None:
             whose = "this app's instance" if instance.verdict.standing == "refused" else f"a {_name(instance.process)}"
             return LauncherError(
                 f"port {survey.port} belongs to {whose} of another user: {describe(instance.process)}",
-                f"ask {user}, or {_sudo(user)}kill {instance.pid}; start_app.py --port {_another(survey)} goes beside",
+                f"ask {user}, or {_sudo(user)}kill {instance.pid}; to run beside it: {_elsewhere(survey)}",
                 ExitStatus.TAKEN,
             )
     return None
@@ -67,7 +67,7 @@ def of_keeper(survey: Survey, process: Process, reason: str) -> LauncherError:
     """Return the refusal for a lock of our port that another app of the folder holds, or one in another network."""
     return LauncherError(
         f"the lock of port {survey.port} is held by {describe(process)}: {reason}",
-        f"start_app.py --port {_another(survey)} leaves it alone"
+        f"to leave it alone: {_elsewhere(survey)}"
         + (f"; kill {process.pid} ends it" if process.uid == os.geteuid() else ""),
         ExitStatus.TAKEN,
     )
@@ -94,15 +94,20 @@ def _another(survey: Survey) -> int:
     return another({port for i in survey.siblings for port in (i.port, *i.listening) if port}, survey.port)
 
 
+def _elsewhere(survey: Survey) -> str:
+    """Return the command that starts the app on another port."""
+    return f"start_app.py --port {_another(survey)}{REPEAT}"
+
+
 def _beside(survey: Survey, holder: Holder) -> str:
-    """Return the flag that starts the app on another address than the holder's, and a comma, if that is possible."""
+    """Return the hint to listen on another address than the holder's, and a semicolon; blank if impossible."""
     if holder.address in ("0.0.0.0", "::", "127.0.0.1") or ":" in holder.address:
         return ""
     try:
         free = probe("127.0.0.1", survey.port) == "free"
     except LauncherError:
         return ""
-    return "start_app.py --host 127.0.0.1 listens beside it; " if free else ""
+    return f"to listen beside it: start_app.py --host 127.0.0.1{REPEAT}; " if free else ""
 
 
 def _held(survey: Survey, holder: Holder, take_port: bool) -> LauncherError | None:
@@ -111,7 +116,7 @@ def _held(survey: Survey, holder: Holder, take_port: bool) -> LauncherError | No
         who = describe(process) if process else "a process that cannot be seen from here"
         return LauncherError(
             f"port {port} is the local port of a connection to {holder.remote}: {who}",
-            f"try again when that connection has ended, or start_app.py --port {_another(survey)}; "
+            f"try again when that connection has ended, or {_elsewhere(survey)}; "
             f"sysctl net.ipv4.ip_local_reserved_ports={port} keeps it from outgoing connections",
             ExitStatus.RETRY,
         )
@@ -120,7 +125,7 @@ def _held(survey: Survey, holder: Holder, take_port: bool) -> LauncherError | No
         owner = f", user {text.user(holder.uid)}" if holder.uid is not None else ""
         return LauncherError(
             f"port {port} is held on {holder.address} by a process that cannot be seen from here{owner}",
-            f"{beside}{_sudo()}ss -ltnp 'sport = :{port}' names it; or start_app.py --port {_another(survey)}",
+            f"{beside}{_sudo()}ss -ltnp 'sport = :{port}' names it; or {_elsewhere(survey)}",
             ExitStatus.TAKEN,
         )
     problem = f"port {port} is held on {holder.address} by {describe(process)}, which is not this app's instance"
@@ -131,7 +136,7 @@ def _held(survey: Survey, holder: Holder, take_port: bool) -> LauncherError | No
     if holder.supervisor:
         return LauncherError(
             f"{problem}; it {holder.supervisor.why}",
-            f"{beside}{holder.supervisor.stop}, or start_app.py --port {_another(survey)}",
+            f"{beside}{holder.supervisor.stop}, or {_elsewhere(survey)}",
             ExitStatus.TAKEN,
         )
     if process.uid != os.geteuid():
@@ -139,20 +144,16 @@ def _held(survey: Survey, holder: Holder, take_port: bool) -> LauncherError | No
         if take_port:
             return LauncherError(
                 f"{problem}; another user's process is never stopped",
-                f"{beside}ask {user}, or start_app.py --port {_another(survey)}",
+                f"{beside}ask {user}, or {_elsewhere(survey)}",
                 ExitStatus.DENIED,
             )
-        return LauncherError(
-            problem, f"{beside}ask {user}, or start_app.py --port {_another(survey)}", ExitStatus.TAKEN
-        )
+        return LauncherError(problem, f"{beside}ask {user}, or {_elsewhere(survey)}", ExitStatus.TAKEN)
     if holder.above:
-        return LauncherError(
-            f"{problem}, but the launcher runs below it", f"start_app.py --port {_another(survey)}", ExitStatus.TAKEN
-        )
+        return LauncherError(f"{problem}, but the launcher runs below it", _elsewhere(survey), ExitStatus.TAKEN)
     if take_port:
         return None
     return LauncherError(
         problem,
-        f"{beside}start_app.py --take-port stops it first; start_app.py --port {_another(survey)} leaves it alone",
+        f"{beside}to stop it first: start_app.py --take-port{REPEAT}; to leave it alone: {_elsewhere(survey)}",
         ExitStatus.TAKEN,
     )

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..app.background import told_end
 from ..context import Context
-from ..errors import ExitStatus, LauncherError, quoted
+from ..errors import REPEAT, ExitStatus, LauncherError, quoted
 from ..system import marker
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class PrestartStep:
         if setting and setting.level == "foreign":
             raise LauncherError(
                 f"APP_PRESTART ({setting.origin}) is another user's, and is not run for you",
-                f"start_app.py --env-file {quoted(self._context.settings.env_file)} trusts that file",
+                f"to trust that file: start_app.py --env-file {quoted(self._context.settings.env_file)}{REPEAT}",
             )
 
     def prepare(self) -> None:

@@ -64,7 +64,7 @@ def parked(context: Context, known: Outcomes) -> ParkedError:
     error = ParkedError(
         f"the last {text.count(known.doomed, 'unattended start')} failed, and nothing has changed since: "
         f"{outcome.told_end(known.failed)}",
-        "start_app.py logs --lines 200; a start by hand always tries: start_app.py --background",
+        outcome.PARKED_HINT,
         ExitStatus.RETRY,
     )
     error.told = known.told_parked

@@ -138,11 +138,17 @@ def _more(
     listed = [question for questions in trees.values() for question in questions]
     answers = hub.ask((*dates.values(), *listed), environment, timeout)
     told = []
-    for number in range(len(heard)):
+    for number, (subject, *_) in enumerate(heard):
         files = (answers[question].files for question in trees.get(number, ()))
         date = answers[dates[number]] if number in dates else Answer()
-        told.append(_Told(date, next((report for report in files if report is not None), None)))
+        told.append(_Told(date, next((listed for listed in files if _is_list_of(subject, listed)), None)))
     return tuple(told)
+
+
+def _is_list_of(subject: Subject, listed: Mapping[str, LockedFile] | None) -> bool:
+    """Return whether this can be the list of the local commit's files: a list without any of them is another one's."""
+    here = subject.copy.files if subject.copy else {}
+    return listed is not None and (not here or not listed.keys().isdisjoint(here))
 
 
 def _judge(subject: Subject, mirror: Said | None, official: Said, told: _Told) -> Verdict:

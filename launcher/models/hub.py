@@ -286,6 +286,9 @@ def _answer(event: Mapping[str, Any], question: Question) -> Answer:
     commit, date, repo = event.get("commit"), event.get("date"), event.get("repo")
     if not isinstance(commit, str) or not repo_id.COMMIT.fullmatch(commit):
         return Answer(trouble="unreachable", text="it names no commit")
+    if commit != question.revision and repo_id.COMMIT.fullmatch(question.revision) and question.kind == "head":
+        # A commit never changes, so this hub ignores the requested revision: its date is that of another commit.
+        return Answer(trouble="wrong", text=f"it answers with {commit[:7]} for {question.revision[:7]}")
     prefix = question.repo.partition("/")[0]
     name = f"{prefix}/{repo}" if prefix in repo_id.TYPES else repo
     return Answer(commit, date, name if isinstance(repo, str) and repo_id.is_name(str(name)) else None)
@@ -304,7 +307,8 @@ def _tree(files: Mapping[str, Any]) -> Answer:
         if not isinstance(digest, str) or not HASH.fullmatch(digest):
             return Answer(trouble="wrong", text=f"it reports no hash of {path}")
         listed[path] = LockedFile(size, digest)
-    return Answer(files=listed)
+    # Every commit of a model has files; an empty list would make any local copy look complete.
+    return Answer(files=listed) if listed else Answer(trouble="wrong", text="it lists no files")
 
 
 def _event(line: bytes) -> Mapping[str, Any] | None:

@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from ..cache.digests import Wanted, digests
+from ..cache.digests import GIT_SHA1, SHA256, Wanted, digests
 from ..cache.dirs import walk
 from ..config.paths import HUB_ENTRY
 from .lockfile import LockedFile
@@ -46,36 +46,42 @@ class Sources(NamedTuple):
     def find(self, files: Iterable[LockedFile], besides: Collection[str] = ()) -> Mapping[str, Source]:
         """Return the paths of files with these hashes, by hash; each was read, and the paths `besides` are excluded."""
         wanted = {file.hash: file.size for file in files}
+        left: dict[tuple[int, int], set[str]] = {}
+        for digest, size in wanted.items():
+            left.setdefault((size, len(digest)), set()).add(digest)
         sources: dict[str, Source] = {}
-        for source, digest in self._candidates(wanted):
-            if digest in sources or source.path in besides or os.path.realpath(source.path) in besides:
+        for source, size in self._candidates(wanted):
+            if source.path in besides or os.path.realpath(source.path) in besides:
                 continue
             memory = self.memories.cached if source.blob else self.memories.local
-            file = Wanted(source.path, digest)
-            with suppress(OSError):
-                if digests((file,), memory)[file] == digest:
-                    sources[digest] = source
+            for file in (Wanted(source.path, SHA256), Wanted(source.path, GIT_SHA1)):
+                expected = left.get((size, len(file.like)))
+                if not expected:
+                    continue
+                with suppress(OSError):
+                    digest = digests((file,), memory)[file]
+                    if digest in expected:
+                        expected.remove(digest)
+                        sources[digest] = source
             if len(sources) == len(wanted):
                 break
         return sources
 
-    def _candidates(self, wanted: Mapping[str, int]) -> Iterator[tuple[Source, str]]:
-        """Yield files that may have the wanted content: by the name of a blob, or else by their size."""
-        sizes: dict[int, list[str]] = {}
-        for digest, size in wanted.items():
-            sizes.setdefault(size, []).append(digest)
+    def _candidates(self, wanted: Mapping[str, int]) -> Iterator[tuple[Source, int]]:
+        """Yield files that may have wanted content, by the name of a blob or by their size, and that content's size."""
+        sizes = frozenset(wanted.values())
         for root in self.roots:
             for path in _blobs(root, wanted):
-                yield Source(path, True, root), os.path.basename(path)
+                yield Source(path, True, root), wanted[os.path.basename(path)]
         for path, status in flat_files(self.folders, self.roots):
-            for digest in sizes.get(status.st_size, ()):
-                yield Source(path, False, os.path.dirname(path)), digest
+            if status.st_size in sizes:
+                yield Source(path, False, os.path.dirname(path)), status.st_size
         for folder in self.named:
             for entry in walk(folder):
                 with suppress(OSError):
                     status = os.stat(entry.path)
-                    for digest in sizes.get(status.st_size, ()) if stat.S_ISREG(status.st_mode) else ():
-                        yield Source(entry.path, False, folder), digest
+                    if status.st_size in sizes and stat.S_ISREG(status.st_mode):
+                        yield Source(entry.path, False, folder), status.st_size
 
 
 def _blobs(root: str, wanted: Collection[str]) -> Iterator[str]:

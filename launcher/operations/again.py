@@ -12,7 +12,7 @@ from collections.abc import Collection
 from typing import NamedTuple
 
 from ..context import Context
-from ..errors import ExitStatus, LauncherError
+from ..errors import REPEAT, ExitStatus, LauncherError
 from ..instances.describe import describe
 from ..instances.kin import Kin
 from ..instances.process import Process
@@ -66,9 +66,10 @@ def _refuse(context: Context, shells: Collection[Process]) -> None:
     for instance in observe(context.settings).survey.stale:
         shell = next((shell for shell in shells if instance.shell and instance.shell.pid == shell.pid), None)
         if shell:
+            command = "start_app.py stop" if context.arguments.command == "stop" else f"start_app.py{REPEAT}"
             raise LauncherError(
                 f"{describe(shell)}, has started the app again: {describe(instance.process)}",
-                f"kill {shell.pid} ends that loop; then start_app.py replaces pid {instance.pid}",
+                f"kill {shell.pid} ends that loop; then {command}",
                 ExitStatus.TAKEN,
             )
 

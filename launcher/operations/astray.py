@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection
 
 from ..app import page as pages
 from ..config.settings import Settings
-from ..errors import ExitStatus, LauncherError
+from ..errors import REPEAT, ExitStatus, LauncherError
 from ..instances import port
 from ..instances.describe import describe
 from ..instances.process import Process, look
@@ -66,7 +66,7 @@ class Astray:
             other = port.another((), self._settings.port)
             raise LauncherError(
                 f"{holder} took port {self._settings.port} while the app was loading: {describe(self._process)}",
-                f"start_app.py status; stop that process, or start_app.py --port {other}",
+                f"start_app.py status; stop that process, or start_app.py --port {other}{REPEAT}",
                 ExitStatus.TAKEN,
             )
 
@@ -98,7 +98,8 @@ class Astray:
         if kept_away:
             holder = self._holder(tuple(self._tree()))
             message += f"; port {settings.port} is held by {holder or 'connections that were closed within 60 s'}"
-            hint = "stop that process, then start_app.py" if holder else "start_app.py, in a minute"
+            first = "stop that process, then" if holder else "in a minute:"
+            hint = f"{first} start_app.py{REPEAT}"
         raise LauncherError(message, hint, ExitStatus.RETRY)
 
     def _is_idle(self, tree: Collection[int], now: float) -> bool:
@@ -117,7 +118,7 @@ class Astray:
 
 def other_port_hint(settings: Settings, other: int) -> str:
     """Return a hint for an app that listens on another port than the requested one."""
-    hint = f"where its code names that port: start_app.py --port {other}"
+    hint = f"where its code names that port: start_app.py --port {other}{REPEAT}"
     if settings.port_flag:
         hint = f"where {settings.port_flag} is none of its options: APP_PORT_FLAG=none in .env; {hint}"
     return hint

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from ..cache.digests import Wanted
 from ..context import Context
-from ..errors import ExitStatus, LauncherError
+from ..errors import REPEAT, ExitStatus, LauncherError
 from ..models import placement, verified, versions, weights
 from ..models.lockfile import Lock
 from ..models.placement import Memories, Placed
@@ -123,6 +123,7 @@ def refuse_hidden(context: Context, lock: Lock, pids: Sequence[int]) -> None:
         return
     raise LauncherError(
         f"{told}; the locked one could not load it, and nothing was stopped",
-        "start_app.py models lock --freeze pins what is here; start_app.py --locked --force starts without it",
+        "start_app.py models lock --freeze pins what is here; "
+        f"to start without it: start_app.py --locked --force{REPEAT}",
         ExitStatus.DAMAGED,
     )

@@ -22,7 +22,7 @@ from ..instances.survey import Instance
 from ..models import versions
 from ..models.versions import Current
 from ..service import history, outcomes
-from ..service.outcomes import Attempt, By, End, LaunchSet, Outcomes, Pinned
+from ..service.outcomes import MOST_DOOMED, Attempt, By, End, LaunchSet, Outcomes, Pinned
 from ..ui import text
 from . import held
 
@@ -36,6 +36,8 @@ _MOST_LINE = 300
 EXEC = "exec: "
 """The beginning of the last line that a launcher prints before it becomes the app."""
 _PAGE_SECONDS = 1.0
+PARKED_HINT = "start_app.py logs --lines 200; a start by hand always tries: start_app.py --background"
+"""The hint when further unattended starts are refused."""
 
 
 def by(context: Context) -> By:
@@ -234,6 +236,14 @@ def note_unit_end(context: Context) -> None:
     known = note_end(context, last, End(how, status, line, asked))
     if known.last and known.last.stage == "stopped" and not last.over:
         history.record(settings, "stop", f"pid {last.pid}", f"{how}, by systemd")
+
+
+def told_parked(known: Outcomes) -> str:
+    """Return in words that further unattended starts are refused; blank if they are not."""
+    if known.doomed < MOST_DOOMED:
+        return ""
+    failed = text.count(known.doomed, "unattended start")
+    return f"the last {failed} failed, so further ones are refused until something changes or a start by hand is ready"
 
 
 def told_end(attempt: Attempt) -> str:

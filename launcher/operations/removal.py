@@ -12,7 +12,7 @@ from ..cache.plan import Plan
 from ..cache.planning import Request, Result
 from ..config.settings import Settings
 from ..context import Answer, Context
-from ..errors import ExitStatus, LauncherError, quoted
+from ..errors import REPEAT, ExitStatus, LauncherError, quoted
 from ..service import history, outcomes
 from ..ui import text
 
@@ -127,9 +127,10 @@ def _hint(planned: Sequence[Plan], kind: str, context: Context) -> str | None:
         flag = {"clear": "--clear-cache", "prune": "--prune-cache", "remove": "--remove-model"}.get(kind)
         if flag is None:
             return "try again when it has ended"
-        again = " ".join(("start_app.py", flag, *map(quoted, context.arguments.repos)))
+        words = " ".join((flag, *map(quoted, context.arguments.repos)))
         return (
-            f"{again} restarts the app on port {context.settings.port} and removes it; else try again when it has ended"
+            f"to restart the app on port {context.settings.port} and remove it: start_app.py {words}{REPEAT}; "
+            "else try again when it has ended"
         )
     if any(plan.items for plan in planned):
         return None

@@ -119,7 +119,7 @@ def _read(root: Root, folders: Sequence[str], unreadable: list[Candidate]) -> It
 
 
 def _bytes(chosen: Sequence[tuple[Root, tuple[str, ...]]]) -> int:
-    shared = {payload: count for root, _ in chosen for payload, count in store.sizes(root.real)}
+    shared = {payload: status.st_size for root, _ in chosen for payload, status in store.payloads(root.real)}
     own = 0
     linked: set[str] = set()
     for root, folders in chosen:

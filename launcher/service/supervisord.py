@@ -27,12 +27,11 @@ def program(settings: Settings, machine: Machine) -> Unit:
     own, _ = words_of(settings, machine.app_args)
     final = " ".join(str(int(status)) for status in (ExitStatus.DONE, *NEVER_AGAIN)).replace(" ", ",")
     lines = (
-        f"; start_app.py unit --supervisord | sudo tee /etc/supervisor/conf.d/{name}.conf",
+        f"; {machine.typed} | sudo tee /etc/supervisor/conf.d/{name}.conf",
         "; sudo supervisorctl update",
         "",
         f"[program:{name}]",
         f"command={command((*machine.launcher, *own))}",
-        f"directory={_line(str(settings.app_dir))}",
         f"user={machine.user}",
         "; Gradio closes its page on SIGINT; what the app has started is ended with it.",
         "stopsignal=INT",

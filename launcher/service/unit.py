@@ -38,7 +38,7 @@ class Machine(NamedTuple):
 
     `launcher`: the words that call the launcher; `user`: the user of the app; `helper`: the command that makes the
     GPUs' device files, if this machine has one; `caches`: the hub caches of the app; `app_args`: the words after `--`;
-    `systemd`: the version of its systemd, 0 if unknown.
+    `systemd`: the version of its systemd, 0 if unknown; `typed`: the command that prints this unit, on one line.
     """
 
     launcher: tuple[str, ...]
@@ -47,6 +47,7 @@ class Machine(NamedTuple):
     caches: tuple[str, ...]
     app_args: tuple[str, ...] = ()
     systemd: int = 0
+    typed: str = "start_app.py unit"
 
 
 class Unit(NamedTuple):
@@ -71,7 +72,7 @@ def unit(settings: Settings, machine: Machine, *, template: bool, user_manager: 
         ("Install", (f"WantedBy={target}", *(("DefaultInstance=7860",) if template else ()))),
     )
     body = "\n\n".join("\n".join((f"[{title}]", *lines)) for title, lines in sections)
-    head = "\n".join(f"# {line}" for line in _installation(name, user_manager))
+    head = "\n".join(f"# {line}" for line in _installation(name, machine.typed, user_manager=user_manager))
     return Unit(name, f"{head}\n\n{body}\n", left_out(settings))
 
 
@@ -84,14 +85,14 @@ def gpu_helper(program: str | None, gpus: int) -> tuple[str, ...]:
     return (program, "-u", *(f"-c={number}" for number in range(max(gpus, 1)))) if program else ()
 
 
-def _installation(name: str, user_manager: bool) -> tuple[str, ...]:
+def _installation(name: str, typed: str, *, user_manager: bool) -> tuple[str, ...]:
     folder, sudo, flag = (
         ("~/.config/systemd/user", "", "--user ") if user_manager else ("/etc/systemd/system", "sudo ", "")
     )
     into = f"> {folder}/{name}" if user_manager else f"| sudo tee {folder}/{name}"
     started = name.replace("@.", "@7860.")
     lines = [
-        f"start_app.py unit{' --template' if '@' in name else ''}{' --user' if user_manager else ''} {into}",
+        f"{typed} {into}",
         f"{sudo}systemctl {flag}daemon-reload && {sudo}systemctl {flag}enable --now {started}",
     ]
     if "@" in name:

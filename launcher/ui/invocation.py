@@ -6,29 +6,36 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
+
+from ..errors import REPEAT
 
 START_APP = "start_app.py"
 # The environment that `uv run --with …` creates for one run and removes at its end, in uv's cache.
 _PASSING = r"/(?:builds|archive|environments)-v\d+/"
+_COMMAND = r"(?<![\w./-])start_app\.py(?![\w.])((?:(?!; |, or ).)*"
+_REPEATED = rf"{_COMMAND}?){REPEAT}"
 _PLACES = {"--app-dir": "--app-dir", "--env-file": "--env-file", "--port": "--port", "-p": "--port"}
 
 
 class Invocation(NamedTuple):
     """Hold the user's call: the words that call the launcher again, and the options for the app and the port.
 
-    `options` are (name, shell text) pairs; `launcher_file` is the called `start_app.py`, as it was named.
+    `options` are (name, shell text) pairs; `launcher_file` is the called `start_app.py`, as it was named. `repeat`
+    returns the options of a hint together with the typed ones.
     """
 
     program: str = START_APP
     options: tuple[tuple[str, str], ...] = ()
     launcher_file: str | None = None
     words: tuple[str, ...] = ()
+    repeat: Callable[[str], str] = str
 
     def pasteable(self, hint: str) -> str:
         """Return a hint whose commands can be pasted: with the user's call and options."""
-        return pasteable(hint, self.program, self.options)
+        whole = re.sub(_REPEATED, lambda match: START_APP + self.repeat(match[1]), hint)
+        return pasteable(whole, self.program, self.options)
 
     def again(self) -> str:
         """Return the arguments for another Python to do the same."""
@@ -57,7 +64,7 @@ def again(launcher_file: str | None, words: Sequence[str]) -> str:
 def typed(words: Sequence[str]) -> tuple[tuple[str, str], ...]:
     """Return the typed options for the app and the port, also from words that cannot be parsed."""
     options: dict[str, str] = {}
-    own = list(words[: words.index("--")] if "--" in words else words)
+    own = own_words(words)
     for position, word in enumerate(own):
         name, equals, value = word.partition("=")
         if word == "--demo":
@@ -66,6 +73,11 @@ def typed(words: Sequence[str]) -> tuple[tuple[str, str], ...]:
             name = _PLACES[name]
             options[name] = shlex.join((name, value if equals else own[position + 1]))
     return tuple(options.items())
+
+
+def own_words(words: Sequence[str]) -> tuple[str, ...]:
+    """Return the launcher's own words: what follows `--` is for the app."""
+    return tuple(words[: words.index("--")] if "--" in words else words)
 
 
 def passing_python() -> bool:
@@ -108,4 +120,4 @@ def pasteable(hint: str, program: str, context: Sequence[tuple[str, str]]) -> st
         options = [text for name, text in context if not re.search(rf"{name}\b", own)]
         return " ".join((program, *options)) + own
 
-    return re.sub(r"(?<![\w./-])start_app\.py(?![\w.])((?:(?!; |, or ).)*)", called, hint)
+    return re.sub(rf"{_COMMAND})", called, hint)

@@ -88,7 +88,7 @@ def test_what_the_app_itself_uses_leaves_a_hint_that_removes_it(cached: Cached, 
         done = cached.run(*words)
         assert done.status == 75, done.err
         assert "nothing to remove" not in done.err
-        assert f" {flags} restarts the app on port " in done.err.splitlines()[-1], done.err
+        assert f" {flags}; else try again when it has ended" in done.err.splitlines()[-1], done.err
 
 
 def test_json_names_what_stays_because_it_is_in_use(cached: Cached, processes: Processes) -> None:

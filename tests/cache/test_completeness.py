@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -97,6 +98,17 @@ def test_what_something_speaks_of_is_a_gap(here: Copy, files: Files, missing: li
     if missing is not None:
         assert list(found) == missing
     assert found and not set(found) & set(here.files)
+
+
+@pytest.mark.parametrize("form", ["data/{}.npz", "model-{:05}-of-20000.safetensors"])
+def test_twenty_thousand_files_are_compared_at_once(form: str) -> None:
+    """Each was compared with each: that took minutes."""
+    paths = [form.format(number) for number in range(20_000)]
+    files = {"README.md": ("0" * 40, 1), **dict.fromkeys(paths, ("0" * 64, BIG))}
+    here = {"README.md": 1, **dict.fromkeys(paths[1::2], BIG)}
+    began = time.process_time()
+    assert len(gaps(Copy(A, here), files)) == len(paths) // 2
+    assert time.process_time() - began < 10
 
 
 def test_a_file_that_is_cut_short_is_a_gap() -> None:

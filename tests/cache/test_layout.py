@@ -228,7 +228,7 @@ def test_a_repo_that_is_a_link_is_read_and_what_only_looks_like_a_repo_is_named_
     (root / "datasets--file").write_text("")
     (root / "spaces--link").symlink_to("datasets--file")
     (linked,) = shown(root).repos
-    assert (linked.name, linked.size, linked.held) == (NAME, 2, 0)
+    assert (linked.name, linked.size, linked.besides) == (NAME, 2, 0)
     assert linked.problems == (f"a link to {elsewhere}",)
     assert shown(root).size == 0
     assert shown(root).lookalikes == {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import time
 from pathlib import Path
@@ -382,3 +383,43 @@ def test_the_list_has_the_xet_cache_and_what_old_versions_left(tmp_path: Path) -
     assert found["xet"] == {"path": str(tmp_path / "xet"), "size_bytes": 3000}
     assert found["roots"][0]["free_bytes"] > 0
     assert found["roots"][0]["temporary"] == [{"path": str(left), "size_bytes": 700}]
+
+
+def test_what_a_hard_link_keeps_is_not_announced_as_freed(tmp_path: Path) -> None:
+    """A copy by `cp -al`, and a blob that two repos share, keep their bytes until the last name goes."""
+    hub = tmp_path / "hub"
+    first = make_repo(hub, V22, {A: {"gpt.pth": b"x" * 50_000}})
+    second = make_repo(hub, VOICES, {A: {"gpt.pth": b"x" * 50_000, "own.pth": b"o" * 7_000}})
+    third = make_repo(hub, "models--koge--plain", {A: {}})
+    plain = add_plain(third, A, "s2mel.pth", b"p" * 9_000)
+    os.link(plain, tmp_path / "s2mel.pth")
+    for path in (second / "blobs").iterdir():
+        other = first / "blobs" / path.name
+        if other.exists():
+            path.unlink()
+            os.link(other, path)
+
+    def sizes(*arguments: str) -> list[int]:
+        environment = clean_environment(HF_HUB_CACHE=str(hub), HOME=str(tmp_path))
+        dry = ("--dry-run", "--json", "--yes", "--app-dir", tmp_path)
+        done = launcher("cache", *arguments, *dry, env=environment)
+        assert done.status == 0, done.err
+        return [root["size_bytes"] for root in done.json["roots"]]
+
+    assert sizes("clear") == [57_000]
+    assert sizes("remove", "koge/index-tts-v22") == [0]
+    assert sizes("remove", "koge/plain") == [0]
+    os.link(first / "blobs" / next((first / "blobs").iterdir()).name, tmp_path / "backup.pth")
+    assert sizes("clear") == [7_000]
+    assert listed(hub, "--json").json["roots"][0]["size_bytes"] == 66_000
+
+
+def test_no_size_in_the_list_of_revisions_is_below_zero(tmp_path: Path) -> None:
+    hub = tmp_path / "hub"
+    repo = make_repo(hub, V22, {A: {"gpt.pth": b"x" * 5_000}})
+    add_plain(repo, A, "voice.wav", b"mine" * 100)
+    add_blob(repo, b"orphan" * 10)
+    done = listed(hub, "--revisions")
+    assert done.status == 0 and "not huggingface_hub's" in done.out
+    assert not re.search(r" -\d", done.out)
+    assert "60 B" in done.out

@@ -231,7 +231,7 @@ def test_a_payload_whose_refs_cannot_be_read_is_left_and_named_until_everything_
     assert run(app, "prune").status == 0
     assert weights.exists()
     assert run(app, "clear").status == 0
-    assert list(store.sizes(str(made))) == []
+    assert list(store.payloads(str(made))) == []
 
 
 def test_a_link_in_place_of_refs_is_never_removed_through(app: AppFolder, made: Path, tmp_path: Path) -> None:
@@ -301,7 +301,7 @@ def test_what_a_stranger_keeps_in_the_store_outlives_a_clear(path: str, app: App
     done = run(app, "clear")
     assert done.status == 0, done.err
     assert kept.read_text() == "mine"
-    assert list(store.sizes(str(made))) == []
+    assert list(store.payloads(str(made))) == []
     assert not [name for name in os.listdir(made) if name.startswith("models--")]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -27,6 +28,7 @@ from tests.support.apps import (
     get,
     launcher,
     make_app,
+    program,
 )
 from tests.support.models import NEW_DAY, OLD, V23, World, deaf, world_of
 from tests.support.readme_world import copied
@@ -277,6 +279,16 @@ def test_a_model_that_is_behind_and_a_mirror_that_lags(world: World) -> None:
     assert done.status == 0
     told = findings(done, "odd", "models")
     assert any(f"mirror behind the Hub: it says {old[:7]}" in text for text in told), told
+    assert mirror_hint(done).endswith(f" models lock {V23}; {program()} {shlex.join(world.app.arguments)} --locked")
+    world.pin(V23)
+    assert mirror_hint(doctor(world.app, "--json")).endswith(" --locked loads only what models.lock pins")
+    done = doctor(world.app, "--json", APP_LOCKED="1")
+    assert findings(done, "odd", "models") == []
+
+
+def mirror_hint(done: Done) -> str:
+    """Return the hint for the mirror that is behind."""
+    return next(one["hint"] for one in done.json["findings"] if "mirror behind the Hub" in one["text"])
 
 
 @pytest.mark.slow

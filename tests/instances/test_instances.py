@@ -224,9 +224,14 @@ def test_another_checkout_on_our_port_is_refused_and_named(
     assert done.status == 69
     assert f"port {app.port} is held on 127.0.0.1 by pid {running.pid}, " in done.err
     assert "which is not this app's instance" in done.err
-    assert f"/start_app.py --app-dir {app.path} --port {app.port} --take-port stops it first" in done.err
-    assert " leaves it alone" in done.err
+    assert f"/start_app.py --app-dir {app.path} --port {app.port} --take-port; " in done.err
+    assert "hint: to stop it first: " in done.err
+    assert "; to leave it alone: " in done.err
     assert alive(running.pid)
+    status = launcher("status", *app.arguments)
+    assert status.status == 0
+    assert "hint: to stop it first: " in status.err
+    assert " --take-port; to leave it alone: " in status.err
 
 
 def test_the_other_port_of_a_hint_is_free_and_not_that_of_a_sibling(
@@ -238,7 +243,7 @@ def test_the_other_port_of_a_hint_is_free_and_not_that_of_a_sibling(
     eventually(lambda: "--load" in psutil.Process(loading.pid).cmdline(), what="exec")
     done = launcher("--app-dir", str(app.path), "--port", str(port))
     assert done.status == 69
-    named = re.search(rf" --app-dir {app.path} --port (\d+) leaves it alone", done.err)
+    named = re.search(rf" leave it alone: .* --app-dir {app.path} --port (\d+)$", done.err, re.MULTILINE)
     assert named and int(named[1]) > port + 1
     assert probe(None, int(named[1])) == "free"
 

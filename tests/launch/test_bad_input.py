@@ -205,8 +205,8 @@ def test_a_hint_can_be_pasted_as_it_is(app: AppFolder, processes: Processes) -> 
     server = processes.start((sys.executable, "-m", "http.server", str(app.port), "--bind", "127.0.0.1"))
     eventually(lambda: get(app.port), what="page")
     hint = said(launcher(*app.arguments))[1].removeprefix("hint: ")
-    assert launcher("-n", "--json", *app.arguments).json["hint"] == hint
-    command = hint.partition(" stops it first")[0]
+    assert launcher("-n", "--json", *app.arguments).json["hint"].replace(" --json", "") == hint
+    command = hint.removeprefix("to stop it first: ").partition("; ")[0]
     assert command == f"{program()} --app-dir {app.path} --port {app.port} --take-port"
     words = [*shlex.split(command), "--no-launch"]
     done = subprocess.run(words, cwd=ROOT.parent, env=clean_environment(), check=False, capture_output=True, timeout=60)

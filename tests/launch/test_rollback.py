@@ -61,8 +61,10 @@ def actions(app: AppFolder) -> list[str]:
 
 def test_an_upgrade_that_fails_in_the_background_is_rolled_back(app: AppFolder, processes: Processes) -> None:
     assert background(app, processes, "--", "--api-key", SECRET).status == 0
-    done = background(app, processes, "--", "--api-key", SECRET, "--exit", "3")
+    done = background(app, processes, "--json", "--", "--api-key", SECRET, "--exit", "3")
     assert done.status == 75, done.err
+    assert (done.json["rolled_back"], done.json["exit_status"]) == (True, 75)
+    assert "start_app.py " in done.json["hint"]
     assert "the app has ended with exit status 3 before its page answered" in done.err
     assert "the last good set serves again" in done.err
     assert serving(app)[-2:] == ["--api-key", SECRET]
@@ -205,6 +207,11 @@ def test_five_doomed_starts_are_parked_until_something_changes(app: AppFolder, p
         assert done.status == 75
         assert "the last 5 unattended starts failed, and nothing has changed since" in done.err
         assert "exit status 4" in done.err
+    for command in "status", "doctor":
+        shown = launcher(command, *app.arguments)
+        assert "the last 5 unattended starts failed, so further ones are refused" in shown.out
+        assert "a start by hand always tries: " in shown.out + shown.err
+        assert shown.out.count("unattended starts") == 1 + (command == "status")
     assert actions(app).count("start") == 5
     assert actions(app).count("refuse") == 1
     assert "exit status 4" in background(app, processes).err  # by hand it is tried

@@ -14,6 +14,7 @@ import pytest
 
 from tests.support.apps import AppFolder, Done, Processes, alive, eventually, free_port
 from tests.support.hub import Hub, Kind
+from tests.support.hub_files import Repo, Store
 from tests.support.models import (
     CONFIG,
     DONE,
@@ -105,6 +106,38 @@ def test_where_the_hub_does_not_answer_the_mirrors_word_counts_as_far_as_dates_t
     del world.hub.repo(V23).commits[old]
     unknown = world.check("--json")
     assert (unknown.status, verdict(unknown)) == (RETRY, "unreachable")
+
+
+@pytest.mark.slow
+def test_a_mirror_that_ignores_the_asked_commit_dates_nothing_and_takes_nothing_back(world: World, new: str) -> None:
+    old = world.hub.repo(V23).commits[new].parent
+    assert old
+    world.hub.fault("/", 500)
+    world.mirror.freeze(V23, sha=old)
+    world.mirror.freeze(V23, new, old)
+    done = world.check("--json")
+    assert (done.status, verdict(done)) == (RETRY, "unreachable")
+    assert f"does not know {new[:7]}" in detail(done)
+    pulled = world.run("pull")
+    assert pulled.status == RETRY, pulled.err
+    assert (world.cache / "models--koge--index-tts-v23" / "refs" / "main").read_text() == new
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("listed", [(), ("other.bin",)])
+def test_a_list_of_files_that_cannot_be_the_commits_makes_nothing_complete(
+    listed: tuple[str, ...], world: World, new: str
+) -> None:
+    commit = world.hub.repo(V23).commits[new]
+    lying = replace(commit, files=dict.fromkeys(listed, next(iter(commit.files.values()))))
+    store = Store(world.hub.token, False, {("model", V23): Repo(V23, "model", {new: lying}, {"main": new})})
+    world.hub.fault("/", 500)
+    with Hub(store=store) as liar:
+        world.configure(HF_ENDPOINT=liar.endpoint)
+        done = world.check("--json")
+        assert (done.status, verdict(done)) == (RETRY, "unknown")
+        pinned = world.run("lock", V23)
+    assert listed or (pinned.status == RETRY and "it lists no files" in pinned.err), pinned.err
 
 
 FAULTS: list[tuple[Kind, str]] = [

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from launcher.cache.memory import Memory
 from launcher.models import lockfile, sources
 from launcher.models.lockfile import Lock, LockedFile
+from launcher.models.placement import Memories
 from tests.support.apps import AppFolder
 from tests.support.pulled import FOLDER, MODEL, NEW, Pulled, clear_cache, pulled_app
 
@@ -131,3 +135,16 @@ def test_a_damaged_file_that_no_hub_makes_right_is_refused_before_the_stop(pulle
     assert done.status == 65, done.err
     assert f"not what models.lock pins: {MODEL}: gpt.safetensors" in done.err
     assert os.path.exists(blob)
+
+
+def test_a_folder_with_thousands_of_files_of_one_size_is_read_once(tmp_path: Path) -> None:
+    """Each file was compared with each wanted hash, and the whole memory was read for each: that took hours."""
+    number = 1500
+    write(tmp_path, {f"{n}.json": f"{n:08}".encode() for n in range(number)})
+    blobs = {n: f"blob 8\0{n:08}".encode() for n in range(number)}
+    wanted = [LockedFile(8, hashlib.sha1(blob).hexdigest()) for blob in blobs.values()]
+    memories = Memories(Memory(), Memory())
+    began = time.process_time()
+    found = sources.Sources((), (), (str(tmp_path),), memories).find(wanted)
+    assert len(found) == number
+    assert time.process_time() - began < 10
