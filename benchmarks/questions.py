@@ -12,7 +12,13 @@ from contextlib import contextmanager
 from .launch import PRINTS_AND_ENDS, App, temporary_app
 from .measure import BenchmarkError, Claim, Result, Say, Scale, in_turn, to_end
 
-ASKS = "from huggingface_hub import HfApi\ntry: HfApi().model_info('koge/a', timeout=10)\nexcept Exception: print('no answer')"
+ASKS = """\
+from huggingface_hub import HfApi
+try:
+    HfApi().model_info("koge/a", timeout=10)
+except Exception:
+    print("no answer")
+"""
 PAGE = """\
 import argparse
 
