@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ..context import Answer, Context, Report
-from ..errors import ExitStatus
+from ..errors import ExitStatus, quoted
 from ..models import check, hub, subjects, verified
 from ..models.lockfile import Lock
+from ..models.subjects import Subject
 from ..operations import flat_check, pull
 
 
@@ -16,6 +17,7 @@ def run(context: Context) -> Report:
     arguments, console = context.arguments, context.console
     lock = context.lockfile or Lock()
     besides: tuple[check.Verdict, ...] = ()
+    copies: tuple[Subject, ...] = ()
     if arguments.local_dir:
         chosen = tuple(flat_check.of_folder(context, repo, arguments.local_dir) for repo in arguments.repos)
     elif context.lockfile is not None:
@@ -26,7 +28,8 @@ def run(context: Context) -> Report:
         if chosen and not present:
             console.warn("none of the locked models is on this machine: comparing models.lock itself")
     else:
-        chosen = (*subjects.of_cache(context.roots), *flat_check.of_notes(context, lock))
+        copies = subjects.of_other_copies(context.roots)
+        chosen = (*subjects.of_cache(context.roots), *copies, *flat_check.of_notes(context, lock))
     if not arguments.local_dir:
         chosen = pull.chosen_subjects(arguments.repos, chosen, context)
     if not (arguments.repos or arguments.local_dir or context.lockfile):
@@ -63,10 +66,20 @@ def run(context: Context) -> Report:
     ways = "start_app.py models lock; start_app.py models pull" if context.lockfile else "start_app.py models pull"
     again = "start_app.py --force-refresh pulls and restarts in one step"
     again = "start_app.py restarts the app" if context.settings.locked else again
-    hint = f"{ways}; {again}"
+    others = {copy.name for copy in copies}
+    behind = [verdict.subject for verdict in verdicts if verdict.stale]
+    pulled = [f"{ways}; {again}"] if any(subject.name not in others for subject in behind) else []
+    hint = "; ".join((*pulled, *(_of_copy(subject) for subject in behind if subject.name in others)))
     stale = status == ExitStatus.STALE and not context.offline
     table = console.table(check.rows(verdicts, mirrored=mirrored)) if verdicts else ()
     return Answer(status, table, document, hint if stale else None)
+
+
+def _of_copy(subject: Subject) -> str:
+    """Return the commands for a stale copy in a further cache, which a pull does not touch."""
+    if subject.problem or not subject.local:
+        return f"start_app.py cache verify {quoted(subject.repo)} --repair completes {subject.name}"
+    return f"start_app.py cache remove {quoted(f'{subject.repo}@{subject.local}')} removes {subject.name}"
 
 
 def _asked(context: Context) -> Iterator[str]:

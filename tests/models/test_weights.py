@@ -13,6 +13,7 @@ import pytest
 from launcher.models import lockfile
 from launcher.system import page_cache
 from tests.support.apps import WEBUI, AppFolder, Done, Processes, Running, eventually, get, launcher
+from tests.support.caches import A, B, make_repo
 from tests.support.hub_cache import Library
 from tests.support.pulled import FOLDER, MODEL, NEW, OTHER, Pulled, pulled_app
 from tests.support.removal import everything
@@ -107,6 +108,18 @@ def test_weights_that_nothing_pins_are_refused_where_the_lock_is_frozen_else_nam
     lockfile.write(flat.path, lockfile.Lock(lock, lock.files))
     done = run(flat, "--locked", "--", "--exit", "0")
     assert (done.status, "weights/lora.safetensors; the app can load it" in done.err) == (0, True)
+
+
+@pytest.mark.slow
+def test_the_hint_for_an_old_commit_in_a_cache_of_a_model_folder_helps(flat: AppFolder) -> None:
+    """No ref leads to it, so `models lock --freeze` does not pin it; that alone was the hint."""
+    cache = flat.path / "checkpoints" / "hf_cache"
+    make_repo(cache, "models--koge--old", {A: {"new.pth": b"new"}, B: {"old.pth": b"old"}})
+    run(flat, "models", "lock", "--freeze")
+    done = run(flat, "--locked", "--", "--exit", "0")
+    assert (done.status, f"cache remove koge/old@{B} removes it" in done.err) == (65, True), done.err
+    assert run(flat, "cache", "remove", f"koge/old@{B}").status == 0
+    assert run(flat, "--locked", "--", "--exit", "0").status == 0
 
 
 @pytest.mark.slow
