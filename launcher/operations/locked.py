@@ -95,8 +95,8 @@ def refuse_unpinned(context: Context, lock: Lock) -> None:
     hint = "start_app.py models lock --freeze pins it"
     if cached:
         # A lock has one commit of each ref, so it cannot pin an older one that is still in the cache.
-        commits = " ".join(map(quoted, cached[:_NAMED_AT_MOST]))
-        hint = f"{hint} if it is the commit of a ref; start_app.py cache remove {commits} removes it"
+        shown = " ".join(map(quoted, cached[:_NAMED_AT_MOST]))
+        hint = f"{hint} if it is the commit of a ref; start_app.py cache remove {shown} removes it"
     raise LauncherError(
         f"{told}; nothing was stopped", f"{hint}; APP_UNPINNED in .env exempts files by globs", ExitStatus.DAMAGED
     )
