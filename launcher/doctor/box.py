@@ -43,14 +43,14 @@ def disk(context: Context) -> Iterator[Finding]:
         if device in shown:
             continue
         shown.add(device)
-        space = os.statvfs(place)
-        free = space.f_bavail * space.f_frsize
+        space, free = os.statvfs(place), files.free_bytes(place)
         hint = "start_app.py cache prune" if path in roots else f"df -h {quoted(place)}"
-        yield fact("disk", f"{text.size(free)} free for {place}")
-        if space.f_blocks and free < _FULL_BYTES:
-            yield problem("disk", f"only {text.size(free)} free for {place}", hint, ExitStatus.IO)
-        elif space.f_blocks and free < _LOW_BYTES:
-            yield odd("disk", f"only {text.size(free)} free for {place}", hint)
+        if free is not None:
+            yield fact("disk", f"{text.size(free)} free for {place}")
+            if free < _FULL_BYTES:
+                yield problem("disk", f"only {text.size(free)} free for {place}", hint, ExitStatus.IO)
+            elif free < _LOW_BYTES:
+                yield odd("disk", f"only {text.size(free)} free for {place}", hint)
         if space.f_files and space.f_favail < _FEW_FILES:
             told = f"only {text.count(space.f_favail, 'more file')} can be created in {place}"
             yield problem("disk", told, f"df -i {quoted(place)}", ExitStatus.IO)
