@@ -126,7 +126,8 @@ def hubs(context: Context) -> Iterator[Finding]:
 def _subjects(context: Context) -> tuple[Subject, ...]:
     lock = _lock(context)
     if lock is None:
-        return (*subjects.of_cache(context.roots), *flat_check.of_notes(context, Lock()))
+        copies = subjects.of_other_copies(context.roots)
+        return (*subjects.of_cache(context.roots), *copies, *flat_check.of_notes(context, Lock()))
     memories = verified.load(context.settings.app_dir)
     return subjects.of_lock(lock, context.roots, context.settings.app_dir, memories)[0]
 
