@@ -38,6 +38,7 @@ class Connection(NamedTuple):
 
 class _Socket(NamedTuple):
     address: str
+    port: int
     uid: int
     inode: str
 
@@ -176,17 +177,25 @@ def listening(pids: Sequence[int]) -> frozenset[int]:
 
 def addresses(pids: Sequence[int]) -> Mapping[int, tuple[str, ...]]:
     """Return the addresses on which any of these processes listens, by TCP port."""
-    psutil = psutil_module()
+    sockets = _listening()
+    if sockets is None:
+        listed = [place for pid in pids for place in _listening_by_psutil(pid)]
+    else:
+        own = frozenset(inode for pid in pids for inode in _inodes(pid)) if sockets else frozenset()
+        listed = [(listening.port, listening.address) for listening in sockets if listening.inode in own]
     ports: dict[int, dict[str, None]] = {}
-    for pid in pids:
-        try:
-            connections = psutil.Process(pid).net_connections("tcp")
-        except (psutil.Error, OSError):
-            continue
-        for c in connections:
-            if c.status == psutil.CONN_LISTEN and c.laddr:
-                ports.setdefault(c.laddr.port, {})[c.laddr.ip] = None
+    for port, address in listed:
+        ports.setdefault(port, {})[address] = None
     return {port: tuple(present) for port, present in ports.items()}
+
+
+def _listening_by_psutil(pid: int) -> list[tuple[int, str]]:
+    psutil = psutil_module()
+    try:
+        connections = psutil.Process(pid).net_connections("tcp")
+    except (psutil.Error, OSError):
+        return []
+    return [(c.laddr.port, c.laddr.ip) for c in connections if c.status == psutil.CONN_LISTEN and c.laddr]
 
 
 def mismatch(asked: str | None, addresses: Collection[str]) -> str | None:
@@ -222,11 +231,22 @@ def _conflict(host: str | None, address: str) -> bool:
 
 
 def _sockets(host: str | None, port: int) -> list[_Socket] | None:
-    """Return the blocking listeners, from proc_net(5); None without /proc."""
+    """Return the blocking listeners; None without /proc."""
+    sockets = _listening()
+    if sockets is None:
+        return None
+    return [listening for listening in sockets if listening.port == port and _conflict(host, listening.address)]
+
+
+def _listening() -> list[_Socket] | None:
+    """Return every listener in our network namespace, from proc_net(5); None without /proc.
+
+    psutil reads /proc/net, which ProcSubset=pid hides, and reads it again for each process.
+    """
     sockets = []
     for name, family in (("tcp", socket.AF_INET), ("tcp6", socket.AF_INET6)):
         try:
-            lines = Path(f"/proc/net/{name}").read_text().splitlines()[1:]
+            lines = Path(f"/proc/self/net/{name}").read_text().splitlines()[1:]
         except OSError:
             if family == socket.AF_INET:
                 return None
@@ -234,12 +254,11 @@ def _sockets(host: str | None, port: int) -> list[_Socket] | None:
         for line in lines:
             fields = line.split()
             hexadecimal, _, number = fields[1].partition(":")
-            if fields[3] != "0A" or int(number, 16) != port:
+            if fields[3] != "0A":
                 continue
             words = (int(hexadecimal[i : i + 8], 16).to_bytes(4, sys.byteorder) for i in range(0, len(hexadecimal), 8))
             address = socket.inet_ntop(family, b"".join(words))
-            if _conflict(host, address):
-                sockets.append(_Socket(address, int(fields[7]), fields[9]))
+            sockets.append(_Socket(address, int(number, 16), int(fields[7]), fields[9]))
     return sockets
 
 
