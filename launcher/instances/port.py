@@ -12,6 +12,7 @@ from typing import Literal, NamedTuple
 
 from ..errors import REPEAT, ExitStatus, LauncherError
 from .process import psutil_module
+from .proof import pids
 
 _EVERY = ("0.0.0.0", "::")
 _ANY = "any"  # a host name may mean any address
@@ -131,32 +132,42 @@ def connections(host: str | None, port: int) -> tuple[Connection, ...]:
     )
 
 
-def listeners(host: str | None, port: int, known: Sequence[int] = ()) -> tuple[Listener, ...]:
+def listeners(host: str | None, port: int, known: Collection[int] = ()) -> tuple[Listener, ...]:
     """Return the listeners in our network namespace that block an app on (host, port), except `known` processes.
 
-    Only the descriptors of every process show who owns a socket. They are read only if no known process explains the
-    socket.
+    A socket is free when its last holder has ended, so every process that has inherited it counts; psutil names one.
     """
     sockets = _sockets(host, port)
-    if sockets is not None:
-        explained = frozenset(inode for pid in known for inode in _inodes(pid))
-        if all(listening.inode in explained for listening in sockets):
-            return ()
+    if sockets is None:
+        return tuple(_listeners_of_psutil(host, port, known))
+    holders = _holders(frozenset(listening.inode for listening in sockets))
+    return tuple(
+        Listener(listening.address, listening.uid, pid)
+        for listening in sockets
+        for pid in holders.get(listening.inode, (None,))
+        if pid not in known
+    )
+
+
+def _listeners_of_psutil(host: str | None, port: int, known: Collection[int]) -> Iterator[Listener]:
     psutil = psutil_module()
-    uids = {listening.address: listening.uid for listening in sockets or ()}
     try:
         connections = psutil.net_connections("tcp")
     except (psutil.Error, OSError):  # macOS shows them only to root; a unit with ProcSubset=pid has no /proc/net
-        return ()
-    return tuple(
-        Listener(c.laddr.ip, uids.get(c.laddr.ip), c.pid)
-        for c in connections
-        if c.status == psutil.CONN_LISTEN
-        and c.laddr
-        and c.laddr.port == port
-        and c.pid not in known
-        and _conflict(host, c.laddr.ip)
-    )
+        return
+    for c in connections:
+        mine = c.status == psutil.CONN_LISTEN and c.laddr and c.laddr.port == port
+        if mine and c.pid not in known and _conflict(host, c.laddr.ip):
+            yield Listener(c.laddr.ip, None, c.pid)
+
+
+def _holders(inodes: frozenset[str]) -> Mapping[str, Sequence[int]]:
+    """Return the visible processes that hold these sockets, by inode; only their descriptors show that."""
+    holders: dict[str, list[int]] = {}
+    for pid in pids() if inodes else ():
+        for inode in inodes.intersection(_inodes(pid)):
+            holders.setdefault(inode, []).append(pid)
+    return holders
 
 
 def listening(pids: Sequence[int]) -> frozenset[int]:
