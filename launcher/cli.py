@@ -12,6 +12,7 @@ import os
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TextIO
@@ -184,7 +185,8 @@ def _show(report: Report, console: Console) -> None:
     if console.as_json:
         document = report.document()
         if document is not None:
-            console.json(document)
+            told = console.problem(report.problem) if report.problem else {}
+            console.json({**told, **document})
     else:
         for line in report.lines():
             console.out(line)
@@ -258,7 +260,8 @@ def _make_safe(stream: TextIO | None, errors: str) -> None:
     # A path may contain letters that the terminal's encoding lacks.
     reconfigure = getattr(stream, "reconfigure", None)
     if reconfigure:
-        reconfigure(errors=errors)
+        with suppress(OSError):  # a stream that our caller has read from stays as it is
+            reconfigure(errors=errors)
 
 
 def _flushed(console: Console, status: ExitStatus) -> ExitStatus:

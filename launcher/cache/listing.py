@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple
 
+from ..system.files import free_bytes
 from ..ui.text import count, duration, size, some
 from . import entries, layout, store, targets
 from . import prune as pruning
@@ -213,10 +214,9 @@ def document(shown: Listing) -> Mapping[str, Any]:
 
 def _free(root: str) -> int | None:
     try:
-        disk = os.statvfs(root)
+        return free_bytes(root)
     except OSError:
         return None
-    return disk.f_bavail * disk.f_frsize
 
 
 def _temporary(root: str, names: Sequence[str]) -> Mapping[str, int]:

@@ -12,7 +12,6 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
-from .completeness import tree
 from .dirs import opened
 from .names import PIN, UNFINISHED
 
@@ -211,6 +210,8 @@ def foreign_files(sizes: Mapping[str, int], tree_path: str, *, has_links: bool, 
 
     If the snapshot has links too, a file of the tree with another size is foreign: a person replaced a link with it.
     """
+    from .completeness import tree  # few snapshots have plain files
+
     known = tree(tree_path)
     if not known:
         return frozenset(sizes) if has_blobs else frozenset()

@@ -86,7 +86,8 @@ def _plan(context: Context, target: str) -> Report:
     planned = move_plan.prepare(context, target)
     amount = f"{text.count(planned.measured.files, 'file')}, {text.size(planned.measured.size)}"
     how = "rename" if planned.link else "copy"
-    lines = [f"would {how} {root.path} to {target}: {amount}; {text.size(planned.free)} free there"]
+    room = f"; {text.size(planned.free)} free there" if planned.free is not None else ""
+    lines = [f"would {how} {root.path} to {target}: {amount}{room}"]
     lines += [
         f"would write {planned.edit.path} line {line}: {name}={planned.edit.values[name]}"
         for name, line in planned.edit.lines.items()

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ..context import Answer, Context, Report
-from ..errors import ExitStatus
+from ..errors import ExitStatus, quoted
 from ..models import check, hub, subjects, verified
 from ..models.lockfile import Lock
+from ..models.subjects import Subject
 from ..operations import flat_check, pull
 
 
@@ -16,6 +17,7 @@ def run(context: Context) -> Report:
     arguments, console = context.arguments, context.console
     lock = context.lockfile or Lock()
     besides: tuple[check.Verdict, ...] = ()
+    copies: tuple[Subject, ...] = ()
     if arguments.local_dir:
         chosen = tuple(flat_check.of_folder(context, repo, arguments.local_dir) for repo in arguments.repos)
     elif context.lockfile is not None:
@@ -26,7 +28,8 @@ def run(context: Context) -> Report:
         if chosen and not present:
             console.warn("none of the locked models is on this machine: comparing models.lock itself")
     else:
-        chosen = (*subjects.of_cache(context.roots), *flat_check.of_notes(context, lock))
+        copies = subjects.of_other_copies(context.roots)
+        chosen = (*subjects.of_cache(context.roots), *copies, *flat_check.of_notes(context, lock))
     if not arguments.local_dir:
         chosen = pull.chosen_subjects(arguments.repos, chosen, context)
     if not (arguments.repos or arguments.local_dir or context.lockfile):
@@ -60,13 +63,36 @@ def run(context: Context) -> Report:
         "models": [check.document(verdict) for verdict in verdicts],
         "exit_status": int(status),
     }
-    ways = "start_app.py models lock; start_app.py models pull" if context.lockfile else "start_app.py models pull"
-    again = "start_app.py --force-refresh pulls and restarts in one step"
-    again = "start_app.py restarts the app" if context.settings.locked else again
-    hint = f"{ways}; {again}"
     stale = status == ExitStatus.STALE and not context.offline
     table = console.table(check.rows(verdicts, mirrored=mirrored)) if verdicts else ()
-    return Answer(status, table, document, hint if stale else None)
+    behind = {verdict.subject.name: verdict.subject for verdict in verdicts if verdict.stale}
+    others = {copy.name: _of_copy(copy) for copy in copies}
+    if arguments.local_dir or not context.lockfile:
+        unpinned = verdicts if arguments.local_dir else besides
+        others.update((verdict.subject.name, _of_folder(context, verdict.subject)) for verdict in unpinned)
+    usual = [_usual(context)] if behind.keys() - others.keys() else []
+    ways = dict.fromkeys((*usual, *(others[name] for name in behind if name in others)))
+    return Answer(status, table, document, "; ".join(ways) if stale else None)
+
+
+def _usual(context: Context) -> str:
+    ways = "start_app.py models lock; start_app.py models pull" if context.lockfile else "start_app.py models pull"
+    again = "start_app.py --force-refresh pulls and restarts in one step"
+    return f"{ways}; {'start_app.py restarts the app' if context.settings.locked else again}"
+
+
+def _of_copy(subject: Subject) -> str:
+    """Return the command for a stale copy in a further cache, which a pull does not touch."""
+    if subject.problem or not subject.local:
+        return f"start_app.py cache verify {quoted(subject.repo)} --repair completes {subject.name}"
+    return f"start_app.py cache remove {quoted(f'{subject.repo}@{subject.local}')} removes {subject.name}"
+
+
+def _of_folder(context: Context, subject: Subject) -> str:
+    """Return the commands for a stale folder of the app's, which a pull knows only by the lock."""
+    folder = context.arguments.local_dir
+    repo = quoted(subject.repo) if folder else "REPO"
+    return f"start_app.py models lock {repo} --local-dir {quoted(folder or subject.name)}; start_app.py models pull"
 
 
 def _asked(context: Context) -> Iterator[str]:

@@ -43,14 +43,14 @@ def disk(context: Context) -> Iterator[Finding]:
         if device in shown:
             continue
         shown.add(device)
-        space = os.statvfs(place)
-        free = space.f_bavail * space.f_frsize
+        space, free = os.statvfs(place), files.free_bytes(place)
         hint = "start_app.py cache prune" if path in roots else f"df -h {quoted(place)}"
-        yield fact("disk", f"{text.size(free)} free for {place}")
-        if space.f_blocks and free < _FULL_BYTES:
-            yield problem("disk", f"only {text.size(free)} free for {place}", hint, ExitStatus.IO)
-        elif space.f_blocks and free < _LOW_BYTES:
-            yield odd("disk", f"only {text.size(free)} free for {place}", hint)
+        if free is not None:
+            yield fact("disk", f"{text.size(free)} free for {place}")
+            if free < _FULL_BYTES:
+                yield problem("disk", f"only {text.size(free)} free for {place}", hint, ExitStatus.IO)
+            elif free < _LOW_BYTES:
+                yield odd("disk", f"only {text.size(free)} free for {place}", hint)
         if space.f_files and space.f_favail < _FEW_FILES:
             told = f"only {text.count(space.f_favail, 'more file')} can be created in {place}"
             yield problem("disk", told, f"df -i {quoted(place)}", ExitStatus.IO)
@@ -127,12 +127,13 @@ def _gpu(line: str) -> Iterator[Finding]:
     if len(fields) < 4:
         return
     name, total, used, driver = fields[-4:]
-    if not (total.isdecimal() and used.isdecimal()):
+    most, taken = text.whole_number(total), text.whole_number(used)
+    if most is None or taken is None:
         yield fact("gpu", f"{name}, driver {driver}")
         return
-    yield fact("gpu", f"{name}, driver {driver}: {text.size(int(used) << 20)} of {text.size(int(total) << 20)} in use")
-    if int(used) > _BUSY * int(total) > 0:
-        told = f"{name}: {text.size(int(used) << 20)} of {text.size(int(total) << 20)} are in use"
+    yield fact("gpu", f"{name}, driver {driver}: {text.size(taken << 20)} of {text.size(most << 20)} in use")
+    if taken > _BUSY * most > 0:
+        told = f"{name}: {text.size(taken << 20)} of {text.size(most << 20)} are in use"
         yield odd("gpu", told, "nvidia-smi; start_app.py status")
 
 

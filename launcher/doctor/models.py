@@ -17,7 +17,7 @@ from ..models.endpoints import Endpoint
 from ..models.hub import Question
 from ..models.lockfile import Lock
 from ..models.subjects import Subject
-from ..operations import flat_check, removal
+from ..operations import flat_check, needed
 from ..ui import text
 from .finding import SECONDS, Finding, fact, odd, problem, refused
 
@@ -44,7 +44,7 @@ def cache(context: Context) -> Iterator[Finding]:
             yield fact("cache", f"{root.path} does not exist ({root.origin})")
             continue
         os.listdir(root.real)
-        shown = listing.listing(root, (), removal.places(context), options)
+        shown = listing.listing(root, (), needed.places(context), options)
         yield fact(
             "cache", f"{root.path} ({root.origin}): {text.count(len(shown.repos), 'repo')}, {text.size(shown.size)}"
         )
@@ -126,7 +126,8 @@ def hubs(context: Context) -> Iterator[Finding]:
 def _subjects(context: Context) -> tuple[Subject, ...]:
     lock = _lock(context)
     if lock is None:
-        return (*subjects.of_cache(context.roots), *flat_check.of_notes(context, Lock()))
+        copies = subjects.of_other_copies(context.roots)
+        return (*subjects.of_cache(context.roots), *copies, *flat_check.of_notes(context, Lock()))
     memories = verified.load(context.settings.app_dir)
     return subjects.of_lock(lock, context.roots, context.settings.app_dir, memories)[0]
 

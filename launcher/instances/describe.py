@@ -82,12 +82,16 @@ def left_alone(survey: Survey) -> tuple[str, ...]:
     # An instance on the port is reported as a refusal.
     others = [i for i in survey.others if i.verdict.standing == "other"]
     lines += [f"left: {describe(i.process)}: this app's instance of another user" for i in others]
-    below = [(process, f"below pid {i.pid}: {reason}") for i in survey.stale for process, reason in i.left]
+    below = [(process, _of_family(process, i, reason)) for i in survey.stale for process, reason in i.left]
     lines += [f"left: {describe(process)}: {reason}" for process, reason in (*below, *survey.spared)]
     lines += [
         f"left: pid {pid}: it runs this app's script, but psutil cannot read processes here" for pid in survey.unread
     ]
     return tuple(lines)
+
+
+def _of_family(process: Process, instance: Instance, reason: str) -> str:
+    return f"below pid {instance.pid}: {reason}" if process.ppid in instance.tree else reason
 
 
 def verdicts(survey: Survey) -> tuple[str, ...]:

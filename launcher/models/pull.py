@@ -16,7 +16,7 @@ from ..cache.dirs import reason
 from ..cache.memory import Memory
 from ..cache.roots import Root
 from ..errors import ExitStatus, LauncherError, quoted
-from ..system.files import existing_folder
+from ..system.files import existing_folder, free_bytes
 from ..ui.console import Progress
 from ..ui.text import size
 from . import download as fetching
@@ -209,9 +209,8 @@ def _refuse_full(survey: Survey) -> None:
         device = os.stat(place).st_dev
         wanted[device] = (wanted.get(device, (0, ""))[0] + task.size, place)
     for count, place in wanted.values():
-        space = os.statvfs(place)
-        free = space.f_bavail * space.f_frsize
-        if count and count + _SPARE_BYTES > free:
+        free = free_bytes(place)
+        if count and free is not None and count + _SPARE_BYTES > free:
             raise LauncherError(
                 f"{size(count)} are to be pulled, and {place} has room for {size(free)}",
                 "start_app.py cache prune; start_app.py cache list",

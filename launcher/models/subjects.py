@@ -73,6 +73,24 @@ def of_cache(roots: Sequence[Root]) -> tuple[Subject, ...]:
     return tuple(subject for repo in sorted(by_repo) for subject in by_repo[repo])
 
 
+def of_other_copies(roots: Sequence[Root]) -> tuple[Subject, ...]:
+    """Return the copies of cached repos in a further cache that differ from the first one: an app may load those.
+
+    An app whose code names its own cache does not load from the one in its environment.
+    """
+    seen: dict[str, set[tuple[str, str | None]]] = {}
+    copies: list[Subject] = []
+    for root in roots:
+        present = of_cache((root,))
+        for subject in present:
+            known = seen.get(subject.repo)
+            if known is not None and (subject.problem or (subject.revision, subject.local) not in known):
+                copies.append(subject._replace(name=f"{subject.repo} in {root.path}"))
+        for subject in present:
+            seen.setdefault(subject.repo, set()).add((subject.revision, subject.local))
+    return tuple(copies)
+
+
 def of_repo(repo: str, place: Place, wanted: str | None = None) -> tuple[Subject, ...]:
     """Return a cached repo to check, by the `wanted` revision, or by all of its refs."""
     assert place.root

@@ -131,9 +131,8 @@ def _is_there(path: str, file: LockedFile) -> bool:
 
 
 def _refuse_full(target: str, amount: int) -> None:
-    space = os.statvfs(target)
-    free = space.f_bavail * space.f_frsize
-    if amount + _SPARE_BYTES > free:
+    free = files.free_bytes(target)
+    if free is not None and amount + _SPARE_BYTES > free:
         raise LauncherError(
             f"{size(amount)} are to be exported, and {target} has room for {size(free)}",
             f"df -h {quoted(target)}",

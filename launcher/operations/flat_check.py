@@ -52,6 +52,8 @@ def of_files(context: Context, lock: Lock, memories: Memories) -> Iterator[Verdi
         elif path in held.unread:
             known = memories.local.hash_of(os.stat(name), file.hash)
             problem = "" if known == file.hash else "its content is not what is pinned"
+        if not problem and placement.is_lfs_pointer(name):
+            problem = "it is a Git LFS pointer, not the file"
         repo, _, commit = file.origin.partition("/")[0].partition("@") if file.origin else ("", "", "")
         subject = Subject(path, repo or path, file.hash[: check.DIGITS], None, problem, commit or None)
         word: check.Word = "incomplete locally" if problem else "as pinned"

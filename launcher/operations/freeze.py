@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -9,11 +10,11 @@ from ..cache import entries
 from ..cache.completeness import Files
 from ..cache.names import name as name_of_folder
 from ..context import Context
-from ..errors import ExitStatus, LauncherError
+from ..errors import ExitStatus, LauncherError, quoted
 from ..models import freeze, hub, placement, repo_id, subjects, verified
 from ..models.freeze import Commit, Own
 from ..models.hub import Question
-from ..models.lockfile import Lock, LockedModel
+from ..models.lockfile import Lock, LockedFile, LockedModel
 from ..models.weights import Library, repos_of_commits
 from ..ui.console import Progress
 from . import weights
@@ -45,10 +46,29 @@ def frozen(context: Context, instance: Instance) -> Lock:
             "start_app.py models list; start_app.py models lock REPO pins what a hub has",
             ExitStatus.USAGE,
         )
+    _refuse_unfinished(context, files)
     told = freeze.told(files)
     if told:
         console.warn(told)
     return Lock((*cached, *models), files, frozen=True)
+
+
+def _refuse_unfinished(context: Context, files: Mapping[str, LockedFile]) -> None:
+    """Refuse to pin what is not a model: a Git LFS pointer, or a file that another program has not finished.
+
+    Raises LauncherError (65).
+    """
+    for path in sorted(path for path, file in files.items() if not file.origin):
+        whole = os.path.join(context.settings.app_dir, path)
+        mark = placement.unfinished_mark(whole)
+        if mark or placement.is_lfs_pointer(whole):
+            what = f"not complete, because {path}{mark} is there" if mark else "a Git LFS pointer, not the file"
+            raise LauncherError(
+                f"{path} is {what}; nothing was pinned",
+                f"start_app.py models lock REPO --local-dir {quoted(os.path.dirname(path))}; start_app.py models pull; "
+                "APP_UNPINNED in .env exempts files by globs",
+                ExitStatus.DAMAGED,
+            )
 
 
 def _cached(context: Context, known: Library, progress: Progress | None) -> Sequence[LockedModel]:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from ..cache.digests import Wanted
 from ..context import Context
-from ..errors import REPEAT, ExitStatus, LauncherError
+from ..errors import REPEAT, ExitStatus, LauncherError, quoted
 from ..models import placement, verified, versions, weights
 from ..models.lockfile import Lock
 from ..models.placement import Memories, Placed
@@ -82,19 +82,23 @@ def refuse_unpinned(context: Context, lock: Lock) -> None:
     Raises LauncherError (65).
     """
     known = inventory.library(context, context.environment)
-    files = (one for one in (*weights.flat(known), *_inside(known)) if one.origin.pinned is None)
-    names = sorted({weights.name_of(one.path, context.settings.app_dir) for one in files})
-    names = [name for name in names if not weights.is_exempt(name, context.settings.unpinned)]
+    files = {_name(context, one.path): one for one in (*weights.flat(known), *_inside(known))}
+    unpinned = context.settings.unpinned
+    names = sorted(n for n, one in files.items() if one.origin.pinned is None and not weights.is_exempt(n, unpinned))
     if not names:
         return
     told = f"not pinned by models.lock: {text.some(names, _NAMED_AT_MOST)}"
     if not lock.frozen:
         context.console.warn(f"{told}; the app can load it")
         return
+    cached = sorted({f"{one.origin.repo}@{one.origin.commit}" for n in names if not (one := files[n]).flat})
+    hint = "start_app.py models lock --freeze pins it"
+    if cached:
+        # A lock has one commit of each ref, so it cannot pin an older one that is still in the cache.
+        shown = " ".join(map(quoted, cached[:_NAMED_AT_MOST]))
+        hint = f"{hint} if it is the commit of a ref; start_app.py cache remove {shown} removes it"
     raise LauncherError(
-        f"{told}; nothing was stopped",
-        "start_app.py models lock --freeze pins it; APP_UNPINNED in .env exempts files by globs",
-        ExitStatus.DAMAGED,
+        f"{told}; nothing was stopped", f"{hint}; APP_UNPINNED in .env exempts files by globs", ExitStatus.DAMAGED
     )
 
 

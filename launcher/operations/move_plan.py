@@ -21,9 +21,9 @@ from ..config.settings import HUB_CACHE_NAMES
 from ..context import Context
 from ..errors import ExitStatus, LauncherError, quoted
 from ..system import renames
-from ..system.files import existing_folder
+from ..system.files import existing_folder, free_bytes
 from ..ui import text
-from . import removal
+from . import needed
 from .instance import observe
 
 _USAGE = ExitStatus.USAGE
@@ -45,7 +45,7 @@ class Move(NamedTuple):
     measured: Measured
     edit: Edit
     link: bool
-    free: int
+    free: int | None
     begun: bool
 
 
@@ -81,7 +81,7 @@ def prepare(context: Context, target: str) -> Move:
         raise LauncherError(
             f"cannot read {error.filename}: {reason(error)}", f"ls -ld {quoted(error.filename)}", ExitStatus.IO
         ) from error
-    for link, _ in links.entering(root.real, removal.places(context)):
+    for link, _ in links.entering(root.real, needed.places(context)):
         if not os.access(os.path.dirname(link), os.W_OK):
             raise LauncherError(
                 f"{link} points to the cache, and may not be changed",
@@ -89,9 +89,8 @@ def prepare(context: Context, target: str) -> Move:
                 ExitStatus.DENIED,
             )
     place = existing_folder(target)
-    space = os.statvfs(place)
     same = os.stat(place).st_dev == os.stat(root.real).st_dev
-    move = Move(root, target, names, measured, edit, same, space.f_bavail * space.f_frsize, begun is not None)
+    move = Move(root, target, names, measured, edit, same, free_bytes(place), begun is not None)
     refuse_full(move)
     return move
 
@@ -238,7 +237,7 @@ def refuse_full(move: Move) -> None:
         return
     there = copying.measure(move.target, _copied_already(move)).size if move.begun else 0
     wanted = max(0, move.measured.size - there)
-    if wanted + _SPARE_BYTES > move.free:
+    if move.free is not None and wanted + _SPARE_BYTES > move.free:
         place = existing_folder(move.target)
         raise LauncherError(
             f"{text.size(wanted)} are to be copied, and {place} has room for {text.size(move.free)}",

@@ -32,7 +32,6 @@ def program(settings: Settings, machine: Machine) -> Unit:
         "",
         f"[program:{name}]",
         f"command={command((*machine.launcher, *own))}",
-        f"directory={_line(str(settings.app_dir))}",
         f"user={machine.user}",
         "; Gradio closes its page on SIGINT. What the app has started is stopped with it.",
         "stopsignal=INT",

@@ -193,6 +193,15 @@ def above_streams(descriptor: int) -> int:
     return above
 
 
+def free_bytes(path: Path) -> int | None:
+    """Return how many bytes this user can still write below a path, None if its file system does not tell.
+
+    Some FUSE and network file systems report no blocks at all: statvfs(3). Raises OSError.
+    """
+    space = os.statvfs(path)
+    return space.f_bavail * space.f_frsize if space.f_blocks else None
+
+
 def existing_folder(path: str) -> str:
     """Return the nearest existing folder at or above an absolute path."""
     while not os.path.isdir(path):

@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import errno
 import os
+import re
+import time
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 
 # The remaining errors of a rename that is otherwise possible: the target is a folder, and not empty.
 _ONLY_IN_THE_WAY = (errno.EISDIR, errno.ENOTEMPTY, errno.EEXIST)
 PREFIX = ".start_app-probe-"
+_NAME = rf"{re.escape(PREFIX)}[0-9a-f]{{8}}"
+_OLD_SECONDS = 3600
 
 
 class Probe:
@@ -61,6 +65,7 @@ def probe(folder: str, mounts: Collection[str] = (), *, dir_fd: int | None = Non
 
     Raises OSError if nothing can be created in `folder`.
     """
+    _sweep(folder, dir_fd)
     name = f"{PREFIX}{os.urandom(4).hex()}"
     own = os.path.join(folder, name)
     os.mkdir(own, 0o700, dir_fd=dir_fd)
@@ -70,6 +75,19 @@ def probe(folder: str, mounts: Collection[str] = (), *, dir_fd: int | None = Non
             os.mkdir(path, 0o700, dir_fd=dir_fd)
         yield Probe(folder, name, mounts, dir_fd)
     finally:
-        for path in (f"{own}/full/inside", f"{own}/full", own):
-            with suppress(OSError):
-                os.rmdir(path, dir_fd=dir_fd)
+        _remove(own, dir_fd)
+
+
+def _sweep(folder: str, dir_fd: int | None) -> None:
+    """Remove the probes of killed launchers: a probe lasts for milliseconds."""
+    with suppress(OSError):
+        for name in os.listdir(folder if dir_fd is None else dir_fd):
+            own = os.path.join(folder, name)
+            if re.fullmatch(_NAME, name) and os.stat(own, dir_fd=dir_fd).st_mtime < time.time() - _OLD_SECONDS:
+                _remove(own, dir_fd)
+
+
+def _remove(own: str, dir_fd: int | None) -> None:
+    for path in (f"{own}/new", f"{own}/full/inside", f"{own}/full", own):
+        with suppress(OSError):  # a folder with something in it stays
+            os.rmdir(path, dir_fd=dir_fd)

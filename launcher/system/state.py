@@ -66,14 +66,9 @@ def _folders(app_dir: Path, uid: int, shared: Sequence[str]) -> tuple[Path, ...]
 def read(app_dir: Path, name: str) -> bytes:
     """Return the last content written under this name; empty if no trusted file has it."""
     written: list[tuple[float, bytes]] = []
-    for folder in folders(app_dir):
-        if not is_trusted(folder, app_dir):
-            continue
-        try:
-            with open(files.open_regular(folder / name), "rb") as file:
-                written.append((os.fstat(file.fileno()).st_mtime, file.read()))
-        except OSError:
-            continue
+    for folder in _present(app_dir):
+        with suppress(OSError), open(files.open_regular(name, dir_fd=folder), "rb") as file:
+            written.append((os.fstat(file.fileno()).st_mtime, file.read()))
     return max(written, key=lambda pair: pair[0])[1] if written else b""
 
 

@@ -107,6 +107,19 @@ def test_what_a_killed_launcher_has_left_is_removed_and_a_users_own_file_is_not(
     living.discard()
 
 
+def test_the_probe_of_a_killed_launcher_is_removed_and_a_young_or_full_one_is_not(tmp_path: Path) -> None:
+    old, full, young = (tmp_path / f"{renames.PREFIX}0123abc{number}" for number in range(3))
+    for path in (old, full, young):
+        (path / "full" / "inside").mkdir(parents=True)
+    (full / "file").write_text("precious")
+    for path in (old, full):
+        os.utime(path, (0, 0))
+    with renames.probe(str(tmp_path)):
+        pass
+    assert sorted(tmp_path.iterdir()) == sorted((full, young))
+    assert (full / "file").read_text() == "precious"
+
+
 def test_a_rename_is_tried_without_one(tmp_path: Path) -> None:
     (tmp_path / "into").mkdir()
     (tmp_path / "folder").mkdir()

@@ -61,8 +61,10 @@ def actions(app: AppFolder) -> list[str]:
 
 def test_an_upgrade_that_fails_in_the_background_is_rolled_back(app: AppFolder, processes: Processes) -> None:
     assert background(app, processes, "--", "--api-key", SECRET).status == 0
-    done = background(app, processes, "--", "--api-key", SECRET, "--exit", "3")
+    done = background(app, processes, "--json", "--", "--api-key", SECRET, "--exit", "3")
     assert done.status == 75, done.err
+    assert (done.json["rolled_back"], done.json["exit_status"]) == (True, 75)
+    assert "start_app.py " in done.json["hint"]
     assert "the app has ended with exit status 3 before its page answered" in done.err
     assert "the last good set serves again" in done.err
     assert serving(app)[-2:] == ["--api-key", SECRET]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -286,6 +287,22 @@ def test_a_commit_that_was_forced_away_upstream_is_behind_with_the_date_that_is_
     done = world.check("--json")
     assert (done.status, verdict(done)) == (STALE, "local behind")
     assert detail(done) == f"{new[:7]}, {forced[:7]} of {NEW_DATE} upstream"
+
+
+def test_an_older_copy_in_another_cache_of_the_app_is_behind_and_the_hint_helps(world: World) -> None:
+    """An app whose code names its own cache loads that one."""
+    old, new = world.publish()
+    world.put(new)
+    other = world.app.path / "checkpoints" / "hf_cache"
+    put(world.hub, other, old)
+    done = world.check("--json")
+    name = f"{V23} in {other}"
+    assert (done.status, verdicts(done)) == (STALE, {V23: "up to date", name: "local behind"})
+    told = world.check(V23)
+    assert f"cache remove {V23}@{old} removes {name}" in told.err and "models pull" not in told.err
+    put(world.hub, other, new)
+    shutil.rmtree(other / "models--koge--index-tts-v23" / "snapshots" / old)
+    assert verdicts(world.check("--json")) == {V23: "up to date"}
 
 
 def test_without_a_lock_each_cached_repo_is_checked_by_each_of_its_refs_else_by_its_commit(world: World) -> None:

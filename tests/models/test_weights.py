@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -13,6 +14,7 @@ import pytest
 from launcher.models import lockfile
 from launcher.system import page_cache
 from tests.support.apps import WEBUI, AppFolder, Done, Processes, Running, eventually, get, launcher
+from tests.support.caches import A, B, make_repo
 from tests.support.hub_cache import Library
 from tests.support.pulled import FOLDER, MODEL, NEW, OTHER, Pulled, pulled_app
 from tests.support.removal import everything
@@ -107,6 +109,39 @@ def test_weights_that_nothing_pins_are_refused_where_the_lock_is_frozen_else_nam
     lockfile.write(flat.path, lockfile.Lock(lock, lock.files))
     done = run(flat, "--locked", "--", "--exit", "0")
     assert (done.status, "weights/lora.safetensors; the app can load it" in done.err) == (0, True)
+
+
+@pytest.mark.slow
+def test_what_is_no_complete_file_is_not_frozen_and_a_pinned_pointer_is_incomplete(flat: AppFolder) -> None:
+    """A lock of a Git LFS pointer made `models check` say that everything is as pinned."""
+    mark = flat.path / f"{GPT}.aria2"
+    mark.write_bytes(b"x")
+    told = run(flat, "models", "check")
+    assert told.status == 80 and "models lock REPO --local-dir checkpoints" in told.err
+    refused = run(flat, "models", "lock", "--freeze")
+    assert (refused.status, f"{GPT} is not complete" in refused.err) == (65, True), refused.err
+    mark.unlink()
+    pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:%064d\nsize 9\n" % 0
+    (flat.path / GPT).write_bytes(pointer)
+    refused = run(flat, "models", "lock", "--freeze")
+    assert (refused.status, f"{GPT} is a Git LFS pointer" in refused.err) == (65, True), refused.err
+    assert lockfile.read(flat.path) is None
+    pinned = lockfile.LockedFile(len(pointer), hashlib.sha256(pointer).hexdigest())
+    lockfile.write(flat.path, lockfile.Lock((), {GPT: pinned}))
+    told = run(flat, "models", "check")
+    assert told.status == 80 and "it is a Git LFS pointer" in told.out
+
+
+@pytest.mark.slow
+def test_the_hint_for_an_old_commit_in_a_cache_of_a_model_folder_helps(flat: AppFolder) -> None:
+    """No ref leads to it, so `models lock --freeze` does not pin it; that alone was the hint."""
+    cache = flat.path / "checkpoints" / "hf_cache"
+    make_repo(cache, "models--koge--old", {A: {"new.pth": b"new"}, B: {"old.pth": b"old"}})
+    run(flat, "models", "lock", "--freeze")
+    done = run(flat, "--locked", "--", "--exit", "0")
+    assert (done.status, f"cache remove koge/old@{B} removes it" in done.err) == (65, True), done.err
+    assert run(flat, "cache", "remove", f"koge/old@{B}").status == 0
+    assert run(flat, "--locked", "--", "--exit", "0").status == 0
 
 
 @pytest.mark.slow

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from configparser import RawConfigParser
 from contextlib import suppress
 from pathlib import Path
 
@@ -363,6 +365,17 @@ def test_systemd_analyze_has_nothing_to_say_of_any_unit(flags: tuple[str, ...], 
     assert (done.status, done.err) == (0, "")
     name = done.json["name"].replace("@.", "@7860.")
     assert verified(tmp_path, name, done.json["unit"], *(("--user",) if "--user" in flags else ())) == ""
+
+
+def test_a_section_of_supervisord_has_nothing_that_it_would_take_for_a_comment(tmp_path: Path) -> None:
+    app = make_app(tmp_path / "my ;1 #2 app")
+    text = launcher("unit", "--supervisord", "--app-dir", app.path, "--", "# ;").out
+    whole, cut = (RawConfigParser(inline_comment_prefixes=prefixes) for prefixes in (None, (";", "#")))
+    for parser in (whole, cut):  # the second is supervisord's
+        parser.read_string(text)
+    (section,) = cut.sections()
+    assert dict(cut.items(section)) == dict(whole.items(section))
+    assert shlex.split(cut.get(section, "command"))[3] == str(app.path)
 
 
 def test_the_unit_has_what_flags_and_this_shell_say_and_leaves_the_rest_to_the_env_file(app: AppFolder) -> None:

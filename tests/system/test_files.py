@@ -153,3 +153,8 @@ def test_a_lock_is_waited_for_as_long_as_was_said(tmp_path: Path) -> None:
         assert files.lock_within(file.fileno(), 30)
         assert eventually(lambda: files.try_lock(file.fileno()))
     holder.communicate()
+
+
+def test_the_room_below_a_path_is_known_only_where_its_file_system_tells(tmp_path: Path) -> None:
+    assert (files.free_bytes(tmp_path) or 0) > 0
+    assert files.free_bytes("/proc") is None  # like a tmpfs without a limit, it has no blocks
