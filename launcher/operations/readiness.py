@@ -20,6 +20,7 @@ from ..instances.pidfd import Handle, wait_for_any
 from ..instances.process import Process, look
 from ..instances.proof import start_of
 from ..instances.survey import Instance
+from ..ui.text import whole_number
 from . import held
 from . import instance as running
 from .astray import Astray, other_port_hint
@@ -72,8 +73,7 @@ def main_pid(flag: int | None, environ: Mapping[str, str]) -> int | None:
 
     systemd sets MAINPID for the unit's other commands (systemd.exec(5)), and only for these.
     """
-    told = environ.get("MAINPID", "")
-    return flag if flag is not None else int(told) if told.isdecimal() and int(told) > 0 else None
+    return flag if flag is not None else whole_number(environ.get("MAINPID", "")) or None
 
 
 def wait_for(pid: int, context: Context, timeout: float) -> Ready:
