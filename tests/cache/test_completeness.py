@@ -233,6 +233,16 @@ def test_without_a_list_a_download_that_broke_off_fails_the_verification(ending:
     assert tree_of(repo) == before
 
 
+def test_without_a_list_a_shard_that_others_count_is_missing(app: AppFolder) -> None:
+    """Each shard's name says how many there are; a prune removes partial downloads, which say it otherwise."""
+    shards = [f"model-{number:05}-of-00003.safetensors" for number in (1, 2, 3)]
+    repo = make_repo(app.path / "cache_hub", "models--a--b", {A: {shards[0]: b"1", shards[2]: b"3"}})
+    done = verify(app)
+    assert (done.status, f"1 file missing: {shards[1]}" in done.out) == (65, True)
+    add_file(repo, A, shards[1], b"2")
+    assert verify(app).status == 0
+
+
 def test_a_commit_that_nothing_loads_is_not_blamed_for_a_download_of_another(app: AppFolder) -> None:
     repo = make_repo(app.path / "cache_hub", "models--a--b", {A: {"config.json": b"{}"}, B: {"config.json": b"[]"}})
     (repo / "blobs" / f"{'c' * 64}.incomplete").touch()
