@@ -14,13 +14,14 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from . import cache, launch, models
+from . import cache, launch, models, questions
 from .measure import FULL, HEADINGS, NUMBERS, QUICK, BenchmarkError, Result, Say, Scale, machine
 
 SUITES: Mapping[str, Callable[[Scale, Say], Iterator[Result]]] = {
     "launch": launch.results,
     "cache": cache.results,
     "models": models.results,
+    "questions": questions.results,
 }
 
 

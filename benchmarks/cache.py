@@ -66,7 +66,7 @@ def results(scale: Scale, say: Say) -> Iterator[Result]:
         with temporary_app(PRINTS_AND_ENDS) as app:
             say(f"list and remove: {scale.slow_repetitions} repetitions, {many.repos} repos")
             many.make(_root(app))
-            yield listing(scale, many, app, peer)
+            yield from listing(scale, many, app, peer)
             yield from remove(scale, many, app, peer)
         with temporary_app(PRINTS_AND_ENDS) as app:
             size = big_size(app.folder, BIG_FILES, scale.big_bytes)
@@ -120,17 +120,18 @@ def clear(scale: Scale, many: Shape, app: App, spare: Path) -> Iterator[Result]:
     yield Claim(what, "start_app.py --clear-cache", "rm -rf, no launch", "ratio", None).judge(ours, rm)
 
 
-def listing(scale: Scale, many: Shape, app: App, peer: Peer) -> Result:
+def listing(scale: Scale, many: Shape, app: App, peer: Peer) -> Iterator[Result]:
     """Measure listing a cache of many repos, whole processes."""
     root = _root(app)
-    claim = Claim(f"list {many.repos} repos", "start_app.py cache list", "hf cache ls", "ratio", 0.2)
-    return claim.judge(
-        *in_turn(
-            scale.slow_repetitions,
-            lambda: to_end(app.start_app("cache", "list"), app.folder, f"{many.repos} repos, "),
-            lambda: to_end(peer.cache("ls", root), app.folder, name(many.repos - 1), variables=peer.variables),
-        )
+    what, command = f"list {many.repos} repos", "start_app.py cache list"
+    ours, hf, find = in_turn(
+        scale.slow_repetitions,
+        lambda: to_end(app.start_app("cache", "list"), app.folder, f"{many.repos} repos, "),
+        lambda: to_end(peer.cache("ls", root), app.folder, name(many.repos - 1), variables=peer.variables),
+        lambda: to_end(("find", root, "-printf", "%s %l\n"), app.folder),
     )
+    yield Claim(what, command, "hf cache ls", "ratio", 0.2).judge(ours, hf)
+    yield Claim(what, command, "limit: find -printf '%s %l'", "ratio", None).judge(ours, find)
 
 
 def remove(scale: Scale, many: Shape, app: App, peer: Peer) -> Iterator[Result]:

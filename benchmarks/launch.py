@@ -128,7 +128,7 @@ class App:
 def results(scale: Scale, say: Say) -> Iterator[Result]:
     """Measure the claims about launching, one after the other."""
     say(f"launch: {scale.repetitions} repetitions")
-    yield launch(scale)
+    yield from launch(scale)
     yield imports()
     for seconds in (0.0, EXIT_SECONDS):
         say(f"restart: {scale.slow_repetitions} repetitions, an app that takes {seconds:g} s to exit")
@@ -137,21 +137,24 @@ def results(scale: Scale, say: Say) -> Iterator[Result]:
     yield from finding(scale)
 
 
-def launch(scale: Scale) -> Result:
+def launch(scale: Scale) -> Iterator[Result]:
     """Measure a launch with nothing to stop, up to its exec, against a Python that imports the same and execs the app.
 
     The app's own start, and what it takes to spawn a process, is taken off both.
     """
-    claim = Claim("launch, nothing to stop", "start_app.py, up to its exec", f'python -c "{IMPORTS}"', "ratio", 1.3)
+    name, what = "launch, nothing to stop", "start_app.py, up to its exec"
     with temporary_app(PRINTS_AND_ENDS) as app:
-        ours, alone, imported = in_turn(
+        ours, alone, imported, nothing = in_turn(
             scale.repetitions,
             lambda: to_first_line(app.start_app(), app.folder),
             lambda: to_first_line(app.start, app.folder),
             lambda: to_first_line((sys.executable, "-c", f"{IMPORTS}, os, sys; {EXECS}", *app.start), app.folder),
+            lambda: to_first_line((sys.executable, "-c", f"import os, sys; {EXECS}", *app.start), app.folder),
         )
     own = statistics.median(alone)
-    return claim.judge(*(tuple(seconds - own for seconds in samples) for samples in (ours, imported)))
+    ours, imported, nothing = (tuple(seconds - own for seconds in samples) for samples in (ours, imported, nothing))
+    yield Claim(name, what, f'python -c "{IMPORTS}"', "ratio", 1.3).judge(ours, imported)
+    yield Claim(name, what, "limit: python -c pass", "ratio", None).judge(ours, nothing)
 
 
 def imports() -> Result:

@@ -88,7 +88,7 @@ def results(scale: Scale, say: Say) -> Iterator[Result]:
         models = make(app.folder)
         to_end(app.start_app("models", "pull"), app.folder)
         say(f"models check: {repetitions} repetitions, {MODELS} models, two hubs")
-        yield check(scale, app, models)
+        yield from check(scale, app, models)
         say(f"models pull and --locked: {repetitions} repetitions, {MODELS} models, {MODELS * FILES} files")
         yield pull(scale, app)
         yield locked(scale, app, plain)
@@ -100,10 +100,9 @@ def results(scale: Scale, say: Say) -> Iterator[Result]:
     yield downtime(scale)
 
 
-def check(scale: Scale, app: App, models: Mapping[str, LockedModel]) -> Result:
+def check(scale: Scale, app: App, models: Mapping[str, LockedModel]) -> Iterator[Result]:
     """Measure the comparison of every model with two hubs that let every answer wait."""
     what = f"check {len(models)} models, two hubs, {LATENCY * 1000:.0f} ms an answer"
-    claim = Claim(what, "start_app.py models check", "model_info() in a loop", "value", 0.9)
     with _hubs(app.folder, models) as (mirror, official):
         hubs = {"HF_ENDPOINT": mirror, "HF_OFFICIAL_ENDPOINT": official}
         command = app.start_app("models", "check")
@@ -113,7 +112,8 @@ def check(scale: Scale, app: App, models: Mapping[str, LockedModel]) -> Result:
         )
         loop = (sys.executable, "-c", LOOP, mirror, official, *models)
         beside = [to_end(loop, app.folder, "compared") for _ in range(max(1, scale.slow_repetitions // 3))]
-    return claim.judge(ours, beside)
+    yield Claim(what, "start_app.py models check", "model_info() in a loop", "value", 0.9).judge(ours, beside)
+    yield Claim(what, "start_app.py models check", "limit: one answer", "difference", None).judge(ours, (LATENCY,))
 
 
 def pull(scale: Scale, app: App) -> Result:

@@ -42,8 +42,26 @@ while not path.endswith(b"\0"):
     path += block
 path = os.fsdecode(path[:-1])
 said = ""
+def files(name):
+    where = None
+    full = ""
+    for part in [*name.split("."), "__main__"]:
+        full = full + "." + part if full else part
+        specs = (finder.find_spec(full, where) for finder in sys.meta_path if hasattr(finder, "find_spec"))
+        spec = next((one for one in specs if one), None)
+        if spec is None:
+            if where is None:
+                raise ImportError("No module named %r" % full)
+            return
+        if spec.has_location and spec.origin.endswith(".py"):
+            yield spec.origin
+        where = spec.submodule_search_locations
+        if where is None:
+            return
+        sys.modules[full] = type(sys)(full)  # a namespace package asks its parent, which is not imported
+        sys.modules[full].__path__ = where
 try:
-    if path:
+    for path in files(path[3:]) if path.startswith("-m ") else [path] if path else []:
         with open(path, "rb") as file:
             source = file.read()
         if source[2:4] != b"\r\n":
@@ -55,11 +73,14 @@ except (SyntaxError, ValueError) as error:
     except Exception:
         line = getattr(error, "lineno", None)
         said = "{}: {}{}".format(type(error).__name__, getattr(error, "msg", error), ", line %d" % line if line else "")
+        said = path + "\0" + said
+except ImportError as error:
+    said = "\0ImportError: %s" % error
 except PermissionError as error:
-    said = error.strerror
-except (OSError, RecursionError):
+    said = path + "\0" + error.strerror
+except Exception:
     pass
-os.write(1, b"\0rehearsed\0%d.%d %s\0" % (*sys.version_info[:2], said.encode("utf-8", "replace")))
+os.write(1, b"\0rehearsed\0%d.%d\0%s\0\0" % (*sys.version_info[:2], said.encode("utf-8", "replace")))
 os.read(0, 1)
 os._exit(0)
 """
@@ -69,10 +90,11 @@ _LOADER = re.compile(rb"/[\x21-\x7e]*/ld[\x21-\x7e]*(?=\0)")
 
 
 class Answer(NamedTuple):
-    """Hold a child's report: its Python's version, blank if that did not run, and why the script cannot be run."""
+    """Hold a child's report: its Python's version, blank if that did not run, and why which file cannot be run."""
 
     version: str
     reason: str
+    file: str = ""
 
 
 class Placeholder:
@@ -107,8 +129,10 @@ def rehearse(command: Command, origins: Mapping[str, str], seconds: float = SECO
     `origins` name the sources of environment variables. Returns None if no process can be started. Raises
     LauncherError: 78 if the kernel refuses the exec, or Python the script; 75 if Python does not answer in time.
     """
-    script = "" if command.script[0].startswith("-") else command.script[0]
+    script = _told(command)
     # A wrapper before the Python is tried too; a program in place of the Python would run the script.
+    if command.interpreter not in command.argv and (problem := _obstacle(command.program)):
+        raise LauncherError(f"cannot start {command.program}: {problem}", f"ls -l {quoted(command.program)}")
     at = command.argv.index(command.interpreter) if command.interpreter in command.argv else None
     before, words = (command.argv[:at], command.argv[at + 1 :]) if at is not None else ((), command.argv)
     program = command.program if before else command.interpreter
@@ -160,9 +184,9 @@ def _hear(process: subprocess.Popen[bytes], script: bytes, seconds: float) -> An
     for block in _blocks(process.stdout.fileno(), deadline):
         data += block
         _, mark, said = data.partition(_MARK)
-        if mark and said.endswith(b"\0"):
-            version, _, reason = said[:-1].decode(errors="replace").partition(" ")
-            return Answer(version, reason)
+        if mark and said.endswith(b"\0\0"):
+            version, file, reason = said.decode(errors="replace").split("\0")[:3]
+            return Answer(version, reason, file)
         data = data if mark else data[-_KEPT_BYTES:]
     try:
         status = process.wait(max(0.0, deadline - time.monotonic()))
@@ -186,7 +210,24 @@ def _blocks(descriptor: int, deadline: float) -> Iterator[bytes]:
             yield block
 
 
+def _told(command: Command) -> str:
+    """Return what the child is to compile: a path, or `-m` and a module; blank if an option may change its search."""
+    if not command.script[0].startswith("-"):
+        return command.script[0]
+    at = command.argv.index(command.interpreter) + 1 if command.interpreter in command.argv else 0
+    is_plain = at and command.argv[at : at + 2] == command.script and command.script[0] == "-m"
+    return f"-m {command.script[1]}" if is_plain else ""
+
+
 def _no_script(command: Command, script: str, problem: Answer) -> LauncherError:
+    if script.startswith("-m "):
+        shown = f"{problem.file}: {problem.reason}" if problem.file else problem.reason
+        return LauncherError(
+            f"Python {problem.version} cannot run {script}: {shown}",
+            text.command_line((command.interpreter, "-m", "py_compile", problem.file))
+            if problem.file
+            else f"cd {quoted(command.folder)}; {text.command_line((command.interpreter, *command.script))}",
+        )
     path = command.folder / script
     try:
         with open(path, "rb") as file:
@@ -211,25 +252,34 @@ def _no_script(command: Command, script: str, problem: Answer) -> LauncherError:
 def _refused(command: Command, origins: Mapping[str, str], error: OSError | ValueError) -> LauncherError:
     if isinstance(error, OSError) and error.errno == errno.E2BIG:
         return _too_big(command, origins)
+    program = command.program if command.interpreter in command.argv else command.interpreter
     reason = (error.strerror or str(error)).lower() if isinstance(error, OSError) else str(error)
-    if isinstance(error, FileNotFoundError) and os.path.exists(command.interpreter):
-        reason = _missing_loader(command.interpreter) if os.path.isdir(command.folder) else f"no {command.folder}"
-    return LauncherError(
-        f"cannot start {command.interpreter} in {command.folder}: {reason}", f"start_app.py --python PATH{REPEAT}"
-    )
+    if isinstance(error, FileNotFoundError) and os.path.exists(program):
+        missing = _obstacle(program) or "its loader is missing"
+        reason = missing if os.path.isdir(command.folder) else f"no {command.folder}"
+    own = "start_app.py --python PATH" if program == command.interpreter else f"ls -l {quoted(program)}"
+    return LauncherError(f"cannot start {program} in {command.folder}: {reason}", own)
 
 
-def _missing_loader(interpreter: str) -> str:
-    """Return why the kernel reports a missing file although it exists: its loader is missing, execve(2)."""
+def _obstacle(program: str) -> str:
+    """Return why the kernel cannot run a program that exists: execve(2); blank if nothing is known against it."""
     try:
-        with open(interpreter, "rb") as file:
+        with open(program, "rb") as file:
             head = file.read(_KEPT_BYTES)
     except OSError:
-        head = b""
+        return ""
     if head.startswith(b"#!"):
-        return f"there is no {head[2:].split(None, 1)[0].decode(errors='replace')}, which its first line names"
-    loader = _LOADER.search(head)
-    return f"its loader {loader[0].decode()} is missing" if loader else "its loader is missing"
+        words = head[2:].partition(b"\n")[0].split(None, 1)
+        named = os.fsdecode(words[0]) if words else ""
+        return (
+            ""
+            if not os.path.isabs(named) or os.path.exists(named)
+            else f"there is no {named}, which its first line names"
+        )
+    loader = _LOADER.search(head) if head.startswith(b"\x7fELF") else None
+    if loader:
+        return "" if os.path.exists(loader[0]) else f"its loader {loader[0].decode()} is missing"
+    return "" if b"\0" in head else "it is neither a program nor a script with a first line such as #!/bin/sh"
 
 
 def _too_big(command: Command, origins: Mapping[str, str]) -> LauncherError:

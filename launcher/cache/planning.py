@@ -8,17 +8,14 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from ..errors import ExitStatus, LauncherError
 from ..ui.console import Progress
 from ..ui.text import count, size
-from . import entries, layout, plan_files, remove, targets, trash
+from . import entries, layout, remove, targets, trash
 from . import plan as plans
-from . import prune as pruning
 from .deletion import Failure
 from .inventory import Inventory, read_identities, read_links, read_payloads, read_repos, read_strangers
 from .layout import Repo
 from .plan import Item, Plan, Skipped
-from .prune import PruneOptions
 from .roots import Root
 from .targets import Place
 from .usage import held_lock, in_use
@@ -26,7 +23,6 @@ from .usage import held_lock, in_use
 if TYPE_CHECKING:
     from .verify import Checked
 
-LIST = "start_app.py cache list"
 _NAMED_AT_MOST = 10
 _HOUR = 3600.0
 
@@ -70,9 +66,11 @@ def plan(request: Request, roots: Sequence[Root], *, again: bool = False) -> tup
     present = [Inventory(root, entries.contents(root.real)) for root in roots]
     if request.kind == "remove":
         places = [Place(listed.contents.entries, _reader(listed.root)) for listed in present]
-        chosen = targets.select(request.targets, places, LIST, lenient=again)
+        chosen = targets.select(request.targets, places, targets.LIST, lenient=again)
         if request.files:
             read = [_read(request, li, _folders(sel), _folders(sel)) for li, sel in zip(present, chosen, strict=True)]
+            from . import plan_files
+
             return plan_files.remove(read, chosen, request.files, lenient=again)
         return tuple(
             plans.remove(_read(request, listed, _folders(selected), _parts(selected)), selected)
@@ -81,7 +79,7 @@ def plan(request: Request, roots: Sequence[Root], *, again: bool = False) -> tup
     if request.kind == "clear":
         return tuple(plans.clear(_read(request, listed, listed.contents.entries)) for listed in present)
     if not again:
-        refuse_unknown(request.keep, roots)
+        targets.refuse_unknown(request.keep, roots)
     return tuple(_prune(request, _read_whole(request, listed)) for listed in present)
 
 
@@ -104,20 +102,6 @@ def plan_repair(damaged: Sequence[Checked], roots: Sequence[Root], *, force: boo
         repair = plans.repair(inventory, files)
         planned.append(repair._replace(skipped=(*repair.skipped, *unreadable)))
     return tuple(planned)
-
-
-def refuse_unknown(wanted: Sequence[str], roots: Sequence[Root]) -> None:
-    """Refuse a repo that is in none of the roots, and name the nearest ones."""
-    present = tuple(dict.fromkeys(folder for root in roots for folder in entries.contents(root.real).entries))
-    for target in wanted:
-        if not targets.matching((target,), present):
-            if "@" in target:
-                raise LauncherError(
-                    f"{target} is a revision, and a whole repo is meant here",
-                    "start_app.py cache list --revisions",
-                    ExitStatus.USAGE,
-                )
-            raise targets.unknown(target, present, LIST)
 
 
 def finish_left_over(roots: Sequence[Root]) -> None:
@@ -238,13 +222,15 @@ def _read(request: Request, listed: Inventory, folders: Sequence[str], parts: Co
 
 
 def _prune(request: Request, inventory: Inventory) -> Plan:
+    from . import prune
+
     kept = targets.matching(request.keep, inventory.contents.entries)
-    options = PruneOptions(
+    options = prune.PruneOptions(
         _now(), request.unused_seconds, request.max_size, kept, request.locked, request.only_locked, request.force
     )
     root = inventory.root
     locks = {folder: names for folder, repo in inventory.repos.items() if (names := tuple(_stale_locks(root, repo)))}
-    return pruning.prune(inventory, options, locks)
+    return prune.prune(inventory, options, locks)
 
 
 def _now() -> float:

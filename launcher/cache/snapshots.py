@@ -10,12 +10,14 @@ import errno
 import os
 import re
 from collections.abc import Iterator, Mapping
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from ..system.files import content_hash
-from .completeness import Files, tree
 from .dirs import open_to_read, opened
 from .names import PIN, UNFINISHED
+
+if TYPE_CHECKING:
+    from .completeness import Files
 
 NOT_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 # Names of partial blobs: of huggingface_hub, and of clients in other languages.
@@ -209,6 +211,8 @@ def walk_snapshot(base: str) -> Iterator[tuple[int, str, os.DirEntry[str]]]:
 
 def tree_of(repo: str, commit: str) -> Files:
     """Return huggingface_hub's list of the files of a commit of a repo; empty without one."""
+    from .completeness import tree  # few snapshots have plain files
+
     return tree(f"{repo}/trees/{commit}.json")
 
 

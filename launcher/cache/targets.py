@@ -9,9 +9,13 @@ from typing import NamedTuple
 
 from ..config.paths import HUB_ENTRY
 from ..errors import ExitStatus, LauncherError
+from . import entries
 from .layout import Repo
 from .names import name
+from .roots import Root
 
+LIST = "start_app.py cache list"
+"""The command that shows what there is."""
 _COMMIT_PREFIX = re.compile(r"[0-9a-f]{6,40}")
 _GLOB = re.compile(r"[*?\[]")
 _TYPES = {"model": "models", "dataset": "datasets", "space": "spaces", "kernel": "kernels"}
@@ -70,6 +74,20 @@ def select(
         tuple(Selection(folder, tuple(sorted(commits or ()))) for folder, commits in sorted(selected.items()))
         for selected in chosen
     )
+
+
+def refuse_unknown(wanted: Sequence[str], roots: Sequence[Root]) -> None:
+    """Refuse a repo that is in none of the roots, and name the nearest ones."""
+    present = tuple(dict.fromkeys(folder for root in roots for folder in entries.contents(root.real).entries))
+    for target in wanted:
+        if not matching((target,), present):
+            if "@" in target:
+                raise LauncherError(
+                    f"{target} is a revision, and a whole repo is meant here",
+                    "start_app.py cache list --revisions",
+                    ExitStatus.USAGE,
+                )
+            raise unknown(target, present, LIST)
 
 
 def _meaning(target: str, place: Place) -> Mapping[str, set[str] | None]:

@@ -15,7 +15,6 @@ from functools import partial
 from typing import NamedTuple
 
 from ..config.paths import HUB_ENTRY
-from ..system.detach import beside
 from ..system.files import NO_FLOCK, open_folder, open_place, open_regular, read_regular, try_lock
 from ..ui.console import Progress
 from ..ui.text import clean, size
@@ -189,6 +188,8 @@ def finish_later(roots: Sequence[str], *, quiet: bool, more: bool = False) -> No
     the app neither waits for it nor owns it. If it is killed, the next run deletes the rest. Raises OSError if it
     cannot be started.
     """
+    from ..system.detach import beside
+
     beside(partial(_finish_all, roots, quiet, more), stderr=True)
 
 

@@ -7,14 +7,14 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 
-from ..cache import listing, planning, roots
+from ..cache import listing, roots, targets
 from ..cache.dirs import walk
 from ..cache.prune import PruneOptions
 from ..cache.roots import Root
 from ..config.paths import MOVE
 from ..context import Answer, Context, Report
 from ..errors import ExitStatus, LauncherError, quoted
-from ..operations import removal
+from ..operations import needed
 from ..ui import text
 
 _RIGHT = frozenset((3,))  # sizes
@@ -24,9 +24,9 @@ def run(context: Context) -> Report:
     """List the repos, or the revisions, of each hub cache; with names, only those repos."""
     arguments = context.arguments
     options = PruneOptions(time.time(), locked=_locked(context))
-    places = removal.places(context)
+    places = needed.places(context)
     listings = [listing.listing(root, arguments.repos, places, options) for root in context.roots]
-    planning.refuse_unknown(arguments.repos, context.roots)
+    targets.refuse_unknown(arguments.repos, context.roots)
     status = ExitStatus.IO if any(shown.unreadable for shown in listings) else ExitStatus.DONE
     lines: list[str] = []
     for shown in () if context.console.as_json else listings:
@@ -79,6 +79,6 @@ def _xet(context: Context) -> tuple[str, int] | None:
 
 def _locked(context: Context) -> Mapping[str, frozenset[str]]:
     try:
-        return removal.locked(context)
+        return needed.locked(context)
     except LauncherError:
         return {}  # the list shows the disk even if the lock is invalid

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..errors import ExitStatus
+from ..ui.text import whole_number
 from . import entries, env_file, validation
 from . import form as forms
 from .form import Form
@@ -354,8 +355,8 @@ def _trusted(environ: Mapping[str, str]) -> frozenset[int]:
     git has the same rule (safe.directory in git-config(1)). SUDO_UID counts only for root: any user can set it.
     """
     uid = os.geteuid()
-    caller = environ.get("SUDO_UID", "")
-    return frozenset((0, uid, *((int(caller),) if uid == 0 and caller.isdecimal() else ())))
+    caller = whole_number(environ.get("SUDO_UID", "")) if uid == 0 else None
+    return frozenset((0, uid, *(() if caller is None else (caller,))))
 
 
 def _anchored(sources: Sources, setting: Setting, file_folder: Path, otherwise: Path) -> Path:

@@ -127,12 +127,13 @@ def _gpu(line: str) -> Iterator[Finding]:
     if len(fields) < 4:
         return
     name, total, used, driver = fields[-4:]
-    if not (total.isdecimal() and used.isdecimal()):
+    most, taken = text.whole_number(total), text.whole_number(used)
+    if most is None or taken is None:
         yield fact("gpu", f"{name}, driver {driver}")
         return
-    yield fact("gpu", f"{name}, driver {driver}: {text.size(int(used) << 20)} of {text.size(int(total) << 20)} in use")
-    if int(used) > _BUSY * int(total) > 0:
-        told = f"{name}: {text.size(int(used) << 20)} of {text.size(int(total) << 20)} are in use"
+    yield fact("gpu", f"{name}, driver {driver}: {text.size(taken << 20)} of {text.size(most << 20)} in use")
+    if taken > _BUSY * most > 0:
+        told = f"{name}: {text.size(taken << 20)} of {text.size(most << 20)} are in use"
         yield odd("gpu", told, "nvidia-smi; start_app.py status")
 
 

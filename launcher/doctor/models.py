@@ -17,7 +17,7 @@ from ..models.endpoints import Endpoint
 from ..models.hub import Question
 from ..models.lockfile import Lock
 from ..models.subjects import Subject
-from ..operations import flat_check, removal
+from ..operations import flat_check, needed
 from ..ui import text
 from .finding import SECONDS, Finding, fact, odd, problem, refused
 
@@ -44,7 +44,7 @@ def cache(context: Context) -> Iterator[Finding]:
             yield fact("cache", f"{root.path} does not exist ({root.origin})")
             continue
         os.listdir(root.real)
-        shown = listing.listing(root, (), removal.places(context), options)
+        shown = listing.listing(root, (), needed.places(context), options)
         yield fact(
             "cache", f"{root.path} ({root.origin}): {text.count(len(shown.repos), 'repo')}, {text.size(shown.size)}"
         )

@@ -10,6 +10,8 @@ import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import NamedTuple
 
+from ..ui.text import whole_number
+
 # The port options of Gradio apps, with `_` written as `-`; the app's own option is added.
 _PORT_OPTIONS = (
     "--port",
@@ -140,10 +142,8 @@ def _by_environment(
 
 
 def _number(value: str, by: str) -> Told | None:
-    # Python refuses to convert a number with thousands of digits, and any command line may contain one.
-    value = value.strip()
-    number = int(value) if value.isascii() and value.isdecimal() and len(value) < 10 else -1
-    return Told(number, by) if 0 <= number < 1 << 16 else None
+    port = whole_number(value.strip())
+    return Told(port, by) if port is not None and port < 1 << 16 else None
 
 
 def _abbreviates(dashed: str, names: Collection[str], told: Told) -> bool:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from functools import cache
+from pathlib import Path
 from typing import NamedTuple
 
 from ..ui import text
@@ -20,13 +22,14 @@ from .script import Entry, files_run, is_python, names_file, why_not
 class App(NamedTuple):
     """Hold the properties that make a process an instance of this app.
 
-    `entries` are the files that start it. `command` are the words of the served command. `port_options` and
-    `port_variables` are its own names for the port, `options` those that a launcher puts before its command. `folders`
-    are the app's, links resolved: a script in them that the app starts is a part of it.
+    `entries` are the files that start it. `command` are the words of the served command, `words` all words of its
+    settings. `port_options` and `port_variables` are its own names for the port, `options` those that a launcher puts
+    before its command. `folders` are the app's, links resolved: a script in them that the app starts is a part of it.
     """
 
     entries: tuple[Entry, ...]
     command: tuple[str, ...] = ()
+    words: tuple[str, ...] = ()
     port_options: tuple[str, ...] = ()
     port_variables: tuple[str, ...] = ()
     options: tuple[str, ...] = ()
@@ -133,7 +136,10 @@ def runs(app: App, pid: int, argv: Sequence[str]) -> ScriptArgument | str:
             return f"user {text.user(owner_of(pid))} hides which file it runs"
         if another_file is None:
             command = command_words(argument.rest, app.options, lambda word: names_file(pid, word))
-            return argument if command == app.command else _another_command(command, app.command)
+            if command != app.command:
+                return _another_command(command, app.command)
+            later, ours = _declared_command(app, argument.rest), _declared_command(app, app.words)
+            return argument if later == ours else _another_command(later, ours)
         reason = another_file
     return reason
 
@@ -158,6 +164,23 @@ def _may_run(app: App, pid: int, argv: Sequence[str]) -> bool:
         )
     except PermissionError:
         return True
+
+
+def _declared_command(app: App, words: Sequence[str]) -> tuple[str, ...]:
+    """Return the first word that the app's own code declares as a command, wherever it is: `app.py --verbose train`."""
+    if all(word.startswith("-") or word.isdecimal() for word in words):
+        return ()
+    declared = _commands(tuple(entry.path for entry in app.entries))
+    return tuple(word for word in words if word in declared)[:1]
+
+
+@cache
+def _commands(paths: Sequence[str]) -> frozenset[str]:
+    from ..scripts import options  # a syntax tree is rarely needed
+    from ..scripts.module import read
+
+    modules = (read(Path(path)) for path in paths)
+    return frozenset[str]().union(*(options.command_words(module) for module in modules if module))
 
 
 def _another_command(command: Sequence[str], wanted: Sequence[str]) -> str:

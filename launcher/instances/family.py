@@ -2,7 +2,7 @@
 
 | a process | proof |
 |---|---|
-| has the marker that the launcher gave the instance at its exec | it inherited the marker |
+| has the marker that the launcher gave the instance at its exec | it inherited the marker, and did not copy it |
 | is a child of the app, younger than that exec, or than a thread of the app | the app existed before it |
 | has the app's own command line, or is one of multiprocessing's helpers | a worker of the same program |
 | is below one of these | one of these started it |
@@ -30,6 +30,7 @@ from .process import Process
 LAUNCHERS = frozenset(("start_app.py", "start-app"))
 # The commands of Python's own process pools: `-c 'from multiprocessing.spawn import spawn_main; …'`.
 _HELPERS = ("from multiprocessing.", "from joblib.externals.loky.", "joblib.externals.loky.backend.")
+_COPIED = "it has a copy of the app's environment, and the app has not started it"
 _INSTALLED = r"/(site-packages|dist-packages|lib\d*/python[\d.]+)/|/bin/[^/]+$"
 
 
@@ -142,6 +143,17 @@ def descendants(pids: Collection[int], table: Table, bounds: Bounds) -> tuple[Pr
     return tuple(k.process for pid, k in kin.items() if pid not in apart and k.process.uid == bounds.uid)
 
 
+def foreign_family(pids: Collection[int], table: Table, bounds: Bounds) -> tuple[Process, ...]:
+    """Return every process below foreign ones, except other instances that a launcher has started, and all below them.
+
+    A notebook server on the port may have started another app in its terminal.
+    """
+    candidates = table.below(pids) - bounds.spare - _apart(table, bounds)
+    instances = [pid for pid in candidates if own_marker(pid, table)]
+    apart = table.below(instances).union(instances)
+    return tuple(kin.process for pid in sorted(candidates - apart) if (kin := table.kin(pid)))
+
+
 def _why_spared(member: Kin, table: Table, start: Start, bounds: Bounds) -> str | None:
     """Return why a marked process is not a leftover to be stopped, or None if it is."""
     mark = member.marker
@@ -151,6 +163,8 @@ def _why_spared(member: Kin, table: Table, start: Start, bounds: Bounds) -> str 
     if member.process.uid != bounds.uid:
         return f"user {text.user(member.process.uid)}'s"
     reason = stranger(member, table, bounds.folders) or _still_there(member.pid, table, bounds.own)
+    if _has_copied(member, table):
+        reason = reason or _COPIED
     if mark.command != marker.quoted(start.command):
         reason = reason or "left over by another command of the app's script"
     if reason or member.pid in start.holding:
@@ -174,6 +188,19 @@ def _still_there(pid: int, table: Table, own: int) -> str | None:
     else:
         return "the container of its instance cannot be seen from here"
     return f"its instance, pid {mark.pid}, is not an instance of this app here" if alive else None
+
+
+def _has_copied(member: Kin, table: Table) -> bool:
+    """Return whether a process has its marker from a copy of an environment, as in a shell that debugs the app.
+
+    All members of a session descend from its leader (setsid(2)), so they inherit the marker of a leader that the app
+    has started; the app itself may be in an older session. A title can overwrite an environment, which is blank then.
+    """
+    mark, leader = member.marker, table.kin(member.session)
+    if mark is None or leader is None or leader.pid == member.pid:
+        return False
+    of_app = mark.namespace != table.inner(leader.pid)[0] or mark.session == leader.pid
+    return not of_app and bool(leader.environ) and leader.marker is None
 
 
 def _apart(table: Table, bounds: Bounds) -> frozenset[int]:
@@ -207,7 +234,7 @@ class _Search:
         own = self._proven({pid: member for pid, member in kin.items() if pid not in apart})
         for pid, member in kin.items():
             if pid not in own and pid not in apart and (member.ppid in roots or member.ppid not in kin):
-                left[pid] = "nothing proves that the app has started it"
+                left[pid] = _COPIED if _has_copied(member, table) else "nothing proves that the app has started it"
         goes = roots | own | self._known.pids
         whole = frozenset(session for session in self._led if table.in_session(session) <= goes)
         for pid in [pid for pid in own if kin[pid].process.uid != self._bounds.uid]:
@@ -233,8 +260,10 @@ class _Search:
         return own
 
     def _is_proven(self, member: Kin) -> bool:
-        if member.marker in self._markers or member.session in self._known.sealed:
+        if member.session in self._known.sealed:
             return True
+        if member.marker in self._markers:
+            return not _has_copied(member, self._table)
         if member.ppid not in self._roots:
             return False
         moment = self._since[member.ppid]

@@ -12,6 +12,7 @@ from typing import Literal, NamedTuple
 
 from ..errors import REPEAT, ExitStatus, LauncherError
 from .process import psutil_module
+from .proof import pids
 
 _EVERY = ("0.0.0.0", "::")
 _ANY = "any"  # a host name may mean any address
@@ -37,6 +38,7 @@ class Connection(NamedTuple):
 
 class _Socket(NamedTuple):
     address: str
+    port: int
     uid: int
     inode: str
 
@@ -130,32 +132,42 @@ def connections(host: str | None, port: int) -> tuple[Connection, ...]:
     )
 
 
-def listeners(host: str | None, port: int, known: Sequence[int] = ()) -> tuple[Listener, ...]:
+def listeners(host: str | None, port: int, known: Collection[int] = ()) -> tuple[Listener, ...]:
     """Return the listeners in our network namespace that block an app on (host, port), except `known` processes.
 
-    Only the descriptors of every process show who owns a socket. They are read only if no known process explains the
-    socket.
+    A socket is free when its last holder has ended, so every process that has inherited it counts; psutil names one.
     """
     sockets = _sockets(host, port)
-    if sockets is not None:
-        explained = frozenset(inode for pid in known for inode in _inodes(pid))
-        if all(listening.inode in explained for listening in sockets):
-            return ()
+    if sockets is None:
+        return tuple(_listeners_of_psutil(host, port, known))
+    holders = _holders(frozenset(listening.inode for listening in sockets))
+    return tuple(
+        Listener(listening.address, listening.uid, pid)
+        for listening in sockets
+        for pid in holders.get(listening.inode, (None,))
+        if pid not in known
+    )
+
+
+def _listeners_of_psutil(host: str | None, port: int, known: Collection[int]) -> Iterator[Listener]:
     psutil = psutil_module()
-    uids = {listening.address: listening.uid for listening in sockets or ()}
     try:
         connections = psutil.net_connections("tcp")
     except (psutil.Error, OSError):  # macOS shows them only to root; a unit with ProcSubset=pid has no /proc/net
-        return ()
-    return tuple(
-        Listener(c.laddr.ip, uids.get(c.laddr.ip), c.pid)
-        for c in connections
-        if c.status == psutil.CONN_LISTEN
-        and c.laddr
-        and c.laddr.port == port
-        and c.pid not in known
-        and _conflict(host, c.laddr.ip)
-    )
+        return
+    for c in connections:
+        mine = c.status == psutil.CONN_LISTEN and c.laddr and c.laddr.port == port
+        if mine and c.pid not in known and _conflict(host, c.laddr.ip):
+            yield Listener(c.laddr.ip, None, c.pid)
+
+
+def _holders(inodes: frozenset[str]) -> Mapping[str, Sequence[int]]:
+    """Return the visible processes that hold these sockets, by inode; only their descriptors show that."""
+    holders: dict[str, list[int]] = {}
+    for pid in pids() if inodes else ():
+        for inode in inodes.intersection(_inodes(pid)):
+            holders.setdefault(inode, []).append(pid)
+    return holders
 
 
 def listening(pids: Sequence[int]) -> frozenset[int]:
@@ -165,17 +177,25 @@ def listening(pids: Sequence[int]) -> frozenset[int]:
 
 def addresses(pids: Sequence[int]) -> Mapping[int, tuple[str, ...]]:
     """Return the addresses on which any of these processes listens, by TCP port."""
-    psutil = psutil_module()
+    sockets = _listening()
+    if sockets is None:
+        listed = [place for pid in pids for place in _listening_by_psutil(pid)]
+    else:
+        own = frozenset(inode for pid in pids for inode in _inodes(pid)) if sockets else frozenset()
+        listed = [(listening.port, listening.address) for listening in sockets if listening.inode in own]
     ports: dict[int, dict[str, None]] = {}
-    for pid in pids:
-        try:
-            connections = psutil.Process(pid).net_connections("tcp")
-        except (psutil.Error, OSError):
-            continue
-        for c in connections:
-            if c.status == psutil.CONN_LISTEN and c.laddr:
-                ports.setdefault(c.laddr.port, {})[c.laddr.ip] = None
+    for port, address in listed:
+        ports.setdefault(port, {})[address] = None
     return {port: tuple(present) for port, present in ports.items()}
+
+
+def _listening_by_psutil(pid: int) -> list[tuple[int, str]]:
+    psutil = psutil_module()
+    try:
+        connections = psutil.Process(pid).net_connections("tcp")
+    except (psutil.Error, OSError):
+        return []
+    return [(c.laddr.port, c.laddr.ip) for c in connections if c.status == psutil.CONN_LISTEN and c.laddr]
 
 
 def mismatch(asked: str | None, addresses: Collection[str]) -> str | None:
@@ -211,11 +231,22 @@ def _conflict(host: str | None, address: str) -> bool:
 
 
 def _sockets(host: str | None, port: int) -> list[_Socket] | None:
-    """Return the blocking listeners, from proc_net(5); None without /proc."""
+    """Return the blocking listeners; None without /proc."""
+    sockets = _listening()
+    if sockets is None:
+        return None
+    return [listening for listening in sockets if listening.port == port and _conflict(host, listening.address)]
+
+
+def _listening() -> list[_Socket] | None:
+    """Return every listener in our network namespace, from proc_net(5); None without /proc.
+
+    psutil reads /proc/net, which ProcSubset=pid hides, and reads it again for each process.
+    """
     sockets = []
     for name, family in (("tcp", socket.AF_INET), ("tcp6", socket.AF_INET6)):
         try:
-            lines = Path(f"/proc/net/{name}").read_text().splitlines()[1:]
+            lines = Path(f"/proc/self/net/{name}").read_text().splitlines()[1:]
         except OSError:
             if family == socket.AF_INET:
                 return None
@@ -223,12 +254,11 @@ def _sockets(host: str | None, port: int) -> list[_Socket] | None:
         for line in lines:
             fields = line.split()
             hexadecimal, _, number = fields[1].partition(":")
-            if fields[3] != "0A" or int(number, 16) != port:
+            if fields[3] != "0A":
                 continue
             words = (int(hexadecimal[i : i + 8], 16).to_bytes(4, sys.byteorder) for i in range(0, len(hexadecimal), 8))
             address = socket.inet_ntop(family, b"".join(words))
-            if _conflict(host, address):
-                sockets.append(_Socket(address, int(fields[7]), fields[9]))
+            sockets.append(_Socket(address, int(number, 16), int(fields[7]), fields[9]))
     return sockets
 
 

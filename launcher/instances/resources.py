@@ -7,6 +7,7 @@ from collections.abc import Collection
 from typing import Literal
 
 from ..system.child import output_within
+from ..ui.text import whole_number
 
 NVIDIA_SMI_SECONDS = 5.0
 # The initial pid namespace has a fixed number: PROC_PID_INIT_INO in linux/include/linux/proc_ns.h.
@@ -56,11 +57,12 @@ def gpu_memory(pids: Collection[int]) -> int | Literal["unknown"] | None:
         return "unknown"
     # One line for each process and GPU.
     lines = (line.partition(",") for line in output.decode(errors="replace").splitlines())
-    used = [(int(pid), amount.strip()) for pid, _, amount in lines if pid.strip().isdecimal()]
+    used = [(whole_number(pid.strip()), whole_number(amount.strip())) for pid, _, amount in lines]
     own = [amount for pid, amount in used if pid in pids]
-    if not all(amount.isdecimal() for amount in own) or not (own or _sees_all([pid for pid, _ in used])):
+    known = [amount for amount in own if amount is not None]
+    if len(known) < len(own) or not (own or _sees_all([pid for pid, _ in used if pid is not None])):
         return "unknown"
-    return sum(int(amount) << 20 for amount in own)
+    return sum(amount << 20 for amount in known)
 
 
 def _sees_all(pids: Collection[int]) -> bool:

@@ -19,7 +19,7 @@ from ..cache.plan import Plan
 from ..context import Context
 from ..errors import ExitStatus, LauncherError, quoted
 from ..operations import removal, verification
-from ..operations.instance import Observed
+from ..operations.instance import Observed, observe
 from ..system import renames
 
 _FRESH_SECONDS = 1.0
@@ -32,6 +32,7 @@ class CacheStep:
     def __init__(self, context: Context) -> None:
         self._context = context
         self._requests = removal.requests(context)
+        self._observe: Callable[[], Observed] = lambda: observe(context.settings)
         self._planned: tuple[Plan, ...] = ()
         self._looked_at = 0.0
         self.done: list[Mapping[str, Any]] = []
@@ -44,25 +45,32 @@ class CacheStep:
         downloads, 78 for a root from which nothing may be removed.
         """
         context, dry_run = self._context, self._context.arguments.dry_run
-        planned: list[Plan] = []
         if self._requests:
             roots.refuse_unsafe(context.roots, context.settings.app_dir, context.home)
+        self._observe = observe
+        self._planned = self._plan(again=False)
+        self._probe()
+        if context.arguments.verify and not dry_run:
+            going = {item.folder for plan in self._planned for item in plan.items if item.kind == "repo"}
+            verification.refuse_damaged(verification.check(context, besides=going), context.console)
+
+    def _plan(self, *, again: bool) -> tuple[Plan, ...]:
+        """Return the plan of every request, and refuse what cannot be removed now; ask only the first time."""
+        context, dry_run = self._context, self._context.arguments.dry_run
+        planned: list[Plan] = []
         sizes = dry_run or not all(root.inside for root in context.roots)
         for asked in self._requests:
             request = asked._replace(sizes=sizes)
-            plans = planning.plan(request, context.roots)
+            plans = planning.plan(request, context.roots, again=again)
             if any(skipped.kind == "in use" for plan in plans for skipped in plan.skipped):
-                gone = observe().to_stop(take_port=context.arguments.take_port)
-                plans = planning.plan(request._replace(spare=frozenset(gone)), context.roots)
+                gone = self._observe().to_stop(take_port=context.arguments.take_port)
+                plans = planning.plan(request._replace(spare=frozenset(gone)), context.roots, again=again)
             self._refuse_skipped(plans)
-            removal.confirm(plans, request.kind, context, ask=not dry_run)
+            if not again:
+                removal.confirm(plans, request.kind, context, ask=not dry_run)
             planned += plans
-        self._planned = tuple(planned)
         self._looked_at = time.monotonic()
-        self._probe()
-        if context.arguments.verify and not dry_run:
-            going = {item.folder for plan in planned for item in plan.items if item.kind == "repo"}
-            verification.refuse_damaged(verification.check(context, besides=going), context.console)
+        return tuple(planned)
 
     def prepare(self) -> None:
         """Do nothing: a removal is fast, and the old instance may still read the files."""
@@ -70,8 +78,10 @@ class CacheStep:
     def rehearse(self) -> None:
         """Check that the files can be moved away, without moving them: the old instance may still read them.
 
-        Raises LauncherError (74).
+        A pull, or `APP_PRESTART`, may have changed the cache or its users since the check. Raises LauncherError (74, or
+        75 for a repo in use).
         """
+        self._planned = self._plan(again=True)
         for plan in self._planned:
             paths = [item.path for item in plan.items]
             if not paths or self._context.arguments.force:

@@ -27,6 +27,7 @@ def app_of(settings: Settings) -> App:
     return App(
         entries=entries,
         command=command_of(settings),
+        words=_words(settings),
         port_options=tuple(flag.rstrip("=") for flag in settings.form.port_flags if flag.startswith("-")),
         port_variables=settings.form.port_variables,
         options=_options(settings),
@@ -36,12 +37,14 @@ def app_of(settings: Settings) -> App:
 
 def command_of(settings: Settings) -> tuple[str, ...]:
     """Return the words of `APP_COMMAND` and `APP_ARGS` that name the served command of the script."""
-    told = settings.origins.get("APP_ARGS")
     return command_words(
-        (*settings.form.told(settings.port, settings.host), *(shlex.split(told.value) if told else ())),
-        _options(settings),
-        lambda word: os.path.isfile(os.path.join(settings.app_dir, word)),
+        _words(settings), _options(settings), lambda word: os.path.isfile(os.path.join(settings.app_dir, word))
     )
+
+
+def _words(settings: Settings) -> tuple[str, ...]:
+    told = settings.origins.get("APP_ARGS")
+    return (*settings.form.told(settings.port, settings.host), *(shlex.split(told.value) if told else ()))
 
 
 def wanted_port(settings: Settings) -> Wanted:

@@ -24,7 +24,7 @@ from ..context import Context
 from ..errors import ExitStatus, LauncherError, quoted
 from ..service import history
 from ..ui import text
-from . import removal
+from . import needed
 from .move_plan import Move, refuse_full, refuse_in_use
 
 _PASSES = 3
@@ -248,7 +248,7 @@ def _relink(context: Context, target: str, source: str) -> None:
 
 
 def _places(context: Context, source: str) -> tuple[str, ...]:
-    return tuple(dict.fromkeys((*removal.places(context), source)))
+    return tuple(dict.fromkeys((*needed.places(context), source)))
 
 
 def _drop_root(begun: Journal) -> None:

@@ -23,7 +23,7 @@ from ..errors import ExitStatus, LauncherError, quoted
 from ..system import renames
 from ..system.files import existing_folder, free_bytes
 from ..ui import text
-from . import removal
+from . import needed
 from .instance import observe
 
 _USAGE = ExitStatus.USAGE
@@ -81,7 +81,7 @@ def prepare(context: Context, target: str) -> Move:
         raise LauncherError(
             f"cannot read {error.filename}: {reason(error)}", f"ls -ld {quoted(error.filename)}", ExitStatus.IO
         ) from error
-    for link, _ in links.entering(root.real, removal.places(context)):
+    for link, _ in links.entering(root.real, needed.places(context)):
         if not os.access(os.path.dirname(link), os.W_OK):
             raise LauncherError(
                 f"{link} leads to the cache, and may not be changed",

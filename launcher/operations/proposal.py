@@ -241,7 +241,7 @@ class _Proposing:
             self._way(host, "HOST", where)
 
     def _port_number(self, port: Way, where: str) -> None:
-        if port.value.isdecimal() and 0 < int(port.value) < 1 << 16 and port.kind != "argument":
+        if 0 < (text.whole_number(port.value) or 0) < 1 << 16 and port.kind != "argument":
             self._add("GRADIO_SERVER_PORT", port.value, f"{where}: {_reason(port, 'port')}")
 
     def _way(self, way: Way, name: str, where: str) -> None:

@@ -20,6 +20,7 @@ from ..instances.pidfd import Handle, wait_for_any
 from ..instances.process import Process, look
 from ..instances.proof import start_of
 from ..instances.survey import Instance
+from ..ui.text import whole_number
 from . import held
 from . import instance as running
 from .astray import Astray, other_port_hint
@@ -72,8 +73,7 @@ def main_pid(flag: int | None, environ: Mapping[str, str]) -> int | None:
 
     systemd sets MAINPID for the unit's other commands (systemd.exec(5)), and only for these.
     """
-    told = environ.get("MAINPID", "")
-    return flag if flag is not None else int(told) if told.isdecimal() and int(told) > 0 else None
+    return flag if flag is not None else whole_number(environ.get("MAINPID", "")) or None
 
 
 def wait_for(pid: int, context: Context, timeout: float) -> Ready:
@@ -84,6 +84,8 @@ def wait_for(pid: int, context: Context, timeout: float) -> Ready:
     """
     begun = time.monotonic()
     process = look(pid)
+    if process is None and start_of(pid) is not None:
+        raise _unseen(pid)
     if process is None or process.gone:
         _outlive(pid, process.start if process else None)
         raise _ended(f"pid {pid}")
@@ -129,11 +131,13 @@ def wait_for_child(context: Context, pid: int, tick: Callable[[], None]) -> Read
     """Wait for the page of the process that was just started, or return None if it ends first.
 
     If it exits with 0 and leaves the app in the background, wait for that. `tick` is called regularly. Raises
-    LauncherError: 75 after `--timeout` seconds, 69 if another process takes the port.
+    LauncherError: 75 after `--timeout` seconds or if processes cannot be read, 69 if another process takes the port.
     """
     begun, timeout = time.monotonic(), context.timeout(DEFAULT_SECONDS)
     process = look(pid)
     if process is None:
+        if not _has_ended(pid):
+            raise _unseen(pid)
         return None
     told = Told(context.settings.port, "by us")
     instance = Instance(process, (), (pid,), told, frozenset(), Verdict("loading", "it was started just now"))
@@ -147,6 +151,22 @@ def wait_for_child(context: Context, pid: int, tick: Callable[[], None]) -> Read
         if successor is None:
             return None
         instance = successor
+
+
+def _has_ended(pid: int) -> bool:
+    """Return whether our child has ended; its status stays for the caller."""
+    try:
+        return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+    except ChildProcessError:
+        return True
+
+
+def _unseen(pid: int) -> LauncherError:
+    return LauncherError(
+        f"pid {pid} runs, but processes cannot be read here: whether its page answers is not known",
+        "start_app.py logs; start_app.py doctor",
+        ExitStatus.RETRY,
+    )
 
 
 def _successor(settings: Settings, pid: int, process: Process) -> Instance | None:

@@ -13,8 +13,9 @@ from ..cache.planning import Request, Result
 from ..config.settings import Settings
 from ..context import Answer, Context
 from ..errors import REPEAT, ExitStatus, LauncherError, quoted
-from ..service import history, outcomes
+from ..service import history
 from ..ui import text
+from . import needed
 
 if TYPE_CHECKING:
     from ..ui.console import Console
@@ -44,13 +45,13 @@ def request_of(name: str, context: Context, targets: Sequence[str] = ()) -> Requ
     """
     arguments = context.arguments
     if name == "clear":
-        return Request("clear", force=arguments.force, places=places(context))
+        return Request("clear", force=arguments.force, places=needed.places(context))
     if name == "remove":
         return Request(
             "remove",
             tuple(targets),
             force=arguments.force,
-            places=places(context),
+            places=needed.places(context),
             files=tuple(arguments.file or ()),
         )
     if arguments.unlocked and not context.lockfile:
@@ -65,31 +66,10 @@ def request_of(name: str, context: Context, targets: Sequence[str] = ()) -> Requ
         arguments.max_size,
         tuple(arguments.keep or ()),
         arguments.force,
-        locked(context),
+        needed.locked(context),
         arguments.unlocked,
-        places(context),
+        needed.places(context),
     )
-
-
-def locked(context: Context) -> Mapping[str, frozenset[str]]:
-    """Return the commits of each repo folder in `models.lock`, and those of the last good sets.
-
-    Raises LauncherError (78) for an unreadable lock: prune must not remove what it may pin.
-    """
-    from ..models import repo_id
-
-    pinned = [(model.repo, model.commit) for model in context.lockfile or () if not model.local_dir]
-    good = [(model.repo, model.commit) for ran in outcomes.good_sets(context.settings.app_dir) for model in ran.models]
-    commits: dict[str, frozenset[str]] = {}
-    for repo, commit in pinned if context.arguments.unlocked else (*pinned, *good):
-        folder = repo_id.folder(repo)
-        commits[folder] = commits.get(folder, frozenset()) | {commit}
-    return commits
-
-
-def places(context: Context) -> tuple[str, ...]:
-    """Return the folders whose links into a cache count as uses: the app's own, and its other caches."""
-    return tuple(dict.fromkeys((os.path.realpath(context.settings.app_dir), *(root.real for root in context.roots))))
 
 
 def apply(

@@ -11,8 +11,8 @@ from ..cache.completeness import Files
 from ..cache.dirs import reason
 from ..cache.memory import Memory
 from ..cache.names import name
-from ..cache.planning import refuse_unknown
 from ..cache.roots import Root
+from ..cache.targets import refuse_unknown
 from ..cache.verify import Candidate, Checked, Names, Verification
 from ..context import Context
 from ..errors import ExitStatus, LauncherError

@@ -97,6 +97,17 @@ def subparsers(module: Module) -> Sequence[str]:
     return tuple(dict.fromkeys(_subparsers(module.tree).values()))
 
 
+def command_words(module: Module) -> frozenset[str]:
+    """Return every word of a command in a file: of argparse's subparsers, with aliases, and of click and typer."""
+    words = {word for word in commands(module).values() if word}
+    for node in ast.walk(module.tree):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "add_parser":
+            aliases = keyword(node, "aliases")
+            named = [*node.args[:1], *(aliases.elts if isinstance(aliases, ast.List | ast.Tuple) else ())]
+            words.update(word for value in named if (word := text(value)))
+    return frozenset(words)
+
+
 def _command_name(decorator: ast.expr) -> str:
     if not isinstance(decorator, ast.Call):
         return ""

@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping
 
 from ..system.child import output_within
+from ..ui.text import whole_number
 
 _SECONDS = 3.0
 _LATE_SECONDS = 1.0
@@ -23,9 +24,10 @@ def status_of(environ: Mapping[str, str]) -> int | None:
     """
     code, status = environ.get("EXIT_CODE"), environ.get("EXIT_STATUS", "")
     if code == "exited":
-        return int(status) if status.isdecimal() else None
+        return whole_number(status)
     if code in ("killed", "dumped"):
-        return -int(status) if status.isdecimal() else -getattr(signal, f"SIG{status}", 0) or None
+        number = whole_number(status) or int(getattr(signal, f"SIG{status}", 0))
+        return -number or None
     return None
 
 

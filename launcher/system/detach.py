@@ -13,6 +13,7 @@ from .files import above_streams
 
 # The signals that a terminal sends to its processes.
 TERMINAL_SIGNALS = (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGTSTP, signal.SIGTTOU, signal.SIGTTIN)
+_MOST_TRIED = 1 << 12
 
 
 def beside(work: Callable[[], None], *, seconds: int | None = None, stderr: bool = False) -> None:
@@ -56,10 +57,14 @@ def reset_signals() -> None:
 
 def close_others(kept: Collection[int]) -> None:
     """Close every descriptor except these."""
-    for name in os.listdir("/dev/fd"):
-        if int(name) not in kept:
+    try:
+        numbers = [int(name) for name in os.listdir("/dev/fd")]
+    except OSError:  # there is no /proc behind it
+        numbers = list(range(_MOST_TRIED))
+    for number in numbers:
+        if number not in kept:
             with suppress(OSError):  # the listing's own descriptor
-                os.close(int(name))
+                os.close(number)
 
 
 def _start(work: Callable[[], None], seconds: int | None, stderr: bool) -> NoReturn:

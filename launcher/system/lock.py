@@ -32,10 +32,6 @@ class Lock:
         """Return the descriptor that holds the lock."""
         return self._descriptor
 
-    def try_acquire(self) -> bool:
-        """Take the lock if it is free."""
-        return files.try_lock(self._descriptor)
-
     def acquire(self, timeout: float) -> bool:
         """Take the lock, waiting up to `timeout` seconds for it."""
         return files.lock_within(self._descriptor, timeout, pause=POLL_SECONDS)

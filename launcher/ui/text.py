@@ -160,6 +160,11 @@ def parsed_size(text: str) -> int:
     return int(float(match[1]) * (1024 if match[3] else 1000) ** power)
 
 
+def whole_number(text: str) -> int | None:
+    """Return the number of a few ASCII digits, None for any other text: Python refuses thousands of digits."""
+    return int(text) if re.fullmatch("[0-9]{1,18}", text) else None
+
+
 def parsed_port(text: str) -> int:
     """Return the number of a port. Raises ValueError."""
     if re.fullmatch("0{0,9}[0-9]{1,5}", text.strip()) and 0 < int(text) < 65536:

@@ -62,6 +62,21 @@ def test_what_has_the_instances_marker_goes_wherever_it_is() -> None:
     assert pids(of(LAUNCHED, below, orphan)) == {120, 130}
 
 
+def test_a_copy_of_the_apps_environment_proves_nothing() -> None:
+    shell = one(200, 1, "bash", 200, environ={"PATH": "/bin"})
+    job = one(210, 200, "python debug.py", 200, marker=OURS)
+    found = of(LAUNCHED, shell, job)
+    assert (pids(found), [*reasons(found)]) == (set(), [210])
+    assert "a copy of the app's environment" in reasons(found)[210]
+    dead = leftovers(Box(INIT, shell, job), Start(7860, (), {210: OURS}, frozenset()), BOUNDS, ())
+    assert (pids(dead), [*reasons(dead)]) == (set(), [210])
+    # A title has overwritten the leader's environment, or the app itself is in the session of a shell.
+    assert pids(of(LAUNCHED, one(200, 1, "ray: head", 200), job)) == {210}
+    in_shell = OURS._replace(session=50)
+    app, below = one(100, 50, APP, 50, marker=in_shell), one(110, 100, "sh", 50, marker=in_shell)
+    assert pids(of(one(50, 1, "bash", 50, environ={"PATH": "/bin"}), app, below)) == {110}
+
+
 def test_a_job_of_the_shell_that_became_the_app_is_left_and_named() -> None:
     job, inside = one(105, 100, "ssh -N tunnel", 100), one(106, 105, "ssh", 100)
     for app in (LAUNCHED, BY_HAND):

@@ -69,6 +69,35 @@ def test_another_command_of_the_script_is_left(command: tuple[str, ...], app: Ap
     assert (done.status, alive(job.pid)) == (0, True)
 
 
+DECLARED = """
+parser = __import__("argparse").ArgumentParser()
+parser.add_argument("--verbose", action="store_true")
+commands = parser.add_subparsers()
+commands.add_parser("train", aliases=["fit"])
+commands.add_parser("webui")
+parser.parse_args()
+print("{}", flush=True)
+__import__("time").sleep(600)
+"""
+
+
+@pytest.mark.parametrize(
+    ("words", "arguments", "lives"),
+    [("fit", "", True), ("train", "--verbose webui", True), ("webui", "--verbose webui", False)],
+)
+def test_a_declared_command_after_an_option_is_a_command_too(
+    words: str, arguments: str, lives: bool, app: AppFolder, processes: Processes
+) -> None:
+    app.script.write_text(DECLARED)
+    environ = {"GRADIO_SERVER_PORT": str(app.port)}
+    job = processes.start(
+        (sys.executable, "webui.py", "--verbose", words), cwd=app.path, env=clean_environment(**environ)
+    )
+    job.hello()
+    done = launcher("--no-launch", *app.arguments, env=clean_environment(APP_ARGS=arguments))
+    assert (done.status, alive(job.pid)) == (0, lives), done.err
+
+
 def test_another_command_that_listens_on_our_port_is_refused_and_named(app: AppFolder, processes: Processes) -> None:
     running = serve(app, processes, "webui.py", "--port", str(app.port), "api")
     done = launcher(*app.arguments, env=clean_environment(APP_ARGS="run"))

@@ -20,6 +20,7 @@ from launcher.operations import instance as running
 from launcher.system import lock as locks
 from tests.support.apps import (
     START_APP,
+    WEBUI,
     AppFolder,
     Processes,
     alive,
@@ -116,6 +117,24 @@ def test_status_tells_who_holds_the_port_if_not_us(app: AppFolder, processes: Pr
     (holder,) = document["port_held_by"]
     assert (holder["pid"], holder["address"]) == (server.pid, "127.0.0.1")
     assert f"port held by: pid {server.pid}, " in launcher("status", *app.arguments).out
+
+
+@pytest.mark.slow
+def test_a_child_that_keeps_the_port_open_is_found_before_the_stop(app: AppFolder, processes: Processes) -> None:
+    inherit = "server.socket.set_inheritable(True)\nif os.fork() == 0:\n    os.execlp('sleep', 'sleep', '600')\ntry:\n"
+    app.script.write_text(WEBUI.replace("try:\n    server.serve", f"{inherit}    server.serve"))
+    running = processes.start((sys.executable, "webui.py", "--port", str(app.port)), cwd=app.path)
+    eventually(lambda: get(app.port), what="page")
+    (child,) = eventually(lambda: psutil.Process(running.pid).children(), what="child")
+    eventually(lambda: child.name() == "sleep", what="its exec")
+    try:
+        done = launcher("--no-launch", *app.arguments)
+        assert done.status == 69
+        assert f"port {app.port} is held on 127.0.0.1 by pid {child.pid}, sleep 600" in done.err
+        assert get(app.port) == f"pid {running.pid}"
+        assert launcher("--no-launch", "--take-port", *app.arguments).status == 0
+    finally:
+        child.kill()
 
 
 @pytest.mark.slow

@@ -405,3 +405,24 @@ def test_a_background_that_ends_with_its_container_is_refused_or_told(
     assert f"the app would end with the container when {what} ends: pid 1, tini, waits for it\n" in done.stderr
     assert "hint: " in done.stderr
     assert done.returncode == (0 if script else 2)
+
+
+@pytest.mark.slow
+@as_root
+@pytest.mark.parametrize("mount", ["-t proc -o subset=pid proc", "-t tmpfs tmpfs"], ids=["ProcSubset=pid", "no /proc"])
+def test_a_background_where_proc_shows_little_is_ready_or_told_in_time(mount: str, app: AppFolder) -> None:
+    python, call = shlex.quote(sys.executable), shlex.join((sys.executable, str(START_APP), *app.arguments))
+    script = (
+        f"mount {mount} /proc || exit 99; {python} -c 'import psutil; psutil.Process()' 2>/dev/null; echo $?;"
+        f"for _ in 1 2; do {call} --background --timeout 40; echo $?; done; {call} stop; echo $?"
+    )
+    command = ("unshare", "--mount", "--pid", "--fork", "--kill-child", "bash", "-c", script)
+    done = subprocess.run(command, env=clean_environment(), capture_output=True, text=True, timeout=120)
+    if done.returncode == 99 or not done.stdout:
+        pytest.skip(f"it cannot be mounted here: {done.stderr}")
+    readable, first, *more = done.stdout.split()
+    if readable == "0":
+        assert [first, *more] == ["0", "0", "0"], done.stderr
+    else:  # psutil 6 fails there
+        assert first == "75", done.stderr
+        assert "processes cannot be read here: whether its page answers is not known\n" in done.stderr

@@ -240,6 +240,17 @@ def test_a_setting_that_is_nearly_one_of_ours_is_named(app: AppFolder) -> None:
     assert done.err == f"{app.path / '.env'} line 1: APP_ARG is not a setting of the launcher; APP_ARGS is\n"
 
 
+def test_a_number_of_thousands_of_digits_is_no_number_and_no_traceback(app: AppFolder, tmp_path: Path) -> None:
+    app.write_env("APP_ARGS=--x\n")  # the owner of the file is compared with SUDO_UID
+    env = clean_environment(SUDO_UID="9" * 5000, MAINPID="9" * 5000)
+    assert launcher("-n", *app.arguments, env=env).status == 0
+    done = launcher("wait", "--timeout", "0", *app.arguments, env=env)
+    assert (done.status, "no instance of" in done.err) == (75, True)
+    option = f"import argparse\nargparse.ArgumentParser().add_argument('--port', default='{'9' * 5000}')\n"
+    (tmp_path / "page.py").write_text(f"{option}import gradio\ngradio.Blocks().launch(server_port=args.port)\n")
+    assert "APP_SCRIPT=page.py\n" in launcher("--app-dir", tmp_path, "init", "-n").out
+
+
 @pytest.mark.parametrize(
     ("name", "meant"),
     [("HF_ENDPIONT", "HF_ENDPOINT"), ("HF_HOEM", "HF_HOME"), ("GRADIO_SERVER_PORTS", "GRADIO_SERVER_PORT")],

@@ -236,7 +236,7 @@ def test_many_launchers_at_once_leave_one_app_and_never_two(app: AppFolder, proc
 @pytest.mark.slow
 def test_a_launcher_that_finds_another_at_work_gives_up_after_a_bound(app: AppFolder) -> None:
     lock = locks.open_lock(app.path, launch_name(app.port))
-    assert lock.try_acquire()
+    assert lock.acquire(0)
     begun = time.monotonic()
     done = launcher(*app.arguments, "--stop-timeout", "0", env=clean_environment(), timeout=60)
     lock.close()
@@ -271,7 +271,7 @@ def test_launchers_with_locks_in_different_folders_meet(app: AppFolder, processe
 
 def test_a_probe_of_the_lock_is_not_taken_for_a_launcher(app: AppFolder) -> None:
     lock = locks.open_lock(app.path, launch_name(app.port))
-    assert lock.try_acquire()
+    assert lock.acquire(0)
     timer = threading.Timer(0.05, lock.close)
     timer.start()
     done = launcher("stop", *app.arguments)
@@ -312,7 +312,7 @@ def test_a_unit_that_sees_nothing_of_proc_but_processes_can_restart(app: AppFold
 
 def test_a_launcher_waits_for_another_one_and_goes_on(app: AppFolder, processes: Processes) -> None:
     lock = locks.open_lock(app.path, launch_name(app.port))
-    assert lock.try_acquire()
+    assert lock.acquire(0)
     running = processes.launch(*app.arguments)
     eventually(lambda: "waiting: another launcher" in running.err, what="waiting")
     lock.close()

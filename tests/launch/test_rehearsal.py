@@ -165,6 +165,72 @@ def command(folder: Path, script: str, python: str = sys.executable, **environme
     return Command(python, "a test", argv, clean_environment(**environment), folder, python, (script,))
 
 
+def as_module(folder: Path, **environment: str) -> Command:
+    words = ("-m", "pkg.web")
+    plain = command(folder, "pkg.web", **environment)
+    return plain._replace(argv=(plain.interpreter, *words, "--port", "1"), script=words)
+
+
+MODULE_FAULTS = {
+    "a mistake in the module": (
+        {"pkg/__init__.py": "", "pkg/web.py": "if True\n"},
+        r"/pkg/web\.py: SyntaxError: .*, line 1",
+    ),
+    "a mistake in its package": ({"pkg/__init__.py": "if True\n", "pkg/web.py": ""}, r"/pkg/__init__\.py: SyntaxError"),
+    "a mistake in its main": ({"pkg/web/__main__.py": "1 +\n"}, r"/pkg/web/__main__\.py: SyntaxError"),
+    "no package": ({}, r"ImportError: No module named 'pkg'"),
+}
+
+
+@pytest.mark.parametrize("fault", MODULE_FAULTS)
+def test_a_module_is_searched_and_compiled_as_python_would_run_it(fault: str, tmp_path: Path) -> None:
+    files, message = MODULE_FAULTS[fault]
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    with pytest.raises(LauncherError, match=f"cannot run -m pkg.web: .*{message}") as caught:
+        rehearsal.rehearse(as_module(tmp_path), {})
+    assert caught.value.status == ExitStatus.CONFIG
+    assert not list(tmp_path.rglob("__pycache__"))
+
+
+def test_a_module_without_a_mistake_is_not_run(tmp_path: Path) -> None:
+    (tmp_path / "pkg").mkdir()
+    for name in ("__init__.py", "web.py"):
+        (tmp_path / "pkg" / name).write_text("open('was run', 'w')\n")
+    rehearsed = rehearsal.rehearse(as_module(tmp_path), {})
+    assert rehearsed
+    rehearsed.close()
+    assert not (tmp_path / "was run").exists()
+    if sys.version_info >= (3, 11):  # then -m does not search the current folder
+        with pytest.raises(LauncherError, match="No module named 'pkg'"):
+            rehearsal.rehearse(as_module(tmp_path, PYTHONSAFEPATH="1"), {})
+
+
+@pytest.mark.parametrize(
+    ("first", "message"),
+    [
+        ("#!/gone/python\n", "there is no /gone/python, which its first line names"),
+        ("exec python\n", "is neither a program"),
+    ],
+)
+def test_a_program_in_place_of_the_python_is_checked_and_not_run(first: str, message: str, tmp_path: Path) -> None:
+    program = tmp_path / "torchrun"
+    program.write_text(first)
+    program.chmod(0o755)
+    (tmp_path / "webui.py").write_text("pass\n")
+    plain = command(tmp_path, "webui.py")
+    runner = plain._replace(argv=("torchrun", "webui.py"), program=str(program))
+    with pytest.raises(LauncherError, match=f"cannot start {program}: .*{message}") as caught:
+        rehearsal.rehearse(runner, {})
+    assert caught.value.status == ExitStatus.CONFIG
+    program.write_text(f"#!{sys.executable}\nopen('was run', 'w')\n")
+    rehearsed = rehearsal.rehearse(runner, {})
+    assert rehearsed
+    rehearsed.close()
+    assert not (tmp_path / "was run").exists()
+
+
 @pytest.mark.slow
 def test_a_python_that_does_not_come_up_is_not_waited_for_without_end(tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text("import time\ntime.sleep(60)\n")

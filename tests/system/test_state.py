@@ -52,7 +52,7 @@ def test_a_lock_goes_to_the_next_place_where_there_is_no_flock(
     without_flock(monkeypatch, tmp_path / "app", number)
     lock = locks.open_lock(tmp_path / "app", NAME)
     assert lock.path == places[1] / NAME
-    assert lock.try_acquire()
+    assert lock.acquire(0)
     assert next(locks.held(tmp_path / "app", NAME), None) == lock.path
     lock.close()
     without_flock(monkeypatch, tmp_path, number)
@@ -159,11 +159,11 @@ def test_launchers_with_locks_in_different_places_meet(
     places: tuple[Path, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = locks.open_lock(tmp_path / "app", NAME)
-    assert first.try_acquire()
+    assert first.acquire(0)
     without_flock(monkeypatch, tmp_path / "nowhere", errno.ENOSYS)
     second = locks.open_lock(tmp_path / "app", NAME, [first.path])
     assert second.path == places[1] / NAME
-    assert second.try_acquire()
+    assert second.acquire(0)
     assert list(locks.held(tmp_path / "app", NAME)) == [first.path, second.path]
     assert locks.preferred(tmp_path / "app", first.path, second.path)
 
