@@ -177,6 +177,13 @@ def test_a_container_with_the_same_paths_and_another_file_is_not_ours(
 def test_a_process_with_namespaces_of_its_own_that_runs_our_file_is_ours(app: AppFolder, processes: Processes) -> None:
     running = namespaced(app, processes, ":")
     pid = below(running)
+    forked = processes.start(("nsenter", "--target", str(pid), "--pid", "sleep", "600"))
+    (stranger,) = eventually(lambda: psutil.Process(forked.pid).children(), what="a process in the namespace")
+    done = launcher("stop", *app.arguments)
+    assert (done.status, alive(pid)) == (69, True)
+    assert f"is pid 1 of a pid namespace, and pid {stranger.pid} there would end with it" in done.err
+    stranger.kill()
+    forked.wait()
     done = launcher("stop", *app.arguments)
     assert done.status == 0, done.err
     assert f"stopping: pid {pid}, " in done.err
