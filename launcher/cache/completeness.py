@@ -32,7 +32,7 @@ _WEIGHTS = frozenset(
 # A library loads one of these files, never all of them.
 _ALTERNATIVES = frozenset((".gguf", ".ggml", ".onnx", ".tflite"))
 _OTHER_FRAMEWORKS = re.compile(r"(?:flax|tf|rust|openvino|coreml)[_.-]", re.IGNORECASE)
-_SHARD = re.compile(r"(.+)-\d{5}-of-\d{5}(\.\w+)")
+_SHARD = re.compile(r"(.+)-(\d{5})-of-(\d{5})(\.\w+)")
 _CONFIG = (".json", ".yaml", ".yml", ".model", ".txt")
 # No library loads these; only a download of the whole repo brings them.
 _OF_THE_WHOLE = frozenset((".gitattributes", "README.md"))
@@ -64,6 +64,9 @@ class Copy(NamedTuple):
             return f"{count(len(self.dangling), 'file')} missing: {min(self.dangling)}"
         if self.partial:
             return f"a download broke off: {count(len(self.partial), 'file')} arrived in part"
+        shards = sorted(_lost_shards(self.files))
+        if shards:
+            return f"{count(len(shards), 'file')} missing: {shards[0]}"
         lost = sorted(path for path in self.siblings if is_weights(path))
         if lost and not any(map(is_weights, self.files)):
             return f"no weights; the previous commit has {lost[0]}"
@@ -193,7 +196,18 @@ def _names(folder: str) -> list[str]:
 def _family(path: str) -> tuple[str, str] | None:
     """Return the common part of the names of all shards: the text before the number, and the suffix."""
     piece = _SHARD.fullmatch(path)
-    return (piece[1], piece[2]) if piece else None
+    return (piece[1], piece[4]) if piece else None
+
+
+def _lost_shards(files: Iterable[str]) -> Iterator[str]:
+    """Yield the missing shards of weights: each name contains the number of shards."""
+    here: dict[tuple[str, str, str], set[int]] = {}
+    for path in filter(is_weights, files):
+        if piece := _SHARD.fullmatch(path):
+            here.setdefault((piece[1], piece[3], piece[4]), set()).add(int(piece[2]))
+    for (start, total, suffix), numbers in here.items():
+        lost = (number for number in range(1, int(total) + 1) if number not in numbers)
+        yield from (f"{start}-{number:05}-of-{total}{suffix}" for number in lost)
 
 
 _Kind = tuple[str, str | None]

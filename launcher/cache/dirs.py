@@ -76,6 +76,15 @@ def taking_turns(folder: int) -> Iterator[None]:
     yield
 
 
+def open_to_read(path: str) -> int:
+    """Open a file without changing its access time if this user may; links are followed."""
+    try:
+        # Verifying is not a use: a changed access time would make every repo look recently used.
+        return open_regular(path, getattr(os, "O_NOATIME", os.O_RDONLY), follow=True)
+    except PermissionError:
+        return open_regular(path, follow=True)
+
+
 def walk(path: str) -> Iterator[os.DirEntry[str]]:
     """Yield every file below a folder, and skip unreadable folders."""
     pending = [path]

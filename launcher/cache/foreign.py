@@ -10,7 +10,7 @@ from contextlib import suppress
 from . import layout
 from .dirs import below
 from .names import HASH
-from .snapshots import foreign_files, is_partial, walk_snapshot
+from .snapshots import foreign_files, is_partial, tree_of, walk_snapshot
 
 
 def in_repo(root: str, folder: str) -> tuple[str, ...]:
@@ -29,20 +29,19 @@ def in_snapshot(path: str, repo: str, commit: str) -> tuple[str, ...]:
     if os.path.islink(path):
         return ()
     sizes = {}
-    has_links = False
+    has_blobs = False
     for _, prefix, entry in walk_snapshot(path):
         if entry.is_symlink():
-            has_links = True
+            has_blobs = True
         elif entry.is_file(follow_symlinks=False):
             sizes[f"{prefix}{entry.name}"] = entry.stat(follow_symlinks=False).st_size
     if not sizes:
         return ()
-    has_blobs = False
     with suppress(FileNotFoundError, NotADirectoryError):
-        has_blobs = any(HASH.fullmatch(name) and not is_partial(name) for name in os.listdir(f"{repo}/blobs"))
-    return tuple(
-        foreign_files(sizes, f"{repo}/trees/{commit}.json", has_links=has_links, has_blobs=has_blobs or has_links)
-    )
+        blobs = os.listdir(f"{repo}/blobs")
+        has_blobs = has_blobs or any(HASH.fullmatch(name) and not is_partial(name) for name in blobs)
+    # A killed run may have moved the links away already, so the blobs stand for them.
+    return tuple(foreign_files(path, sizes, tree_of(repo, commit), has_links=has_blobs, has_blobs=has_blobs))
 
 
 def give_back(root: int, trash: int, child: str, place: str, strangers: Collection[str]) -> None:

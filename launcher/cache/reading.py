@@ -12,8 +12,9 @@ from collections.abc import Sequence
 from ..system.files import content_hash
 from ..ui.console import Progress
 from .digests import Wanted
+from .dirs import open_to_read
 from .memory import Memory, line_of, settled
-from .verify import buffer, cores, open_to_read
+from .verify import buffer, cores
 
 
 def read(wanted: Sequence[Wanted], memory: Memory, progress: Progress | None) -> dict[Wanted, str]:

@@ -10,10 +10,14 @@ import errno
 import os
 import re
 from collections.abc import Iterator, Mapping
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from .dirs import opened
+from ..system.files import content_hash
+from .dirs import open_to_read, opened
 from .names import PIN, UNFINISHED
+
+if TYPE_CHECKING:
+    from .completeness import Files
 
 NOT_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 # Names of partial blobs: of huggingface_hub, and of clients in other languages.
@@ -164,7 +168,7 @@ def read_snapshot(place: Place, commit: str, refs: tuple[str, ...]) -> Revision:
         has_links = bool(linked or dangling or outside)
         sizes = {path: status.st_size for path, status in own}
         has_blobs = has_links or bool(place.blobs) or place.kept
-        foreign = foreign_files(sizes, f"{place.path}/trees/{commit}.json", has_links=has_links, has_blobs=has_blobs)
+        foreign = foreign_files(base, sizes, tree_of(place.path, commit), has_links=has_links, has_blobs=has_blobs)
     plain = Plain()
     for path, status in own:
         place.plain.add(status, held=direct, foreign=path in foreign)
@@ -205,17 +209,41 @@ def walk_snapshot(base: str) -> Iterator[tuple[int, str, os.DirEntry[str]]]:
                     yield folder, prefix, entry
 
 
-def foreign_files(sizes: Mapping[str, int], tree_path: str, *, has_links: bool, has_blobs: bool) -> frozenset[str]:
-    """Return the plain files of a snapshot, with sizes in bytes, that are not huggingface_hub's.
-
-    If the snapshot has links too, a file of the tree with another size is foreign: a person replaced a link with it.
-    """
+def tree_of(repo: str, commit: str) -> Files:
+    """Return huggingface_hub's list of the files of a commit of a repo; empty without one."""
     from .completeness import tree  # few snapshots have plain files
 
-    known = tree(tree_path)
+    return tree(f"{repo}/trees/{commit}.json")
+
+
+def foreign_files(
+    base: str, sizes: Mapping[str, int], known: Files, *, has_links: bool, has_blobs: bool
+) -> frozenset[str]:
+    """Return the plain files of the snapshot at `base`, with sizes in bytes, that are not huggingface_hub's.
+
+    If the snapshot has links too, a person may have replaced a link with an edited file, also one of the same size.
+    """
     if not known:
         return frozenset(sizes) if has_blobs else frozenset()
-    return frozenset(p for p, size in sizes.items() if p not in known or (has_links and size != known[p][1]))
+    return frozenset(
+        path
+        for path, size in sizes.items()
+        if path not in known or (has_links and (size != known[path][1] or not _is(f"{base}/{path}", known[path][0])))
+    )
+
+
+def _is(path: str, digest: str) -> bool:
+    """Return whether a file has the content of this hash; an unreadable one is not proven to have it."""
+    try:
+        descriptor = open_to_read(path)
+    except OSError:
+        return False
+    try:
+        return content_hash(descriptor, digest) == digest
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
 
 
 def is_partial(blob: str) -> bool:

@@ -18,10 +18,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from typing import Literal, NamedTuple
 
-from ..system.files import content_hash, open_regular
+from ..system.files import content_hash
 from ..ui.console import Progress
 from .completeness import Files, tree
-from .dirs import walk
+from .dirs import open_to_read, walk
 from .layout import Repo
 from .lists import Lists, links_of
 from .memory import Memory, line_of, settled
@@ -344,15 +344,6 @@ def _plain(repo: Repo, revision: Revision, listed: Files) -> Iterator[Candidate]
             why = "" if known else unknown
             expected = known[0] if known else None
             yield Candidate(repo.path, entry.path, "", (revision.commit,), expected, why, name)
-
-
-def open_to_read(path: str) -> int:
-    """Open a file without changing its access time if this user may; links are followed."""
-    try:
-        # Verifying is not a use: a changed access time would make every repo look recently used.
-        return open_regular(path, getattr(os, "O_NOATIME", os.O_RDONLY), follow=True)
-    except PermissionError:
-        return open_regular(path, follow=True)
 
 
 def _unreadable(candidate: Candidate, error: OSError) -> Checked:

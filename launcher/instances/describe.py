@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ..ui import redact, text
@@ -29,9 +29,9 @@ def member_document(member: Member) -> Mapping[str, Any]:
     return {**process_document(member.process), "ports": sorted(member.ports)}
 
 
-def family_documents(survey: Survey) -> list[Mapping[str, Any]]:
-    """Return for `--json` the processes that belong to the instances on the port."""
-    return [member_document(member) for instance in survey.stale for member in instance.family]
+def family_documents(survey: Survey, *, take_port: bool = False) -> list[Mapping[str, Any]]:
+    """Return for `--json` the processes that go with the instances on the port, and with holders that are taken."""
+    return [member_document(member) for _, family in _families(survey, take_port) for member in family]
 
 
 def left_documents(survey: Survey) -> list[Mapping[str, Any]]:
@@ -64,16 +64,22 @@ def victim(process: Process, survey: Survey) -> str:
     return f"{describe_member(leftover)}, left over by an instance that has ended" if leftover else describe(process)
 
 
-def going_along(survey: Survey) -> tuple[str, ...]:
-    """Return the processes that belong to the instances to be stopped, those that listen on a port first."""
+def going_along(survey: Survey, *, take_port: bool = False) -> tuple[str, ...]:
+    """Return the processes that go with those to be stopped, the ones that listen on a port first."""
     lines = []
-    for instance in survey.stale:
-        family = sorted(instance.family, key=lambda member: not member.ports)
+    for pid, members in _families(survey, take_port):
+        family = sorted(members, key=lambda member: not member.ports)
         named = family[:NAMED_AT_MOST]
-        lines += [f"{describe_member(member)}: below pid {instance.pid}, goes with it" for member in named]
+        lines += [f"{describe_member(member)}: below pid {pid}, goes with it" for member in named]
         if len(family) > len(named):
-            lines.append(f"{len(family) - len(named)} more below pid {instance.pid}")
+            lines.append(f"{len(family) - len(named)} more below pid {pid}")
     return tuple(lines)
+
+
+def _families(survey: Survey, take_port: bool) -> Iterator[tuple[int, Sequence[Member]]]:
+    yield from ((instance.pid, instance.family) for instance in survey.stale)
+    if take_port:
+        yield from ((holder.process.pid, holder.family) for holder in survey.holders if holder.process)
 
 
 def left_alone(survey: Survey) -> tuple[str, ...]:

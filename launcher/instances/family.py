@@ -143,6 +143,17 @@ def descendants(pids: Collection[int], table: Table, bounds: Bounds) -> tuple[Pr
     return tuple(k.process for pid, k in kin.items() if pid not in apart and k.process.uid == bounds.uid)
 
 
+def foreign_family(pids: Collection[int], table: Table, bounds: Bounds) -> tuple[Process, ...]:
+    """Return every process below foreign ones, except other instances that a launcher has started, and all below them.
+
+    A notebook server on the port may have started another app in its terminal.
+    """
+    candidates = table.below(pids) - bounds.spare - _apart(table, bounds)
+    instances = [pid for pid in candidates if own_marker(pid, table)]
+    apart = table.below(instances).union(instances)
+    return tuple(kin.process for pid in sorted(candidates - apart) if (kin := table.kin(pid)))
+
+
 def _why_spared(member: Kin, table: Table, start: Start, bounds: Bounds) -> str | None:
     """Return why a marked process is not a leftover to be stopped, or None if it is."""
     mark = member.marker

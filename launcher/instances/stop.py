@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from ..errors import ExitStatus, LauncherError
 from ..ui import text
 from .describe import describe, process_document
-from .family import descendants, family
+from .family import descendants, family, foreign_family
 from .pidfd import Handle, wait_for_any
 from .process import Process, look
 from .survey import Survey
@@ -195,7 +195,7 @@ class _Tree:
 def relatives_of(survey: Survey) -> Relatives:
     """Return a function that finds the families of a survey's instances and leftovers as they grow.
 
-    If the port is taken from another app, its family is all of its descendants.
+    If the port is taken from another app, its family is all of its descendants, except other instances.
     """
     instances = {instance.pid: instance for instance in survey.stale}
     leftovers = frozenset(member.process.pid for member in survey.leftovers)
@@ -206,7 +206,7 @@ def relatives_of(survey: Survey) -> Relatives:
         if root.pid in leftovers:
             return descendants(pids, table, survey.bounds)
         if instance is None:
-            return _all_below(root, pids, table)
+            return foreign_family(pids, table, survey.bounds)
         # They are proven by what they run, however short their time: a child of the same tick is not proven by its age.
         runs = [process for process in instance.runs if (now := table.kin(process.pid)) and now.start == process.start]
         roots = pids.intersection((instance.pid,)).union(process.pid for process in runs)

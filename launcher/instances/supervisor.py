@@ -61,7 +61,7 @@ def supervisor(pid: int, table: Table, own: int | None = None) -> Supervisor | N
     if pid == 1:
         return _container(ancestry[0], "is pid 1 of this container, which ends with it")
     ours = _scripts_above(own, table) if own else frozenset()
-    return unit.supervising(ancestry, table, own) or _above(ancestry, table, ours)
+    return unit.supervising(ancestry, table, own) or _above(ancestry, table, ours) or _first_of_another(pid, table)
 
 
 def starter(pid: int, table: Table) -> Starter | None:
@@ -182,6 +182,25 @@ def _ends_with(first: Kin, child: Kin, table: Table) -> Supervisor | None:
         _container(first, f"keeps this container running: pid 1, {first.name}, waits for it and ends with it")
         if ends
         else None
+    )
+
+
+def _first_of_another(pid: int, table: Table) -> Supervisor | None:
+    """Return a process as the pid 1 of another pid namespace, if others that it has not started end with it.
+
+    The kernel kills the rest of a namespace with its pid 1: pid_namespaces(7). A shell may have been attached to it.
+    """
+    namespace, inner = table.inner(pid)
+    if inner != 1:
+        return None
+    own = table.below((pid,)).union((pid,))
+    other = next((one for one in sorted(table.cgroups()) if one not in own and table.inner(one)[0] == namespace), None)
+    if other is None:
+        return None
+    return Supervisor(
+        "another pid namespace",
+        f"kill -9 {pid}",
+        f"is pid 1 of a pid namespace, and pid {other} there would end with it",
     )
 
 

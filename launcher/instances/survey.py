@@ -14,7 +14,7 @@ from . import port as ports
 from .app_arguments import Told
 from .candidates import App, Candidate, Claim, candidates
 from .command_line import ScriptArgument
-from .family import Bounds, Family, Known, Start, family, inherited_marker, leftovers
+from .family import Bounds, Family, Known, Start, family, foreign_family, inherited_marker, leftovers
 from .match import Evidence, Verdict, Wanted, judge
 from .process import Process, lineage, look
 from .proof import network
@@ -83,7 +83,7 @@ class Holder(NamedTuple):
     """Hold a foreign listener on our port; `process` is None if it is invisible.
 
     `above` means that it is our ancestor or pid 1: it can never be stopped from here. `remote` is the other end of a
-    connection that uses the port: then no process listens there.
+    connection that uses the port: then no process listens there. `family` are the processes that go with it.
     """
 
     address: str
@@ -92,6 +92,7 @@ class Holder(NamedTuple):
     supervisor: Supervisor | None
     above: bool
     remote: str | None = None
+    family: tuple[Member, ...] = ()
 
 
 class Survey(NamedTuple):
@@ -135,7 +136,7 @@ def survey(app: App, address: Address, claim: Claim | None = None) -> Survey:
     holders: tuple[Holder, ...] = ()
     if address.taken:
         gone = {process.pid for process in left_over.own}
-        holders = _holders(port, [listener for listener in listeners if listener.pid not in gone], table, own)
+        holders = _holders(port, [listener for listener in listeners if listener.pid not in gone], table, bounds)
         seen_on = frozenset[int]().union(*(i.listening for i in ours), *(member.ports for member in leftovers))
         if not holders and port not in seen_on:
             unseen = Holder(address.host or "0.0.0.0", None, None, None, above=False)
@@ -279,7 +280,7 @@ def _connected(host: str | None, port: int) -> tuple[Holder, ...]:
 
 
 def _holders(
-    port: int, listeners: Collection[ports.Listener], table: ProcessTable, own: Collection[int]
+    port: int, listeners: Collection[ports.Listener], table: ProcessTable, bounds: Bounds
 ) -> tuple[Holder, ...]:
     from .supervisor import supervisor
 
@@ -293,6 +294,7 @@ def _holders(
             uid=listener.uid if process is None or process.uid is None else process.uid,
             process=process,
             supervisor=supervisor(process.pid, table, os.getpid()) if process else None,
-            above=bool(process and (process.pid == 1 or process.pid in own)),
+            above=bool(process and process.pid in bounds.spare),
+            family=tuple(map(_member, foreign_family((process.pid,), table, bounds))) if process else (),
         )
     return tuple(holders.values())

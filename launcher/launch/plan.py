@@ -77,7 +77,7 @@ class LaunchPlan(NamedTuple):
         for process in self.victims():
             yield f"would terminate {victim(process, self.observed.survey)}"
         if self.problem is None:
-            for line in going_along(self.observed.survey):
+            for line in going_along(self.observed.survey, take_port=arguments.take_port):
                 yield f"would terminate {line}"
         yield from self._changes()
         yield from left_alone(self.observed.survey)
@@ -128,7 +128,7 @@ class LaunchPlan(NamedTuple):
                 for name, setting in (*settings.origins.items(), *settings.variables.items())
             },
             "terminate": [process_document(process) for process in self.victims()],
-            "terminate_along": [] if self.problem else family_documents(survey),
+            "terminate_along": [] if self.problem else family_documents(survey, take_port=arguments.take_port),
             "left": left_documents(survey),
             "launch": not arguments.no_launch,
             "background": arguments.background,

@@ -81,8 +81,9 @@ def _cached(context: Context, known: Library, progress: Progress | None) -> Sequ
                 f"skipped: {subject.repo}@{subject.revision}: {subject.problem or 'none of its files are here'}"
             )
             continue
-        if subject.problem:
-            context.console.warn(f"{model.repo} @ {model.commit[:7]} is pinned as it is: {subject.problem}")
+        problem = subject.problem or (subject.copy.doubt if subject.copy else "")
+        if problem:
+            context.console.warn(f"{model.repo} @ {model.commit[:7]} is pinned as it is: {problem}")
         models.append(model)
     return models
 

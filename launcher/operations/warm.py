@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 
-from ..cache.verify import open_to_read
+from ..cache.dirs import open_to_read
 from ..config.paths import HUB_ENTRY
 from ..context import Context
 from ..models import loaded, placement, versions, weights

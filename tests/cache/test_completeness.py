@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import time
-from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -19,6 +17,7 @@ from tests.support.caches import (
     add_blob,
     add_file,
     add_link,
+    add_list,
     add_plain,
     add_ref,
     flip,
@@ -26,7 +25,6 @@ from tests.support.caches import (
     verdicts,
     verify,
 )
-from tests.support.hub_files import make_file
 from tests.support.playground import tree as tree_of
 
 BIG = 5_000
@@ -147,21 +145,10 @@ def test_what_is_here_of_a_commit_is_read_from_the_disk(tmp_path: Path) -> None:
     assert copy_of(str(repo), A).siblings
 
 
-def _note(repo: Path, commit: str, files: Mapping[str, bytes]) -> None:
-    entries = {}
-    for path, data in files.items():
-        file = make_file(path, data)
-        entries[path] = {"size": len(data), "blob_id": file.blob}
-        if file.sha256:
-            entries[path] |= {"lfs_sha256": file.sha256, "lfs_size": len(data)}
-    (repo / "trees").mkdir(exist_ok=True)
-    (repo / "trees" / f"{commit}.json").write_text(json.dumps({"format_version": 1, "files": entries}))
-
-
 def test_verify_names_a_file_of_which_not_even_a_link_is_left(app: AppFolder) -> None:
     files = {"config.json": b"{}", "gpt.pth": b"1" * 900, "s2mel.pth": b"2" * 900}
     repo = make_repo(app.path / "cache_hub", "models--a--b", {A: files})
-    _note(repo, A, files)
+    add_list(repo, A, files)
     assert set(tree(str(repo / "trees" / f"{A}.json"))) == set(files)
     assert verify(app).status == 0
     link = repo / "snapshots" / A / "s2mel.pth"
@@ -189,7 +176,7 @@ def test_an_etag_that_is_no_hash_is_told_from_damage_by_the_list_of_files(app: A
     assert {"no list of its commit's files is known" in file["reason"] for file in unknown.json["files"]} == {True}
     assert verify(app, "--repair").status == 0
     assert all(map(os.path.exists, blobs))
-    _note(repo, A, files)
+    add_list(repo, A, files)
     known = verify(app, "--json").json
     assert (known["whole"], known["damaged"]) == (2, 0)
     flip(blobs[1])
@@ -212,7 +199,7 @@ def test_a_name_is_believed_where_another_file_of_the_repo_is_what_its_name_says
 def test_a_list_that_contradicts_a_file_which_is_what_its_name_says_condemns_nothing(app: AppFolder) -> None:
     repo = make_repo(app.path / "cache_hub", "models--a--b", {A: {}})
     blob = add_file(repo, A, "w.safetensors", b"1" * 900)
-    _note(repo, A, {"w.safetensors": b"2" * 900})
+    add_list(repo, A, {"w.safetensors": b"2" * 900})
     assert verdicts(verify(app, "--json")) == {blob: "unverifiable"}
     done = verify(app)
     assert done.status == 0
@@ -231,6 +218,16 @@ def test_without_a_list_a_download_that_broke_off_fails_the_verification(ending:
     before = tree_of(repo)
     assert verify(app, "--repair").status == 65  # offline nothing can be told of it, and nothing is removed
     assert tree_of(repo) == before
+
+
+def test_without_a_list_a_shard_that_others_count_is_missing(app: AppFolder) -> None:
+    """Each shard's name says how many there are; a prune removes partial downloads, which say it otherwise."""
+    shards = [f"model-{number:05}-of-00003.safetensors" for number in (1, 2, 3)]
+    repo = make_repo(app.path / "cache_hub", "models--a--b", {A: {shards[0]: b"1", shards[2]: b"3"}})
+    done = verify(app)
+    assert (done.status, f"1 file missing: {shards[1]}" in done.out) == (65, True)
+    add_file(repo, A, shards[1], b"2")
+    assert verify(app).status == 0
 
 
 def test_a_commit_that_nothing_loads_is_not_blamed_for_a_download_of_another(app: AppFolder) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -10,8 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from launcher.cache import planning
+from launcher.cache import trash as trash_of
+from launcher.cache.planning import Request
 from tests.support.apps import AppFolder
-from tests.support.caches import A, B, add_blob, add_file, add_ref, make_repo, make_trash, share
+from tests.support.caches import A, B, add_blob, add_file, add_list, add_ref, make_repo, make_trash, root_of, share
 from tests.support.removal import (
     COMMANDS,
     OtherUser,
@@ -112,6 +116,44 @@ def test_foreign_files_in_every_part_of_a_repo_stay_and_nothing_else(
         assert done.status == 0 or "matches" in done.err, done.err
         present = [path for path in hub.rglob("*") if path.is_file()]
         assert sorted(present) == sorted(kept)
+
+
+@pytest.mark.parametrize("with_list", [True, False])
+@pytest.mark.parametrize("target", ["koge/a", f"koge/a@{A}"])
+def test_an_edited_file_of_the_same_size_outlives_a_removal_that_is_killed_at_any_rename(
+    target: str, with_list: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its size is that of the list, and only its content tells that a person has replaced the link."""
+    listed = {"config.json": b'{"fp16": 0}', "w.bin": b"w" * 9, "sub/x.bin": b"x"}
+    rename = os.rename
+    for step in range(1, 40):
+        hub = tmp_path / f"hub{step}"
+        repo = make_repo(hub, "models--koge--a", {A: listed, B: {"y": b"y"}}, {"main": A, "other": B})
+        if with_list:
+            add_list(repo, A, listed)
+        edited = repo / "snapshots" / A / "config.json"
+        edited.unlink()
+        edited.write_bytes(b'{"fp16": 1}')
+        left = step
+
+        def dying(*arguments: object, **keywords: object) -> None:
+            nonlocal left
+            left -= 1
+            if left == 0:
+                raise SystemExit
+            rename(*arguments, **keywords)  # type: ignore[arg-type]
+
+        monkeypatch.setattr("os.rename", dying)
+        planned = planning.plan(Request("remove", (target,)), (root_of(hub),))
+        with contextlib.suppress(SystemExit):
+            planning.condemn(planned, lambda *_: None)
+        monkeypatch.setattr("os.rename", rename)
+        trash_of.finish(str(hub))
+        assert edited.is_file() and edited.read_bytes() == b'{"fp16": 1}', step
+        if left > 0:
+            assert not (edited.parent / "w.bin").is_symlink()
+            return
+    raise AssertionError("it never ends")
 
 
 def test_what_the_system_and_a_killed_pull_left_in_a_repo_keeps_no_empty_folder_there(

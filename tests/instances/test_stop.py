@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 import time
@@ -30,6 +31,7 @@ from tests.support.apps import (
     free_port,
     get,
     launcher,
+    make_app,
 )
 
 # A child that is neither Python nor in the app's command line, as Gradio's node is.
@@ -255,6 +257,35 @@ def test_take_port_stops_a_stranger_of_the_same_user(app: AppFolder, processes: 
     assert done.status == 0
     assert f"taking the port from: pid {server.pid}, " in done.err
     assert server.wait(5) == -signal.SIGTERM
+
+
+@pytest.mark.slow
+def test_take_port_leaves_another_instance_below_the_holder_and_names_the_rest(
+    app: AppFolder, processes: Processes, tmp_path: Path
+) -> None:
+    other = make_app(tmp_path / "other")
+    script = (
+        "import socket, subprocess, sys, time\n"
+        f"held = socket.create_server(('127.0.0.1', {app.port}))\n"
+        f"subprocess.Popen({[sys.executable, str(START_APP), *other.arguments]!r}, start_new_session=True)\n"
+        "job = subprocess.Popen(['sleep', '600'], start_new_session=True)\n"
+        "print('job', job.pid, flush=True)\n"
+        "time.sleep(600)\n"
+    )
+    holder = processes.start((sys.executable, "-c", script))
+    eventually(lambda: get(other.port), what="the other app")
+    found = eventually(lambda: re.search(r"job (\d+)", holder.out), what="job")
+    assert found
+    job = int(found[1])
+    pid = int(str(get(other.port)).split()[1])
+    try:
+        plan = launcher("--take-port", "-n", *app.arguments)
+        assert f"would terminate pid {job}, sleep 600, " in plan.out
+        assert f"pid {pid}, " not in plan.out
+        assert launcher("--take-port", "--no-launch", *app.arguments).status == 0
+        assert (alive(job), alive(pid)) == (False, True)
+    finally:
+        psutil.Process(pid).kill()
 
 
 def test_take_port_never_stops_what_the_launcher_runs_below(app: AppFolder, processes: Processes) -> None:

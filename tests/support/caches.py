@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -24,6 +25,7 @@ from launcher.cache import entries
 from launcher.cache.names import TRASH
 from launcher.cache.roots import Root
 from tests.support.apps import AppFolder, Done, clean_environment, launcher
+from tests.support.hub_files import make_file
 
 A, B, C = "a" * 40, "b" * 40, "c" * 40
 """Commits."""
@@ -72,6 +74,18 @@ def add_plain(repo: Path, revision: str, file: str, data: bytes) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(data)
     return path
+
+
+def add_list(repo: Path, commit: str, files: Mapping[str, bytes]) -> None:
+    """Write the list of the files of a commit as huggingface_hub 1.22 and later do."""
+    entries = {}
+    for path, data in files.items():
+        file = make_file(path, data)
+        entries[path] = {"size": len(data), "blob_id": file.blob}
+        if file.sha256:
+            entries[path] |= {"lfs_sha256": file.sha256, "lfs_size": len(data)}
+    (repo / "trees").mkdir(exist_ok=True)
+    (repo / "trees" / f"{commit}.json").write_text(json.dumps({"format_version": 1, "files": entries}))
 
 
 def add_ref(repo: Path, ref: str, text: str) -> Path:
