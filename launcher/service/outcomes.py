@@ -334,10 +334,10 @@ def _attempt(document: Any) -> Attempt | None:
 
 def _set(document: Any) -> LaunchSet:
     return LaunchSet(
-        argv=tuple(map(_text, document["argv"])),
+        argv=_words(document["argv"]),
         interpreter=_text(document["interpreter"]),
         program=_text(document["program"]),
-        script=tuple(map(_text, document["script"])),
+        script=_words(document["script"]),
         models=tuple(Pinned(*map(_text, model)) for model in document["models"]),
         folders=_text(document["folders"]),
         environment=tuple(map(_text, document["environment"])),
@@ -345,6 +345,12 @@ def _set(document: Any) -> LaunchSet:
         at=_text(document["at"]),
         locked=bool(document["locked"]),
     )
+
+
+def _words(value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list) or not value:
+        raise TypeError("a command has words")
+    return tuple(map(_text, value))
 
 
 def _text(value: Any) -> str:

@@ -263,7 +263,9 @@ def test_a_record_that_somebody_has_spoiled_is_none(app: AppFolder, processes: P
     path = app.path / ".start_app" / f"outcomes-{app.port}.json"
     assert path.stat().st_mode & 0o777 == 0o600
     document: dict[str, Any] = json.loads(path.read_text())
-    for spoiled in (b"", b"[]", b"\xff", json.dumps({**document, "good": [{}]}).encode(), b"{" * 10_000):
+    sets = [{}, *({**document["good"][0], name: value} for name in ("argv", "script") for value in ([], "word"))]
+    odd = [json.dumps({**document, "good": [one]}).encode() for one in sets]
+    for spoiled in (b"", b"[]", b"\xff", *odd, b"{" * 10_000):
         path.write_bytes(spoiled)
         assert known(app) == outcomes.Outcomes()
     assert launcher("status", *app.arguments).status == 0
