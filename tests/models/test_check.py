@@ -289,6 +289,16 @@ def test_a_commit_that_was_forced_away_upstream_is_behind_with_the_date_that_is_
     assert detail(done) == f"{new[:7]}, {forced[:7]} of {NEW_DATE} upstream"
 
 
+def test_a_ref_with_any_other_text_than_a_commit_leads_to_nothing(world: World) -> None:
+    """No app can load `main` by it, so the commit beside it is not what counts."""
+    _, new = world.publish()
+    ref = world.put(new) / "refs" / "main"
+    ref.write_text(new.upper())
+    done = world.check("--json")
+    assert (done.status, verdict(done)) == (STALE, "incomplete locally")
+    assert detail(done) == "no snapshot of it"
+
+
 def test_an_older_copy_in_another_cache_of_the_app_is_behind_and_the_hint_helps(world: World) -> None:
     """An app whose code names its own cache loads that one."""
     old, new = world.publish()
