@@ -23,6 +23,7 @@ def run(context: Context) -> Report:
     lock = held.take_launch_lock(context)
     try:
         with pulling.pull_lock(context):
+            held.refuse_edited(context)
             if root.real == target:
                 return _finish(context, target)
             planned = move_plan.prepare(context, target)

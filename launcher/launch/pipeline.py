@@ -22,7 +22,7 @@ from ..instances import refusal
 from ..instances.proof import own_namespace
 from ..operations import outcome
 from ..operations.closed_connections import wait_out
-from ..operations.held import open_instance_lock, take_launch_lock
+from ..operations.held import open_instance_lock, refuse_edited, take_launch_lock
 from ..operations.identity import command_of
 from ..operations.instance import Observed, observe
 from ..operations.replace import clear_port, ended, refuse_taken_port
@@ -176,6 +176,7 @@ class Launch:
         self._check()
         launch_lock = take_launch_lock(self.context)
         try:
+            refuse_edited(self.context)
             return self._make_way(None)
         finally:
             launch_lock.close()
@@ -191,6 +192,8 @@ class Launch:
             self.context.console.say(line)
         self._check()
         launch_lock = take_launch_lock(self.context)
+        if self.good is None:  # a good set does not depend on the settings
+            refuse_edited(self.context)
         outcome.look_back(self.context)
         if self.context.arguments.if_down or self.unattended_rollback:
             self.refuse_running()

@@ -20,12 +20,14 @@ from ..cache.names import name as repo_name
 from ..cache.planning import Request, Result
 from ..cache.usage import in_use
 from ..config.paths import HUB_ENTRY, MOVE
+from ..config.settings import HUB_CACHE_NAMES
 from ..context import Context
 from ..errors import ExitStatus, LauncherError, quoted
-from ..service import history
+from ..service import history, outcomes
+from ..service.outcomes import LaunchSet
 from ..ui import text
 from . import needed
-from .move_plan import Move, refuse_full, refuse_in_use
+from .move_plan import Move, refuse_full, refuse_in_use, refuse_readers
 
 _PASSES = 3
 
@@ -68,7 +70,7 @@ def apply(context: Context, move: Move) -> Result:
 def finish(context: Context, target: str, begun: Journal) -> Result:
     """Point links to the new cache, which is complete and in use, and remove the old one.
 
-    Raises LauncherError if a link cannot be changed; then the old cache stays.
+    Raises LauncherError if the old cache may be in use, or a link cannot be changed; then the old cache stays.
     """
     console, source = context.console, begun.source
     roots.refuse_unsafe((begun.root,), context.settings.app_dir, context.home)
@@ -76,7 +78,9 @@ def finish(context: Context, target: str, begun: Journal) -> Result:
         raise LauncherError(
             f"the journal in {target} names {source}, which is not another cache", f"rm {quoted(target + '/' + MOVE)}"
         )
+    refuse_readers(context, source, target)
     _relink(context, target, source)
+    _move_sets(context, target, begun)
     # A repo with only foreign files is the rest of a removal that was interrupted.
     request = Request("clear", force=True)
     planned = planning.plan(request, (begun.root,), again=True)
@@ -245,6 +249,35 @@ def _relink(context: Context, target: str, source: str) -> None:
                 ExitStatus.IO,
             ) from error
         context.console.say(f"cache: {link} now points to {new}")
+
+
+def _move_sets(context: Context, target: str, begun: Journal) -> None:
+    """Have the last good sets find their models in the new cache: a roll-back needs them.
+
+    Raises LauncherError (74) if they cannot be written.
+    """
+    variable = HUB_CACHE_NAMES[0]
+
+    def moved(ran: LaunchSet) -> LaunchSet:
+        models = tuple(one._replace(path=_moved_path(one.path, target, begun)) for one in ran.models)
+        if models == ran.models:
+            return ran
+        environment = tuple(sorted({*ran.environment, variable}))
+        return ran._replace(models=models, environment=environment, variables={**ran.variables, variable: target})
+
+    try:
+        outcomes.change_all(context.settings.app_dir, moved)
+    except OSError as error:
+        raise LauncherError(
+            f"cannot lead the last good sets to {target}: {reason(error)}; {begun.source} stays",
+            f"ls -ld {quoted(context.settings.app_dir)}",
+            ExitStatus.IO,
+        ) from error
+
+
+def _moved_path(path: str, target: str, begun: Journal) -> str:
+    old = next((old for old in (begun.path, begun.source) if path.startswith(f"{old}/")), None)
+    return f"{target}{path.removeprefix(old)}" if old else path
 
 
 def _places(context: Context, source: str) -> tuple[str, ...]:
