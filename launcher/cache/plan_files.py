@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import fnmatch
 import os
+import stat
 from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
@@ -107,14 +108,23 @@ def _parts(inventory: Inventory, repo: Repo, snapshots: Mapping[str, Files]) -> 
                 elif path in files.chosen:
                     skipped += plans.foreign([whole])
                 continue
-            link = os.path.islink(whole)
+            status = os.lstat(whole)
             lead = repo.leads.get(inner) if not blob else None
-            size = 0 if link else freed_by(os.lstat(whole))
+            targets = (lead,) if lead else ()
+            identity = (status.st_dev, status.st_ino)
             items.append(
-                Item("link" if link else "file", whole, size, ASKED, repo.folder, targets=(lead,) if lead else ())
+                Item(
+                    "link" if stat.S_ISLNK(status.st_mode) else "file",
+                    whole,
+                    freed_by(status),
+                    ASKED,
+                    repo.folder,
+                    identity,
+                    targets=targets,
+                )
             )
     loose = {blob for files in snapshots.values() for path, blob in files.blobs.items() if path in files.chosen}
-    blobs = plans.blob_items(repo, sorted(loose - stay - {""}), "only what goes links to it")
+    blobs = plans.blob_items(repo, sorted(loose - stay - {""}), "only removed files link to it")
     return Parts([*items, *blobs.items], blobs.blobs, [*skipped, *blobs.skipped])
 
 

@@ -207,11 +207,13 @@ class _Run:
 
     def _unlink_plain(self, item: Item) -> None:
         with below(self.trash.descriptor, item.path[len(f"{self.root}/") :]) as (parent, name):
+            _refuse_other(item, parent, name)
             self.deletion.unlink(parent, name)
 
     def _unlink(self, item: Item) -> None:
         path = item.path[len(f"{self.root}/") :]
         with below(self.trash.descriptor, path) as (parent, name):
+            _refuse_other(item, parent, name)
             os.unlink(name, dir_fd=parent)
         self._drop_empty_folders(path)
 
@@ -259,6 +261,15 @@ class _Run:
     def _refuse_mount(self, entry: str) -> None:
         if entry in self.mounts:
             raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
+
+
+def _refuse_other(item: Item, parent: int, name: str) -> None:
+    """Refuse a file that has replaced the planned one meanwhile, such as an edited one; raise OSError (ESTALE)."""
+    status = os.stat(name, dir_fd=parent, follow_symlinks=False)
+    # A new file often has the inode number of a removed one.
+    other = item.kind in ("link", "file") and stat.S_ISLNK(status.st_mode) != (item.kind == "link")
+    if other or (item.identity and (status.st_dev, status.st_ino) != item.identity):
+        raise OSError(errno.ESTALE, "it has changed since the removal was planned")
 
 
 def _approved(plan: Plan) -> Iterator[str]:

@@ -105,7 +105,8 @@ def of_repo(repo: str, place: Place, wanted: str | None = None) -> tuple[Subject
 def _revisions(read: layout.Repo) -> Iterator[str]:
     """Yield the revisions that apps load: the refs, and `main` even if it leads to nothing; otherwise a commit."""
     refs = {ref for revision in read.revisions for ref in revision.refs if not ref.startswith(PIN)}
-    if repo_id.DEFAULT_REVISION in read.broken_refs or not (refs or read.revisions):
+    is_broken = repo_id.DEFAULT_REVISION in read.broken_refs or f"refs/{repo_id.DEFAULT_REVISION}" in read.foreign
+    if is_broken or not (refs or read.revisions):
         refs.add(repo_id.DEFAULT_REVISION)
     refs = refs or {ref for ref in read.broken_refs if not ref.startswith(PIN)}
     yield from sorted(refs, key=lambda ref: (ref != repo_id.DEFAULT_REVISION, ref))

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+from pathlib import Path
 
 import pytest
 
+from launcher.cache import planning
+from launcher.cache.planning import Request
+from tests.support.caches import A, make_repo, root_of
 from tests.support.hub_cache import Library
 from tests.support.removal import V22, V23, Cached, everything
 
@@ -70,3 +74,18 @@ def test_the_name_of_a_repo_is_known_in_any_case_where_one_has_it(cached: Cached
 @pytest.mark.parametrize("words", [("clear",), ("prune",)])
 def test_only_remove_takes_files(cached: Cached, words: tuple[str, ...]) -> None:
     assert cached.run(*words, "--file", "x").status == 2
+
+
+def test_a_file_that_took_the_place_of_a_planned_one_stays(tmp_path: Path) -> None:
+    """A terminal asks before it removes from a shared cache, and the answer may take minutes."""
+    repo = make_repo(tmp_path, "models--koge--a", {A: {"config.json": b"{}", "w.bin": b"w"}})
+    planned = planning.plan(Request("remove", ("koge/a",), files=("*",)), (root_of(tmp_path),))
+    edited = repo / "snapshots" / A / "config.json"
+    edited.unlink()
+    edited.write_text("mine")
+    result = planning.condemn(planned, lambda *_: None)
+    assert [(failure.path, failure.reason) for failure in result.failures] == [
+        (str(edited), "it has changed since the removal was planned")
+    ]
+    assert edited.read_text() == "mine"
+    assert not os.path.lexists(edited.with_name("w.bin"))

@@ -135,7 +135,7 @@ def test_a_mirror_whose_api_and_files_are_of_different_commits_is_inconsistent(w
     api, files = (old, new) if stale == "api" else (new, old)
     assert cells(done)[V23] == [
         "main", new[:7], f"{api[:7]}/{files[:7]}", new[:7],
-        f"mirror inconsistent: its API says {api[:7]}, its files are {files[:7]}: pull by commit is immune",
+        f"mirror inconsistent: its API says {api[:7]}, its files are {files[:7]}: a pull by commit is not affected",
     ]  # fmt: skip
     said = world.check("--json").json["models"][0]["mirror"]
     assert (said["commit"], said["files_commit"]) == (api, files)
@@ -289,6 +289,16 @@ def test_a_commit_that_was_forced_away_upstream_is_behind_with_the_date_that_is_
     assert detail(done) == f"{new[:7]}, {forced[:7]} of {NEW_DATE} upstream"
 
 
+def test_a_ref_with_any_other_text_than_a_commit_leads_to_nothing(world: World) -> None:
+    """No app can load `main` by it, so the commit beside it is not what counts."""
+    _, new = world.publish()
+    ref = world.put(new) / "refs" / "main"
+    ref.write_text(new.upper())
+    done = world.check("--json")
+    assert (done.status, verdict(done)) == (STALE, "incomplete locally")
+    assert detail(done) == "no snapshot of it"
+
+
 def test_an_older_copy_in_another_cache_of_the_app_is_behind_and_the_hint_helps(world: World) -> None:
     """An app whose code names its own cache loads that one."""
     old, new = world.publish()
@@ -435,7 +445,7 @@ def test_a_lock_that_is_nonsense_is_refused_before_any_hub_is_asked(world: World
     world.lock.write_text(json.dumps({"version": 1, "models": [{"repo": "../../etc"}]}))
     done = world.check()
     assert (done.status, done.out, world.asked) == (CONFIG, "", 0)
-    assert done.err.startswith(f"{world.lock}: models[0].repo: '../../etc' is no repo's name")
+    assert done.err.startswith(f"{world.lock}: models[0].repo: '../../etc' is not the name of a repo")
     assert "hint: git checkout models.lock" in done.err
 
 
