@@ -531,7 +531,8 @@ class Chaos:
             left = [name for name in os.listdir(self.cache) if name.startswith(("models--", ".start_app-trash-"))]
             left += [f".locks/{name}" for name in os.listdir(self.cache / ".locks")]
             if left:
-                raise ViolationError(f"after a clear there is {left}")
+                inside = sorted(str(path) for name in left for path in (self.cache / name).rglob("*"))
+                raise ViolationError(f"after a clear there is {left}: {inside}")
         if not checks.repo_folder(self.cache, UNLOCKED).exists():
             self._download()
 
