@@ -1,1 +1,1 @@
-"""Every speed claim, as a ratio or a difference measured beside its alternative in the same run."""
+"""Every speed claim, as a ratio to its alternative or a difference from it, measured in the same run."""

@@ -198,9 +198,9 @@ def verify(scale: Scale, big: Big, app: App, peer: Peer) -> Iterator[Result]:
 
 
 def huge(scale: Scale, shape: Shape, what: str) -> Iterator[Result]:
-    """Measure the memory that listing very many files takes, and the time for each beside a tenth of them.
+    """Measure the memory that listing very many files takes, and the time for each, next to a tenth of them.
 
-    What a list of nothing takes is no part of the time: it would hide a growth.
+    The time does not include that of listing nothing, which would hide a growth.
     """
     small = _tenth(shape)
     with temporary_app(PRINTS_AND_ENDS) as large_app, temporary_app(PRINTS_AND_ENDS) as small_app:

@@ -1,4 +1,4 @@
-"""A crowd of processes that goes when it is told to, when whoever asked for it dies, and in any case after a while."""
+"""Many processes that end on request, with the process that started them, and in any case after a while."""
 
 from __future__ import annotations
 

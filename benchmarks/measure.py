@@ -1,4 +1,4 @@
-"""A speed is told only beside its alternative: both measured in turn, in one run, on one machine, by their medians.
+"""Report a speed only with its alternative: both measured in turn, in one run, on one machine, by their medians.
 
 Absolute times say as much about the machine and its neighbours as about the program; a ratio of neighbours says less.
 """
@@ -58,7 +58,7 @@ QUICK = Scale(repetitions=9, slow_repetitions=3, processes=2000, repos=200, big_
 class Claim:
     """Hold what is claimed: `ours` against `beside`, compared as a ratio, a difference or alone, at most `bar`.
 
-    Without a bar it is no claim: a number that is told because the claims beside it are understood better with it.
+    Without a bar it is not a claim, but a number that helps to understand the other claims.
     """
 
     name: str
@@ -132,7 +132,7 @@ class Result:
         }
 
 
-HEADINGS = ("claim", "measured", "median", "beside it", "median", "result", "bar", "verdict")
+HEADINGS = ("claim", "measured", "median", "alternative", "median", "result", "bar", "verdict")
 NUMBERS = frozenset(("median", "result", "bar"))
 
 

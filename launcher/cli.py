@@ -140,7 +140,9 @@ def _warn(loaded: settings.Settings, command: str, console: Console) -> None:
         console.warn(warning)
     if loaded.foreign is not None and (command in CHANGING or command.startswith("models ")):
         owner = text.user(loaded.foreign)
-        console.say(f"{loaded.env_file} belongs to {owner}: it decides no token, no code and no removal for you")
+        console.say(
+            f"{loaded.env_file} belongs to {owner}: for you, it sets no token, runs no code and allows no removal"
+        )
         console.hint(f"start_app.py {shlex.join(('--env-file', str(loaded.env_file)))} trusts it")
 
 

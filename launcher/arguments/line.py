@@ -1,6 +1,6 @@
 """Split a command line before its command is known: words, options with their values, and unknown options.
 
-argparse wants the command first, and its options after it; people type them in any order.
+argparse expects the command first, and its options after it; people type them in any order.
 """
 
 from __future__ import annotations

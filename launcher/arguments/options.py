@@ -143,12 +143,12 @@ REPAIR = _flag("--repair", help="remove damaged files and download them again")
 REPORT = _flag("--report", help="print Markdown for a bug report, with every fact and no secret")
 # models.lock
 LOCAL_DIR = _option(
-    "--local-dir", metavar="DIR", completes="dir", help="the folder of the app that the model's files are in"
+    "--local-dir", metavar="DIR", completes="dir", help="the folder with the model's files, inside the app's folder"
 )
 INCLUDE = _option("--include", metavar="GLOB", action="append", help="pin only matching files; can be repeated")
 EXCLUDE = _option("--exclude", metavar="GLOB", action="append", help="do not pin matching files; can be repeated")
 REMOVE = _flag("--remove", help="remove these models from models.lock")
-FREEZE = _flag("--freeze", help="pin what is on the disk; REPO says whose files those may be that have no origin")
+FREEZE = _flag("--freeze", help="pin what is on the disk; REPO names a repo that files of unknown origin may come from")
 # Service
 FOLLOW = _flag("-f", "--follow", help="keep printing new output")
 LINES = _option("--lines", metavar="N", type=typed.count, help="how many of the last lines to print (default: 50)")

@@ -22,7 +22,7 @@ def refuse_contradictions(arguments: Arguments) -> None:
         raise _refusal("--local-dir needs exactly one REPO", "start_app.py models check REPO --local-dir DIR")
     if arguments.supervisord and (arguments.template or arguments.user):
         raise _refusal(
-            "--template and --user are about systemd, and have no effect with --supervisord",
+            "--template and --user are for systemd and have no effect with --supervisord",
             "start_app.py unit --supervisord",
         )
     if arguments.follow and arguments.json:
@@ -61,7 +61,7 @@ def _refuse_in_start(arguments: Arguments) -> None:
     if not arguments.background and (arguments.open or arguments.timeout is not None):
         value = "" if arguments.open else f" {arguments.timeout:g}"
         raise _refusal(
-            f"{waiting} is about waiting for the page, and a launcher in the foreground becomes the app",
+            f"{waiting} needs --background: in the foreground, the launcher becomes the app and cannot wait",
             f"start_app.py --background {waiting}{value}{REPEAT}; "
             f"in another terminal: start_app.py wait {waiting}{value}",
         )

@@ -172,7 +172,7 @@ _COMMANDS = (
             ("init", "show the lines, and ask before they are written"),
             ("init --yes", "write them without a question, for a script"),
         ),
-        details="It reads what runs, the start scripts and the code of the app, and runs nothing. Lines in .env stay.",
+        details="It reads the running instance, start scripts and the app's code, and runs none. Lines in .env stay.",
         changes=True,
     ),
     Command(
@@ -249,12 +249,12 @@ _COMMANDS = (
             ("cache move /mnt/models", "copy, compare, switch .env, then remove the old cache"),
         ),
         repos="DIR",
-        details="DIR is empty or new. HF_HOME and the token in it stay. After an interruption, run the same command.",
+        details="DIR must be empty or new. HF_HOME and its token stay. After an interruption, run the same command.",
         changes=True,
     ),
     Command(
         "models list",
-        "list every weights file that the app can load, and what it is",
+        "list every weights file that the app can load, and its origin",
         {},
         (
             ("models list", "name the file, its repo and commit, and whether the instance has loaded it"),

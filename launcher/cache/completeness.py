@@ -69,7 +69,7 @@ class Copy(NamedTuple):
             return f"{count(len(shards), 'file')} missing: {shards[0]}"
         lost = sorted(path for path in self.siblings if is_weights(path))
         if lost and not any(map(is_weights, self.files)):
-            return f"no weights; the commit before has {lost[0]}"
+            return f"no weights; the previous commit has {lost[0]}"
         return ""
 
 

@@ -265,7 +265,7 @@ def _problems(repo: Repo) -> Iterator[str]:
     if repo.broken_refs and repo.revisions:
         yield f"refs to a missing commit: {_some(tuple(sorted(repo.broken_refs)))}"
     if repo.odd_refs:
-        yield f"refs that huggingface_hub cannot follow, for a blank in them: {_some(repo.odd_refs)}"
+        yield f"refs that huggingface_hub cannot follow, because they contain a blank: {_some(repo.odd_refs)}"
     if not repo.revisions:
         yield "no revisions"
     if repo.foreign:

@@ -13,6 +13,7 @@ _SETTLED_SECONDS = 0.1
 # FAT has a resolution of two seconds, ext4 with 128-byte inodes and old NFS of one.
 _SETTLED_COARSE_SECONDS = 2.1
 _SECOND = 1_000_000_000
+_HEXADECIMAL = b"0123456789abcdef"
 
 
 class Memory:
@@ -68,7 +69,8 @@ class Memory:
         """Add one line to the index of `hash_of`, if it exists: with thousands of files, none is built for each."""
         if self._hashes is not None:
             look, _, digest = line.rpartition(b" ")
-            self._hashes[look, len(digest)] = digest.decode()
+            if not digest.strip(_HEXADECIMAL):  # a spoiled line has other bytes
+                self._hashes[look, len(digest)] = digest.decode()
 
     def data(self, *, everything: bool) -> bytes:
         """Return the lines to save; after a full scan, drop the files that were not seen again."""

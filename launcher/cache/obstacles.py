@@ -20,7 +20,7 @@ def of_repo(root: str, folder: str) -> str:
     except OSError:
         return ""
     if above.st_mode & stat.S_ISVTX and os.geteuid() not in (0, status.st_uid, above.st_uid):
-        return f"it belongs to uid {status.st_uid}, and only that user may remove it from a folder that is sticky"
+        return f"it belongs to uid {status.st_uid}, and only that user may remove it from a sticky folder"
     return "" if stat.S_ISLNK(status.st_mode) else _protection(path, status)
 
 

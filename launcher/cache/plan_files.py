@@ -124,7 +124,7 @@ def _parts(inventory: Inventory, repo: Repo, snapshots: Mapping[str, Files]) -> 
                 )
             )
     loose = {blob for files in snapshots.values() for path, blob in files.blobs.items() if path in files.chosen}
-    blobs = plans.blob_items(repo, sorted(loose - stay - {""}), "only what goes links to it")
+    blobs = plans.blob_items(repo, sorted(loose - stay - {""}), "only removed files link to it")
     return Parts([*items, *blobs.items], blobs.blobs, [*skipped, *blobs.skipped])
 
 

@@ -197,7 +197,7 @@ def _outdated(
         if old and newest < min(limit, options.now - _IMPLAUSIBLE * _DAY) and not options.force:
             days = int((options.now - newest) // _DAY)
             notes.append(
-                f"nothing in it was used for {days} days, or the clock is wrong; --force removes it for its age"
+                f"nothing in it was used for {days} days, or the clock is wrong; --force removes it because of its age"
             )
         else:
             reasons = {repo.folder: f"not used for {int((options.now - repo.used) // _DAY)} days" for repo in old}

@@ -83,7 +83,7 @@ def refuse_unknown(wanted: Sequence[str], roots: Sequence[Root]) -> None:
         if not matching((target,), present):
             if "@" in target:
                 raise LauncherError(
-                    f"{target} is a revision, and a whole repo is meant here",
+                    f"{target} is a revision, and --keep takes whole repos",
                     "start_app.py cache list --revisions",
                     ExitStatus.USAGE,
                 )

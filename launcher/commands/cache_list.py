@@ -40,7 +40,7 @@ def run(context: Context) -> Report:
         lines += [context.console.hinted(line) for line in (*_unfinished(shown.root), *below)]
     xet = _xet(context)
     if xet and xet[1] and not arguments.repos:
-        lines.append(f"xet: {xet[0]}, {text.size(xet[1])}, no models: chunks that a later download may need again")
+        lines.append(f"xet: {xet[0]}, {text.size(xet[1])}, chunks for later downloads, not models")
     size = sum(shown.size for shown in listings)
     misplaced = roots.misplaced(context.environment, context.settings.app_dir)
     hint = f"{misplaced[1]}: {misplaced[0]}" if misplaced else None

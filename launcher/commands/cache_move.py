@@ -23,6 +23,7 @@ def run(context: Context) -> Report:
     lock = held.take_launch_lock(context)
     try:
         with pulling.pull_lock(context):
+            held.refuse_edited(context)
             if root.real == target:
                 return _finish(context, target)
             planned = move_plan.prepare(context, target)
@@ -64,7 +65,7 @@ def _confirm(context: Context, planned: Move) -> None:
     root, console = planned.root, context.console
     if root.owned or context.arguments.yes:
         return
-    shared = f"{root.path} ({root.origin}) is shared with other programs, which do not find the models afterwards"
+    shared = f"{root.path} ({root.origin}) is shared with other programs, which will not find the models afterwards"
     if not console.interactive or console.as_json:
         raise LauncherError(
             f"{shared}; nothing was changed",
@@ -86,7 +87,7 @@ def _plan(context: Context, target: str) -> Report:
     planned = move_plan.prepare(context, target)
     amount = f"{text.count(planned.measured.files, 'file')}, {text.size(planned.measured.size)}"
     how = "rename" if planned.link else "copy"
-    room = f"; {text.size(planned.free)} are free there" if planned.free is not None else ""
+    room = f"; {text.size(planned.free)} free there" if planned.free is not None else ""
     lines = [f"would {how} {root.path} to {target}: {amount}{room}"]
     lines += [
         f"would write {planned.edit.path} line {line}: {name}={planned.edit.values[name]}"

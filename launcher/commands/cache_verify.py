@@ -8,8 +8,8 @@ from ..cache import roots
 from ..cache.verify import Names, Verification
 from ..context import Answer, Context, Report
 from ..errors import ExitStatus
+from ..operations import held, removal, repair, verification
 from ..operations import pull as pulling
-from ..operations import removal, repair, verification
 
 
 def run(context: Context) -> Report:
@@ -38,6 +38,7 @@ def _repair(context: Context, done: Verification, unread: ExitStatus) -> Report:
     applied = Answer()
     fetches = bool(ready.fetched) and not context.arguments.dry_run
     with pulling.pull_lock(context) if fetches else nullcontext():
+        held.refuse_edited(context)
         if ready.planned:
             applied = removal.apply(ready.planned, "repair", context, lambda: repair.fetch(ready, context))
         elif fetches:

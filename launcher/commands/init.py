@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..config import env_file
-from ..config.settings import Settings
+from ..config.settings import CHECKED_NAMES, Call, Settings, load
 from ..context import Context, Report
 from ..errors import ExitStatus, LauncherError, quoted
 from ..operations.proposal import Line, propose
@@ -26,7 +26,10 @@ _PRIVATE = 0o600
 
 
 class Written(NamedTuple):
-    """Hold the proposed and the written settings, and the reason if none were written."""
+    """Hold the proposed and the written settings, and the reason if none were written.
+
+    `gap` separates them from the existing lines.
+    """
 
     path: Path
     lines: tuple[Line, ...]
@@ -34,6 +37,7 @@ class Written(NamedTuple):
     notes: tuple[str, ...]
     written: bool = False
     refused: LauncherError | None = None
+    gap: str = ""
 
     @property
     def status(self) -> ExitStatus:
@@ -58,7 +62,9 @@ class Written(NamedTuple):
 
     def lines_of_file(self) -> str:
         """Return the text to add to the file."""
-        return "".join(f"# {text.clean(line.reason)}\n{_assignment(line.name, line.value)}\n" for line in self.lines)
+        return self.gap + "".join(
+            f"# {text.clean(line.reason)}\n{_assignment(line.name, line.value)}\n" for line in self.lines
+        )
 
     def document(self) -> Mapping[str, Any]:
         """Return the document for `--json`."""
@@ -121,7 +127,7 @@ def run(context: Context) -> Report:
     if not context.arguments.yes:
         if not console.interactive:
             refused = LauncherError(
-                "nothing was written: no terminal to ask on", "start_app.py init --yes", ExitStatus.USAGE
+                "nothing was written: there is no terminal to ask on", "start_app.py init --yes", ExitStatus.USAGE
             )
             return _Shown(made._replace(refused=refused))
         if not console.confirm(f"write these {text.count(len(made.lines), 'line')} into {made.path}?"):
@@ -136,7 +142,7 @@ def _proposed(context: Context) -> Written:
     """Return the settings to write: from flags, from the proposal, and from the user's answers."""
     settings = context.settings
     path = settings.env_file or settings.app_dir / ".env"
-    present = _present(path, context.environ)
+    before, present = _present(path, context.environ)
     proposal = propose(settings)
     given = [Line(name, one.value, one.origin) for name, one in settings.origins.items() if one.level == "flag"]
     lines = {line.name: line for line in (*given, *proposal.lines) if line.name != "APP_DIR"}
@@ -147,26 +153,71 @@ def _proposed(context: Context) -> Written:
         del lines[name]
     secrets = [name for name in lines if redact.is_secret_name(name) and name not in present]
     if secrets and _is_open_to_others(path):
-        notes.append(f"not written, for other users can read {path}: {', '.join(secrets)}")
+        notes.append(f"not written, because other users can read {path}: {', '.join(secrets)}")
         lines = {name: line for name, line in lines.items() if name not in secrets}
     if context.console.interactive and not context.arguments.yes and not context.console.as_json:
         for name, question in _ASKED.items():
             if name not in lines and name not in present and (answer := context.console.ask(question)):
-                lines[name] = Line(name, answer, "you said so")
+                lines[name] = Line(name, answer, "your answer")
     kept = tuple(name for name in lines if name in present)
-    new = tuple(line for name, line in lines.items() if name not in present)
-    return Written(path, new, kept, tuple(notes))
+    new = [line for name, line in lines.items() if name not in present]
+    taken, refused = _loadable(context, path, before, new)
+    return Written(path, taken, kept, (*notes, *refused), gap=_gap(before))
 
 
-def _present(path: Path, environ: Mapping[str, str]) -> Mapping[str, str]:
-    """Return the existing settings of `.env`, blanks included."""
+def _loadable(
+    context: Context, path: Path, before: str, lines: Sequence[Line]
+) -> tuple[tuple[Line, ...], tuple[str, ...]]:
+    """Return the lines with which the settings load, and notes about the others.
+
+    Raises LauncherError (78) if lines at the end of this file would not be read.
+    """
+    problem = _problem(context, path, before)
+    old = env_file.parse(path, before, {}).values
+    taken: list[Line] = []
+    notes = []
+    for line in lines:
+        after = before + Written(path, (*taken, line), (), (), gap=_gap(before)).lines_of_file()
+        new = env_file.parse(path, after, {}).values
+        if new != {**old, **{one.name: one.value for one in (*taken, line)}}:
+            raise LauncherError(
+                f"nothing was written: {path} ends within a quote or a line, so that nothing after it is read",
+                f"$EDITOR {quoted(path)}",
+            )
+        told = problem or _problem(context, path, after)
+        if told and not problem:
+            notes.append(f"{line.name} is not proposed: {told}")
+        else:
+            taken.append(line)
+    return tuple(taken), tuple(notes)
+
+
+def _problem(context: Context, path: Path, text: str) -> str:
+    """Return why settings with this content of `.env` do not load, blank if they do."""
+    environ = {name: value for name, value in context.environ.items() if name not in CHECKED_NAMES}
+    app_dir = context.settings.app_dir
+    try:
+        load({"APP_DIR": str(app_dir)}, environ, Call(app_dir, env_file=str(path), text=text), needs_script=False)
+    except LauncherError as error:
+        return error.message
+    return ""
+
+
+def _gap(before: str) -> str:
+    """Return what separates new lines from the old ones."""
+    return "" if not before or before.endswith("\n") else "\n"
+
+
+def _present(path: Path, environ: Mapping[str, str]) -> tuple[str, Mapping[str, str]]:
+    """Return the text of `.env`, and its settings, blanks included."""
     try:
         kind = os.lstat(path).st_mode
     except FileNotFoundError:
-        return {}
+        return "", {}
     if not stat.S_ISREG(kind):
         raise LauncherError(f"{path} is not a regular file", f"ls -l {quoted(path)}")
-    return env_file.read(path, environ).values
+    values = env_file.read(path, environ).values
+    return path.read_bytes().decode("utf-8-sig"), values
 
 
 def _is_open_to_others(path: Path) -> bool:
@@ -196,9 +247,7 @@ def _append(made: Written, settings: Settings) -> None:
         with open(descriptor, "r+b", buffering=0) as file:
             if is_new:
                 give_to_owner(descriptor, os.stat(settings.app_dir))
-            size = os.fstat(descriptor).st_size
-            last = os.pread(descriptor, 1, size - 1) if size else b"\n"
-            file.write((b"" if last == b"\n" else b"\n") + made.lines_of_file().encode())
+            file.write(made.lines_of_file().encode())
     except OSError as error:
         raise LauncherError(
             f"cannot write {made.path}: {(error.strerror or str(error)).lower()}",

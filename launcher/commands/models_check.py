@@ -38,7 +38,7 @@ def run(context: Context) -> Report:
     if besides:
         pass
     elif not chosen and context.lockfile is not None:
-        console.warn("no models: models.lock pins nothing; start_app.py models lock REPO does")
+        console.warn("no models: models.lock pins nothing; start_app.py models lock REPO pins a model")
     elif not chosen:
         console.warn(f"no models: no models.lock, and nothing in {context.roots[0].path}")
     if context.offline:

@@ -11,7 +11,7 @@ from ..context import Answer, Context, Report
 from ..errors import ExitStatus, LauncherError, quoted
 from ..models import LOCKFILE, hub, lockfile, repo_id, resolve, subjects
 from ..models.lockfile import Lock, LockedModel
-from ..operations import freeze, pull, weights
+from ..operations import freeze, held, pull, weights
 from ..operations.instance import observe
 from ..service import history
 from ..ui import text
@@ -25,6 +25,7 @@ def run(context: Context) -> Report:
     if context.arguments.dry_run:
         return _relock(context)
     with pull.pull_lock(context):
+        held.refuse_edited(context)
         context.forget_lockfile()  # another run may have written it meanwhile
         return _relock(context)
 

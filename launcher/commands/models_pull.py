@@ -10,8 +10,8 @@ from ..cache import names as naming
 from ..context import Answer, Context, Report
 from ..models import pull, verified
 from ..models.task import Served, Skipped, Survey, spare_all
+from ..operations import held, single_files
 from ..operations import pull as pulling
-from ..operations import single_files
 from ..ui import text
 
 
@@ -24,6 +24,7 @@ def run(context: Context) -> Report:
         survey = pulling.survey(wanted.models, context, memories, spare_all)
         return _report(context, survey, wanted.skipped, lines=tuple(_plan_lines(survey)))
     with pulling.pull_lock(context):
+        held.refuse_edited(context)
         context.forget_lockfile()
         pulling.recover(context)
         wanted = pulling.wanted(context, arguments.repos, spare=spare_all)

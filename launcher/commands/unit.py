@@ -64,7 +64,7 @@ def run(context: Context) -> Report:
     else:
         made = unit.unit(settings, machine, template=arguments.template, user_manager=arguments.user)
     for name in made.left_out:
-        console.warn(f"{name} is set in this shell only: put it into .env, or the unit does not have it")
+        console.warn(f"{name} is set in this shell only: put it into .env, or the unit will not have it")
     left_out = (*made.left_out, *(("APP_ARGS",) if app_args != arguments.app_args else ()))
     document = {"name": made.name, "unit": made.text, "left_out": list(left_out)}
     return Answer(text=tuple(made.text.rstrip("\n").split("\n")), data=document)

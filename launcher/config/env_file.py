@@ -10,6 +10,7 @@ import importlib.util
 import io
 import os
 import re
+import stat
 import sys
 from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
@@ -30,13 +31,16 @@ _WORDS = r"[A-Z][A-Z0-9_]+"
 # `NAME= # comment` is a blank value; python-dotenv before 1.2.4 returns the comment.
 _COMMENT_ONLY = r"[^=]*=[^\S\r\n]+#"
 
+Stamp = tuple[int, int]
+"""Time in nanoseconds and size of a file; inode numbers are not stable on every FUSE file system."""
+
 
 class EnvFile(NamedTuple):
     """Hold the content of one `.env`: values with their lines, and the lines that cannot be parsed.
 
     Of such a line only the words that look like names are kept: the rest may be a secret. `odd` are lines that dotenv
     accepts, but not as the intended `NAME=VALUE`: with a full-width sign, a colon, or quotes around the name. `owner`
-    is the user that another user's file belongs to, None for a trusted file.
+    is the user that another user's file belongs to, None for a trusted file. `stamp` changes with the file.
     """
 
     path: Path
@@ -45,6 +49,20 @@ class EnvFile(NamedTuple):
     unparsable: Mapping[int, tuple[str, ...]]
     owner: int | None = None
     odd: Mapping[int, tuple[str, ...]] = MappingProxyType({})
+    stamp: Stamp | None = None
+
+
+def stamp(path: Path) -> Stamp | None:
+    """Return what changes when a file is written or replaced, None without a regular file."""
+    try:
+        return _stamp(os.stat(path))
+    except OSError:
+        return None
+
+
+def _stamp(status: os.stat_result) -> Stamp | None:
+    is_file = stat.S_ISREG(status.st_mode)
+    return (status.st_mtime_ns, status.st_size) if is_file else None
 
 
 def read(
@@ -59,9 +77,9 @@ def read(
     Raises LauncherError with status `bad` if it cannot be read. A FIFO is read as a file: password managers serve a
     `.env` that way.
     """
-    text, uid = _text(path, bad)
-    file = parse(path, text, environ)
-    return file if trusted is None or uid in trusted else file._replace(owner=uid)
+    text, status = _text(path, bad)
+    file = parse(path, text, environ)._replace(stamp=_stamp(status))
+    return file if trusted is None or status.st_uid in trusted else file._replace(owner=status.st_uid)
 
 
 def parse(path: Path, text: str, environ: Mapping[str, str]) -> EnvFile:
@@ -126,21 +144,21 @@ def _leading_blank_lines(original: str) -> int:
     return len(re.findall(r"\r\n|\n|\r", blank))
 
 
-def _text(path: Path, bad: ExitStatus) -> tuple[str, int]:
-    """Return the text of a file and its owner's uid."""
+def _text(path: Path, bad: ExitStatus) -> tuple[str, os.stat_result]:
+    """Return the text of a file and its status."""
     try:
         # This may block on a FIFO without a writer; its owner created it on purpose.
         with open(path, "rb") as file:
             data = file.read(MAX_BYTES + 1)
-            uid = os.fstat(file.fileno()).st_uid
+            status = os.fstat(file.fileno())
     except IsADirectoryError as error:
         raise LauncherError(f"cannot read {path}: it is a folder", f"ls -ld {quoted(path)}", bad) from error
     except OSError as error:
         raise LauncherError(f"cannot read {path}: {error.strerror}", f"ls -l {quoted(path)}", bad) from error
     if len(data) > MAX_BYTES:
-        raise LauncherError(f"cannot read {path}: more than {MAX_BYTES} bytes is no .env", f"ls -l {quoted(path)}", bad)
+        raise LauncherError(f"cannot read {path}: a .env has at most {MAX_BYTES} bytes", f"ls -l {quoted(path)}", bad)
     try:
-        return data.decode("utf-8-sig"), uid
+        return data.decode("utf-8-sig"), status
     except UnicodeDecodeError as error:
         line = data[: error.start].count(b"\n") + 1
         raise LauncherError(

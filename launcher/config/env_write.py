@@ -39,9 +39,7 @@ class Edit:
         self.after = _assigned((self.before or b"").decode(), values).encode()
         read = env_file.parse(path, self.after.decode().removeprefix(_MARK), {})
         if not values.items() <= read.values.items():
-            raise LauncherError(
-                f"{path} would not give {' and '.join(values)} back as written", f"$EDITOR {quoted(path)}"
-            )
+            raise LauncherError(f"{path} cannot hold {' and '.join(values)} unchanged", f"$EDITOR {quoted(path)}")
         self.lines = {name: read.lines[name] for name in values}
 
     def write(self) -> None:
@@ -109,7 +107,7 @@ def _quoted(value: str) -> str:
     """
     if not value.isprintable() or "$" in value:
         raise LauncherError(
-            f"a .env cannot hold the path {value!r}", "mv it to a name without $ and control characters"
+            f"a .env cannot hold the path {value!r}", "rename the folder: no $ and no control characters"
         )
     if _PLAIN.fullmatch(value):
         return value

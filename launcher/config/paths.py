@@ -82,4 +82,4 @@ def current_folder() -> Path:
     try:
         return Path.cwd()
     except OSError as error:
-        raise LauncherError("the current folder was removed", "cd to a folder that is, and try again") from error
+        raise LauncherError("the current folder was removed", "cd to an existing folder, and try again") from error

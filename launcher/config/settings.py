@@ -1,4 +1,7 @@
-"""Read and check everything that a command needs to know about the app, before anything is stopped or deleted."""
+"""Read and check everything that a command needs to know about the app, before anything is stopped or deleted.
+
+It is longer than other modules because every launch imports it, and each further module would make a launch slower.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ from ..errors import ExitStatus
 from ..ui.text import whole_number
 from . import entries, env_file, validation
 from . import form as forms
+from .env_file import Stamp
 from .form import Form
 from .paths import HUB_ENTRY, MOVE, absolute
 from .sources import Level, Setting, Sources
@@ -82,6 +86,7 @@ class Settings(NamedTuple):
     notify_url: Setting | None = None
     sudo_user: str | None = None
     env_file: Path | None = None
+    env_stamp: Stamp | None = None
     other_entries: tuple[Path, ...] = ()
     foreign: int | None = None
     """The owner of another user's `.env`."""
@@ -105,7 +110,7 @@ class Call(NamedTuple):
     """Hold the launcher's call: the current folder, `--env-file`, and the arguments after `--`.
 
     `folders` contain `start_app.py`: the folder of the called one, and the one its links lead to. With `no_file`, no
-    `.env` is read; the names in `ignored` do not count in it.
+    `.env` is read; the names in `ignored` do not count in it. `text` is the content of `env_file` before it is written.
     """
 
     cwd: Path
@@ -114,6 +119,7 @@ class Call(NamedTuple):
     app_args: tuple[str, ...] = ()
     no_file: bool = False
     ignored: frozenset[str] = frozenset()
+    text: str | None = None
 
 
 def load(flags: Mapping[str, str], environ: Mapping[str, str], call: Call, *, needs_script: bool = True) -> Settings:
@@ -206,6 +212,7 @@ def load(flags: Mapping[str, str], environ: Mapping[str, str], call: Call, *, ne
         # Anyone can set the variable; root's comes from sudo, or from root.
         sudo_user=(environ.get("SUDO_USER", "").strip() or None) if os.geteuid() == 0 else None,
         env_file=file.path if file else None,
+        env_stamp=file.stamp if file else None,
         foreign=file.owner if file else None,
         other_entries=tuple(entry.path for entry in others),
         model_dirs=tuple(
@@ -288,7 +295,8 @@ def _warnings(file: env_file.EnvFile, environ: Mapping[str, str]) -> tuple[str, 
         if name in file.values and name in environ and not _extended(name, file.values[name], environ):
             line = file.lines[name]
             broken.append(
-                f"{file.path} line {line}: {name} has no effect, the environment has it; {name}=…:${name} adds"
+                f"{file.path} line {line}: {name} has no effect because the environment has it; "
+                f"{name}=…:${name} adds to it"
             )
     for name in (name for name in file.values if name not in CHECKED_NAMES):
         meant = [known for known in CHECKED_NAMES if _is_misspelled(name, known)]
@@ -343,6 +351,8 @@ def _read_env_file(home: Path, environ: Mapping[str, str], call: Call) -> env_fi
 
 
 def _env_file(home: Path, environ: Mapping[str, str], call: Call) -> env_file.EnvFile | None:
+    if call.env_file and call.text is not None:
+        return env_file.parse(Path(call.env_file), call.text, environ)
     if call.env_file and call.env_file.strip():
         return env_file.read(call.cwd / os.path.expanduser(call.env_file), environ, bad=ExitStatus.USAGE)
     path = home / ".env"

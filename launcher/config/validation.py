@@ -70,7 +70,7 @@ def check_spelling(name: str, setting: Setting) -> None:
         problem = "has a comment in it"
         hint = f"{name}=VALUE with nothing after it; systemd's EnvironmentFile= and containers' env files keep comments"
     elif name not in ("APP_ARGS", "APP_PRESTART") and re.search(_SHELL, value):
-        problem = "is more than a value: no shell reads it"
+        problem = "is more than a value, and no shell interprets it"
         hint = f"write {name}=VALUE on a line of its own, and the output of a command in full"
     if problem:
         shown = "" if name == "APP_NOTIFY_URL" else f" {redact.scrub(text.clean(value))}"
@@ -183,7 +183,7 @@ def split(args: Setting | None) -> tuple[str, ...]:
             raise LauncherError(
                 f"{redact.scrub(word)} in APP_ARGS begins with a {word[0]}, which is neither a hyphen nor a quote"
                 f" ({args.origin})",
-                "write it with the - and the quotes of a keyboard",
+                "write it with a plain - or plain quotes",
                 args.bad,
             )
     return words
@@ -298,7 +298,7 @@ def check_notify_url(setting: Setting) -> None:
     if not match or (match[3] and not 0 < int(match[3][1:]) < 65536):
         raise LauncherError(
             f"APP_NOTIFY_URL is not an http(s) address ({setting.origin}); it is a secret and not shown",
-            "APP_NOTIFY_URL=https://HOST/PATH as the chat gave it, with nothing after it on the line",
+            "APP_NOTIFY_URL=https://HOST/PATH as the chat service shows it, with nothing after it on the line",
             setting.bad,
         )
 

@@ -102,8 +102,8 @@ def make_playground(folder: Path) -> bool:
     except OSError as error:
         reason = error.strerror or str(error)
         raise LauncherError(
-            f"cannot make the playground {folder}: {reason} ({error.filename or target})",
-            "start_app.py --demo --app-dir DIR, with a DIR that you may write",
+            f"cannot make the demo folder {folder}: {reason} ({error.filename or target})",
+            "start_app.py --demo --app-dir DIR, with a DIR that you can write to",
             ExitStatus.CONFIG,
         ) from error
     return True
@@ -122,7 +122,7 @@ def _is_playground(target: Path) -> bool:
         if next(entries, None) is not None:
             raise _refused(f"{target} is not empty and not a demo folder")
     if target.samefile(os.curdir):
-        raise _refused(f"{target} is the current folder, and the playground would replace it")
+        raise _refused(f"{target} is the current folder, and the demo folder would replace it")
     return False
 
 

@@ -162,7 +162,7 @@ def version_card(
     chips: list[tuple[str, bool]] = []
     if model is None:
         version = "no model"
-        note = f"the cache holds none: <code>{fresh_playground(port)}</code> brings a fresh playground"
+        note = f"the cache has no models: <code>{fresh_playground(port)}</code> makes a new demo folder"
     else:
         version, note = f"running {model.name}", _restart_note(model, cached)
         emotions = f": {', '.join(model.emotions)}" if model.emotions else " not available"
@@ -184,8 +184,8 @@ def _restart_note(model: Model, cached: Sequence[CachedRevision]) -> str:
     if any(each.commit == model.commit and "main" in each.refs for each in mine):
         return ""
     if mine:
-        return "the cache has another <code>main</code> of it by now: a restart runs that one"
-    return "only this process still has it, the cache does not: a restart runs another model"
+        return "the cache now has another <code>main</code> of it: a restart runs that one"
+    return "the cache no longer has it, only this process does: a restart runs another model"
 
 
 def table_rows(cached: Sequence[CachedRevision]) -> list[list[str]]:
@@ -255,13 +255,13 @@ def things_to_try(port: int, cached: Sequence[CachedRevision]) -> str:
         f"{app} doctor": "what is wrong or odd",
     }
     if there:
-        steps[f"{app} cache verify"] = "whether each file is what the hub had"
+        steps[f"{app} cache verify"] = "whether each file is as the Hub has it"
     if there and HUB.is_dir():
         steps[f"{app} models check"] = "which model is behind the Hub, and whether the mirror lags"
         steps[f"{app} --force-refresh"] = "a restart with the newest models"
     if NEWEST_FIRST[-1] in there:
         steps[f"{app} --remove-model {NEWEST_FIRST[-1]}"] = "a restart without it"
-    steps[f"{app} stop"] = "an end to exactly this process"
+    steps[f"{app} stop"] = "stop exactly this instance"
     button = '<button class="copy" type="button">copy</button>'
     rows = "".join(
         f"<li><code>{html.escape(k)}</code>{button}<span>{html.escape(v)}</span></li>" for k, v in steps.items()

@@ -71,7 +71,8 @@ def settings(context: Context) -> Iterator[Finding]:
     for warning in loaded.warnings:
         yield odd("settings", warning, edit)
     if loaded.foreign is not None and loaded.env_file:
-        told = f"{loaded.env_file} belongs to {text.user(loaded.foreign)}: it decides no token, no code and no removal"
+        owner = text.user(loaded.foreign)
+        told = f"{loaded.env_file} belongs to {owner}: for you, it sets no token, runs no code and allows no removal"
         yield odd("settings", told, f"start_app.py --env-file {quoted(loaded.env_file)}")
     for line in origins(loaded):
         yield fact("settings", line)

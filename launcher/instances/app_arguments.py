@@ -113,7 +113,7 @@ def _by_option(word: str, following: str, names: Collection[str]) -> Told | None
     told = _number(value, shown)
     dashed = _dashed(option)
     if dashed in names:
-        return told or Told(doubt=f"{shown} names no port by its number")
+        return told or Told(doubt=f"{shown} does not give a port number")
     if told and (option == "-p" or _abbreviates(dashed, names, told)):
         return told
     match = re.fullmatch(_ADDRESS, value) if dashed in _HOST_OPTIONS else None

@@ -67,9 +67,12 @@ def instance_name(port: int) -> str:
     return f"instance-{port}.lock"
 
 
+LAUNCH = "launch-"
+
+
 def launch_name(port: int) -> str:
     """Return the name of the lock that a launcher for `port` holds while it works."""
-    return f"launch-{port}.lock"
+    return f"{LAUNCH}{port}.lock"
 
 
 def read(path: Path) -> Record | None:

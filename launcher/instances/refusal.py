@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from ..errors import REPEAT, ExitStatus, LauncherError
+from ..errors import REPEAT, ExitStatus, LauncherError, quoted
 from ..ui import text
 from .command_line import script_argument
 from .describe import describe
@@ -59,6 +59,15 @@ def unseen_lock(path: str, known: str) -> LauncherError:
     return LauncherError(
         f"an instance holds {path}, but its process cannot be seen from here{known}",
         "stop it where it was started: in its container, or as its own user",
+        ExitStatus.TAKEN,
+    )
+
+
+def unproven_lock(path: str, process: Process) -> LauncherError:
+    """Return the refusal for an instance lock whose record another user may have written."""
+    return LauncherError(
+        f"{path} names {describe(process)}, and nothing proves that a launcher has started it",
+        f"ls -l {quoted(path)}; rm {quoted(path)} if that process is not the app",
         ExitStatus.TAKEN,
     )
 

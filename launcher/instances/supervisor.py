@@ -157,7 +157,7 @@ def _supervised(name: str, parent: Kin, child: Kin) -> Supervisor:
         "supervise": f"svc -d {folder}",
         "supervise-daemon": f"rc-service {shlex.quote(parent.argv[1] if len(parent.argv) > 1 else 'NAME')} stop",
     }[name]
-    fate = "ends all that it has started when one ends" if name == "honcho" else "may start it again"
+    fate = "stops everything that it has started when one of them ends" if name == "honcho" else "may start it again"
     return Supervisor(name, stop, f"runs inside {name}, pid {parent.pid}, which {fate}")
 
 
@@ -179,7 +179,9 @@ def _ends_with(first: Kin, child: Kin, table: Table) -> Supervisor | None:
         return None
     ends = _started_by_first(first, child, table) and waits_for(first, child, table)
     return (
-        _container(first, f"is what pid 1 of this container, {first.name}, waits for and ends with") if ends else None
+        _container(first, f"keeps this container running: pid 1, {first.name}, waits for it and ends with it")
+        if ends
+        else None
     )
 
 

@@ -147,7 +147,7 @@ class CacheStep:
         for skip in skipped[1:_NAMED_AT_MOST]:
             self._context.console.warn(f"{skip.path} stays: {skip.reason}")
         more = len(skipped) - _NAMED_AT_MOST
-        rest = f", and {more} more that are not named" if more > 0 else ""
+        rest = f", and {more} more" if more > 0 else ""
         raise LauncherError(
             f"{skipped[0].path} stays: {skipped[0].reason}{rest}; nothing was stopped or removed",
             "try again when it is done; --force removes it anyway" if busy else "--force continues without it",
@@ -172,7 +172,7 @@ class CacheStep:
         busy = [skip for skip in result.skipped if skip.kind == "in use"]
         if result.failures or busy:
             raise LauncherError(
-                "some of it could not be removed, and the app would load it: the app was not started",
+                "the app was not started, because it would load what could not be removed",
                 "start_app.py cache list shows the rest; start_app.py starts the app without removing it",
                 ExitStatus.IO if result.failures else ExitStatus.RETRY,
             )

@@ -30,7 +30,7 @@ def launch_set(context: Context, command: Command, models: ModelStep) -> LaunchS
         interpreter=command.interpreter,
         program=command.program,
         script=command.script,
-        models=outcome.cached_models(models.models),
+        models=outcome.cached_models(models.loadable),
         folders=outcome.models_in_folders(models.models, models.lock or ()),
         environment=tuple(sorted(context.settings.variables)),
         variables=plain_variables(context.settings),
@@ -69,7 +69,7 @@ def digest(context: Context, key: str, command: Command, models: ModelStep) -> s
     settings = context.settings
     lock = outcome.lock_text(models.lock) if models.locked else ""
     variables = {name: setting.value for name, setting in settings.variables.items()}
-    told = [] if models.locked else [one[:3] for one in models.models]
+    told = [] if models.locked else [one[:3] for one in models.loadable]
     code = (_stamp(settings.script), _stamp(command.interpreter), packages(command.interpreter))
     return outcomes.digest(key, (command.argv, variables, told, lock, code))
 

@@ -48,6 +48,8 @@ class ModelStep:
         self._placed: tuple[Placed, ...] = ()
         self._held = ExitStack()
         self.models: tuple[Current, ...] = ()
+        self.loadable: tuple[Current, ...] = ()
+        """Every model that the app can load: a part of what runs, also if `models.lock` does not pin it."""
         self.locked = context.settings.locked
 
     @property
@@ -322,10 +324,11 @@ class ModelStep:
             from ..models import locked_view
 
             added = locked_view.environment(self._view, command.environment)
-            self.models = self._seen()
+            self.models = self.loadable = self._seen()
         else:
             paths = folders(command.environment, self._context.settings.app_dir)
             self.models = versions.current(paths, self._context.settings.app_dir, self.lock)
+            self.loadable = self.models if self.lock is None else versions.loadable(paths, self.models)
         told = {versions.VARIABLE: versions.variable(self.models)}
         line = versions.shown(self.models, locked=self.locked) or self._counted()
         told |= {versions.TEXT_VARIABLE: line} if line else {}

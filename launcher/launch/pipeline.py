@@ -22,7 +22,7 @@ from ..instances import refusal
 from ..instances.proof import own_namespace
 from ..operations import outcome
 from ..operations.closed_connections import wait_out
-from ..operations.held import open_instance_lock, take_launch_lock
+from ..operations.held import open_instance_lock, refuse_edited, take_launch_lock
 from ..operations.identity import command_of
 from ..operations.instance import Observed, observe
 from ..operations.replace import clear_port, ended, refuse_taken_port
@@ -148,7 +148,7 @@ class Launch:
         argv = restored(good.argv, command.argv)
         if argv is None:
             raise LauncherError(
-                "the arguments of the last good set hold a secret, which is not recorded",
+                "the arguments of the last good set contain a secret, which is not recorded",
                 "APP_ARGS in .env has it, or start_app.py starts what the settings name",
             )
         settings = with_variables(self.context.settings, good)
@@ -176,6 +176,7 @@ class Launch:
         self._check()
         launch_lock = take_launch_lock(self.context)
         try:
+            refuse_edited(self.context)
             return self._make_way(None)
         finally:
             launch_lock.close()
@@ -191,6 +192,8 @@ class Launch:
             self.context.console.say(line)
         self._check()
         launch_lock = take_launch_lock(self.context)
+        if self.good is None:  # a good set does not depend on the settings
+            refuse_edited(self.context)
         outcome.look_back(self.context)
         if self.context.arguments.if_down or self.unattended_rollback:
             self.refuse_running()
@@ -208,7 +211,7 @@ class Launch:
     def _attempt(self, command: Command) -> Attempt:
         """Return the record of the next start; the starting process adds itself."""
         context = self.context
-        # The settings, which a roll-back does not follow, must not become a part of the good set.
+        # The settings, which a rollback does not follow, must not become a part of the good set.
         ran = self.good or launch_set(context, command, self.models)
         boot_id, namespace = own_namespace()
         unit = context.environ.get("INVOCATION_ID", "") if self.by == "unit" else ""

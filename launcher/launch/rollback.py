@@ -54,7 +54,7 @@ def choose(launch: Launch) -> Launch:
         console.warn(f"not rolled back: {problem}")
         return launch
     console.warn(f"rolling back to what ran well since {good.at}: {told(good)}; the app's code is not rolled back")
-    console.hint("start_app.py status shows what failed; a change of it is tried at the next start")
+    console.hint("start_app.py status shows what failed; after a change, the next start tries it again")
     return Launch(context, good, wish)
 
 
@@ -136,7 +136,7 @@ def unusable(launch: Launch, good: LaunchSet) -> str:
     if gone is not None:
         return f"{gone} no longer exists"
     if restored(good.argv, launch.command.argv) is None:
-        return "its arguments hold a secret, which is not recorded, and the settings do not have it"
+        return "its arguments contain a secret, which is not recorded, and the settings do not have it"
     words = command_of(settings)
     if words and not set(words) <= set(good.argv):
         return f"it ran another command than {' '.join(map(quoted, words))}"

@@ -112,7 +112,7 @@ class StartStep:
         if problem:
             console = self._context.console
             console.warn(f"warning: the app would end when {user} logs out: {problem}")
-            hint = f"loginctl enable-linger {quoted(user)}; start_app.py unit --user prints a unit that stays"
+            hint = f"loginctl enable-linger {quoted(user)}; start_app.py unit --user prints a unit that keeps running"
             console.warn(console.hinted(f"hint: {hint}"))
 
     def prepare(self) -> None:

@@ -165,7 +165,7 @@ def _word(subject: Subject, mirror: Said | None, official: Said, told: _Told) ->
     if official.head.trouble in ("gone", "no revision"):
         return "gone or renamed upstream", f"the Hub: {official.head.text}"
     if official.gated:
-        return "gated, no access", "the Hub keeps its files from this user: is HF_TOKEN set?"
+        return "gated, no access", "the Hub does not give this user its files: is HF_TOKEN set?"
     believed = next((said for said in (official, mirror) if said and said.head.commit), None)
     if believed is None:
         if subject.copy and subject.copy.doubt:
@@ -198,7 +198,7 @@ def _up_to_date(mirror: Said | None, official: Said, believed: Said, part: str, 
         assert mirror.file
         assert mirror.head.commit
         api, files = mirror.head.commit[:DIGITS], str(mirror.file.commit)[:DIGITS]
-        return "mirror inconsistent", f"its API says {api}, its files are {files}: pull by commit is immune"
+        return "mirror inconsistent", f"its API says {api}, its files are {files}: a pull by commit is not affected"
     if mirror and believed is official and mirror.head.commit and mirror.head.commit != held:
         return "mirror behind the Hub", f"it says {_dated(mirror.head.commit, mirror.head.date)}"
     if mirror and believed is official and not mirror.head.commit:

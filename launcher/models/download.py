@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import stat
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -27,6 +27,7 @@ from .endpoints import Endpoint
 from .hub import Question
 from .lockfile import LockedModel
 from .placement import Memories, Place
+from .progress import Watch
 from .task import Reach, Run, Served
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ def fetch(task: Task, reach: Reach, memories: Memories, run: Run) -> Served:
     if lacking:
         _refuse_offline(task, lacking, reach)
     missing = sum(max(0, task.model.files[path].size) for path in lacking)
-    watch = _Watch(task, lacking, run.progress)
+    watch = Watch(task, lacking, run.progress)
     failures: list[tuple[Endpoint, str]] = []
     lied = denied = 0
     for endpoint in reach.endpoints.chain if lacking else ():
@@ -138,7 +139,7 @@ def _refuse_offline(task: Task, lacking: Sequence[str], reach: Reach) -> None:
     if endpoints.is_offline(reach.environment):
         raise LauncherError(
             f"{task.model.name} @ {task.model.commit[:7]} lacks {len(lacking)} files, and "
-            "HF_HUB_OFFLINE says that no hub may be asked",
+            "HF_HUB_OFFLINE forbids asking a hub",
             "HF_HUB_OFFLINE=0 start_app.py models pull",
             ExitStatus.RETRY,
         )
@@ -215,7 +216,7 @@ def _refusal(task: Task, endpoint: Endpoint, paths: Sequence[str], reach: Reach)
     return ""
 
 
-def _download(task: Task, lacking: Sequence[str], endpoint: Endpoint, reach: Reach, watch: _Watch) -> hub.Downloaded:
+def _download(task: Task, lacking: Sequence[str], endpoint: Endpoint, reach: Reach, watch: Watch) -> hub.Downloaded:
     model, root = task.model, task.place.root
     files = {path: model.files[path] for path in lacking}
     place = (root.real, None) if root else (None, task.base)
@@ -226,74 +227,6 @@ def _download(task: Task, lacking: Sequence[str], endpoint: Endpoint, reach: Rea
         watch=watch.look,
         last=endpoint == reach.endpoints.chain[-1],
     )
-
-
-class _Watch:
-    """Report the progress of a download: the bytes on the disk, or the received bytes if there are more."""
-
-    def __init__(self, task: Task, lacking: Sequence[str], progress: Progress | None) -> None:
-        self._progress = progress
-        self._task = task
-        self._expected = {path: max(0, task.model.files[path].size) for path in lacking}
-        self._hashes = {task.model.files[path].hash: self._expected[path] for path in lacking}
-        self._paths: dict[str, str | None] = {}
-        # What a folder of the app's own holds already is not part of this download.
-        complete = [path for path in task.lacking if path not in self._expected]
-        self._before = 0 if task.place.root else sum(max(0, task.model.files[path].size) for path in complete)
-        self._told = 0
-        self._sizes: dict[str, int] = {}
-        self._name = ""
-
-    def look(self, received: int) -> tuple[tuple[str, int, int], ...]:
-        """Return a value that changes while bytes arrive, and report their progress."""
-        files = tuple(sorted(self._files()))
-        arrived = sum(size for _, size, _ in files) - self._before
-        count = min(max(arrived, received), sum(self._hashes.values()))
-        if self._progress:
-            self._progress(max(0, count - self._told), self._growing(files))
-            self._told = max(count, self._told)
-        return files
-
-    def _growing(self, files: Sequence[tuple[str, int, int]]) -> str:
-        """Return the unfinished file that grew last, or else the last file that grew; blank before the first growth."""
-        sizes = {path: size for name, size, _ in files if (path := self._path_of(name))}
-        grown = [path for path, size in sizes.items() if size > self._sizes.get(path, 0)]
-        unfinished = [path for path, size in sizes.items() if size < self._expected[path]]
-        self._sizes = sizes
-        growing = [path for path in grown if path in unfinished]
-        waiting = [self._name] if self._name in unfinished else unfinished
-        self._name = next(iter((*growing, *waiting, *grown)), self._name)
-        return self._name
-
-    def _path_of(self, name: str) -> str | None:
-        """Return the path that a file on the disk will have in the model, None for any other file."""
-        if name not in self._paths:
-            files = self._task.model.files
-            paths = (path for path in self._expected if _is_of(name, path, files[path].hash))
-            self._paths[name] = next(paths, None)
-        return self._paths[name]
-
-    def _files(self) -> Iterator[tuple[str, int, int]]:
-        if self._task.place.root is None:
-            for folder, _, listed in os.walk(self._task.base):
-                yield from self._sized(folder, (name for name in listed if not name.endswith((".metadata", ".lock"))))
-            return
-        folder = f"{self._task.place.path}/blobs"
-        with suppress(OSError):
-            listed = os.listdir(folder)
-            yield from self._sized(folder, (name for name in listed if name.partition(".")[0] in self._hashes))
-
-    @staticmethod
-    def _sized(folder: str, listed: Iterable[str]) -> Iterator[tuple[str, int, int]]:
-        for name in listed:
-            with suppress(OSError):
-                status = os.stat(f"{folder}/{name}")
-                yield name, status.st_size, status.st_mtime_ns
-
-
-def _is_of(partial: str, path: str, content: str) -> bool:
-    """Return whether a file that a download writes will become the file at this path."""
-    return content in partial or partial == os.path.basename(path)
 
 
 def _arrived(task: Task, paths: Sequence[str], memories: Memories) -> _Arrived:
@@ -404,7 +337,7 @@ def _is_shorter(path: str, size: int) -> bool:
 def _said(task: Task, ended: hub.Downloaded, arrived: _Arrived) -> str:
     if arrived.bad:
         path, why = next(iter(arrived.bad.items()))
-        return f"{path} is not what it must be: {why}"
+        return f"{path} is damaged: {why}"
     if ended.trouble == "no revision":
         return f"it does not have the commit {task.model.commit[:7]}"
     return ended.text or "not everything has arrived"
@@ -424,4 +357,4 @@ def _unserved(task: Task, failures: Sequence[tuple[Endpoint, str]], *, damaged: 
         hint = "set HF_TOKEN in .env, and ask for access on the model's page"
     status = ExitStatus.DAMAGED if damaged else ExitStatus.DENIED if denied else ExitStatus.RETRY
     lacking = size(task.size) if task.size else count(len(task.lacking), "file")
-    return LauncherError(f"cannot pull {model.name} @ {model.commit[:7]} ({lacking} lacking): {tried}", hint, status)
+    return LauncherError(f"cannot pull {model.name} @ {model.commit[:7]} ({lacking} missing): {tried}", hint, status)

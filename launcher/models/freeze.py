@@ -89,13 +89,17 @@ def cached_model(subject: Subject, place: Place, library: Library, progress: Pro
     except OSError as error:
         raise _unreadable(error) from error
     paths = [path for path in sorted(copy.files) if repo_id.is_path(path)]
-    expected = {path: listed[path][0] if path in listed else _blob_of(place, f"{base}/{path}") for path in paths}
+    # A pin is known to be right too: a damaged file must not take its place.
+    pinned = (m.files for m in library.lock if (m.repo, m.commit) == (subject.repo, subject.local))
+    known = {path: file.hash for files in pinned for path, file in files.items()}
+    known |= {path: hash_ for path, (hash_, _) in listed.items()}
+    expected = {path: known.get(path) or _blob_of(place, f"{base}/{path}") for path in paths}
     read = _read([Wanted(f"{base}/{p}", expected[p] or SHA256) for p in paths], library.memories.cached, progress)
     files: dict[str, LockedFile] = {}
     for path in paths:
         digest = read[Wanted(f"{base}/{path}", expected[path] or SHA256)]
         if expected[path] and digest != expected[path]:
-            if path in listed or len(digest) == 64:
+            if path in known or len(digest) == 64:
                 raise _damaged(subject.repo, f"{base}/{path}")
             again = Wanted(f"{base}/{path}")  # a mirror's own ETag, which is not a hash
             digest = _read([again], library.memories.cached, progress)[again]

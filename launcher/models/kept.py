@@ -1,6 +1,6 @@
 """The files that a switch replaces in a folder of the app's stay until the new files have been used successfully.
 
-They are not copies: the switch has renamed them. A roll-back stages them, so no hub has to send them again.
+They are not copies: the switch has renamed them. A rollback stages them, so no hub has to send them again.
 """
 
 from __future__ import annotations

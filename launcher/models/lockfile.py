@@ -243,7 +243,7 @@ def remembered(text: str) -> Lock:
 def _nonsense(path: Path, problem: str) -> LauncherError:
     return LauncherError(
         f"{path}: {problem}",
-        f"git checkout {quoted(path.name)} restores it; without git, start_app.py models lock REPO makes it anew",
+        f"git checkout {quoted(path.name)} restores it; without git, start_app.py models lock REPO creates a new one",
         ExitStatus.CONFIG,
     )
 
@@ -301,18 +301,18 @@ def _model(entry: Any, where: str) -> LockedModel:
     _refuse_unknown_keys(entry, _MODEL_KEYS, where)
     repo = _text(entry, "repo", where)
     if not repo_id.is_name(repo):
-        _refuse(f"{where}.repo", repo, "no repo's name")
+        _refuse(f"{where}.repo", repo, "not the name of a repo")
     where = f"{where} ({repo})"
     revision, commit = _text(entry, "revision", where), _text(entry, "commit", where)
     if not repo_id.is_revision(revision):
-        _refuse(f"{where}.revision", revision, "no branch, tag or commit")
+        _refuse(f"{where}.revision", revision, "not a branch, tag or commit")
     if not repo_id.COMMIT.fullmatch(commit):
-        _refuse(f"{where}.commit", commit, "no commit: that is 40 hex digits")
+        _refuse(f"{where}.commit", commit, "not a commit, which has 40 hex digits")
     if repo_id.COMMIT.fullmatch(revision) and revision != commit:
         _refuse(f"{where}.commit", commit, f"not the commit that is the revision, {revision}")
     local_dir = entry.get("local_dir")
     if local_dir is not None and (not isinstance(local_dir, str) or not repo_id.is_local_dir(local_dir)):
-        _refuse(f"{where}.local_dir", local_dir, "no folder for a model below the app's own")
+        _refuse(f"{where}.local_dir", local_dir, "not a folder below the app's")
     files = entry.get("files")
     if not isinstance(files, dict):
         raise _WrongError(f"{where}.files is not an object")
@@ -343,7 +343,7 @@ def _file(path: str, entry: Any, where: str) -> LockedFile:
         raise _WrongError(f"{where}[{_shown(path)}] is not a size and a hash")
     size, sha256 = entry.get("size"), entry.get("sha256")
     if type(size) is not int or not 0 <= size < MOST_BYTES_OF_A_FILE:
-        _refuse(f"{where}[{_shown(path)}].size", size, "no number of bytes")
+        _refuse(f"{where}[{_shown(path)}].size", size, "not a number of bytes")
     if isinstance(sha256, str) and repo_id.SHA256.fullmatch(sha256):
         return LockedFile(size, sha256)
     sha1 = entry.get("git_sha1")

@@ -226,7 +226,7 @@ def _unswitchable(task: Task, error: OSError) -> LauncherError:
     if isinstance(error, FileNotFoundError):
         return LauncherError(
             f"{task.model.name} @ {task.model.commit[:7]} was removed by another process before the switch to it",
-            "start_app.py models pull brings it again",
+            "start_app.py models pull downloads it again",
             ExitStatus.RETRY,
         )
     where = os.path.join(task.place.path, os.fsdecode(error.filename)) if error.filename else task.place.path
@@ -248,7 +248,7 @@ def _refuse_astray(model: LockedModel, place: Place, roots: Sequence[Root]) -> N
         if placement.leads_astray(place.path):
             raise LauncherError(
                 f"{place.path} is another user's link to a folder that is not theirs, so nothing is written to it",
-                f"ls -ld {quoted(place.path)}; let HF_HOME name the folder that it leads to",
+                f"ls -ld {quoted(place.path)}; or set HF_HOME to the folder that it leads to",
                 ExitStatus.IO,
             )
         return
@@ -257,7 +257,7 @@ def _refuse_astray(model: LockedModel, place: Place, roots: Sequence[Root]) -> N
             raise LauncherError(
                 f"{place.path} is not a folder for {model.repo}: its files would mix with the cache {root.path}",
                 f"start_app.py models lock --remove {quoted(model.repo)}; "
-                f"start_app.py models lock {quoted(model.repo)} keeps it there",
+                f"start_app.py models lock {quoted(model.repo)} pins it in the cache",
                 ExitStatus.CONFIG,
             )
 

@@ -227,7 +227,7 @@ def _resolved(
         partial = not paths <= meant
         paths &= meant
     if not paths:
-        raise LauncherError(f"no file of {at} is wanted by these globs", "--include '*'", ExitStatus.USAGE)
+        raise LauncherError(f"these globs match no file of {at}", "--include '*'", ExitStatus.USAGE)
     name = f"{requirement.repo} @ {choice.commit[:7]}"
     used = answers[endpoints.used]
     if used.files is None and endpoints.used != choice.endpoint:
@@ -286,7 +286,7 @@ def meant_files(copy: Copy, before: Files | None, now: Files, at: str) -> tuple[
     come = sorted(meant - used)
     if not gone:
         return meant, ()
-    instead = f"; in its place comes {some(come, 3)}" if come else ""
+    instead = f"; {some(come, 3)} replaces it" if come else ""
     return meant, (f"{at} does not have {some(gone, 3)} any more{instead}",)
 
 

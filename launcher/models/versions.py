@@ -50,6 +50,11 @@ def current(roots: Sequence[Path], app_dir: Path, lock: Lock | None) -> tuple[Cu
     return in_order((*_cached(roots), *_downloaded(roots, app_dir)))
 
 
+def loadable(roots: Sequence[Path], models: Iterable[Current]) -> tuple[Current, ...]:
+    """Return these models of a lock, and every other cached one: an unlocked app can load it too."""
+    return tuple(dict.fromkeys((*models, *in_order(_cached(roots)))))
+
+
 def own_folders(settings: Settings, lock: Iterable[LockedModel]) -> tuple[str, ...]:
     """Return the app's existing model folders: the usual ones, those of the setting, and the pinned ones."""
     app_dir = str(settings.app_dir)

@@ -347,13 +347,13 @@ def _believe_nothing(*, last: bool) -> None:
             named = response.headers.get("X-Repo-Commit") if response is not None else None
             # A commit's files never change.
             kind = worker_errors.WrongAnswerError if named == commit else worker_errors.NoAnswerError
-            raise kind(f"it does not have the file, of {commit[:7]}") from error
+            raise kind(f"it does not have the file at {commit[:7]}") from error
         if metadata.commit_hash is None:
-            raise worker_errors.NoAnswerError("its answer names no commit, as that of a sign-in page")
+            raise worker_errors.NoAnswerError("its answer names no commit, like that of a sign-in page")
         if metadata.commit_hash != commit:
             raise worker_errors.WrongAnswerError(f"it serves the commit {str(metadata.commit_hash)[:40]!r}")
         if _contradicts(metadata.etag, digest):
-            raise worker_errors.WrongAnswerError(f"it announces another content, {str(metadata.etag)[:64]!r}")
+            raise worker_errors.WrongAnswerError(f"it announces different content, {str(metadata.etag)[:64]!r}")
         if size >= 0 and metadata.size not in (None, size):
             raise worker_errors.WrongAnswerError(f"it announces {metadata.size} bytes instead of {size}")
         return dataclasses.replace(metadata, etag=digest)

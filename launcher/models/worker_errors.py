@@ -95,7 +95,7 @@ def _reason(chain: list[BaseException]) -> str:
     """Return the innermost message; for a missing package, the library's advice instead of the package's name."""
     for cause in chain:
         if isinstance(cause, ValueError) and "JSON" in type(cause).__name__:
-            return "it answers with something else than JSON"
+            return "it answers with something other than JSON"
     if any("timeout" in type(cause).__name__.lower() for cause in chain):
         return "no answer in time"
     advising = [cause for cause in chain if not isinstance(cause, ModuleNotFoundError)] or chain

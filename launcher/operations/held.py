@@ -13,6 +13,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from .. import __version__
+from ..config import env_file
 from ..config.settings import Settings
 from ..context import Context
 from ..errors import ExitStatus, LauncherError
@@ -68,6 +69,21 @@ def take_launch_lock(context: Context) -> locks.Lock:
             say(f"waiting: another launcher{who} is at work on port {settings.port}; giving up after {bound:.0f} s")
             waiting = True
         time.sleep(locks.POLL_SECONDS)
+
+
+def refuse_edited(context: Context) -> None:
+    """Refuse to act, under a lock, on settings that were changed since they were read: `cache move` changes `.env`.
+
+    Raises LauncherError (75).
+    """
+    settings = context.settings
+    path = settings.env_file or settings.app_dir / ".env"
+    if env_file.stamp(path) != settings.env_stamp:
+        raise LauncherError(
+            f"{path} has changed since this command read it; nothing was stopped or changed",
+            "start_app.py -n -v shows the settings as they are now; then try again",
+            ExitStatus.RETRY,
+        )
 
 
 def open_instance_lock(settings: Settings) -> locks.Lock:

@@ -5,6 +5,7 @@ Every command uses the same observation, so `status` and the launch see the same
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -14,11 +15,12 @@ from ..errors import ExitStatus, LauncherError
 from ..instances import port, refusal
 from ..instances import survey as discovery
 from ..instances.candidates import Claim
-from ..instances.process import Process, look
+from ..instances.process import Process, environment, look
 from ..instances.record import Record, instance_name, launch_name
 from ..instances.survey import Address, Instance, Survey
 from ..instances.table import ProcessTable
 from ..system import lock as locks
+from ..system import marker
 from .held import held_lock, state_of
 from .identity import app_of, is_of, wanted_port
 
@@ -64,6 +66,9 @@ class Observed(NamedTuple):
         """Return why the instance may not be stopped, or None."""
         refused = refusal.of_instances(self.survey)
         if refused is None and self.unseen and self.lock:
+            process = look(self.record.pid) if self.record and state_of(self.record) == "alive" else None
+            if process and locks.holds(process.pid, self.lock):
+                return refusal.unproven_lock(str(self.lock), process)
             known = f" (pid {self.record.pid} of {self.record.machine}, user {self.record.user})" if self.record else ""
             return refusal.unseen_lock(str(self.lock), known)
         return refused
@@ -90,7 +95,7 @@ def observe(settings: Settings) -> Observed:
     holder = state_of(record) if record else "unknown"
     claim = None
     foreign = False
-    if lock and record and holder == "alive" and locks.holds(record.pid, lock):
+    if lock and record and holder == "alive" and locks.holds(record.pid, lock) and _is_believed(record, lock):
         claim = Claim(record.pid, record.start, settings.port)
         foreign = not is_of(record, app)
     taken, unbindable = probe_port(settings)
@@ -104,6 +109,21 @@ def observe(settings: Settings) -> Observed:
     refused = any(instance.verdict.blocks for instance in survey.others)
     unseen = lock is not None and not (orphaned or survey.stale or survey.inside or keeper or refused)
     return Observed(survey, lock, record, launcher, unseen, orphaned, unbindable, keeper)
+
+
+def _is_believed(record: Record, lock: Path) -> bool:
+    """Return whether no other user can have invented a record, or its process has the marker of its start.
+
+    The owner of the app's folder can make any record, and give its file to any process that locks files of that user.
+    """
+    try:
+        status = os.stat(lock, follow_symlinks=False)
+    except OSError:
+        return False
+    if status.st_uid in (0, os.geteuid()) and status.st_nlink == 1 and not status.st_mode & 0o022:
+        return True
+    mark = marker.parse((environment(record.pid) or {}).get(marker.NAME))
+    return mark is not None and mark.token == record.marker
 
 
 def _keeper(survey: Survey, record: Record | None) -> Keeper | None:

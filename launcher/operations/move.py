@@ -20,12 +20,14 @@ from ..cache.names import name as repo_name
 from ..cache.planning import Request, Result
 from ..cache.usage import in_use
 from ..config.paths import HUB_ENTRY, MOVE
+from ..config.settings import HUB_CACHE_NAMES
 from ..context import Context
 from ..errors import ExitStatus, LauncherError, quoted
-from ..service import history
+from ..service import history, outcomes
+from ..service.outcomes import LaunchSet
 from ..ui import text
 from . import needed
-from .move_plan import Move, refuse_full, refuse_in_use
+from .move_plan import Move, refuse_full, refuse_in_use, refuse_readers
 
 _PASSES = 3
 
@@ -38,7 +40,7 @@ def apply(context: Context, move: Move) -> Result:
     try:
         prints, copied = _copy(context, move)
     except KeyboardInterrupt:
-        context.console.warn(f"the cache is still {move.root.path}; the same command goes on with the copy")
+        context.console.warn(f"the cache is still {move.root.path}; the same command continues the copy")
         raise
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
@@ -68,15 +70,17 @@ def apply(context: Context, move: Move) -> Result:
 def finish(context: Context, target: str, begun: Journal) -> Result:
     """Point links to the new cache, which is complete and in use, and remove the old one.
 
-    Raises LauncherError if a link cannot be changed; then the old cache stays.
+    Raises LauncherError if the old cache may be in use, or a link cannot be changed; then the old cache stays.
     """
     console, source = context.console, begun.source
     roots.refuse_unsafe((begun.root,), context.settings.app_dir, context.home)
     if f"{target}/".startswith(f"{source}/") or f"{source}/".startswith(f"{target}/"):
         raise LauncherError(
-            f"the journal in {target} names {source}, which is no other cache", f"rm {quoted(target + '/' + MOVE)}"
+            f"the journal in {target} names {source}, which is not another cache", f"rm {quoted(target + '/' + MOVE)}"
         )
+    refuse_readers(context, source, target)
     _relink(context, target, source)
+    _move_sets(context, target, begun)
     # A repo with only foreign files is the rest of a removal that was interrupted.
     request = Request("clear", force=True)
     planned = planning.plan(request, (begun.root,), again=True)
@@ -155,7 +159,7 @@ def _copied(move: Move, copier: Copier) -> Mapping[str, str]:
     if pending:
         folder = pending[0]
         raise LauncherError(
-            f"{repo_name(folder) if HUB_ENTRY.match(folder) else folder} changes while it is copied",
+            f"{repo_name(folder) if HUB_ENTRY.match(folder) else folder} has changed while it was copied",
             f"start_app.py cache move {quoted(move.target)}",
             ExitStatus.RETRY,
         )
@@ -172,7 +176,7 @@ def _drop_vanished(move: Move, before: Journal | None) -> None:
             continue
         if before is None or name not in before.prints:
             raise LauncherError(
-                f"{move.target}/{name} came while the cache was copied",
+                f"{move.target}/{name} appeared while the cache was copied",
                 f"ls -l {quoted(move.target)}",
                 ExitStatus.RETRY,
             )
@@ -240,11 +244,40 @@ def _relink(context: Context, target: str, source: str) -> None:
             with suppress(OSError):
                 os.unlink(beside)
             raise LauncherError(
-                f"cannot lead {link} to {target}: {reason(error)}; {source} stays",
+                f"cannot point {link} to {target}: {reason(error)}; {source} stays",
                 f"ls -ld {quoted(os.path.dirname(link))}",
                 ExitStatus.IO,
             ) from error
-        context.console.say(f"cache: {link} leads to {new}")
+        context.console.say(f"cache: {link} now points to {new}")
+
+
+def _move_sets(context: Context, target: str, begun: Journal) -> None:
+    """Have the last good sets find their models in the new cache: a roll-back needs them.
+
+    Raises LauncherError (74) if they cannot be written.
+    """
+    variable = HUB_CACHE_NAMES[0]
+
+    def moved(ran: LaunchSet) -> LaunchSet:
+        models = tuple(one._replace(path=_moved_path(one.path, target, begun)) for one in ran.models)
+        if models == ran.models:
+            return ran
+        environment = tuple(sorted({*ran.environment, variable}))
+        return ran._replace(models=models, environment=environment, variables={**ran.variables, variable: target})
+
+    try:
+        outcomes.change_all(context.settings.app_dir, moved)
+    except OSError as error:
+        raise LauncherError(
+            f"cannot lead the last good sets to {target}: {reason(error)}; {begun.source} stays",
+            f"ls -ld {quoted(context.settings.app_dir)}",
+            ExitStatus.IO,
+        ) from error
+
+
+def _moved_path(path: str, target: str, begun: Journal) -> str:
+    old = next((old for old in (begun.path, begun.source) if path.startswith(f"{old}/")), None)
+    return f"{target}{path.removeprefix(old)}" if old else path
 
 
 def _places(context: Context, source: str) -> tuple[str, ...]:

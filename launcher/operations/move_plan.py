@@ -20,11 +20,15 @@ from ..config.paths import MOVE
 from ..config.settings import HUB_CACHE_NAMES
 from ..context import Context
 from ..errors import ExitStatus, LauncherError, quoted
-from ..system import renames
+from ..instances import process
+from ..instances.record import LAUNCH, launch_name
+from ..instances.survey import Instance
+from ..system import renames, state
 from ..system.files import existing_folder, free_bytes
 from ..ui import text
 from . import needed
-from .instance import observe
+from .held import held_lock
+from .instance import Observed, observe
 
 _USAGE = ExitStatus.USAGE
 _VARIABLE = HUB_CACHE_NAMES[0]
@@ -84,7 +88,7 @@ def prepare(context: Context, target: str) -> Move:
     for link, _ in links.entering(root.real, needed.places(context)):
         if not os.access(os.path.dirname(link), os.W_OK):
             raise LauncherError(
-                f"{link} leads to the cache, and may not be changed",
+                f"{link} points to the cache, and may not be changed",
                 f"ls -ld {quoted(os.path.dirname(link))}",
                 ExitStatus.DENIED,
             )
@@ -101,10 +105,10 @@ def refuse_in_use(context: Context, source: str, target: str) -> None:
     Raises LauncherError (75).
     """
     again = f"start_app.py cache move {quoted(target)}"
+    _refuse_launchers(context, again)
     if context.settings.script.exists():
         observed = observe(context.settings)
-        survey = observed.survey
-        running = [*survey.stale, *((survey.inside,) if survey.inside else ()), *survey.siblings]
+        running = _running(observed)
         if running:
             raise LauncherError(
                 f"the app is running (pid {running[0].pid}) and may use {source}",
@@ -120,6 +124,38 @@ def refuse_in_use(context: Context, source: str, target: str) -> None:
     contents = entries.contents(source)
     for folder, user in in_use(source, tuple(dict.fromkeys((*contents.entries, *contents.locks)))).items():
         raise LauncherError(f"cannot move {repo_name(folder)}: {user}", again, ExitStatus.RETRY)
+
+
+def refuse_readers(context: Context, source: str, target: str) -> None:
+    """Refuse to remove an old cache that an instance, or a launcher at work, may have read from the old `.env`.
+
+    Raises LauncherError (75).
+    """
+    again = f"start_app.py cache move {quoted(target)}"
+    _refuse_launchers(context, again)
+    for instance in _running(observe(context.settings)) if context.settings.script.exists() else ():
+        named = roots.hub_cache(process.environment(instance.pid) or {}, context.settings.app_dir)
+        if os.path.realpath(named) == source:
+            raise LauncherError(
+                f"the cache is {target} now, but pid {instance.pid} of the app still uses {source}",
+                f"start_app.py stop --port {instance.port or context.settings.port}; {again}",
+                ExitStatus.RETRY,
+            )
+
+
+def _refuse_launchers(context: Context, again: str) -> None:
+    """Refuse while a launcher works on another port of the app: it has read the settings that a move changes."""
+    settings = context.settings
+    for name in state.listed(settings.app_dir, LAUNCH):
+        lock, record = held_lock(settings, name) if name != launch_name(settings.port) else (None, None)
+        if lock:
+            who = f", pid {record.pid}," if record else ""
+            raise LauncherError(f"a launcher{who} is at work on another port of the app", again, ExitStatus.RETRY)
+
+
+def _running(observed: Observed) -> tuple[Instance, ...]:
+    survey = observed.survey
+    return (*survey.stale, *((survey.inside,) if survey.inside else ()), *survey.siblings)
 
 
 def _edit(context: Context, target: str) -> Edit:
@@ -184,7 +220,7 @@ def _refuse_places(context: Context, root: Root, target: str) -> None:
     for folder in (context.home, str(context.settings.app_dir)):
         if folder and _is_in(os.path.realpath(folder), target):
             raise LauncherError(
-                f"{pseudo.path} is no place for a model cache: it holds {folder}",
+                f"{pseudo.path} is not a place for a model cache: it holds {folder}",
                 f"start_app.py cache move {quoted(_free(target + '/hub'))}",
                 _USAGE,
             )

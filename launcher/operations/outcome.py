@@ -329,7 +329,8 @@ def _now(context: Context, ran: LaunchSet) -> LaunchSet:
         lock = context.lockfile
     except LauncherError:
         lock = None
-    return ran._replace(models=cached_models(versions.current(paths, context.settings.app_dir, lock)))
+    models = versions.current(paths, context.settings.app_dir, lock)
+    return ran._replace(models=cached_models(models if lock is None else versions.loadable(paths, models)))
 
 
 def _lives(attempt: Attempt, settings: Settings) -> bool:

@@ -87,10 +87,13 @@ def recover(context: Context, begun: Sequence[switch.Unfinished] | None = None) 
         commit = recovered.commit[:7]
         if recovered.journal:
             console.warn(
-                f"{recovered.folder} is partly {commit}, and can be neither completed nor undone: {recovered.problem}"
+                f"{recovered.folder} has some files of {commit}, and can be neither completed nor restored: "
+                f"{recovered.problem}"
             )
             journal = quoted(recovered.journal)
-            console.warn(console.hinted(f"hint: start_app.py models pull makes it whole; rm {journal} leaves it so"))
+            console.warn(
+                console.hinted(f"hint: start_app.py models pull completes it; rm {journal} leaves it as it is")
+            )
         elif recovered.problem:
             console.warn(f"undid in {recovered.folder} what an interrupted pull had begun: {recovered.problem}")
             console.warn(console.hinted(f"hint: start_app.py models pull brings {commit}"))
@@ -99,7 +102,7 @@ def recover(context: Context, begun: Sequence[switch.Unfinished] | None = None) 
 
 
 def kept_folders(app_dir: Path) -> frozenset[str]:
-    """Return the folders with a model of a last good set: replaced files there are kept for a roll-back."""
+    """Return the folders with a model of a last good set: replaced files there are kept for a rollback."""
     good = (model for ran in outcomes.good_sets(app_dir) for model in lockfile.remembered(ran.folders))
     return frozenset(str(app_dir / model.local_dir) for model in good if model.local_dir)
 

@@ -245,5 +245,5 @@ def _summary(names: Sequence[str], plan: Plan) -> str:
     if not names:
         return f"{len(plan.items)} leftovers would be removed"
     if len(names) <= 3:
-        return f"{', '.join(names)} would go"
+        return f"{', '.join(names)} would be removed"
     return f"{len(names)} of its repos and revisions would be removed, among them {', '.join(names[:3])}"

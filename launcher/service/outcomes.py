@@ -73,7 +73,7 @@ class LaunchSet(NamedTuple):
 class Attempt(NamedTuple):
     """Hold one start: its process (see Record), its time and caller, its set, and its outcome.
 
-    `wish` is the digest of the set in the settings, which a roll-back does not run. `seen` means that its page
+    `wish` is the digest of the set in the settings, which a rollback does not run. `seen` means that its page
     answered, `how` is how it ended, `line` the last line of its log. `unit` is systemd's id of this run of the unit.
     """
 
@@ -134,7 +134,7 @@ class Outcomes(NamedTuple):
         return bool(self.good and failed and failed.wish == wish and not failed.rollback)
 
     def other_good(self) -> LaunchSet | None:
-        """Return the last good set that differs from the last start: the target of a roll-back."""
+        """Return the last good set that differs from the last start: the target of a rollback."""
         ran = self.last.ran.runs if self.last else None
         return next((one for one in self.good if one.runs != ran), None)
 
@@ -155,8 +155,12 @@ def read(app_dir: Path, port: int) -> Outcomes:
 
 def good_sets(app_dir: Path) -> tuple[LaunchSet, ...]:
     """Return the last good sets of every port of an app."""
-    ports = (_NAME.fullmatch(name) for name in state.listed(app_dir, "outcomes-"))
-    return tuple(good for port in ports if port for good in read(app_dir, int(port[1])).good)
+    return tuple(good for port in _ports(app_dir) for good in read(app_dir, port).good)
+
+
+def _ports(app_dir: Path) -> tuple[int, ...]:
+    names = (_NAME.fullmatch(name) for name in state.listed(app_dir, "outcomes-"))
+    return tuple(int(name[1]) for name in names if name)
 
 
 def change(app_dir: Path, port: int, how: Callable[[Outcomes], Outcomes], *, durable: bool = False) -> Outcomes:
@@ -171,6 +175,20 @@ def change(app_dir: Path, port: int, how: Callable[[Outcomes], Outcomes], *, dur
             data = json.dumps({"version": 1, **_plain(after)}).encode()
             state.write(app_dir, name_of(port), data, durable=durable, mode=_MODE)
         return after
+
+
+def change_all(app_dir: Path, how: Callable[[LaunchSet], LaunchSet]) -> None:
+    """Change every set of every port of an app.
+
+    Raises OSError if one cannot be written.
+    """
+
+    def changed(known: Outcomes) -> Outcomes:
+        last, failed = (one and one._replace(ran=how(one.ran)) for one in (known.last, known.failed))
+        return known._replace(last=last, failed=failed, good=tuple(map(how, known.good)))
+
+    for port in _ports(app_dir):
+        change(app_dir, port, changed, durable=True)
 
 
 def started(outcomes: Outcomes, attempt: Attempt) -> Outcomes:
@@ -243,7 +261,7 @@ def ended(outcomes: Outcomes, end: End, wish: str | None = None) -> Outcomes:
     )
     outcomes = outcomes._replace(last=last)
     if stopped:
-        # A person who restarts after a roll-back wants to try the new set again.
+        # A person who restarts after a rollback wants to try the new set again.
         again = last.rollback and last.seen and outcomes.failed
         return outcomes._replace(failed=outcomes.failed._replace(wish="")) if again and outcomes.failed else outcomes
     if last.seen:

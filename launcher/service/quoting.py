@@ -51,7 +51,7 @@ def _argument(word: str) -> str:
 
 def _quoted(word: str) -> str:
     if "\0" in word:
-        raise LauncherError("no word of a command can hold a NUL", "start_app.py unit --help")
+        raise LauncherError("no word of a command can contain a NUL", "start_app.py unit --help")
     if _PLAIN.fullmatch(word):
         return word
     return f'"{"".join(map(_escaped, word))}"'.replace("%", "%%")

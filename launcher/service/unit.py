@@ -96,9 +96,9 @@ def _installation(name: str, typed: str, *, user_manager: bool) -> tuple[str, ..
         f"{sudo}systemctl {flag}daemon-reload && {sudo}systemctl {flag}enable --now {started}",
     ]
     if "@" in name:
-        lines.append("What stands after the @ is the port; one more instance is one more `enable --now`.")
+        lines.append("The number after the @ is the port. For another instance, run `enable --now` with its port.")
     if user_manager:
-        lines.append("`loginctl enable-linger` has it run while nobody is logged in.")
+        lines.append("`loginctl enable-linger` keeps it running while nobody is logged in.")
     return tuple(lines)
 
 
@@ -111,7 +111,7 @@ def _unit(settings: Settings, machine: Machine, *, template: bool, user_manager:
         lines += [f"RequiresMountsFor={path}" for path in map(quoting.path, mounts) if path]
     return (
         *lines,
-        "# What passes by itself (no network, a full disk) is tried again for as long as it takes.",
+        "# A problem that can pass by itself (no network, a full disk) is retried without a limit.",
         "StartLimitIntervalSec=0",
     )
 
@@ -124,7 +124,7 @@ def _service(settings: Settings, machine: Machine, *, template: bool, user_manag
     )
     lines = [
         "Type=exec",
-        "# The launcher and `wait` tell what they are doing; nobody announces readiness but the end of `wait`.",
+        "# The launcher and `wait` report their progress. The unit is ready when `wait` ends.",
         "NotifyAccess=exec",
     ]
     if not user_manager:
@@ -134,19 +134,19 @@ def _service(settings: Settings, machine: Machine, *, template: bool, user_manag
     lines += [
         f"ExecStart={launched}",
         f"ExecStartPost={awaited}",
-        "# How the app has ended goes into the history, and decides what the next start runs.",
+        "# Record how the app has ended: the next start depends on it.",
         f"ExecStopPost=-{quoting.command((*machine.launcher, 'ended', *waiting))}",
         "# `wait` has a time-out of its own, long enough for a first download.",
         "TimeoutStartSec=infinity",
         "",
-        "# Gradio closes its page on SIGINT and dies of SIGTERM; what it started is ended after it.",
+        "# Gradio closes its page on SIGINT and dies of SIGTERM. Its children are stopped after it.",
         "KillSignal=SIGINT",
         "KillMode=mixed",
         f"TimeoutStopSec={STOP_SECONDS}",
         f"SuccessExitStatus={int(ExitStatus.INTERRUPTED)}",
         "",
-        "# Not when the next start would be refused for the same reason: see `exit status` in start_app.py --help.",
-        "# After a failed start the next one runs what ran well before. Five that fail are not repeated unchanged.",
+        "# No restart if the next start would be refused for the same reason: see exit status in start_app.py --help.",
+        "# After a failed start, the next one runs the last good set. After five, nothing starts until a change.",
         "Restart=on-failure",
         f"RestartSec={RESTART_SECONDS}",
         *(_steps() if machine.systemd >= STEPS_SINCE else ()),
@@ -203,7 +203,7 @@ def _hardening(settings: Settings, machine: Machine, *, user_manager: bool) -> t
     if user_manager:
         return ("NoNewPrivileges=yes",)
     lines = [
-        "# The GPUs, /proc, the app's folder and the model cache stay as they are.",
+        "# Nothing restricts the GPUs, /proc, the app's folder and the model cache.",
         "NoNewPrivileges=yes",
         "LockPersonality=yes",
         "ProtectSystem=full",

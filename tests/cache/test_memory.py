@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from launcher.cache.memory import Memory
+from launcher.cache.memory import Memory, line_of
 from launcher.cache.verify import Candidate, Verification
 from launcher.system import state
 from tests.support.apps import AppFolder, Done, Processes, eventually
@@ -160,6 +160,16 @@ def test_a_file_that_was_written_just_now_is_not_remembered(tmp_path: Path) -> N
         done.run([candidate])
         assert (done.whole, done.checked) == (1, [])
         assert bool(done.memory.data(everything=True)) is not young
+
+
+def test_a_spoiled_line_of_the_memory_is_no_hash(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(FIRST)
+    status, digest = path.stat(), hashlib.sha256(FIRST).hexdigest()
+    line = line_of(status, digest)
+    assert Memory(line).hash_of(status, digest) == digest
+    for spoiled in (line[:-9] + b"\x81" + line[-8:], line[:-1] + b"g", b"\xff" * 90):
+        assert Memory(spoiled).hash_of(status, digest) is None
 
 
 def test_a_run_over_some_repos_forgets_nothing_of_the_others(app: AppFolder, known: Path) -> None:

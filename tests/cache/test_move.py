@@ -13,12 +13,14 @@ from pathlib import Path
 
 import pytest
 
+from launcher.cache import journal
 from launcher.cache.copying import retargeted
+from launcher.cache.journal import Journal
 from launcher.config.env_write import Edit
 from launcher.config.paths import MOVE
 from launcher.errors import LauncherError
 from tests.cache.test_killed import Driver
-from tests.support.apps import Done
+from tests.support.apps import AppFolder, Done, Processes, clean_environment, eventually, free_port, get
 from tests.support.hub_cache import Library
 from tests.support.removal import CODEC, PRIVATE, V22, V23, VOICES, Cached, everything
 
@@ -211,6 +213,46 @@ def test_a_disk_that_is_too_small_is_refused_with_both_sizes(cached: Cached, tmp
         assert cached.loading() == cached.all_but()
     finally:
         subprocess.run(("umount", small), check=True)
+
+
+@pytest.mark.slow
+def test_nothing_starts_with_a_cache_that_has_moved_meanwhile(
+    cached: Cached, tmp_path: Path, processes: Processes
+) -> None:
+    fifo, begun = tmp_path / "fifo", tmp_path / "begun"
+    os.mkfifo(fifo)
+    other = AppFolder(cached.app.path, free_port())
+    prestart = clean_environment(APP_PRESTART=f"touch {begun}; cat {fifo}")
+    at_work = processes.launch(*other.arguments, env=prestart)
+    eventually(begun.exists, 30, what=at_work.err)
+    done = move(cached, tmp_path / "new" / "hub", *cached.app.arguments[2:])
+    assert done.status == 75
+    assert f"a launcher, pid {at_work.pid}, is at work on another port" in done.err
+    waiting = processes.launch(*other.arguments)
+    eventually(lambda: "waiting: " in waiting.err, 30, what=waiting.err)
+    with (cached.app.path / ".env").open("a") as env:
+        env.write("HF_HUB_CACHE=./elsewhere\n")  # as a move on another port does
+    at_work.process.kill()
+    os.close(os.open(fifo, os.O_RDWR))
+    assert waiting.wait() == 75
+    assert f"{cached.app.path}/.env has changed since this command read it" in waiting.err
+
+
+@pytest.mark.slow
+def test_an_old_cache_stays_while_an_instance_with_the_old_settings_runs(
+    cached: Cached, tmp_path: Path, processes: Processes
+) -> None:
+    target = tmp_path / "new" / "hub"
+    # As after a kill between the change of `.env` and the removal of the old cache.
+    shutil.copytree(cached.hub, target, symlinks=True)
+    (cached.app.path / ".env").write_text(f"HF_HOME=./hf\nHF_HUB_CACHE={target}\n")
+    journal.write(str(target), Journal(str(cached.hub), str(cached.hub), dict.fromkeys(os.listdir(target), "print")))
+    running = processes.launch(*cached.app.arguments, env=clean_environment(HF_HUB_CACHE=str(cached.hub)))
+    eventually(lambda: get(cached.app.port), 30, what=running.err)
+    done = move(cached, target, *cached.app.arguments[2:])
+    assert done.status == 75
+    assert f"pid {running.pid} of the app still uses {cached.hub}" in done.err
+    assert list(cached.hub.glob("*--*/refs"))
 
 
 @pytest.mark.slow

@@ -235,7 +235,7 @@ def test_what_the_launcher_clears_is_what_the_app_then_uses(
         refused = launcher(*app.arguments, "--clear-cache", env=env)
         assert refused.status == 2, refused.err
         assert f"{cache} " in refused.err
-        assert "is shared with other programs: koge/index-tts-v22 would go" in refused.err
+        assert "is shared with other programs: koge/index-tts-v22 would be removed" in refused.err
         assert (cache / "models--koge--index-tts-v22").is_dir()
     cleared = launcher(*app.arguments, "--clear-cache", *(() if owned else ("--yes",)), env=env)
     assert cleared.json["cache"] == str(cache)

@@ -9,11 +9,16 @@ import json
 import mmap
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
 LARGE = "gpt.safetensors"
+DIED = 3
+HELPER = "chaos-helper"
+"""A word of the command line of what the app starts beside itself, which outlives it when it is killed."""
 
 
 def load(hub: str, repo: str) -> dict[str, Any] | None:
@@ -58,6 +63,8 @@ def main() -> None:
     parser.add_argument("--api-key")
     parser.add_argument("--load", type=float, default=0, help="seconds before the port opens")
     parser.add_argument("--ignore-term", action="store_true")
+    parser.add_argument("--die", action="store_true", help="end before the port opens")
+    parser.add_argument("--helper", action="store_true", help="start a process beside the app")
     args = parser.parse_args()
     if args.ignore_term:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -80,7 +87,13 @@ def main() -> None:
         "loaded": loaded,
         "mapped": bool(kept),
     }
+    if args.helper:
+        words = (sys.executable, "-c", "import time; time.sleep(10000)", HELPER)
+        subprocess.Popen(words, start_new_session=os.getpid() % 2 == 0)
     time.sleep(args.load)
+    if args.die:
+        print("cannot load", flush=True)
+        sys.exit(DIED)
 
     class Page(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:  # noqa: N802

@@ -10,17 +10,29 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from dotenv import dotenv_values
+
+from launcher.models.lockfile import Lock
+from launcher.system.marker import Marker, parse
 from tests.support.hub import Hub
 from tests.support.hub_cache import Library, LibraryError
 from tests.support.hub_files import git_sha
 
 MARK = "CHAOS_WORLD"
+
+
+class ViolationError(AssertionError):
+    """Tell what was not true."""
+
+
 LOOK_SECONDS = 0.03
 _LISTEN = "0A"
 # What is in the state folder for good, whatever happens: each is one file, or bounded.
 _STATE = re.compile(
-    r"\.gitignore|history\.jsonl|(instance|launch)-\d+\.lock|pull\.lock|verified(-\w+)?|locked-views"
+    r"(\.gitignore|history\.jsonl|(instance|launch)-\d+\.lock|pull\.lock|verified(-\w+)?|locked-views"
     r"|commits|outcomes-\d+\.json|outcomes\.lock|logs(/webui-\d+\.log(\.[1-5])?)?"
+    # What a killed launcher has left: the next writer of the file removes it, and any launcher after an hour.
+    r")(\.start_app-[0-9a-f]{8})?|(logs/)?\.start_app-probe-[0-9a-f]{8}(/.*)?"
 )
 _VIEW = re.compile(r"(locked-\d+)-[0-9a-f]+(/.*)?")
 
@@ -35,8 +47,10 @@ class Seen(NamedTuple):
 
 def instances(app: Path) -> tuple[Seen, ...]:
     """Return the processes that run the app, by what the kernel says of them."""
-    found = (_instance(int(name), app) for name in os.listdir("/proc") if name.isdigit())
-    return tuple(one for one in found if one)
+    found = {int(name): _instance(int(name), app) for name in os.listdir("/proc") if name.isdigit()}
+    own = {pid: one for pid, one in found.items() if one}
+    # What an app starts is a copy of the app until its exec.
+    return tuple(one for one in own.values() if _parent(one.pid) not in own)
 
 
 def _instance(pid: int, app: Path) -> Seen | None:
@@ -50,6 +64,13 @@ def _instance(pid: int, app: Path) -> Seen | None:
     except OSError:
         return None
     return Seen(pid, start, int(argv[argv.index("--port") + 1])) if state not in "ZX" else None
+
+
+def _parent(pid: int) -> int:
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()[1])
+    except OSError:
+        return 0
 
 
 def _argv(pid: int) -> list[str]:
@@ -81,6 +102,55 @@ def owned(mark: str) -> dict[int, str]:
             if f"{MARK}={mark}".encode() in environment.split(b"\0"):
                 found[int(name)] = " ".join(_argv(int(name)))
     return found
+
+
+def marker(pid: int) -> Marker | None:
+    """Return the marker of the instance that a process comes from."""
+    try:
+        words = Path(f"/proc/{pid}/environ").read_bytes().decode(errors="replace").split("\0")
+    except OSError:
+        return None
+    return next((parse(word.partition("=")[2]) for word in words if word.startswith("START_APP_INSTANCE=")), None)
+
+
+def settings(app: Path) -> dict[str, str | None]:
+    """Return what python-dotenv reads in the app's `.env`."""
+    return dict(dotenv_values(app / ".env", interpolate=False))
+
+
+def contents(folder: Path) -> dict[str, str]:
+    """Return every file and link below a folder, with its hash or its target."""
+    found = {}
+    for parent, folders, names in os.walk(folder):
+        for name in (*names, *(name for name in folders if os.path.islink(f"{parent}/{name}"))):
+            path = f"{parent}/{name}"
+            told = f"-> {os.readlink(path)}" if os.path.islink(path) else sha256(Path(path).read_bytes())
+            found[os.path.relpath(path, folder)] = told
+    return found
+
+
+def loadable(cache: Path, repos: tuple[str, ...]) -> dict[str, str]:
+    """Return each ref, and each file of each snapshot by its hash, as an app would read them."""
+    found = {}
+    for repo in repos:
+        folder = repo_folder(cache, repo)
+        for part in ("refs", "snapshots"):
+            for path in sorted((folder / part).rglob("*")):
+                if not path.is_dir():
+                    found[f"{repo}/{path.relative_to(folder)}"] = (
+                        sha256(path.read_bytes()) if path.exists() else "it leads to nothing"
+                    )
+    return found
+
+
+def false_pins(lock: Lock, hub: Hub) -> Iterator[str]:
+    """Yield each pin of a file that the hub has otherwise in that commit."""
+    for model in lock:
+        known = hub.repo(model.repo).commits.get(model.commit)
+        for path, file in model.files.items():
+            there = known.files.get(path) if known else None
+            if there is None or file.hash not in (there.etag, sha256(there.data)) or file.size != there.size:
+                yield f"models.lock: {model.name} @ {model.commit[:7]}: {path} is pinned as {file}; the hub: {there}"
 
 
 def is_open(port: int) -> bool:
@@ -161,7 +231,10 @@ def _wrong_files(base: Path, hub: Hub, repo: str) -> Iterator[str]:
 
 
 def not_whole(cache: Path, hub: Hub, library: Library, repos: tuple[str, ...]) -> Iterator[str]:
-    """Yield what is neither whole nor gone in a cache in which nothing is at work any more, by the library itself."""
+    """Yield what is neither whole nor gone in a cache in which nothing is at work any more, by the library itself.
+
+    Of a repo without a ref, which a prune keeps, another program may have brought a part by its commit.
+    """
     if not cache.is_dir():
         return
     for warning in library.scan(cache)["warnings"]:
@@ -184,7 +257,8 @@ def not_whole(cache: Path, hub: Hub, library: Library, repos: tuple[str, ...]) -
             except LibraryError as error:
                 yield f"{repo} @ {snapshot.name[:7]}: {error}"
             else:
-                if loaded != files:
+                is_part = not any((folder / "refs").glob("*")) and (loaded or {}).items() <= files.items()
+                if loaded != files and not is_part:
                     yield f"{repo} @ {snapshot.name[:7]} does not load as it is on the hub"
 
 

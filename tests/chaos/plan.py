@@ -12,7 +12,7 @@ CACHED, UNLOCKED, LOCAL = "koge/index-tts-v23", "amphion/MaskGCT", "koge/voices"
 """A model that is locked, one in the cache beside it, and one in a folder of the app's own."""
 FOLDER = "checkpoints"
 
-Next = Literal["prune", "launch", "pull", "everything"]
+Next = Literal["prune", "launch", "pull", "freeze", "fail", "move", "everything"]
 
 LAUNCHES: tuple[tuple[int, tuple[str, ...]], ...] = (
     (5, ()),
@@ -30,6 +30,9 @@ LAUNCHES: tuple[tuple[int, tuple[str, ...]], ...] = (
     (1, ("--force-refresh", "--no-launch")),
     (1, ("--no-launch",)),
     (1, ("--clear-cache", "--no-launch")),
+    (3, ("--if-down", "--background")),
+    (2, ("rollback", "--background")),
+    (1, ("rollback",)),
 )
 COMMANDS: tuple[tuple[int, tuple[str, ...]], ...] = (
     (5, ("stop",)),
@@ -48,9 +51,30 @@ COMMANDS: tuple[tuple[int, tuple[str, ...]], ...] = (
     (1, ("history",)),
     (1, ("cache", "list")),
     (1, ("--dry-run", "--force-refresh")),
+    (2, ("doctor", "--json", "--timeout", "5")),
+    (2, ("models", "lock", "--freeze", "--timeout", "3")),
+    (2, ("models", "export", "{export}")),
+    (3, ("cache", "move", "--yes", "{place}")),
+    (1, ("init", "--yes")),
 )
+APP: tuple[tuple[str, ...], ...] = (
+    (), (), (), ("--load", "0.4"), ("--load", "1.5"), ("--ignore-term",), ("--die",), ("--helper",), ("--helper",),
+)  # fmt: skip
 KINDS: tuple[Kind, ...] = (404, 403, 429, 500, 503, "reset", "truncate", "hang", "wrong-bytes", "html", "no-length")
-CRITICAL = (f"/{FOLDER}/", "switch-", "ref-", "trash-", "locked-", "verified", "models.lock", "instance-", "launch-")
+CRITICAL = (
+    f"/{FOLDER}/",
+    "switch-",
+    "ref-",
+    "trash-",
+    "locked-",
+    "verified",
+    "models.lock",
+    "instance-",
+    "launch-",
+    "outcomes",
+    ".env",
+    ".start_app-move",
+)
 """What is in the paths of those steps between which the most is half done."""
 PLACES = ("", "/api/", "/resolve/", "/cdn/", ".safetensors", "config.json", "/hook/")
 
@@ -98,7 +122,7 @@ class Step:
 
     `publish` are repos that get a new commit, which is `locked` or not; of `lag` the mirror stays at the old one.
     `damage` is a repo and where in a file of it, as a share, bytes are overwritten. `rest` is how long the faults last
-    after the last action.
+    after the last action. If a move comes next, `kills` are the deaths of the runs before the one that ends it.
     """
 
     number: int
@@ -110,6 +134,7 @@ class Step:
     actions: tuple[Action, ...]
     rest: float
     next: Next
+    kills: tuple[Death, ...] = ()
 
 
 def plan(seed: int, number: int) -> Step:
@@ -129,9 +154,12 @@ def plan(seed: int, number: int) -> Step:
     rush = 0.03 if rng.random() < 0.35 else 1.0
     others = tuple(_action(rng, rush) for _ in range(rng.randint(2, 6)))
     actions = tuple(sorted((*first, *others), key=lambda one: one.delay))
-    following: tuple[Next, ...] = ("prune", "launch", "pull")
+    following: tuple[Next, ...] = ("prune", "launch", "pull", "freeze", "fail", "move")
     then: Next = "everything" if number % 4 == 0 else rng.choice(following)
-    return Step(number, publish, locked, lag, damage, spoils, actions, rng.uniform(0.5, 2.5), then)
+    rest = rng.uniform(0.5, 2.5)
+    # A move of these caches takes some 350 steps on the file system, most of them in the copy.
+    kills = tuple(Death(step=rng.choice((rng.randrange(60), rng.randrange(400)))) for _ in range(rng.randrange(4)))
+    return Step(number, publish, locked, lag, damage, spoils, actions, rest, then, kills)
 
 
 def _interrupted_switch(rng: random.Random) -> Action:
@@ -154,7 +182,7 @@ def _action(rng: random.Random, rush: float) -> Action:
     table = LAUNCHES if kind < 0.55 else COMMANDS
     words = rng.choices([words for _, words in table], [weight for weight, _ in table])[0]
     if table is LAUNCHES:
-        app = rng.choice(((), (), ("--load", "0.4"), ("--load", "1.5"), ("--ignore-term",)))
+        app = rng.choice(APP) if "rollback" not in words else ()
         words = (*words, "--stop-timeout", rng.choice(("0.5", "5")), *(("--", *app) if app else ()))
     return Action(delay, second, "launcher", words, _death(rng))
 

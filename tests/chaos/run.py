@@ -33,9 +33,10 @@ from typing import Any
 from launcher.errors import LauncherError
 from launcher.models import lockfile
 from launcher.models.lockfile import LockedFile, LockedModel
-from tests.chaos import checks
-from tests.chaos.app import LARGE
-from tests.chaos.plan import CACHED, FOLDER, LOCAL, UNLOCKED, Action, Step, plan
+from tests.chaos import after, checks
+from tests.chaos.app import DIED, HELPER, LARGE
+from tests.chaos.checks import ViolationError
+from tests.chaos.plan import CACHED, FOLDER, LOCAL, UNLOCKED, Action, Death, Step, plan
 from tests.support import hub_cache
 from tests.support.apps import START_APP, AppFolder, Done, Processes, Running, clean_environment, get
 from tests.support.hub import Fault, Hub
@@ -46,6 +47,16 @@ END_SECONDS = 100.0
 OWN_SECONDS = 45.0
 """A notifier gives up after 20 s, and what is deleted in the background waits for half a second."""
 DOCUMENTED = frozenset((0, 65, 74, 75))
+ALSO = {
+    "check": {80},
+    "remove": {2},
+    "--remove-model": {2},
+    "rollback": {78},
+    "doctor": {69, 77, 78, 80},
+    "move": {2},
+    "--die": {DIED},
+}
+"""What else a command may end with by its words: a rollback without a good set, a move to where something is."""
 FOREIGN = {
     "hf/token": b"",
     "hf/stored_tokens": b"[main]\n",
@@ -55,10 +66,6 @@ FOREIGN = {
     f"{FOLDER}/my_voice.wav": b"RIFF",
 }
 HERE = Path(__file__).parent
-
-
-class ViolationError(AssertionError):
-    """Tell what was not true."""
 
 
 @dataclass
@@ -87,22 +94,36 @@ class Chaos:
         self.log: list[str] = []
         self.statuses: Counter[str] = Counter()
         self._begun = time.monotonic()
+        self._number = 0
         self._mark = secrets.token_hex(8)
         self._hook = secrets.token_hex(16)
         self._key = f"sk-{secrets.token_hex(16)}"
         self._token = f"hf_{secrets.token_hex(17)}"
         self._damaged: set[str] = set()
         self._left = {"my_voice.wav"}
+        self._strangers: list[Running] = []
         self._runs: list[Run] = []
         self._stack = ExitStack()
         self._base = base
         self.app = AppFolder(base / "app", quiet_port())
         self.ports = (self.app.port, quiet_port(self.app.port))
-        self.cache = self.app.path / "hf" / "hub"
+        self.other_disk = Path(tempfile.mkdtemp(prefix="chaos-", dir="/dev/shm" if os.path.isdir("/dev/shm") else base))
+        self.export = base / "export"
+
+    @property
+    def cache(self) -> Path:
+        """Return the hub cache that `.env` names."""
+        named = checks.settings(self.app.path).get("HF_HUB_CACHE")
+        return Path(named) if named else self.app.path / "hf" / "hub"
+
+    def place(self, number: int) -> Path:
+        """Return where a move of this step leads to: into the app's folder, or onto another disk."""
+        return (self.app.path / "places" if number % 2 else self.other_disk) / str(number) / "hub"
 
     def __enter__(self) -> Chaos:
         (self._base / "output").mkdir()
         self.processes = Processes(self._base / "output")
+        self._stack.callback(shutil.rmtree, self.other_disk, ignore_errors=True)
         self._stack.callback(self._end)
         # Every other chaos has a store that repos share, as far as this huggingface_hub knows one.
         self.hub = self._stack.enter_context(Hub(token=self._token, xet=self.seed % 2 == 1))
@@ -120,7 +141,8 @@ class Chaos:
 
     def step(self, one: Step) -> None:
         """Do one step and look at what it has left. Raises ViolationError."""
-        self._note(f"step {one.number}")
+        self.note(f"step {one.number}")
+        self._number = one.number
         self._change(one)
         with self._spoiled(one):
             self._burst(one)
@@ -128,7 +150,7 @@ class Chaos:
         self._look()
         for number, port in enumerate(self.ports):
             if number == 0 or any(action.second_port for action in one.actions):
-                self._look_at_port(port)
+                self.look_at_port(port)
         self._mend(one)
         if self.watch.violations:
             raise ViolationError("; ".join(self.watch.violations))
@@ -147,13 +169,13 @@ class Chaos:
         """Publish new commits, have the mirror lag, and damage a file, while nothing is at work."""
         before = {repo: self.hub.head(repo) for repo in (*REPOS, LOCAL)}
         for repo in one.publish:
-            self._note(f"  publish {repo} @ {self._publish(repo, one.number)[:7]}")
+            self.note(f"  publish {repo} @ {self._publish(repo, one.number)[:7]}")
         if one.locked and one.publish:
             # As when it comes by git, which asks nobody.
             lockfile.write(self.app.path, (self._newest(CACHED), self._newest(LOCAL, FOLDER)))
-            self._note("  models.lock names the newest")
+            self.note("  models.lock names the newest")
         if one.lag in one.publish:
-            self._note(f"  the mirror lags: {one.lag} @ {before[one.lag][:7]}")
+            self.note(f"  the mirror lags: {one.lag} @ {before[one.lag][:7]}")
             self.mirror.freeze(one.lag, sha=before[one.lag])
         if one.damage:
             repo, share = one.damage
@@ -164,13 +186,13 @@ class Chaos:
                     file.seek(int(share * blob.stat().st_size / 2))
                     file.write(b"\xff\x00\xff")
                 self._damaged.add(repo)
-                self._note(f"  damage {repo} {blob.name[:12]}")
+                self.note(f"  damage {repo} {blob.name[:12]}")
 
     @contextmanager
     def _spoiled(self, one: Step) -> Iterator[None]:
         faults: list[Fault] = []
         for spoil in one.spoils:
-            self._note(f"  {'mirror' if spoil.mirror else 'hub'}: {spoil.kind} {spoil.place!r} x {spoil.times}")
+            self.note(f"  {'mirror' if spoil.mirror else 'hub'}: {spoil.kind} {spoil.place!r} x {spoil.times}")
             faults.append((self.mirror if spoil.mirror else self.hub).fault(spoil.place, spoil.kind, spoil.times))
         try:
             yield
@@ -205,7 +227,7 @@ class Chaos:
             running = self.processes.start(
                 (sys.executable, "-c", hub_cache.DOWNLOAD, "1", self.cache, *wanted), env=environment
             )
-            self._note(f"  pid {running.pid}: another program downloads {UNLOCKED}")
+            self.note(f"  pid {running.pid}: another program downloads {UNLOCKED}")
             self._runs.append(Run(("download",), running, action))
         elif action.what == "kill app":
             self._kill("app", [seen.pid for seen in checks.instances(self.app.path) if seen.port == port])
@@ -214,33 +236,35 @@ class Chaos:
 
     def _kill(self, what: str, pids: Collection[int]) -> None:
         for pid in pids:
-            self._note(f"  kill the {what} {pid}")
+            self.note(f"  kill the {what} {pid}")
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
 
     def _signal(self, action: Action) -> None:
         run = next(run for run in self._runs if run.action is action)
         if run.running.process.poll() is None and action.death:
-            self._note(f"  signal {action.death.signal} to {run.running.pid}")
+            self.note(f"  signal {action.death.signal} to {run.running.pid}")
             run.running.process.send_signal(action.death.signal)
 
     def _start(self, words: tuple[str, ...], port: int, action: Action | None = None) -> Run:
         death = action.death if action and action.death and action.death.step is not None else None
         wrapper = (HERE / "step.py", str(death.step), death.where) if death else ()
+        words = tuple(word.format(export=self.export, place=self.place(self._number)) for word in words)
         command = (sys.executable, *wrapper, START_APP, "--app-dir", self.app.path, "--port", str(port), *words)
         running = self.processes.start(command, env=self._environment())
         how = f", dies at step {death.step} {death.where}" if death else ""
-        self._note(f"  pid {running.pid}: port {port}: {' '.join(words) or 'launch'}{how}")
+        self.note(f"  pid {running.pid}: port {port}: {' '.join(words) or 'launch'}{how}")
         run = Run(words, running, action)
         self._runs.append(run)
         return run
 
-    def _run(self, *words: str, port: int | None = None, allow: Collection[int] = (0,)) -> Done:
-        """Run a launcher with nothing beside it; it must end as allowed."""
-        run = self._start(words, port or self.app.port)
+    def run(self, *words: str, death: Death | None = None, allow: Collection[int] = (0,), **where: int) -> Done:
+        """Run a launcher with nothing beside it; it must end as allowed, or by its death."""
+        action = Action(0.0, False, "launcher", words, death) if death else None
+        run = self._start(words, where.get("port", self.app.port), action)
         self._await_end(run)
         done = Done(run.running.wait(), run.running.out, run.running.err)
-        if done.status not in allow:
+        if done.status not in (*allow, *((-signal.SIGKILL,) if death else ())):
             raise ViolationError(f"{run.name} ended with {done.status}, undisturbed: {done.err}")
         self._judge()
         return done
@@ -250,7 +274,7 @@ class Chaos:
     def _await_ends(self) -> None:
         for run in self._runs:
             self._await_end(run)
-        self._await_alone()
+        self.await_alone()
         self._judge()
 
     def _await_end(self, run: Run) -> None:
@@ -262,13 +286,13 @@ class Chaos:
                 raise ViolationError(f"pid {run.running.pid} ({run.name}) is at work without an end: {run.running.err}")
             time.sleep(0.01)
 
-    def _await_alone(self) -> None:
+    def await_alone(self) -> None:
         """Wait until nothing lives but instances, one a port."""
         deadline = time.monotonic() + OWN_SECONDS
         while True:
-            found = checks.owned(self._mark)
-            for seen in checks.instances(self.app.path):
-                found.pop(seen.pid, None)
+            found = {pid: argv for pid, argv in checks.owned(self._mark).items() if HELPER not in argv}
+            for pid in (*(seen.pid for seen in checks.instances(self.app.path)), *(one.pid for one in self._strangers)):
+                found.pop(pid, None)
             if not found:
                 return
             if time.monotonic() > deadline:
@@ -282,12 +306,14 @@ class Chaos:
             status = run.running.process.returncode
             kind = " ".join(run.words[:2]) if run.words and not run.words[0].startswith("-") else "launch"
             self.statuses[f"{kind}: {status}"] += 1
-            self._note(f"    pid {run.running.pid} ({run.name}) ended with {status}")
+            self.note(f"    pid {run.running.pid} ({run.name}) ended with {status}")
             printed = f"{run.running.err}{run.running.out}"
             if status not in (0, -signal.SIGKILL):
-                self._note("      " + " / ".join(run.running.err.splitlines()[-3:]))
+                self.note("      " + " / ".join(run.running.err.splitlines()[-3:]))
             if run.words == ("download",):
                 continue  # what it makes of the faults is its own affair
+            if "this check failed" in printed:
+                raise ViolationError(f"pid {run.running.pid} ({run.name}): {printed}")
             if "Traceback" in printed and not self._interrupted_unborn(run, printed):
                 raise ViolationError(f"pid {run.running.pid} ({run.name}): {printed}")
             self._refuse_secrets(f"pid {run.running.pid} ({run.name})", printed)
@@ -314,10 +340,8 @@ class Chaos:
                 allowed.add(130)
         if run.became_app:
             allowed |= {-signal.SIGTERM, -signal.SIGKILL}
-        if "check" in run.words:
-            allowed.add(80)
-        if "remove" in run.words or "--remove-model" in run.words:
-            allowed.add(2)
+        for word in ALSO.keys() & {*run.words}:
+            allowed |= ALSO[word]
         return frozenset(allowed)
 
     def _refuse_secrets(self, where: str, printed: str) -> None:
@@ -342,27 +366,40 @@ class Chaos:
                 raise ViolationError(f"the token was sent along with {asked}")
         for hub in (self.hub, self.mirror):
             hub.forget()
+        self._look_at_lock()
+        dead = [one.process.args for one in self._strangers if one.process.poll() is not None]
+        if dead:
+            raise ViolationError(f"not the app's, and not there any more: {dead}")
+        lost = self._settings.items() - checks.settings(self.app.path).items()
+        if lost:
+            raise ViolationError(f".env has lost {sorted(name for name, _ in lost)}")
+        self.none(after.wrong_in_export(self))
+        self.none(checks.wrong_refs(self.cache, self.hub, tuple(one for one in REPOS if one not in self._damaged)))
+        journals = list((self.app.path / ".start_app").glob("switch-????????????????"))
+        if self.folder_commit() is None and not journals:
+            raise ViolationError(f"{FOLDER} is a mixture, and nothing says how to end it")
+
+    def _look_at_lock(self) -> None:
+        """Look whether each pin is true; a lock by `--freeze` gives way to the usual one afterwards."""
         try:
             lock = lockfile.read(self.app.path)
         except LauncherError as error:
             raise ViolationError(f"models.lock: {error.message}") from error
-        if {(one.repo, one.commit in self.hub.repo(one.repo).commits) for one in lock or ()} != {
-            (CACHED, True),
-            (LOCAL, True),
-        }:
-            raise ViolationError(f"models.lock names {[(one.repo, one.commit) for one in lock or ()]}")
-        self._none(checks.wrong_refs(self.cache, self.hub, tuple(one for one in REPOS if one not in self._damaged)))
-        journals = list((self.app.path / ".start_app").glob("switch-????????????????"))
-        if self._folder_commit() is None and not journals:
-            raise ViolationError(f"{FOLDER} is a mixture, and nothing says how to end it")
+        self.none(checks.false_pins(lock or (), self.hub))
+        if not (lock and lock.frozen):
+            if {one.repo for one in lock or ()} != {CACHED, LOCAL}:
+                raise ViolationError(f"models.lock names {[(one.repo, one.commit) for one in lock or ()]}")
+        else:
+            lockfile.write(self.app.path, (self._newest(CACHED), self._newest(LOCAL, FOLDER)))
+            self.note("  models.lock names the newest in place of what was frozen")
 
-    def _look_at_port(self, port: int) -> None:
+    def look_at_port(self, port: int) -> None:
         """Compare what `status` says with the processes, the port and the page."""
         found = [seen for seen in checks.instances(self.app.path) if seen.port == port]
         if len(found) > 1:
             raise ViolationError(f"{len(found)} instances on port {port}: {found}")
-        page = self._page(port)
-        told = self._run("status", "--json", port=port).json
+        page = self.page(port)
+        told = self.run("status", "--json", port=port).json
         if not page:
             if told["instance"] or told["state"] != "not running" or checks.is_open(port):
                 raise ViolationError(f"nothing runs on port {port}, open: {checks.is_open(port)}, and status: {told}")
@@ -379,7 +416,7 @@ class Chaos:
                 raise ViolationError(f"port {port}: status says {model}, and the app: {page}")
         for repo, one in page["loaded"].items():
             if one and repo not in self._damaged:
-                self._none(self._loaded_wrong(repo, one["commit"], one["files"]))
+                self.none(self._loaded_wrong(repo, one["commit"], one["files"]))
 
     def _loaded_wrong(self, repo: str, commit: str, files: dict[str, str | None]) -> Iterator[str]:
         known = self.hub.repo(repo).commits.get(commit)
@@ -387,7 +424,7 @@ class Chaos:
         if files != wanted:
             yield f"the app has loaded of {repo} @ {commit[:7]}: {files} and not {wanted}"
 
-    def _page(self, port: int) -> dict[str, Any] | None:
+    def page(self, port: int) -> dict[str, Any] | None:
         """Return what the instance on the port tells, None where there is none; one that loads is waited for."""
         deadline = time.monotonic() + END_SECONDS
         while any(seen.port == port for seen in checks.instances(self.app.path)):
@@ -401,7 +438,7 @@ class Chaos:
         return None
 
     @staticmethod
-    def _none(found: Iterator[str]) -> None:
+    def none(found: Iterator[str]) -> None:
         listed = list(found)
         if listed:
             raise ViolationError("\n".join(listed))
@@ -410,64 +447,81 @@ class Chaos:
 
     def _mend(self, one: Step) -> None:
         if self._damaged:
-            self._stop()
-            self._run("cache", "verify", "--repair")
+            self.stop()
+            self.run("cache", "verify", "--repair")
             self._damaged.clear()
         if one.next == "prune":
             self._prune()
         elif one.next == "launch":
-            self._run("--background")
-            self._await_alone()
-            self._none(self._leftovers())
-            self._look_at_port(self.app.port)
+            self.run("--background")
+            self.await_alone()
+            self.none(self.leftovers())
+            self.look_at_port(self.app.port)
+            self.none(self._left_helpers(self.app.port))
         elif one.next == "pull":
-            self._pull()
+            self.pull()
+        elif one.next == "freeze":
+            after.freeze(self)
+        elif one.next == "fail":
+            after.fail(self)
+        elif one.next == "move":
+            after.move(self, one)
         else:
             self._everything(clear=one.number % 8 == 0)
+        if one.number % 3 == 0:
+            after.doctor(self)
         self._look()
 
-    def _prune(self) -> None:
-        done = self._run("cache", "prune", allow=(0, 75))
-        if done.status:
-            self._stop()
-            self._run("cache", "prune")
-        self._none(checks.not_whole(self.cache, self.hub, self.offline, REPOS))
-        self._run("cache", "verify")
+    def _left_helpers(self, port: int) -> Iterator[str]:
+        """Yield what a dead instance on this port has started, and what lives although the port was dealt with."""
+        alive = {seen.pid for seen in checks.instances(self.app.path)}
+        for pid in [pid for pid, argv in checks.owned(self._mark).items() if HELPER in argv]:
+            mark = checks.marker(pid)
+            if mark and mark.port == port and mark.pid not in alive:
+                yield f"pid {pid}, a leftover of {mark}, still lives"
 
-    def _pull(self) -> None:
-        self._run("models", "pull")
+    def _prune(self) -> None:
+        done = self.run("cache", "prune", allow=(0, 75))
+        if done.status:
+            self.stop()
+            self.run("cache", "prune")
+        self.none(checks.not_whole(self.cache, self.hub, self.offline, REPOS))
+        self.run("cache", "verify")
+
+    def pull(self) -> None:
+        self.run("models", "pull")
         for one in lockfile.read(self.app.path) or ():
-            if one.repo == LOCAL and self._folder_commit() != one.commit:
-                raise ViolationError(f"{FOLDER} is {self._folder_commit()} and not {one.commit}")
+            if one.repo == LOCAL and self.folder_commit() != one.commit:
+                raise ViolationError(f"{FOLDER} is {self.folder_commit()} and not {one.commit}")
             refs = checks.repo_folder(self.cache, CACHED) / "refs"
             if one.repo == CACHED and {(refs / ref).read_text() for ref in ("main", "start_app")} != {one.commit}:
                 raise ViolationError(f"{CACHED} is not {one.commit}")
 
-    def _leftovers(self) -> Iterator[str]:
+    def leftovers(self) -> Iterator[str]:
         """Yield what a launch should have ended that a killed run had begun."""
         trash = [*self.cache.glob(".start_app-trash-*"), *self.cache.glob("models--*/.start_app-trash-*")]
         yield from (f"trash: {path}" for path in trash)
-        if self._folder_commit() is None:
+        if self.folder_commit() is None:
             yield f"{FOLDER} is a mixture"
 
     def _everything(self, *, clear: bool) -> None:
         """Have all be as it is meant: pulled, started locked, nothing left over, and at last nothing running."""
-        self._stop(self.ports[1])
-        self._pull()
-        self._run("--background", "--locked")
-        page = self._page(self.app.port)
+        self.stop(self.ports[1])
+        self.pull()
+        self.run("--background", "--locked")
+        page = self.page(self.app.port)
         commits = {one.repo: one.commit for one in lockfile.read(self.app.path) or ()}
         loaded = (page or {}).get("loaded", {}).get(CACHED) or {}
         if not page or page["models"] != commits or loaded.get("commit") != commits[CACHED] or not page["mapped"]:
             raise ViolationError(f"started locked to {commits}, and the app: {page}")
-        self._await_alone()
-        self._none(self._leftovers())
-        self._none(checks.litter(self.app.path, FOLDER))
-        self._look_at_port(self.app.port)
-        self._stop()
+        self.await_alone()
+        self.none(self.leftovers())
+        self.none(checks.litter(self.app.path, FOLDER))
+        self.look_at_port(self.app.port)
+        self.stop()
         self._prune()
         if clear:
-            self._run("cache", "clear")
+            self.run("cache", "clear")
             left = [name for name in os.listdir(self.cache) if name.startswith(("models--", ".start_app-trash-"))]
             left += [f".locks/{name}" for name in os.listdir(self.cache / ".locks")]
             if left:
@@ -475,13 +529,14 @@ class Chaos:
         if not checks.repo_folder(self.cache, UNLOCKED).exists():
             self._download()
 
-    def _stop(self, *ports: int) -> None:
+    def stop(self, *ports: int) -> None:
         for port in ports or self.ports:
-            self._run("stop", port=port)
+            self.run("stop", port=port)
+            self.none(self._left_helpers(port))
             if checks.is_open(port) or any(seen.port == port for seen in checks.instances(self.app.path)):
                 raise ViolationError(f"stopped, and something is on port {port}")
 
-    def _folder_commit(self) -> str | None:
+    def folder_commit(self) -> str | None:
         return checks.folder_commit(self.app.path / FOLDER, self.hub, LOCAL, self._left)
 
     # What it is made of.
@@ -500,14 +555,31 @@ class Chaos:
             "APP_NOTIFY_URL": f"{self.hub.endpoint}/hook/{self._hook}",
             "APP_ARGS": f"--api-key {self._key}",
         }
+        self._settings = settings
         self.app.write_env("".join(f"{name}={value}\n" for name, value in settings.items()))
+        self._start_strangers()
         for number in (-1, 0):
             for repo in (CACHED, UNLOCKED, LOCAL):
                 self._publish(repo, number)
         self._download()
-        self._run("models", "lock", CACHED)
-        self._run("models", "lock", LOCAL, "--local-dir", FOLDER)
-        self._run("models", "pull")
+        self.run("models", "lock", CACHED)
+        self.run("models", "lock", LOCAL, "--local-dir", FOLDER)
+        self.run("models", "pull")
+
+    def _start_strangers(self) -> None:
+        """Start what looks like the app and is not: another checkout, and two that only name it."""
+        other = self._base / "other app"
+        other.mkdir()
+        shutil.copy(HERE / "app.py", other / "webui.py")
+        environment = {**self._environment(), "HF_HOME": str(other)}
+        naps = (sys.executable, "-c", "import time; time.sleep(100000)", "webui.py", "--port", str(self.app.port))
+        for command, folder in (
+            ((sys.executable, "webui.py", "--port", str(quiet_port(self.app.port))), other),
+            (naps, self.app.path),
+            (("tail", "-f", str(self.app.script)), self.app.path),
+        ):
+            running = self.processes.start(command, cwd=folder, env=environment)
+            self._strangers.append(running)
 
     def _publish(self, repo: str, number: int) -> str:
         """Commit a state in which some files are new, one is not, and one has another name than before."""
@@ -536,7 +608,7 @@ class Chaos:
     def _environment(self) -> dict[str, str]:
         return checks.marked(clean_environment(CHAOS_MODELS=" ".join(REPOS), PYTHONWARNINGS="ignore"), self._mark)
 
-    def _note(self, line: str) -> None:
+    def note(self, line: str) -> None:
         told = f"{time.monotonic() - self._begun:8.2f} {line}"
         self.log.append(told)
         self.say(told)

@@ -28,8 +28,8 @@ import psutil
 from launcher.models import lockfile
 from launcher.models.lockfile import LockedFile, LockedModel
 from launcher.service import outcomes
-from tests.chaos.checks import Watch
-from tests.chaos.run import HERE, ViolationError, quiet_port
+from tests.chaos.checks import ViolationError, Watch
+from tests.chaos.run import HERE, quiet_port
 from tests.support.apps import START_APP, AppFolder, Processes, clean_environment, eventually, get, make_app
 from tests.support.hub import Hub
 
@@ -47,6 +47,8 @@ WORDS = (
 )
 STEPS = 160
 """A launch that replaces an instance, fails and rolls back has about so many; the rest of the kills comes too late."""
+PARK_EVERY = 8
+CRON = ("--if-down", "--background")
 END_SECONDS = 60.0
 # What systemd does for the main process of a unit, as far as a launcher sees it.
 UNIT = ("sh", "-c", 'SYSTEMD_EXEC_PID=$$ INVOCATION_ID=$$ exec "$@"', "sh")
@@ -251,6 +253,11 @@ class Upgrades:
     def known(self) -> outcomes.Outcomes:
         return outcomes.read(self.app.path, self.app.port)
 
+    def is_last(self, attempt: outcomes.Attempt | None) -> bool:
+        """Tell whether no start has been recorded since this one."""
+        last = self.known().last
+        return bool(last and attempt and last.is_process(attempt.pid, attempt.start))
+
     # What must be true.
 
     def check(self) -> None:
@@ -280,10 +287,39 @@ class Upgrades:
         if by_unit and told and serving:
             os.kill(int(serving.split()[1]), self.rng.choice((signal.SIGINT, signal.SIGKILL)))
 
-    def call(self, *, by_unit: bool) -> str:
+    def park(self) -> None:
+        """Have unattended starts fail in a row: further ones start nothing, and one by hand tries again.
+
+        Raises ViolationError.
+        """
+        by_unit = self.rng.random() < 0.4
+        self.kill_app()
+        self.settle([self.start("stop")])
+        self.configure(self.rng.choice(DEATHS), by_variable=self.rng.random() < 0.3)
+        for _ in range(outcomes.MOST_DOOMED):
+            if self.rng.random() < 0.3:  # one that is killed may count, or not
+                self.settle([self.start(*CRON, "--no-rollback", step=self.rng.randrange(STEPS))])
+            self.call("--no-rollback", by_unit=by_unit)
+        before = self.known().last
+        told = self.call("--no-rollback", by_unit=by_unit)
+        if "unattended starts failed" not in told or not self.is_last(before):
+            raise ViolationError(f"not parked: {told}\n{before}\n{self.known()}")
+        if get(self.app.port):
+            raise ViolationError("something serves that must not have been started")
+        self.settle([self.start("--background", "--no-rollback")])
+        if self.is_last(before):
+            raise ViolationError(f"parked, and a start by hand has not tried: {self.known()}")
+        if self.rng.random() < 0.5:
+            self.configure("")
+            self.publish("fine")
+        else:
+            self.settle([self.start("--background")])
+        self.seen["parked"] += 1
+
+    def call(self, *more: str, by_unit: bool) -> str:
         """Call the launcher as cron or a unit does, and return what it has printed. Raises ViolationError."""
-        words = (sys.executable, START_APP, *self.app.arguments)
-        command = (*UNIT, *words) if by_unit else (*words, "--if-down", "--background")
+        words = (sys.executable, START_APP, *self.app.arguments, *more)
+        command = (*UNIT, *words) if by_unit else (*words, *CRON)
         running = self.processes.start(command, env=clean_environment())
         self.settle([psutil.Process(running.pid)])
         status = running.process.poll()
@@ -320,7 +356,10 @@ def run(base: Path, seed: int, bursts: int, seconds: float, *, in_folder: bool =
     try:
         while number < bursts and time.monotonic() - begun < seconds:
             number += 1
-            upgrades.burst()
+            if number % PARK_EVERY:
+                upgrades.burst()
+            else:
+                upgrades.park()
             upgrades.check()
     except ViolationError as error:
         raise ViolationError(f"seed {seed}, burst {number}: {error}") from error

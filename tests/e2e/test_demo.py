@@ -269,7 +269,7 @@ def test_a_parent_without_write_permission_is_named_with_the_reason() -> None:
             check=True,
         )
         assert list(locked.iterdir()) == []
-    assert done.stdout.startswith(f"CONFIG cannot make the playground {locked}/playground: Permission denied")
+    assert done.stdout.startswith(f"CONFIG cannot make the demo folder {locked}/playground: Permission denied")
 
 
 def test_a_build_that_fails_half_way_leaves_nothing(tmp_path: Path) -> None:

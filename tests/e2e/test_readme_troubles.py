@@ -179,7 +179,7 @@ def test_leftovers_of_a_model_that_the_app_has_open_go_with_a_restart(world: Wor
     "start_app.py cache verify --repair",
     "start_app.py cache prune",
     "start_app.py cache prune -n",
-    tells=("is not what it must be", "… is shared with other programs"),
+    tells=("is damaged", "… is shared with other programs"),
 )
 def test_a_damaged_or_full_cache_is_mended(world: World) -> None:
     old, new = world.publish(V23)
@@ -199,7 +199,7 @@ def test_a_damaged_or_full_cache_is_mended(world: World) -> None:
         hub.fault("gpt.safetensors", "wrong-bytes")
     failed = world.run("start_app.py models pull")
     assert failed.status == 65
-    world.tells("is not what it must be", failed.out)
+    world.tells("is damaged", failed.out)
     world.app.write_env("")
     (world.home / ".cache").mkdir()
     (world.app.path / "cache_hub").rename(world.home / ".cache" / "huggingface")

@@ -78,7 +78,7 @@ def test_other_numbers_are_no_port(line: str) -> None:
 def test_a_port_that_is_no_number_is_in_doubt(line: str) -> None:
     told = told_port(line.split(), {"GRADIO_SERVER_PORT": "7861"})
     assert told.port is None
-    assert told.doubt.endswith("names no port by its number")
+    assert told.doubt.endswith("does not give a port number")
 
 
 def test_a_port_behind_an_option_that_may_take_no_value_is_in_doubt() -> None:

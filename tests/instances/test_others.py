@@ -13,6 +13,8 @@ from typing import Any
 import psutil
 import pytest
 
+from launcher.instances.proof import start_of
+from launcher.instances.record import instance_name, read
 from tests.support.apps import (
     START_APP,
     AppFolder,
@@ -188,3 +190,37 @@ def test_a_process_with_namespaces_of_its_own_that_runs_our_file_is_ours(app: Ap
     assert done.status == 0, done.err
     assert f"stopping: pid {pid}, " in done.err
     eventually(lambda: not alive(pid), what="end")
+
+
+@pytest.mark.slow
+@as_root
+def test_a_record_that_another_user_may_have_written_lets_nobody_stop_a_process(
+    app: AppFolder, processes: Processes
+) -> None:
+    lock = app.path / ".start_app" / instance_name(app.port)
+    assert launcher(*app.arguments, "--", "--exit", "0").status == 0
+    record = read(lock)
+    assert record
+    code = "import fcntl, sys, time; file = open(sys.argv[1], 'r+'); fcntl.flock(file, 2); print('{}', flush=True)"
+    daemon = processes.start((sys.executable, "-c", f"{code}; time.sleep(600)", str(lock)))
+    daemon.hello()
+    lock.write_bytes(record._replace(pid=daemon.pid, start=start_of(daemon.pid) or 0.0).line())
+    for path in (app.path, lock.parent, lock):
+        os.chown(path, NOBODY["user"], NOBODY["group"])
+    for command in (("stop",), ("--no-launch",), ("-n",)):
+        done = launcher(*command, *app.arguments)
+        assert (done.status, alive(daemon.pid)) == (69, True), done.err
+        assert f"{lock} names pid {daemon.pid}, " in done.err
+
+
+@as_root
+def test_an_instance_of_ours_in_another_users_folder_is_known_by_its_marker(
+    app: AppFolder, processes: Processes
+) -> None:
+    os.chown(app.path, NOBODY["user"], NOBODY["group"])
+    running = processes.launch(*app.arguments, "--", "--load", "600")
+    running.hello()
+    assert (app.path / ".start_app" / instance_name(app.port)).stat().st_uid == NOBODY["user"]
+    done = launcher("--no-launch", "-v", *app.arguments)
+    assert done.status == 0, done.err
+    assert f"pid {running.pid}: a launcher started it for port {app.port}" in done.err

@@ -352,8 +352,8 @@ def test_a_dry_run_tells_where_the_log_would_be_and_makes_nothing(app: AppFolder
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (("--open",), "--open is about waiting for the page"),
-        (("--timeout", "5"), "--timeout is about waiting for the page"),
+        (("--open",), "--open needs --background: in the foreground"),
+        (("--timeout", "5"), "--timeout needs --background: in the foreground"),
         (("--background", "--no-launch"), "--background and --log-file have no effect with --no-launch"),
         (("--log-file", "x", "--no-launch"), "--background and --log-file have no effect with --no-launch"),
         (("--log-file", ""), "--log-file needs the name of a file"),

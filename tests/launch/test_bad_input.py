@@ -62,7 +62,7 @@ BAD_FLAGS = [
     (
         ("--timeout", "5"),
         2,
-        "--timeout is about waiting for the page",
+        "--timeout needs --background: in the foreground",
     ),
     (("--model_dir", "checkpoints"), 2, "unknown option --model_dir"),
     (("--model_dir=checkpoints",), 2, "unknown option --model_dir=checkpoints"),
@@ -275,7 +275,7 @@ def test_a_dry_run_without_a_launch_tells_of_none(app: AppFolder) -> None:
         (b"\x7fELF\x02\x01\x01\x00\xff\xfe", "line 1 is not UTF-8 text"),
         ("HF_HOME=x\n".encode("utf-16-le") + b"\0", "cannot"),
         (b"HF_HOME=/a\0b\n", "HF_HOME holds a NUL byte"),
-        (b"x" * 2_000_000, "is no .env"),
+        (b"x" * 2_000_000, "a .env has at most"),
         (None, "it is a folder"),
     ],
 )

@@ -159,7 +159,7 @@ def test_a_secret_is_not_written_where_others_can_read_it(folder: Path) -> None:
     (folder / ".env").write_text("")
     (folder / ".env").chmod(0o644)
     done = init(folder, "--yes")
-    assert f"note: not written, for other users can read {folder}/.env: HF_TOKEN\n" in done.err
+    assert f"note: not written, because other users can read {folder}/.env: HF_TOKEN\n" in done.err
     assert SECRET not in done.out + done.err + (folder / ".env").read_text()
     document = init(folder, "--json", "-n").json
     assert SECRET not in str(document)
@@ -194,7 +194,7 @@ def test_on_a_terminal_it_asks_and_nothing_but_a_yes_writes(folder: Path) -> Non
         assert process.returncode == 0
         assert (folder / ".env").exists() == written
         assert (b"HF_HOME=/models" in out) == written
-    assert "# you said so\nHF_HOME=/models\n" in (folder / ".env").read_text()
+    assert "# your answer\nHF_HOME=/models\n" in (folder / ".env").read_text()
     assert "HF_ENDPOINT" not in (folder / ".env").read_text()
 
 

@@ -78,6 +78,15 @@ def test_an_upgrade_that_fails_in_the_background_is_rolled_back(app: AppFolder, 
 
 
 @pytest.mark.slow
+def test_a_roll_back_does_not_depend_on_an_env_that_was_edited_meanwhile(app: AppFolder, processes: Processes) -> None:
+    app.script.write_text("import sys\n'--exit' in sys.argv and open('.env', 'a').write('# edited\\n')\n" + WEBUI)
+    assert background(app, processes).status == 0
+    done = background(app, processes, "--", "--exit", "3")
+    assert (done.status, bool(get(app.port))) == (75, True), done.err
+    assert (app.path / ".env").read_text() == "# edited\n"
+
+
+@pytest.mark.slow
 def test_nothing_is_substituted_where_that_is_refused_or_in_the_foreground(
     app: AppFolder, processes: Processes
 ) -> None:

@@ -135,7 +135,7 @@ def test_a_mirror_whose_api_and_files_are_of_different_commits_is_inconsistent(w
     api, files = (old, new) if stale == "api" else (new, old)
     assert cells(done)[V23] == [
         "main", new[:7], f"{api[:7]}/{files[:7]}", new[:7],
-        f"mirror inconsistent: its API says {api[:7]}, its files are {files[:7]}: pull by commit is immune",
+        f"mirror inconsistent: its API says {api[:7]}, its files are {files[:7]}: a pull by commit is not affected",
     ]  # fmt: skip
     said = world.check("--json").json["models"][0]["mirror"]
     assert (said["commit"], said["files_commit"]) == (api, files)
@@ -445,7 +445,7 @@ def test_a_lock_that_is_nonsense_is_refused_before_any_hub_is_asked(world: World
     world.lock.write_text(json.dumps({"version": 1, "models": [{"repo": "../../etc"}]}))
     done = world.check()
     assert (done.status, done.out, world.asked) == (CONFIG, "", 0)
-    assert done.err.startswith(f"{world.lock}: models[0].repo: '../../etc' is no repo's name")
+    assert done.err.startswith(f"{world.lock}: models[0].repo: '../../etc' is not the name of a repo")
     assert "hint: git checkout models.lock" in done.err
 
 

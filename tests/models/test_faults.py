@@ -61,7 +61,7 @@ FILE_FAULTS: dict[str, tuple[Callable[[Pulled], None], int, str]] = {
     "500": (_at_files(500), 75, "500"),
     "reset": (_at_files("reset"), 75, ""),
     "truncate": (_at_files("truncate"), 75, ""),
-    "wrong bytes": (_at_files("wrong-bytes"), 65, "is not what it must be"),
+    "wrong bytes": (_at_files("wrong-bytes"), 65, "is damaged"),
     "html": (_at_files("html"), 75, ""),
     "401": (_at_files(401), 75, ""),
     "403": (_at_files(403), 75, "403"),

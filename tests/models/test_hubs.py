@@ -147,7 +147,7 @@ FAULTS: list[tuple[Kind, str]] = [
     (404, "it answers 404"),
     (401, "it answers 401"),
     (429, "it answers 429, too many requests: try again in 1 s"),
-    ("html", "it answers with something else than JSON"),
+    ("html", "it answers with something other than JSON"),
     ("reset", ""),
     ("truncate", ""),
     ("hang", "no answer"),

@@ -124,8 +124,11 @@ def test_what_can_be_neither_finished_nor_undone_is_named_and_the_app_is_launche
     with immutable(pulled.folder, pulled.folder / "qwen"):
         done = pulled.run("--", "--exit", "0")
         assert done.status == 0, done.err
-        assert f"{pulled.folder} is partly {pulled.new[:7]}, and can be neither completed nor undone: " in done.err
-        assert f"models pull makes it whole; rm {pulled.app.path}/.start_app/switch-" in done.err
+        assert (
+            f"{pulled.folder} has some files of {pulled.new[:7]}, and can be neither completed nor restored: "
+            in done.err
+        )
+        assert f"models pull completes it; rm {pulled.app.path}/.start_app/switch-" in done.err
     assert pulled.in_folder() == half
     done = pulled.run("--", "--exit", "0")
     assert "finished in " in done.err
@@ -147,7 +150,7 @@ def test_the_hint_to_leave_it_as_it_is_ends_the_warning(pulled: Pulled) -> None:
     shutil.rmtree(pulled.folder / STAGING)
     done = pulled.run("--", "--exit", "0")
     command = next(line for line in done.err.splitlines() if "; rm " in line).partition("; rm ")[2]
-    Path(command.removesuffix(" leaves it so")).unlink()
+    Path(command.removesuffix(" leaves it as it is")).unlink()
     assert "neither finished" not in pulled.run("--", "--exit", "0").err
 
 

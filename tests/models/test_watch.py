@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from launcher.models.download import _Watch
+from launcher.models.progress import Watch
 
 BIG, SMALL, HERE = "a" * 64, "b" * 64, "c" * 64
 FILES = {
@@ -28,7 +28,7 @@ def test_the_unfinished_file_is_named_and_what_was_here_does_not_count(cached: b
     )
     (folder / (HERE if cached else "here.bin")).write_bytes(b"x" * 50)
     told: list[tuple[int, str]] = []
-    watch = _Watch(task, ("big.bin", "a_small.json"), lambda count, name: told.append((count, name)))
+    watch = Watch(task, ("big.bin", "a_small.json"), lambda count, name: told.append((count, name)))
     watch.look(0)
     partial = folder / f"{BIG}.0123abcd.incomplete"
     partial.write_bytes(b"x" * 99)

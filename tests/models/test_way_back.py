@@ -12,7 +12,7 @@ import pytest
 
 from launcher.service import outcomes
 from tests.support.apps import START_APP, WEBUI, AppFolder, Done, Processes, eventually, get
-from tests.support.pulled import FOLDER, MODEL, NEW, OLD, Pulled, pulled_app
+from tests.support.pulled import CODEC, FOLDER, MODEL, NEW, OLD, OTHER, Pulled, pulled_app
 
 # It reads its model where the hub library would, or in its own folder, and dies of a new one.
 APP = WEBUI.replace(
@@ -44,6 +44,14 @@ def background(pulled: Pulled, processes: Processes, *words: str) -> Done:
     return done
 
 
+def environment_of(pulled: Pulled) -> dict[str, str]:
+    """Return the environment of the app that serves."""
+    page = get(pulled.app.port)
+    assert page
+    words = Path(f"/proc/{page.split()[1]}/environ").read_bytes().decode().split("\0")
+    return dict(word.split("=", 1) for word in words if word)
+
+
 @pytest.mark.slow
 def test_a_new_commit_in_the_cache_that_kills_the_app_is_not_loaded_again(pulled: Pulled, processes: Processes) -> None:
     assert background(pulled, processes).status == 0
@@ -53,10 +61,7 @@ def test_a_new_commit_in_the_cache_that_kills_the_app_is_not_loaded_again(pulled
     assert done.status == 75, done.err
     assert "SIGSEGV" in done.err
     assert f"{MODEL} @ {pulled.old[:7]}" in done.err
-    page = get(pulled.app.port)
-    assert page
-    environment = Path(f"/proc/{page.split()[1]}/environ").read_bytes().decode().split("\0")
-    assert "HF_HUB_OFFLINE=1" in environment
+    assert environment_of(pulled)["HF_HUB_OFFLINE"] == "1"
     assert pulled.ref() == pulled.new  # refs stay as they are
     assert pulled.run("cache", "prune").status == 0
     assert pulled.loads(pulled.old) == OLD  # nothing points to it any more
@@ -88,6 +93,34 @@ def test_a_way_back_whose_model_is_gone_says_how_to_get_it_again(pulled: Pulled,
     processes.end_also(pulled.app.lock_holder() or 0)
     assert done.status == 0, done.err
     assert pulled.loads(pulled.old) == OLD
+
+
+@pytest.mark.slow
+def test_a_way_back_shows_the_app_all_that_it_could_load_also_what_no_lock_pins(
+    pulled: Pulled, processes: Processes
+) -> None:
+    pulled.lock(pulled.locked(pulled.old))
+    assert background(pulled, processes).status == 0
+    done = background(pulled, processes, "--", "--exit", "3")
+    assert (done.status, bool(get(pulled.app.port))) == (75, True), done.err
+    environment = environment_of(pulled)
+    assert environment["HF_HUB_OFFLINE"] == "1"
+    hub = Path(environment["HF_HUB_CACHE"])
+    assert pulled.library.load(hub, MODEL) == OLD
+    assert pulled.library.load(hub, OTHER) == CODEC
+
+
+@pytest.mark.slow
+def test_a_way_back_leads_into_the_cache_that_was_moved(pulled: Pulled, processes: Processes, tmp_path: Path) -> None:
+    assert background(pulled, processes).status == 0
+    assert pulled.run("stop").status == 0
+    moved = pulled.run("cache", "move", tmp_path / "moved" / "hub")
+    assert moved.status == 0, moved.err
+    done = background(pulled, processes, "--force-refresh")
+    assert (done.status, bool(get(pulled.app.port))) == (75, True), done.err
+    (good,) = outcomes.read(pulled.app.path, pulled.app.port).good
+    assert {model.path.rpartition("/")[0] for model in good.models} == {str(tmp_path / "moved" / "hub")}
+    assert pulled.library.load(Path(environment_of(pulled)["HF_HUB_CACHE"]), MODEL) == OLD
 
 
 @pytest.mark.slow

@@ -232,6 +232,18 @@ def test_what_was_copied_by_hand_is_known_by_its_hash(pulled: Pulled) -> None:
 
 
 @pytest.mark.slow
+def test_what_is_damaged_does_not_take_the_place_of_its_pin(pulled: Pulled) -> None:
+    pulled.lock(pulled.locked(pulled.old))
+    before = (pulled.app.path / "models.lock").read_bytes()
+    shutil.rmtree(pulled.repo() / "trees", ignore_errors=True)  # huggingface_hub before 1.22 has none
+    (pulled.repo() / "snapshots" / pulled.old / "config.json").resolve().write_bytes(b"{}")
+    done = pulled.run("models", "lock", "--freeze")
+    assert done.status == 65, done.err
+    assert "config.json is damaged" in done.err
+    assert (pulled.app.path / "models.lock").read_bytes() == before
+
+
+@pytest.mark.slow
 def test_two_revisions_of_a_repo_are_frozen_and_shown_to_a_locked_app(pulled: Pulled) -> None:
     pulled.hub.tag(MODEL, "fp16", pulled.new)
     with Library(pulled.hub) as library:

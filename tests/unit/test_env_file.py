@@ -165,7 +165,7 @@ def test_a_nul_byte_is_refused_with_its_line_and_without_the_value() -> None:
     [
         (b"A=1\nB=\xff\xfe\n", "line 2 is not UTF-8 text"),
         ("A=1\n".encode("utf-16"), "line 1 is not UTF-8 text"),
-        (b"A=" + b"x" * env_file.MAX_BYTES, "more than 1048576 bytes is no .env"),
+        (b"A=" + b"x" * env_file.MAX_BYTES, "a .env has at most 1048576 bytes"),
     ],
 )
 def test_a_file_that_is_no_text_is_refused(tmp_path: Path, data: bytes, said: str) -> None:

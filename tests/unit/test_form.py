@@ -97,7 +97,7 @@ def test_a_command_names_the_script_and_the_words_that_are_its_identity(
         ("APP_PORT_ENV=MY-PORT\n", "'MY-PORT' is not the name of a variable (APP_PORT_ENV"),
         ("APP_UNSET=A=1\n", "'A=1' is not the name of a variable (APP_UNSET"),
         ("APP_PORT_FLAG=port\n", "is not an option name"),
-        ("APP_COMMAND={script} $(id)\n", "is more than a value: no shell reads it"),
+        ("APP_COMMAND={script} $(id)\n", "is more than a value, and no shell interprets it"),
         ("APP_COMMAND=nowhere-cli web {port}\n", "no nowhere-cli in"),
         ("APP_COMMAND={script} --port {port}\nAPP_ARGS=--port 7000\n", "the app would get --port 7000"),
     ],
