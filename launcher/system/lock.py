@@ -18,6 +18,7 @@ from ..errors import ExitStatus, LauncherError, quoted
 from . import files, state
 
 POLL_SECONDS = 0.02
+_PROBE_SECONDS = 0.1  # a look of another command lasts for microseconds
 
 
 class Lock:
@@ -96,7 +97,7 @@ def open_lock(app_dir: Path, name: str, passed: Collection[Path] = ()) -> Lock:
         try:
             descriptor = state.open_file(folder, name, app_dir)
             try:
-                if not files.try_lock(descriptor, shared=True) and held_by_reader(path):
+                if _is_blocked(descriptor) and held_by_reader(path):
                     raise PermissionError(errno.EACCES, "a user without write permission holds its lock")
                 fcntl.flock(descriptor, fcntl.LOCK_UN)
             except BaseException:
@@ -111,6 +112,11 @@ def open_lock(app_dir: Path, name: str, passed: Collection[Path] = ()) -> Lock:
         else:
             return Lock(path, descriptor)
     raise LauncherError(f"no place for a lock file: {'; '.join(failures)}", f"df -h {quoted(app_dir)}", ExitStatus.IO)
+
+
+def _is_blocked(descriptor: int) -> bool:
+    """Return whether other processes keep an open file locked; a reader can share the lock for as long as it likes."""
+    return not (files.try_lock(descriptor, shared=True) and files.lock_within(descriptor, _PROBE_SECONDS))
 
 
 def held(app_dir: Path, name: str) -> Iterator[Path]:

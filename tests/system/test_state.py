@@ -99,12 +99,19 @@ def test_an_owner_that_cannot_be_named_here_keeps_nobody_from_writing(app: AppFo
 
 
 @as_root
-def test_a_user_who_may_only_read_a_lock_cannot_keep_a_launcher_waiting(app: AppFolder, processes: Processes) -> None:
+@pytest.mark.parametrize("kind", [fcntl.LOCK_EX, fcntl.LOCK_SH], ids=["exclusive", "shared"])
+def test_a_user_who_may_only_read_a_lock_cannot_keep_a_launcher_waiting(
+    kind: int, app: AppFolder, processes: Processes
+) -> None:
     assert launcher(*app.arguments, "--no-launch").status == 0
     lock = app.path / ".start_app" / launch_name(app.port)
     descriptor = os.open(lock, os.O_RDONLY)
     holder = processes.start(
-        ("python3", "-c", f"import fcntl, time; fcntl.flock({descriptor}, 2); print(1, flush=True); time.sleep(600)"),
+        (
+            "python3",
+            "-c",
+            f"import fcntl, time; fcntl.flock({descriptor}, {kind}); print(1, flush=True); time.sleep(600)",
+        ),
         user=65534,
         group=65534,
         extra_groups=(),
