@@ -4,6 +4,7 @@
 |---|---|
 | has the marker that the launcher gave the instance at its exec | it inherited the marker, and did not copy it |
 | is a child of the app, younger than that exec, or than a thread of the app | the app existed before it |
+| is a child of the app and holds its listening socket, which no ancestor of the app has passed on | it inherited it |
 | has the app's own command line, or is one of multiprocessing's helpers | a worker of the same program |
 | is below one of these | one of these started it |
 
@@ -24,7 +25,7 @@ from typing import NamedTuple
 from ..system import marker
 from ..system.marker import Marker
 from ..ui import text
-from .kin import Kin, Table, programs
+from .kin import Kin, Table, line, programs
 from .process import Process
 
 LAUNCHERS = frozenset(("start_app.py", "start-app"))
@@ -266,12 +267,24 @@ class _Search:
             return not _has_copied(member, self._table)
         if member.ppid not in self._roots:
             return False
-        moment = self._since[member.ppid]
-        return (moment is not None and member.start > moment) or _is_worker(member, self._table.kin(member.ppid))
+        moment, parent = self._since[member.ppid], self._table.kin(member.ppid)
+        younger = moment is not None and member.start > moment
+        return younger or _is_worker(member, parent) or _has_socket(member, parent, self._table)
 
 
 def _moments(*moments: float | None) -> list[float]:
     return [moment for moment in moments if moment is not None]
+
+
+def _has_socket(member: Kin, parent: Kin | None, table: Table) -> bool:
+    """Return whether a child has inherited a listening socket that its parent has opened, and not received itself.
+
+    systemd passes sockets on with LISTEN_FDS: sd_listen_fds(3).
+    """
+    if parent is None or "LISTEN_FDS" in parent.environ:
+        return False
+    shared = parent.listeners & member.listeners
+    return bool(shared) and all(shared.isdisjoint(above.listeners) for above in line(parent.pid, table)[1:])
 
 
 def _is_worker(member: Kin, parent: Kin | None) -> bool:

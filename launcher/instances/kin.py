@@ -57,6 +57,11 @@ class Kin(ABC):
         """
 
     @property
+    @abstractmethod
+    def listeners(self) -> frozenset[str]:
+        """Return the inodes of its listening TCP sockets, also of inherited ones; empty if they are hidden."""
+
+    @property
     def marker(self) -> Marker | None:
         """Return the marker in its environment."""
         return marker.parse(self.environ.get(marker.NAME))

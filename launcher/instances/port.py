@@ -175,6 +175,12 @@ def listening(pids: Sequence[int]) -> frozenset[int]:
     return frozenset(addresses(pids))
 
 
+def listening_inodes(pid: int) -> frozenset[str]:
+    """Return the inodes of the listening TCP sockets of a process in our network namespace, also of inherited ones."""
+    held = frozenset(_inodes(pid))
+    return held.intersection(listening.inode for listening in _listening() or ()) if held else held
+
+
 def addresses(pids: Sequence[int]) -> Mapping[int, tuple[str, ...]]:
     """Return the addresses on which any of these processes listens, by TCP port."""
     sockets = _listening()

@@ -9,6 +9,7 @@ from functools import cached_property
 from ..system import marker
 from ..system.marker import Marker
 from .kin import Kin
+from .port import listening_inodes
 from .process import cgroup, environment, look, psutil_module
 from .proof import current_folder, ignores_interrupts, innermost_pid, marked, pids, ran_since, start_of, ticks_now
 from .script import own_script
@@ -132,6 +133,10 @@ class _Seen(Kin):
     @cached_property
     def background(self) -> bool:
         return ignores_interrupts(self.pid)
+
+    @cached_property
+    def listeners(self) -> frozenset[str]:
+        return listening_inodes(self.pid)
 
 
 def _kin_of(pid: int) -> Kin | None:

@@ -231,10 +231,7 @@ def _wrong_files(base: Path, hub: Hub, repo: str) -> Iterator[str]:
 
 
 def not_whole(cache: Path, hub: Hub, library: Library, repos: tuple[str, ...]) -> Iterator[str]:
-    """Yield what is neither whole nor gone in a cache in which nothing is at work any more, by the library itself.
-
-    Of a repo without a ref, which a prune keeps, another program may have brought a part by its commit.
-    """
+    """Yield what is neither whole nor gone in a cache in which nothing is at work any more, by the library itself."""
     if not cache.is_dir():
         return
     for warning in library.scan(cache)["warnings"]:
@@ -257,8 +254,7 @@ def not_whole(cache: Path, hub: Hub, library: Library, repos: tuple[str, ...]) -
             except LibraryError as error:
                 yield f"{repo} @ {snapshot.name[:7]}: {error}"
             else:
-                is_part = not any((folder / "refs").glob("*")) and (loaded or {}).items() <= files.items()
-                if loaded != files and not is_part:
+                if loaded != files:
                     yield f"{repo} @ {snapshot.name[:7]} does not load as it is on the hub"
 
 

@@ -101,6 +101,7 @@ class Chaos:
         self._token = f"hf_{secrets.token_hex(17)}"
         self._damaged: set[str] = set()
         self._left = {"my_voice.wav"}
+        self._broken_off = False
         self._strangers: list[Running] = []
         self._runs: list[Run] = []
         self._stack = ExitStack()
@@ -311,6 +312,7 @@ class Chaos:
             if status not in (0, -signal.SIGKILL):
                 self.note("      " + " / ".join(run.running.err.splitlines()[-3:]))
             if run.words == ("download",):
+                self._broken_off |= status != 0
                 continue  # what it makes of the faults is its own affair
             if "this check failed" in printed:
                 raise ViolationError(f"pid {run.running.pid} ({run.name}): {printed}")
@@ -446,6 +448,10 @@ class Chaos:
     # What one run, with nothing beside it, must have mended.
 
     def _mend(self, one: Step) -> None:
+        if self._broken_off:
+            # In a repo without a ref nothing but its program knows that a part is not all that it wants.
+            self.library.download(self.cache, UNLOCKED, self.hub.head(UNLOCKED))
+            self._broken_off = False
         if self._damaged:
             self.stop()
             self.run("cache", "verify", "--repair")

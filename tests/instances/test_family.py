@@ -77,6 +77,20 @@ def test_a_copy_of_the_apps_environment_proves_nothing() -> None:
     assert pids(of(one(50, 1, "bash", 50, environ={"PATH": "/bin"}), app, below)) == {110}
 
 
+def test_a_child_that_has_inherited_the_listening_socket_goes_by_hand_too() -> None:
+    held = frozenset(("4711",))
+    app, worker, job = (
+        BY_HAND.but(listeners=held),
+        one(120, 100, "worker: 1", 50, listeners=held),
+        one(105, 100, "ssh", 50),
+    )
+    found = of(app, worker, job)
+    assert (pids(found), [*reasons(found)]) == ({120}, [105])
+    # Whoever has passed the socket to the app may have passed it to the child too.
+    assert pids(of(app, worker, one(50, 1, "inetd", 50, listeners=held))) == set()
+    assert pids(of(app.but(environ={"LISTEN_FDS": "1"}), worker)) == set()
+
+
 def test_a_job_of_the_shell_that_became_the_app_is_left_and_named() -> None:
     job, inside = one(105, 100, "ssh -N tunnel", 100), one(106, 105, "ssh", 100)
     for app in (LAUNCHED, BY_HAND):

@@ -119,22 +119,36 @@ def test_status_tells_who_holds_the_port_if_not_us(app: AppFolder, processes: Pr
     assert f"port held by: pid {server.pid}, " in launcher("status", *app.arguments).out
 
 
+# A process that leaves the app's tree with the socket of the app.
+INHERIT = """\
+server.socket.set_inheritable(True)
+if os.fork() == 0:
+    if os.fork():
+        os._exit(0)
+    os.setsid()
+    with open("daemon", "w") as file:
+        file.write(f"{os.getpid()}\\n")
+    os.execlp("sleep", "sleep", "600")
+"""
+
+
 @pytest.mark.slow
-def test_a_child_that_keeps_the_port_open_is_found_before_the_stop(app: AppFolder, processes: Processes) -> None:
-    inherit = "server.socket.set_inheritable(True)\nif os.fork() == 0:\n    os.execlp('sleep', 'sleep', '600')\ntry:\n"
-    app.script.write_text(WEBUI.replace("try:\n    server.serve", f"{inherit}    server.serve"))
+def test_a_daemon_that_keeps_the_port_open_is_found_before_the_stop(app: AppFolder, processes: Processes) -> None:
+    app.script.write_text(WEBUI.replace("try:\n    server.serve", f"{INHERIT}try:\n    server.serve"))
     running = processes.start((sys.executable, "webui.py", "--port", str(app.port)), cwd=app.path)
     eventually(lambda: get(app.port), what="page")
-    (child,) = eventually(lambda: psutil.Process(running.pid).children(), what="child")
-    eventually(lambda: child.name() == "sleep", what="its exec")
+    noted = app.path / "daemon"
+    daemon = psutil.Process(int(eventually(lambda: noted.exists() and noted.read_text().strip(), what="daemon")))
+    eventually(lambda: daemon.name() == "sleep", what="its exec")
     try:
         done = launcher("--no-launch", *app.arguments)
         assert done.status == 69
-        assert f"port {app.port} is held on 127.0.0.1 by pid {child.pid}, sleep 600" in done.err
+        assert f"port {app.port} is held on 127.0.0.1 by pid {daemon.pid}, sleep 600" in done.err
         assert get(app.port) == f"pid {running.pid}"
         assert launcher("--no-launch", "--take-port", *app.arguments).status == 0
+        assert (alive(running.pid), alive(daemon.pid)) == (False, False)
     finally:
-        child.kill()
+        daemon.kill()
 
 
 @pytest.mark.slow

@@ -22,6 +22,7 @@ class MadeUp(Kin):
     folder: str | None = None
     cgroup = ""
     background = False
+    listeners: frozenset[str] = frozenset()
 
     def but(self, **changes: Any) -> MadeUp:
         """Return the same process with other facts."""
