@@ -212,7 +212,7 @@ def load(flags: Mapping[str, str], environ: Mapping[str, str], call: Call, *, ne
         # Anyone can set the variable; root's comes from sudo, or from root.
         sudo_user=(environ.get("SUDO_USER", "").strip() or None) if os.geteuid() == 0 else None,
         env_file=file.path if file else None,
-        env_stamp=file.stamp if file else None,
+        env_stamp=file.stamp if file else env_file.stamp(app_dir / ".env"),
         foreign=file.owner if file else None,
         other_entries=tuple(entry.path for entry in others),
         model_dirs=tuple(

@@ -12,8 +12,11 @@ from ..app.background import told_end
 from ..context import Context
 from ..errors import REPEAT, ExitStatus, LauncherError, quoted
 from ..system import marker
+from ..system.signals import Guard
 
 if TYPE_CHECKING:
+    import subprocess
+
     from ..app.command import Command
     from ..operations.instance import Observed
 
@@ -61,6 +64,23 @@ class PrestartStep:
             )
 
     def _run(self, line: str) -> int:
+        # An exception within the call that starts the shell would leave it without anyone who knows it.
+        guard = Guard(self._context.console.detail)
+        guard.begin()
+        try:
+            child = self._start(line)
+            try:
+                guard.interrupt_at_once()
+                return child.wait()
+            except BaseException:  # a signal ends the command and its children too
+                if child.returncode is None:
+                    _end(child.pid)
+                    child.wait()
+                raise
+        finally:
+            guard.end()
+
+    def _start(self, line: str) -> subprocess.Popen[bytes]:
         import shutil
         import subprocess
 
@@ -71,7 +91,7 @@ class PrestartStep:
             output = stderr.fileno() if stderr else subprocess.DEVNULL
         except (OSError, ValueError):
             output = subprocess.DEVNULL
-        child = subprocess.Popen(
+        return subprocess.Popen(
             (shutil.which("bash") or "sh", "-c", line),
             env=environment,
             cwd=command.folder,
@@ -80,13 +100,6 @@ class PrestartStep:
             stderr=output,
             start_new_session=True,
         )
-        try:
-            return child.wait()
-        except BaseException:  # an interrupt ends the command and its children too
-            if child.returncode is None:
-                _end(child.pid)
-                child.wait()
-            raise
 
     def rehearse(self) -> None:
         """Do nothing: the command has run."""

@@ -17,6 +17,10 @@ from .hub import Answer, Question
 from .lockfile import LockedFile, LockedModel
 
 
+class UnlistedError(LauncherError):
+    """Signal that every hub answers, and none with a list of files that can be believed: this concerns one model."""
+
+
 class Requirement(NamedTuple):
     """Hold a requirement to resolve: a repo's revision, its placement, and its wanted files.
 
@@ -215,7 +219,9 @@ def _resolved(
     at = f"{requirement.repo}@{choice.commit[:7]}"
     if tree is None:
         told = "; ".join(f"{source.url}: {answer.text}" for source, answer in answers.items())
-        raise LauncherError(f"no hub tells the files of {at}: {told}", "try again", ExitStatus.RETRY)
+        silent = any(answer.trouble == "unreachable" for answer in answers.values())
+        error = LauncherError if silent else UnlistedError
+        raise error(f"no hub tells the files of {at}: {told}", "try again", ExitStatus.RETRY)
     paths = frozenset(repo_id.wanted(tree, requirement.include, requirement.exclude))
     warnings: list[str] = []
     partial = False

@@ -84,6 +84,7 @@ def _ask(task: Mapping[str, Any]) -> None:
     Each hub has workers of its own; a worker that takes too long is abandoned and replaced.
     """
     _import_all()  # before the clock starts: it takes longer than most answers
+    worker_http.trust(question["endpoint"] for question in task["questions"] if question["token"])
     hubs: dict[str, list[Mapping[str, Any]]] = {}
     for question in task["questions"]:
         hubs.setdefault(question["endpoint"], []).append(question)
@@ -246,6 +247,7 @@ def _download(task: Mapping[str, Any]) -> None:
 
     # The library writes every 10 MiB by default, but the growth on the disk must show that a slow download is alive.
     constants.DOWNLOAD_CHUNK_SIZE = _CHUNK
+    worker_http.trust((task["endpoint"],) if task["token"] else ())
     _believe_nothing(last=task["last"])
     _bound_files(task["files"])
     _tell({"begun": True})

@@ -1,4 +1,4 @@
-"""Limit a hub's responses to their announced size, and count the bytes that arrive.
+"""Limit a hub's responses to their announced size, count the bytes that arrive, and keep the token from other hosts.
 
 A hub is a stranger: it can send an endless body, or a few megabytes that unpack to gigabytes. So the transports of the
 HTTP libraries are wrapped, because every request of every version of huggingface_hub passes them: requests before 1.0,
@@ -18,6 +18,7 @@ import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from typing import Any
+from urllib.parse import urlsplit
 
 _PIECE = 1 << 20
 _HTTPX = ("httpx", "httpx2")
@@ -25,6 +26,7 @@ _BOUNDED = "_start_app_bounded"
 # struct tcp_info in <linux/tcp.h>: eight bytes, 24 numbers of four, two rates of eight, tcpi_bytes_acked.
 _BYTES_RECEIVED = slice(128, 136)
 _allowed = threading.local()
+_trusted: set[tuple[str, str, int | None]] = set()
 
 
 class TooMuchError(Exception):
@@ -38,6 +40,21 @@ class UnknownCodingError(Exception):
 def allow(most: int | None) -> None:
     """Limit the bodies of this thread's further requests: bytes after unpacking, None for no limit."""
     _allowed.most = most
+
+
+def trust(endpoints: Iterable[str]) -> None:
+    """Let the user's token go to these hubs only: a list of files may continue at any address that a hub names."""
+    _trusted.update(map(_origin, endpoints))
+
+
+def _is_bearer(request: Any) -> bool:
+    """Return whether a request has a token; the password of an address is another kind of authorization."""
+    return str(request.headers.get("Authorization", "")).lower().startswith("bearer ")
+
+
+def _origin(url: str) -> tuple[str, str, int | None]:
+    parts = urlsplit(url)
+    return parts.scheme, parts.hostname or "", parts.port or {"http": 80, "https": 443}.get(parts.scheme)
 
 
 def bound_bodies() -> None:
@@ -57,6 +74,8 @@ def _wrap(owner: Any, method: str, bound: Any) -> None:
         return
 
     def wrapped(self: Any, request: Any, *arguments: Any, **keywords: Any) -> Any:
+        if _is_bearer(request) and _origin(str(request.url)) not in _trusted:
+            del request.headers["Authorization"]
         if request.headers.get("Accept-Encoding") != "identity":
             request.headers["Accept-Encoding"] = "gzip, deflate"
         response = original(self, request, *arguments, **keywords)

@@ -11,7 +11,7 @@ import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
-from ..cache import copying, entries, journal, layout, links, planning, roots
+from ..cache import copying, entries, foreign, journal, layout, links, planning, roots
 from ..cache.copying import ChangedError, Copier
 from ..cache.deletion import Deletion
 from ..cache.dirs import opened, reason
@@ -169,19 +169,23 @@ def _copied(move: Move, copier: Copier) -> Mapping[str, str]:
 def _drop_vanished(move: Move, before: Journal | None) -> None:
     """Remove from an unfinished copy the entries that the old cache no longer has.
 
-    Raises LauncherError (75) for a repo that no copy of ours created.
+    Raises LauncherError (75) for a repo that no copy of ours created, and for a foreign file that the old cache lacks.
     """
-    for name in {*os.listdir(move.target)}.difference(move.names):
-        if not HUB_ENTRY.match(name):
-            continue
+    for name in filter(HUB_ENTRY.match, os.listdir(move.target)):
         if before is None or name not in before.prints:
-            raise LauncherError(
-                f"{move.target}/{name} appeared while the cache was copied",
-                f"ls -l {quoted(move.target)}",
-                ExitStatus.RETRY,
-            )
-        with opened(move.target) as folder:
-            Deletion().delete(folder, name, f"{move.target}/{name}")
+            raise _appeared(move, name)
+        for path in foreign.in_repo(move.target, name):
+            if not os.path.lexists(f"{move.root.real}/{name}/{path}"):
+                raise _appeared(move, f"{name}/{path}")
+        if name not in move.names:
+            with opened(move.target) as folder:
+                Deletion().delete(folder, name, f"{move.target}/{name}")
+
+
+def _appeared(move: Move, path: str) -> LauncherError:
+    return LauncherError(
+        f"{move.target}/{path} appeared while the cache was copied", f"ls -l {quoted(move.target)}", ExitStatus.RETRY
+    )
 
 
 def _names(source: str) -> tuple[str, ...]:

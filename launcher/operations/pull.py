@@ -186,8 +186,8 @@ def tell_skipped(skipped: Sequence[Skipped], console: Console) -> None:
 
 
 def spare_refused(error: LauncherError) -> bool:
-    """Skip a model if retrying does not help: a deleted or denied model does not stop the refresh of the others."""
-    return error.status in (ExitStatus.USAGE, ExitStatus.DENIED)
+    """Skip a model if the problem is its own: a deleted, denied or empty model does not stop the refresh of others."""
+    return error.status in (ExitStatus.USAGE, ExitStatus.DENIED) or isinstance(error, resolve.UnlistedError)
 
 
 def status_of(skipped: Sequence[Skipped]) -> ExitStatus:

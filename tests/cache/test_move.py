@@ -198,6 +198,22 @@ def test_what_cannot_work_is_refused_before_anything_moves(
     assert everything(tmp_path) == before
 
 
+def test_a_users_own_file_in_an_unfinished_copy_stays(cached: Cached, tmp_path: Path) -> None:
+    target = tmp_path / "new" / "hub"
+    notes = target / f"models--{V22.replace('/', '--')}" / "own notes.txt"
+    notes.parent.mkdir(parents=True)
+    notes.write_text("mine")
+    names = [path.name for path in cached.hub.iterdir() if "--" in path.name]
+    journal.write(str(target), Journal(str(cached.hub), str(cached.hub), dict.fromkeys(names, "")))
+    done = move(cached, target)
+    assert done.status == 75
+    assert f"{notes} appeared while the cache was copied" in done.err
+    assert notes.read_text() == "mine"
+    notes.rename(tmp_path / "notes.txt")
+    done = move(cached, target)
+    assert done.status == 0, done.err
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root mounts")
 def test_a_disk_that_is_too_small_is_refused_with_both_sizes(cached: Cached, tmp_path: Path) -> None:
     small = tmp_path / "small"

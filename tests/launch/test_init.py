@@ -55,7 +55,7 @@ def test_without_a_terminal_it_shows_the_lines_and_writes_none_until_it_may(fold
     assert " init --yes\n" in init(folder).err
     refused = init(folder, "--json").json
     assert (refused["written"], refused["exit_status"]) == (False, 2)
-    assert refused["error"] == "nothing was written: no terminal to ask on"
+    assert refused["error"] == "nothing was written: there is no terminal to ask on"
     assert refused["hint"].endswith(" init --yes")
     done = init(folder, "--yes")
     assert done.status == 0

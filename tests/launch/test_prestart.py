@@ -42,13 +42,17 @@ def test_nothing_runs_first_where_nothing_is_started(app: AppFolder) -> None:
     assert not (app.path / "ran").exists()
 
 
-@pytest.mark.parametrize("child", ["sleep 300", "(trap '' TERM; while sleep 1; do :; done)"], ids=["plain", "deaf"])
-def test_an_interrupt_ends_the_command_and_what_it_has_started(
-    app: AppFolder, processes: Processes, tmp_path: Path, child: str
+@pytest.mark.parametrize(
+    ("child", "number"),
+    [("sleep 300", signal.SIGINT), ("sleep 300", signal.SIGTERM), ("(trap '' TERM; sleep 300)", signal.SIGINT)],
+    ids=["interrupt", "terminate", "deaf"],
+)
+def test_a_signal_ends_the_command_and_what_it_has_started(
+    app: AppFolder, processes: Processes, tmp_path: Path, child: str, number: signal.Signals
 ) -> None:
     app.write_env(f"APP_PRESTART={child} & echo $! >{tmp_path / 'pid'}; sleep 300\n")
     running = processes.launch(*app.arguments)
     pid = eventually(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text().strip(), what="its child")
-    running.process.send_signal(signal.SIGINT)
-    assert running.wait() == 130
+    running.process.send_signal(number)
+    assert running.wait() == (130 if number == signal.SIGINT else -number)
     eventually(lambda: not psutil.pid_exists(int(pid)) or not alive(int(pid)), what="its end")

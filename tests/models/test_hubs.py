@@ -14,6 +14,7 @@ import pytest
 
 from tests.support.apps import AppFolder, Done, Processes, alive, eventually, free_port
 from tests.support.hub import Hub, Kind
+from tests.support.hub_answers import Request, Response
 from tests.support.hub_files import Repo, Store
 from tests.support.models import (
     CONFIG,
@@ -332,6 +333,27 @@ def test_a_token_that_the_hub_refuses_is_no_model_that_is_gone(world: World, new
 def test_a_token_does_not_follow_a_redirect_of_the_hub_to_the_mirror(world: World, new: str) -> None:
     world.hub.send_on("/api/", world.mirror.endpoint)
     world.check("--json", env={"HF_TOKEN": world.hub.token})
+    assert tokens(world.hub) == {f"Bearer {world.hub.token}"}
+    assert tokens(world.mirror) == {None}
+
+
+def test_a_token_does_not_follow_a_list_of_files_to_another_host(
+    world: World, new: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A long list continues at the address in its Link header, and huggingface_hub sends all headers there."""
+    answers = world.hub._answers
+    answer = answers.answer
+
+    def elsewhere(request: Request) -> Response:
+        response = answer(request)
+        more = {"Link": f'<{world.mirror.endpoint}{request.path}>; rel="next"'} if "/tree/" in request.path else {}
+        return replace(response, headers={**response.headers, **more})
+
+    world.configure(HF_ENDPOINT=None)
+    monkeypatch.setattr(answers, "answer", elsewhere)
+    done = world.check("--json", env={"HF_TOKEN": world.hub.token})
+    assert (done.status, verdict(done)) == (DONE, "up to date")
+    assert world.mirror.count("/tree/") == 1
     assert tokens(world.hub) == {f"Bearer {world.hub.token}"}
     assert tokens(world.mirror) == {None}
 

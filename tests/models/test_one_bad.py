@@ -45,7 +45,7 @@ def _by_hand(pulled: Pulled) -> None:
 
 
 def _empty(pulled: Pulled) -> None:
-    """Have nothing here of the model, and nothing upstream."""
+    """Have nothing here of the model, and an empty list of its files upstream, which is not believed."""
     pulled.hub.commit(MODEL, {})
     shutil.rmtree(pulled.repo() / "snapshots" / pulled.old)
     (pulled.repo() / "snapshots" / pulled.old).mkdir()
@@ -53,7 +53,7 @@ def _empty(pulled: Pulled) -> None:
 
 @pytest.mark.parametrize(
     ("spoil", "status"),
-    [(_gone, STALE), (_gated, DENIED), (_private, STALE), (_by_hand, STALE), (_empty, STALE)],
+    [(_gone, STALE), (_gated, DENIED), (_private, STALE), (_by_hand, STALE), (_empty, RETRY)],
 )
 def test_a_pull_skips_and_names_it_brings_the_others_and_says_so_by_its_status(
     spoil: Callable[[Pulled], None], status: int, pulled: Pulled
