@@ -378,7 +378,7 @@ def test_the_list_has_the_xet_cache_and_what_old_versions_left(tmp_path: Path) -
     done = listed(hub, xet=str(tmp_path / "xet"))
     assert f"1 partial download, 700 B, of huggingface_hub 0.22 or older: {left}\n" in done.out
     assert "not huggingface_hub's, never touched: tmpa1b2c3_5\n" in done.out
-    assert f"xet: {tmp_path}/xet, 3.0 kB, no models" in done.out
+    assert f"xet: {tmp_path}/xet, 3.0 kB, chunks for later downloads, not models" in done.out
     found = listed(hub, "--json", xet=str(tmp_path / "xet")).json
     assert found["xet"] == {"path": str(tmp_path / "xet"), "size_bytes": 3000}
     assert found["roots"][0]["free_bytes"] > 0
