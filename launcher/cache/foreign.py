@@ -9,7 +9,7 @@ from contextlib import suppress
 
 from . import layout
 from .dirs import below
-from .names import HASH
+from .names import HASH, new_scrap
 from .snapshots import foreign_files, is_partial, tree_of, walk_snapshot
 
 
@@ -62,7 +62,7 @@ def give_back(root: int, trash: int, child: str, place: str, strangers: Collecti
                 if path in above:
                     pending.append(f"{path}/")
                 else:
-                    os.rename(name, f".scrap-{os.urandom(8).hex()}", src_dir_fd=folder, dst_dir_fd=trash)
+                    os.rename(name, new_scrap(), src_dir_fd=folder, dst_dir_fd=trash)
     _make_above(root, place)
     with below(root, place) as (parent, name):
         try:

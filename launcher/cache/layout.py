@@ -173,7 +173,7 @@ def read(root: str, folder: str) -> Repo:
         odd_refs=tuple(sorted(ref for ref, text in refs.items() if text != text.strip())),
         young=any(is_young(f"{path}/refs/{ref}") for rest in by_commit.values() for ref in rest),
         foreign=(
-            *sorted(filter(is_foreign, names)),
+            *sorted(name for name in names if _is_foreign(path, name)),
             *sorted(stray),
             *sorted(notes),
             *(f"blobs/{blob}" for blob in sorted(strange.union(found_blobs.strange))),
@@ -193,9 +193,10 @@ def read(root: str, folder: str) -> Repo:
     )
 
 
-def is_foreign(name: str) -> bool:
+def _is_foreign(repo: str, name: str) -> bool:
     """Return whether this name in a repo's folder is foreign: not huggingface_hub's, the system's or ours."""
-    return name not in REPO_PARTS and name not in HELPERS and not is_new_ref(name)
+    own = name in REPO_PARTS or name in HELPERS or is_new_ref(name)
+    return not (own or small_parts.is_trial(f"{repo}/{name}"))
 
 
 def has_strangers(path: str) -> bool:
@@ -205,7 +206,7 @@ def has_strangers(path: str) -> bool:
     """
     with os.scandir(path) as listing:
         parts = {entry.name: entry for entry in listing}
-    if not REPO_PARTS.issuperset(parts) and any(map(is_foreign, parts)):
+    if not REPO_PARTS.issuperset(parts) and any(_is_foreign(path, name) for name in parts):
         return True
     if "blobs" in parts and parts["blobs"].is_dir(follow_symlinks=False):
         with os.scandir(f"{path}/blobs") as listing:

@@ -68,6 +68,11 @@ def new_ref() -> str:
     return f"{TRASH}ref-{os.urandom(8).hex()}"
 
 
+def new_scrap() -> str:
+    """Return a name in the trash for what certainly goes: no later run judges it again."""
+    return f".scrap-{os.urandom(8).hex()}"
+
+
 def is_new_ref(entry: str) -> bool:
     """Return whether an entry of a repo's folder is a temporary ref of an interrupted run."""
     return entry.startswith(TRASH) and _NEW_REF.fullmatch(entry) is not None

@@ -6,6 +6,7 @@
 | `trees` | it is called `<commit>.json`, or has the name of a temporary file |
 | `.no_exist` | it is empty |
 | the root's `.locks` | it is called `<etag>.lock` |
+| the repo's folder | it is in a temporary folder, and tries whether links work: a killed download leaves it |
 
 A link in these folders has no content of its own.
 """
@@ -24,6 +25,8 @@ from .names import ref_text
 _REF = re.compile(r"[\s\0]*[0-9a-f]{0,64}[\s\0]*")
 _TREE = re.compile(r"trees/(?:(?:[0-9a-f]{64}|[0-9a-f]{40})\.json|tmp\w{8}\.tmp)")
 _REF_BYTES = 4096
+_TRIAL = re.compile(r"tmp[a-z0-9_]{8}")
+_TRIAL_FILES = frozenset(("dummy_file_src", "dummy_file_dst"))  # huggingface_hub.file_download.are_symlinks_supported
 
 
 def strangers(repo: str, parts: Collection[str]) -> Iterator[str]:
@@ -35,6 +38,14 @@ def strangers(repo: str, parts: Collection[str]) -> Iterator[str]:
             path = entry.path[len(repo) + 1 :]
             if entry.is_file(follow_symlinks=False) and entry.name not in HELPERS and not is_own(entry, path):
                 yield path
+
+
+def is_trial(path: str) -> bool:
+    """Return whether this is huggingface_hub's temporary folder that tries whether links work."""
+    try:
+        return _TRIAL.fullmatch(os.path.basename(path)) is not None and _TRIAL_FILES.issuperset(os.listdir(path))
+    except OSError:
+        return False
 
 
 def drop_traces(repo: int, path: str, commit: str) -> None:

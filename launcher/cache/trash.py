@@ -23,7 +23,7 @@ from .blobs import sweep, unlink_blob
 from .deletion import Deletion, Failure
 from .dirs import below, opened, reason, taking_turns
 from .entries import LOCKS, MARK
-from .names import is_new_ref, new_trash
+from .names import is_new_ref, new_scrap, new_trash
 from .snapshots import Identity
 from .usage import held_lock
 
@@ -229,15 +229,13 @@ def _finish_folder(root: str, parent: int, name: str, deletion: Deletion) -> Non
         if not entries.is_own_trash(root, folder):
             return  # another user's folder replaced it
         _finish_work(root, folder, deletion)
-        for child in os.listdir(folder):
+        for child in filter(_place_of, os.listdir(folder)):
             with _noted(deletion, f"{path}/{child}"):
-                place = _place_of(child)
-                if place:
-                    _give_back(root, parent, folder, f"{name}/{child}", place)
-                if child not in (MARK, _JOURNAL):
-                    deletion.delete(folder, child, f"{path}/{child}")
-        for child in os.listdir(folder):  # the rest of a repo whose foreign files were given back
-            if child not in (MARK, _JOURNAL):
+                _give_back(root, parent, folder, f"{name}/{child}", _place_of(child))
+                # If this run is killed, the next one must not judge by what is left of it.
+                os.rename(child, new_scrap(), src_dir_fd=folder, dst_dir_fd=folder)
+        for child in os.listdir(folder):  # what could not be given back stays
+            if child not in (MARK, _JOURNAL) and not _place_of(child):
                 deletion.delete(folder, child, f"{path}/{child}")
         _drop(parent, name, folder)
     finally:

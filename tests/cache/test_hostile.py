@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,19 @@ from launcher.cache import planning
 from launcher.cache import trash as trash_of
 from launcher.cache.planning import Request
 from tests.support.apps import AppFolder
-from tests.support.caches import A, B, add_blob, add_file, add_list, add_ref, make_repo, make_trash, root_of, share
+from tests.support.caches import (
+    A,
+    B,
+    add_blob,
+    add_file,
+    add_list,
+    add_plain,
+    add_ref,
+    make_repo,
+    make_trash,
+    root_of,
+    share,
+)
 from tests.support.removal import (
     COMMANDS,
     OtherUser,
@@ -116,6 +129,77 @@ def test_foreign_files_in_every_part_of_a_repo_stay_and_nothing_else(
         assert done.status == 0 or "matches" in done.err, done.err
         present = [path for path in hub.rglob("*") if path.is_file()]
         assert sorted(present) == sorted(kept)
+
+
+def test_foreign_files_that_cannot_be_given_back_stay_in_the_trash(hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    repo = make_repo(hub, "models--koge--a", {A: {"x": b"x"}}, {"main": A})
+    (repo / "thesis.txt").write_text("mine")
+    left = make_trash(hub)
+    repo.rename(left / repo.name)
+
+    def failing(*_: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with monkeypatch.context() as broken:
+        broken.setattr("launcher.cache.foreign.give_back", failing)
+        assert [failure.path for failure in trash_of.finish(str(hub)).failures] == [f"{left}/models--koge--a"]
+    assert [path.name for path in left.rglob("thesis.txt")] == ["thesis.txt"]
+    assert trash_of.finish(str(hub)).failures == ()
+    assert (repo / "thesis.txt").read_text() == "mine" and not left.exists()
+
+
+def test_a_deletion_that_is_killed_at_any_instant_gives_back_none_of_the_models_own_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A cache without links: what is left of a repo in the trash looks like files that a removal has kept."""
+    for step in range(1, 20):
+        hub = tmp_path / f"hub{step}"
+        repo = make_repo(hub, "models--koge--a", {}, {"main": A})
+        for name in ("config.json", "w.bin", "sub/x.bin"):
+            add_plain(repo, A, name, b"x")
+        planned = planning.plan(Request("clear"), (root_of(hub),))
+        planning.condemn(planned, lambda *_: None)
+        left = step
+
+        def dying(act: Callable[..., None]) -> Callable[..., None]:
+            def dies(*arguments: object, **keywords: object) -> None:
+                nonlocal left
+                left -= 1
+                if left == 0:
+                    raise SystemExit
+                act(*arguments, **keywords)
+
+            return dies
+
+        with monkeypatch.context() as killed, contextlib.suppress(SystemExit):
+            for name in ("rename", "unlink", "rmdir"):
+                killed.setattr(os, name, dying(getattr(os, name)))
+            trash_of.finish(str(hub))
+        assert trash_of.finish(str(hub)).failures == ()
+        assert [path for path in hub.rglob("*") if path.is_file()] == []
+        if left > 0:
+            return  # it was over before it was killed
+    raise AssertionError("more than 20 steps")
+
+
+TRIAL = """\
+import os, sys
+from huggingface_hub import file_download
+os.symlink = lambda *_: os._exit(9)
+file_download.are_symlinks_supported(sys.argv[1])
+"""
+
+
+@pytest.mark.parametrize("mine", [False, True])
+def test_what_a_killed_trial_of_links_leaves_in_a_repo_goes_with_it(app: AppFolder, hub: Path, mine: bool) -> None:
+    repo = make_repo(hub, "models--koge--a", {A: {"x": b"x"}}, {"main": A})
+    assert subprocess.run((sys.executable, "-c", TRIAL, repo), check=False).returncode == 9
+    (left,) = (path for path in repo.iterdir() if path.name.startswith("tmp"))
+    if mine:
+        (left / "thesis.txt").write_text("mine")
+    assert insist(app, "clear").status == 0
+    assert list(hub.rglob("thesis.txt")) == ([left / "thesis.txt"] if mine else [])
+    assert repo.exists() == mine
 
 
 @pytest.mark.parametrize("with_list", [True, False])
