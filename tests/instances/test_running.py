@@ -148,7 +148,8 @@ def test_a_daemon_that_keeps_the_port_open_is_found_before_the_stop(app: AppFold
         assert launcher("--no-launch", "--take-port", *app.arguments).status == 0
         assert (alive(running.pid), alive(daemon.pid)) == (False, False)
     finally:
-        daemon.kill()
+        with suppress(psutil.NoSuchProcess):
+            daemon.kill()
 
 
 @pytest.mark.slow
