@@ -204,6 +204,16 @@ def _noted(deletion: Deletion, path: str) -> Iterator[None]:
         deletion.failures.append(Failure(path, reason(error)))
 
 
+@contextmanager
+def _unless_full() -> Iterator[None]:
+    """Go on without a rename if the disk has no room for a name: a deletion must work there too."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in NO_RENAME:
+            raise
+
+
 def _drop_new_refs(root: str, parent: int, repo: str) -> None:
     """Remove the temporary refs of killed runs; a live run writes its ref under the lock that is held here."""
     try:
@@ -229,13 +239,16 @@ def _finish_folder(root: str, parent: int, name: str, deletion: Deletion) -> Non
         if not entries.is_own_trash(root, folder):
             return  # another user's folder replaced it
         _finish_work(root, folder, deletion)
+        judged = set()
         for child in filter(_place_of, os.listdir(folder)):
             with _noted(deletion, f"{path}/{child}"):
                 _give_back(root, parent, folder, f"{name}/{child}", _place_of(child))
-                # If this run is killed, the next one must not judge by what is left of it.
-                os.rename(child, new_scrap(), src_dir_fd=folder, dst_dir_fd=folder)
+                judged.add(child)
+                with _unless_full():
+                    # If this run is killed, the next one must not judge by what is left of it.
+                    os.rename(child, new_scrap(), src_dir_fd=folder, dst_dir_fd=folder)
         for child in os.listdir(folder):  # what could not be given back stays
-            if child not in (MARK, _JOURNAL) and not _place_of(child):
+            if child not in (MARK, _JOURNAL) and (child in judged or not _place_of(child)):
                 deletion.delete(folder, child, f"{path}/{child}")
         _drop(parent, name, folder)
     finally:

@@ -148,6 +148,19 @@ def test_foreign_files_that_cannot_be_given_back_stay_in_the_trash(hub: Path, mo
     assert (repo / "thesis.txt").read_text() == "mine" and not left.exists()
 
 
+def test_the_trash_is_deleted_also_where_nothing_can_be_renamed(hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    repo = make_repo(hub, "models--koge--a", {A: {"x": b"x"}}, {"main": A})
+    left = make_trash(hub)
+    repo.rename(left / repo.name)
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("os.rename", full)
+    assert trash_of.finish(str(hub)).failures == ()
+    assert not left.exists()
+
+
 def test_a_deletion_that_is_killed_at_any_instant_gives_back_none_of_the_models_own_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
