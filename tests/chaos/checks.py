@@ -230,8 +230,13 @@ def _wrong_files(base: Path, hub: Hub, repo: str) -> Iterator[str]:
             yield f"{path} is damaged"
 
 
-def not_whole(cache: Path, hub: Hub, library: Library, repos: tuple[str, ...]) -> Iterator[str]:
-    """Yield what is neither whole nor gone in a cache in which nothing is at work any more, by the library itself."""
+def not_whole(
+    cache: Path, hub: Hub, library: Library, repos: tuple[str, ...], pinned: Collection[str] = ()
+) -> Iterator[str]:
+    """Yield what is neither whole nor gone in a cache in which nothing is at work any more, by the library itself.
+
+    A `pinned` commit whose pull has failed may lack files: the next pull goes on with it.
+    """
     if not cache.is_dir():
         return
     for warning in library.scan(cache)["warnings"]:
@@ -254,7 +259,8 @@ def not_whole(cache: Path, hub: Hub, library: Library, repos: tuple[str, ...]) -
             except LibraryError as error:
                 yield f"{repo} @ {snapshot.name[:7]}: {error}"
             else:
-                if loaded != files:
+                is_begun = snapshot.name in pinned and loaded.items() <= files.items()
+                if loaded != files and not is_begun:
                     yield f"{repo} @ {snapshot.name[:7]} does not load as it is on the hub"
 
 

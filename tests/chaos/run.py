@@ -491,7 +491,8 @@ class Chaos:
         if done.status:
             self.stop()
             self.run("cache", "prune")
-        self.none(checks.not_whole(self.cache, self.hub, self.offline, REPOS))
+        pinned = [one.commit for one in lockfile.read(self.app.path) or ()]
+        self.none(checks.not_whole(self.cache, self.hub, self.offline, REPOS, pinned))
         self.run("cache", "verify")
 
     def pull(self) -> None:
