@@ -12,7 +12,7 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 
 from ..errors import ExitStatus, LauncherError, quoted
-from ..system.files import read_regular
+from ..system.files import names_in, read_regular
 
 SECONDS = 30.0
 _FOLDERS = ("etc/conda/activate.d", "etc/activate.d", "bin/activate.d")
@@ -28,18 +28,12 @@ _OWN = frozenset("_ SHLVL PWD OLDPWD PS1 PS2 IFS BASH_ENV ENV PROMPT_COMMAND VIR
 
 def scripts(prefix: str) -> tuple[str, ...]:
     """Return the scripts that activating an environment runs; most environments have none."""
-    paths = [path for folder in _FOLDERS for path in _shell_scripts(os.path.join(prefix, folder))]
+    folders = [os.path.join(prefix, folder) for folder in _FOLDERS]
+    paths = [f"{folder}/{name}" for folder in folders for name in sorted(names_in(folder)) if name.endswith(".sh")]
     activate = os.path.join(prefix, "bin", "activate")
     if any(not name.startswith("_OLD_") and name not in _USUAL for name in re.findall(_EXPORT, _read(activate))):
         paths.append(activate)
     return tuple(paths)
-
-
-def _shell_scripts(folder: str) -> list[str]:
-    try:
-        return [os.path.join(folder, name) for name in sorted(os.listdir(folder)) if name.endswith(".sh")]
-    except OSError:
-        return []
 
 
 def variables(prefix: str) -> Mapping[str, str]:

@@ -7,9 +7,10 @@ import signal
 from collections.abc import Mapping
 from typing import NoReturn
 
-from ..errors import REPEAT, LauncherError
+from ..errors import LauncherError
 from ..system import marker
 from .command import Command
+from .interpreter import ANOTHER
 
 
 def execute(command: Command) -> NoReturn:
@@ -25,9 +26,7 @@ def execute(command: Command) -> NoReturn:
         os.execve(command.program, command.argv, _marked(command.environment))
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise LauncherError(
-            f"cannot start {command.program} in {command.folder}: {reason}", f"start_app.py --python PATH{REPEAT}"
-        ) from error
+        raise LauncherError(f"cannot start {command.program} in {command.folder}: {reason}", ANOTHER) from error
 
 
 def _marked(environment: Mapping[str, str]) -> dict[str, str]:

@@ -15,7 +15,8 @@ from ..config.sources import Setting
 from ..errors import REPEAT, LauncherError, quoted
 from ..system.programs import EXECUTABLE_MAGIC, is_python_program
 
-_ANOTHER = f"start_app.py --python PATH{REPEAT}"
+ANOTHER = f"start_app.py --python PATH{REPEAT}"
+"""The command that starts the app with another Python."""
 OWN_INTERPRETER = "the launcher's own: the app has no .venv, and APP_PYTHON is unset"
 _PYTHON_NAME = r"(?i)(python|pypy|graalpy)[0-9.]*"
 
@@ -52,7 +53,7 @@ def _refuse_broken(folder: Path) -> None:
         return
     if not os.path.isdir(folder):
         if os.path.islink(folder) and not os.path.exists(folder):
-            raise LauncherError(f"{folder} is a dangling link to {os.readlink(folder)}", _ANOTHER)
+            raise LauncherError(f"{folder} is a dangling link to {os.readlink(folder)}", ANOTHER)
         return
     try:
         entries = set(os.listdir(folder))
@@ -64,7 +65,7 @@ def _refuse_broken(folder: Path) -> None:
     problem = "it was made on Windows" if "Scripts" in entries else "parts of it are missing"
     raise LauncherError(
         f"{folder} has no bin/python: {problem}",
-        f"python3 -m venv --clear {quoted(folder)}, then install the app into it; or {_ANOTHER}",
+        f"python3 -m venv --clear {quoted(folder)}, then install the app into it; or {ANOTHER}",
     )
 
 
@@ -86,7 +87,7 @@ def checked(setting: Setting, running: str) -> str:
     if reason:
         raise LauncherError(
             f"{path} is not a Python interpreter: {reason} (APP_PYTHON, {setting.origin})",
-            f"{_ANOTHER}, or APP_PYTHON=PATH in .env, with a python that this user may run",
+            f"{ANOTHER}, or APP_PYTHON=PATH in .env, with a python that this user may run",
             setting.bad,
         )
     return path

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
+from ..system.files import names_in
+
 _SUFFIX = ".dist-info"
 
 
@@ -16,16 +18,9 @@ def packages(interpreter: str) -> tuple[str, ...]:
 def _metadata(interpreter: str) -> Iterator[str]:
     """Yield the names of the metadata folders; `Path.glob` would take ten times as long at each launch."""
     library = os.path.join(os.path.dirname(os.path.dirname(interpreter)), "lib")
-    for python in (name for name in _names(library) if name.startswith("python3")):
-        for folder in (name for name in _names(f"{library}/{python}") if name.endswith("-packages")):
-            yield from (name for name in _names(f"{library}/{python}/{folder}") if name.endswith(_SUFFIX))
-
-
-def _names(folder: str) -> list[str]:
-    try:
-        return os.listdir(folder)
-    except OSError:
-        return []
+    for python in (name for name in names_in(library) if name.startswith("python3")):
+        for folder in (name for name in names_in(f"{library}/{python}") if name.endswith("-packages")):
+            yield from (name for name in names_in(f"{library}/{python}/{folder}") if name.endswith(_SUFFIX))
 
 
 def version(interpreter: str, package: str) -> str | None:

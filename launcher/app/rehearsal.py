@@ -18,10 +18,11 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from typing import NamedTuple
 
-from ..errors import REPEAT, ExitStatus, LauncherError, quoted
+from ..errors import ExitStatus, LauncherError, quoted
 from ..system import marker
 from ..ui import text
 from .command import Command
+from .interpreter import ANOTHER
 
 SECONDS = 30.0
 _END_SECONDS = 2.0
@@ -164,7 +165,7 @@ def rehearse(command: Command, origins: Mapping[str, str], seconds: float = SECO
                 ExitStatus.RETRY,
             )
         if not answer.version:
-            raise LauncherError(f"{called} does not run: {answer.reason}", f"start_app.py --python PATH{REPEAT}")
+            raise LauncherError(f"{called} does not run: {answer.reason}", ANOTHER)
         if answer.reason:
             raise _no_script(command, script, answer)
     except BaseException:
@@ -257,7 +258,7 @@ def _refused(command: Command, origins: Mapping[str, str], error: OSError | Valu
     if isinstance(error, FileNotFoundError) and os.path.exists(program):
         missing = _obstacle(program) or "its loader is missing"
         reason = missing if os.path.isdir(command.folder) else f"no {command.folder}"
-    own = "start_app.py --python PATH" if program == command.interpreter else f"ls -l {quoted(program)}"
+    own = ANOTHER if program == command.interpreter else f"ls -l {quoted(program)}"
     return LauncherError(f"cannot start {program} in {command.folder}: {reason}", own)
 
 
@@ -271,11 +272,8 @@ def _obstacle(program: str) -> str:
     if head.startswith(b"#!"):
         words = head[2:].partition(b"\n")[0].split(None, 1)
         named = os.fsdecode(words[0]) if words else ""
-        return (
-            ""
-            if not os.path.isabs(named) or os.path.exists(named)
-            else f"there is no {named}, which its first line names"
-        )
+        is_missing = os.path.isabs(named) and not os.path.exists(named)
+        return f"there is no {named}, which its first line names" if is_missing else ""
     loader = _LOADER.search(head) if head.startswith(b"\x7fELF") else None
     if loader:
         return "" if os.path.exists(loader[0]) else f"its loader {loader[0].decode()} is missing"

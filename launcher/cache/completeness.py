@@ -14,7 +14,7 @@ import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
-from ..system.files import read_regular
+from ..system.files import names_in, read_regular
 from ..ui.text import count
 from .dirs import walk
 from .names import HASH, PIN, UNFINISHED, read_ref
@@ -82,11 +82,11 @@ def copy_of(repo: str, commit: str) -> Copy:
     os.scandir(base).close()
     files, dangling = _content(base)
     referenced = {_ref(entry.path) for entry in walk(f"{repo}/refs") if not entry.name.startswith(PIN)}
-    replaced = set(_names(f"{repo}/snapshots")) - referenced - {commit}
+    replaced = set(names_in(f"{repo}/snapshots")) - referenced - {commit}
     others = {other: frozenset(_content(f"{repo}/snapshots/{other}")[0]) for other in replaced}
     siblings = frozenset().union(*others.values())
     whole = any(_is_whole(paths, tree(f"{repo}/trees/{other}.json")) for other, paths in others.items())
-    blobs = frozenset(_names(f"{repo}/blobs"))
+    blobs = frozenset(names_in(f"{repo}/blobs"))
     partial = {match[1] for name in blobs if (match := _PARTIAL.fullmatch(name))}
     whole_names = {name for name in blobs if f"{name}{_NOTED}" not in blobs}
     listed = os.path.exists(f"{repo}/trees/{commit}.json")
@@ -184,13 +184,6 @@ def _ref(path: str) -> str:
         return read_ref(path)
     except OSError:
         return ""
-
-
-def _names(folder: str) -> list[str]:
-    try:
-        return os.listdir(folder)
-    except OSError:
-        return []
 
 
 def _family(path: str) -> tuple[str, str] | None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..config.paths import HUB_ENTRY, MOVE
-from ..system.files import give_to_owner, open_folder, open_regular, read_regular
+from ..system.files import give_to_owner, names_in, open_folder, open_regular, read_regular
 from . import store
 from .names import TRASH, is_new_ref, is_trash
 
@@ -158,15 +158,8 @@ def _holds_trash(root: str) -> bool:
         return False
     repos = (name for name in names if HUB_ENTRY.match(name))
     return any(_is_ours(root, name) for name in names if is_trash(name)) or any(
-        is_new_ref(name) for repo in repos for name in _names(f"{root}/{repo}")
+        is_new_ref(name) for repo in repos for name in names_in(f"{root}/{repo}")
     )
-
-
-def _names(folder: str) -> list[str]:
-    try:
-        return os.listdir(folder)
-    except OSError:
-        return []
 
 
 def is_own_trash(root: str, folder: int) -> bool:

@@ -135,8 +135,9 @@ def read(root: str, folder: str) -> Repo:
     found_blobs = _read_blobs(root, path, leads, hard) if "blobs" in names else _Blobs({}, {}, (), (), 0)
     elsewhere = bool(link)
     blobs = found_blobs.blobs
-    notes = tuple(small_parts.strangers(path, names))
     refs = dict(_read_refs(f"{path}/refs")) if "refs" in names else {}
+    strange_refs = () if "refs" in part_links else small_parts.strange_refs(path, refs)
+    notes = (*small_parts.strangers(path, names.keys() - {"refs"}), *strange_refs)
     refs = {ref: text for ref, text in refs.items() if f"refs/{ref}" not in notes}
     by_commit: dict[str, list[str]] = {}
     for ref, text in refs.items():

@@ -19,7 +19,7 @@ UNFINISHED = "part|partial|download|downloadInProgress|crdownload|tmp|temp|aria2
 HASH = re.compile(r"[0-9a-f]{64}|[0-9a-f]{40}")
 _TRASH_NAME = re.compile(re.escape(TRASH) + r"[0-9a-f]{16}")
 _NEW_REF = re.compile(re.escape(TRASH) + r"ref-[0-9a-f]{16}")
-_REF_BYTES = 4096
+REF_BYTES = 4096
 _KINDS = {"models": "model", "datasets": "dataset", "spaces": "space", "kernels": "kernel"}
 
 
@@ -46,7 +46,7 @@ def read_ref(path: str) -> str:
 def ref_text(path: str) -> str:
     """Return the content of a ref, including blanks."""
     try:
-        return read_regular(path, _REF_BYTES, follow=True).decode("ascii", "replace")
+        return read_regular(path, REF_BYTES, follow=True).decode("ascii", "replace")
     except OSError as error:
         if error.errno in (errno.ENOENT, errno.EINVAL):  # a pipe, for example, names no commit
             return ""

@@ -13,6 +13,7 @@ from typing import NamedTuple
 from ..config.paths import HUB_ENTRY, MOVE, absolute, expand, home_of_user
 from ..config.settings import HUB_CACHE_NAMES, Settings
 from ..errors import LauncherError, quoted
+from ..system.files import names_in
 
 # transformers before version 5 uses the first of these that is set, and it overrides every other setting.
 TRANSFORMERS_NAMES = ("TRANSFORMERS_CACHE", "PYTORCH_TRANSFORMERS_CACHE", "PYTORCH_PRETRAINED_BERT_CACHE")
@@ -88,7 +89,7 @@ def _transformers(environment: Mapping[str, str], app_dir: Path) -> int | None:
     prefixes = (app_dir / ".venv", app_dir / "venv", environment.get("VIRTUAL_ENV"), environment.get("CONDA_PREFIX"))
     packages = [path for prefix in prefixes if prefix for path in Path(prefix).glob("lib/python*/site-packages")]
     for folder in (*packages, *(Path(path) for path in sys.path if path)):
-        version = next(filter(None, (re.fullmatch(_TRANSFORMERS, name) for name in _names(folder))), None)
+        version = next(filter(None, (re.fullmatch(_TRANSFORMERS, name) for name in names_in(folder))), None)
         if version:
             return int(version[1])
     return None
@@ -140,13 +141,6 @@ def _everybodys(real: str, home: str | None) -> frozenset[str]:
     return frozenset(os.path.realpath(f"{folder}/.cache/huggingface/hub") for folder in homes)
 
 
-def _names(folder: Path) -> list[str]:
-    try:
-        return os.listdir(folder)
-    except OSError:
-        return []
-
-
 def refuse_unsafe(caches: Iterable[Root], app_dir: Path, home: str | None) -> None:
     """Refuse to remove anything if a wrong setting makes a whole system, home or app folder the cache.
 
@@ -163,5 +157,5 @@ def refuse_unsafe(caches: Iterable[Root], app_dir: Path, home: str | None) -> No
 
 
 def _holds_entries(folder: Path) -> bool:
-    names = _names(folder)
+    names = names_in(folder)
     return MOVE not in names and any(map(HUB_ENTRY.match, names))

@@ -20,11 +20,10 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from .deletion import Deletion
 from .dirs import below, walk
 from .entries import HELPERS
-from .names import ref_text
+from .names import REF_BYTES, ref_text
 
 _REF = re.compile(r"[\s\0]*[0-9a-f]{0,64}[\s\0]*")
 _TREE = re.compile(r"trees/(?:(?:[0-9a-f]{64}|[0-9a-f]{40})\.json|tmp\w{8}\.tmp)")
-_REF_BYTES = 4096
 _TRIAL = re.compile(r"tmp[a-z0-9_]{8}")
 _TRIAL_FILES = frozenset(("dummy_file_src", "dummy_file_dst"))  # huggingface_hub.file_download.are_symlinks_supported
 
@@ -38,6 +37,13 @@ def strangers(repo: str, parts: Collection[str]) -> Iterator[str]:
             path = entry.path[len(repo) + 1 :]
             if entry.is_file(follow_symlinks=False) and entry.name not in HELPERS and not is_own(entry, path):
                 yield path
+
+
+def strange_refs(repo: str, refs: Mapping[str, str]) -> Iterator[str]:
+    """Yield the foreign files among refs whose texts were read already, relative to the repo's folder."""
+    for ref, text in refs.items():
+        if not _names_commit(text) and not os.path.islink(f"{repo}/refs/{ref}"):
+            yield f"refs/{ref}"
 
 
 def is_trial(path: str) -> bool:
@@ -80,7 +86,11 @@ def has_foreign_locks(path: str) -> bool:
 
 
 def _is_ref(entry: os.DirEntry[str], _: str) -> bool:
-    return entry.stat(follow_symlinks=False).st_size < _REF_BYTES and _REF.fullmatch(ref_text(entry.path)) is not None
+    return _names_commit(ref_text(entry.path))
+
+
+def _names_commit(text: str) -> bool:
+    return len(text) < REF_BYTES and _REF.fullmatch(text) is not None
 
 
 def _is_tree(_: os.DirEntry[str], path: str) -> bool:

@@ -17,6 +17,7 @@ from ..errors import LauncherError, quoted
 from ..service import supervisord, unit
 from ..system import requirements
 from ..system.child import output_within
+from ..system.files import names_in
 from ..ui import invocation, redact, text
 
 _SECONDS = 3.0
@@ -53,7 +54,7 @@ def run(context: Context) -> Report:
     machine = unit.Machine(
         launcher=words,
         user=text.user(uid),
-        helper=unit.gpu_helper(shutil.which("nvidia-modprobe"), len(_names(_NVIDIA))),
+        helper=unit.gpu_helper(shutil.which("nvidia-modprobe"), len(names_in(_NVIDIA))),
         caches=tuple(str(path) for path in folders(_environment(settings, context.environ, uid), settings.app_dir)),
         app_args=app_args,
         systemd=_systemd(),
@@ -126,10 +127,3 @@ def _launcher(launcher_file: str | None) -> tuple[str, ...]:
         return sys.executable, os.path.abspath(launcher_file)
     beside = Path(__file__).resolve().parents[2] / "start_app.py"
     return (sys.executable, str(beside)) if beside.is_file() else (sys.executable, "-m", "launcher")
-
-
-def _names(folder: Path) -> list[str]:
-    try:
-        return os.listdir(folder)
-    except OSError:
-        return []

@@ -24,6 +24,7 @@ from ..cache.names import name as name_of_folder
 from ..config.paths import HUB_ENTRY
 from ..config.settings import Settings
 from ..system import state
+from ..system.files import names_in
 from . import placement, repo_id
 from .lockfile import Lock, LockedFile
 from .placement import Memories
@@ -250,10 +251,10 @@ def repos_of_commits(roots: Sequence[str], lock: Lock, app_dir: Path) -> Mapping
     lines = (line.partition(" ") for line in state.read(app_dir, _COMMITS).decode(errors="replace").splitlines())
     repos = {commit: repo for commit, _, repo in lines if repo_id.COMMIT.fullmatch(commit) and repo_id.is_name(repo)}
     for root in roots:
-        for folder in _names(root):
+        for folder in names_in(root):
             if HUB_ENTRY.match(folder):
                 path, repo = f"{root}/{folder}", name_of_folder(folder)
-                named = {*_names(f"{path}/snapshots"), *(n.removesuffix(".json") for n in _names(f"{path}/trees"))}
+                named = {*names_in(f"{path}/snapshots"), *(n.removesuffix(".json") for n in names_in(f"{path}/trees"))}
                 for ref in walk(f"{path}/refs"):
                     try:
                         named.add(read_ref(ref.path))
@@ -282,9 +283,9 @@ def cached(library: Library) -> Iterator[WeightsFile]:
     """Yield the weights of every commit in the hub caches."""
     pinned = {(repo_id.folder(m.repo), m.commit): m for m in library.lock if not m.local_dir}
     for root in library.roots:
-        for folder in sorted(filter(HUB_ENTRY.match, _names(root))):
+        for folder in sorted(filter(HUB_ENTRY.match, names_in(root))):
             repo = name_of_folder(folder)
-            for commit in sorted(filter(HASH.fullmatch, _names(f"{root}/{folder}/snapshots"))):
+            for commit in sorted(filter(HASH.fullmatch, names_in(f"{root}/{folder}/snapshots"))):
                 base = f"{root}/{folder}/snapshots/{commit}"
                 model = pinned.get((folder, commit))
                 for path in _weights_below(base):
@@ -319,10 +320,3 @@ def summary(files: Sequence[WeightsFile]) -> str:
     unknown = sum(not one.origin.known for one in files)
     count = f"{len(files)} weights file{'' if len(files) == 1 else 's'}"
     return f"{count}, {unknown} unknown" if unknown else count
-
-
-def _names(folder: str) -> list[str]:
-    try:
-        return os.listdir(folder)
-    except OSError:
-        return []

@@ -51,6 +51,14 @@ def open_folder(path: Path, *, dir_fd: int | None = None, follow: bool = False) 
     return above_streams(os.open(path, flags, dir_fd=dir_fd))
 
 
+def names_in(folder: Path) -> list[str]:
+    """Return the names in a folder, none if it cannot be read."""
+    try:
+        return os.listdir(folder)
+    except OSError:
+        return []
+
+
 def open_place(path: Path, flags: int = 0, *, dir_fd: int | None = None, follow: bool = False) -> int:
     """Open any entry only to identify it, which needs no read permission; open a link itself unless `follow`."""
     flags |= _PLACE_ONLY | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW)

@@ -12,8 +12,6 @@ import signal
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,21 +24,13 @@ from tests.support.playground import (
     DEADLINE_S,
     NEWEST,
     OLDER,
+    fetch,
     needs_gradio,
     needs_hub,
     repo_folder,
     run_python,
     settings_of,
 )
-
-
-def get(url: str, data: bytes | None = None) -> bytes:
-    """Fetch `url` past any proxy of the environment."""
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    request = urllib.request.Request(url, data, {"Content-Type": "application/json"} if data else {})
-    with opener.open(request, timeout=DEADLINE_S) as response:
-        body: bytes = response.read()
-        return body
 
 
 def poll(probe: Callable[[], bytes], alive: Callable[[], bool]) -> bytes:
@@ -60,8 +50,8 @@ def component(config: dict[str, Any], elem_id: str) -> dict[str, Any]:
 
 def call_refresh(base: str) -> list[Any]:
     """Press the button by Gradio's HTTP API: https://www.gradio.app/guides/querying-gradio-apps-with-curl."""
-    event = json.loads(get(f"{base}/gradio_api/call/refresh", b'{"data": []}'))["event_id"]
-    stream = get(f"{base}/gradio_api/call/refresh/{event}").decode()
+    event = json.loads(fetch(f"{base}/gradio_api/call/refresh", b'{"data": []}'))["event_id"]
+    stream = fetch(f"{base}/gradio_api/call/refresh/{event}").decode()
     assert "event: complete" in stream, stream
     result: list[Any] = json.loads(stream.split("data: ", 1)[1].splitlines()[0])
     return result
@@ -87,8 +77,8 @@ def test_the_page_says_which_model_runs_and_what_lies_in_the_cache(playground: P
         text=True,
     )
     try:
-        poll(lambda: get(f"{base}/"), lambda: app.poll() is None)
-        config = json.loads(get(f"{base}/config"))
+        poll(lambda: fetch(f"{base}/"), lambda: app.poll() is None)
+        config = json.loads(fetch(f"{base}/config"))
         card = component(config, "version")["props"]["value"]
         assert f"running {NEWEST} @ {commit[:7]}" in card
         assert "emotion control: happy" in card

@@ -3,21 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import signal
-import urllib.request
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests.support.apps import Processes, clean_environment, eventually, free_port, launcher
-
-
-def page(port: int) -> Any:
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    with opener.open(f"http://127.0.0.1:{port}/config", timeout=10) as answer:
-        return json.load(answer)
+from tests.support.playground import page_config
 
 
 @pytest.mark.slow
@@ -37,7 +29,7 @@ def test_a_real_gradio_page_is_launched_restarted_and_stopped_behind_a_proxy_tha
     assert waited.status == 0, waited.err + first.err
     assert waited.json["instance"]["pid"] == first.pid
     assert "model: koge/index-tts-v23 @ " in first.out
-    kinds = {component["type"] for component in page(port)["components"]}
+    kinds = {component["type"] for component in page_config(port)["components"]}
     assert {"dataframe", "nativeplot"} <= kinds or {"dataframe", "barplot"} <= kinds, kinds
 
     document = launcher("status", "--json", *words, env=env).json

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import urllib.request
 from importlib.metadata import version
-from typing import Any
 
 import pytest
 
 from tests.support.apps import AppFolder, alive, launcher
+from tests.support.playground import page_config
 
 PAGE = """\
 import gradio as gr
@@ -21,12 +19,6 @@ with gr.Blocks() as demo:
 demo.launch()
 """
 SECONDS = "150"
-
-
-def config(port: int) -> Any:
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    with opener.open(f"http://127.0.0.1:{port}/config", timeout=10) as answer:
-        return json.load(answer)
 
 
 @pytest.mark.slow
@@ -44,7 +36,7 @@ def test_a_page_of_the_installed_gradio_is_started_replaced_and_stopped(app: App
         done = launcher(*app.arguments, "--background", "--timeout", SECONDS, "--json", timeout=300)
         assert done.status == 0, done.err
         pids.append(done.json["pid"])
-        assert config(app.port)["version"] == version("gradio")
+        assert page_config(app.port)["version"] == version("gradio")
         assert launcher(*app.arguments, "status", "--json").json["instance"]["pid"] == pids[-1]
     assert not alive(pids[0])
     assert launcher(*app.arguments, "stop").status == 0

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import re
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,6 +25,20 @@ PORTABLE_LINE = re.compile(r"^(#.*|[A-Z_][A-Z0-9_]*=[A-Za-z0-9_./:@%+,=-]+)?$")
 
 needs_hub = pytest.mark.skipif(not importlib.util.find_spec("huggingface_hub"), reason="huggingface_hub is not there")
 needs_gradio = pytest.mark.skipif(not importlib.util.find_spec("gradio"), reason="gradio is not there")
+
+
+def fetch(url: str, data: bytes | None = None, timeout: float = DEADLINE_S) -> bytes:
+    """Fetch `url` past any proxy of the environment."""
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    request = urllib.request.Request(url, data, {"Content-Type": "application/json"} if data else {})
+    with opener.open(request, timeout=timeout) as response:
+        body: bytes = response.read()
+        return body
+
+
+def page_config(port: int) -> Any:
+    """Return what a Gradio page tells of itself."""
+    return json.loads(fetch(f"http://127.0.0.1:{port}/config", timeout=10))
 
 
 def tree(folder: Path) -> dict[str, bytes | str]:
